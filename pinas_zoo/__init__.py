@@ -1,0 +1,8 @@
+"""pinas_zoo: Pi-NAS supernets, searched backbones and their way into detection and segmentation.
+
+Importing the package registers the models with timm (`timm.create_model('pinas_a')`) and loads torch and timm only.
+"""
+
+__version__ = '0.1.0'
+
+from pinas_zoo import backbone  # noqa: F401  registers the model names with timm

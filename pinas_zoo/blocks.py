@@ -1,0 +1,262 @@
+"""The building blocks of every network here: stem, split attention, bottleneck, projection shortcut.
+
+Written from the shapes in the papers (Pi-NAS, Peng et al., ICCV 2021; ResNeSt, Zhang et al., 2020). Module names are
+those of the released checkpoints (conv1, bn1, conv2.conv, conv2.bn0, ...), so that released keys need no renaming.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from pinas_zoo.space import Candidate, SearchSpace
+
+__all__ = ['Bottleneck', 'Skeleton', 'Skip', 'SplitAttention', 'init_weights', 'make_block', 'make_shortcut']
+
+
+class SplitAttention(nn.Module):
+    """Split-attention convolution (ResNeSt, section 3.1).
+
+    Args:
+        width: Input and output channels.
+        radix: Splits of a cardinal group; 1 keeps the attention, as a sigmoid gate.
+        cardinality: Cardinal groups.
+        kernel: Odd kernel size.
+        dilation: Dilation of the convolution.
+        min_attention_width: Lower bound of the attention's hidden channels.
+
+    Shape:
+        (N, width, H, W) -> (N, width, H, W)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        radix: int,
+        cardinality: int,
+        kernel: int = 3,
+        dilation: int = 1,
+        min_attention_width: int = 32,
+    ) -> None:
+        super().__init__()
+        self.radix, self.cardinality = radix, cardinality
+        # Plain integer division: the released networks do not round to a multiple of 8, timm's do.
+        hidden = max(width * radix // 4, min_attention_width)
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(
+            width, width * radix, kernel, padding=padding, dilation=dilation, groups=cardinality * radix, bias=False
+        )
+        self.bn0 = nn.BatchNorm2d(width * radix)
+        self.fc1 = nn.Conv2d(width, hidden, 1, groups=cardinality)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.fc2 = nn.Conv2d(hidden, width * radix, 1, groups=cardinality)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.conv(x)), inplace=True)
+        batch, channels, height, width = x.shape
+        if self.radix == 1:
+            gate = self.attend(x)
+            return x * torch.sigmoid(self.fc2(gate))
+        # The convolution's groups make the channels (radix, width).
+        splits = x.reshape(batch, self.radix, channels // self.radix, height, width)
+        logits = self.fc2(self.attend(splits.sum(dim=1)))
+        # fc2's channels are (cardinality, radix, width of a cardinal group): softmax over the radix, then put the
+        # radix first, as the splits have it.
+        weights = logits.view(batch, self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
+        return (splits * weights.reshape(batch, self.radix, channels // self.radix, 1, 1)).sum(dim=1)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Hidden channels of the attention from the summed splits."""
+        pooled = x.mean((2, 3), keepdim=True)
+        if not torch.jit.is_scripting():
+            self._check_batch(pooled)
+        return F.relu(self.bn1(self.fc1(pooled)), inplace=True)
+
+    @torch.jit.unused
+    def _check_batch(self, pooled: Tensor) -> None:
+        norm = self.bn1
+        if pooled.shape[0] == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
+            raise ValueError(
+                'split attention normalises a 1x1 map: a training batch of 1 per device has no variance; '
+                'use a batch of at least 2, SyncBN over several devices, or norm_eval'
+            )
+
+
+class Bottleneck(nn.Module):
+    """Bottleneck with split attention and average-down; one candidate of a position.
+
+    Args:
+        in_channels: Input channels.
+        planes: Planes of the stage; the output has ``planes * expansion`` channels.
+        candidate: Radix, cardinality, base width and kernel.
+        stride: Stride, taken by the average pooling after the 3x3.
+        dilation: Dilation of the 3x3.
+        pool: Whether the 3x3 average pooling follows the 3x3 convolution. The first block of a dilated stage keeps
+            it at stride 1 (as released).
+        shortcut: Shortcut module; None where the caller passes `identity` or the shape does not change.
+        drop_path: Probability of dropping the residual branch of a sample while training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        candidate: Candidate,
+        stride: int = 1,
+        dilation: int = 1,
+        pool: bool = False,
+        shortcut: nn.Module | None = None,
+        drop_path: float = 0.0,
+        expansion: int = 4,
+        min_attention_width: int = 32,
+    ) -> None:
+        super().__init__()
+        width = candidate.group_width(planes)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = SplitAttention(
+            width, candidate.radix, candidate.cardinality, candidate.kernel, dilation, min_attention_width
+        )
+        self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
+        self.conv3 = nn.Conv2d(width, planes * expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * expansion)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.downsample = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
+        """Runs the block.
+
+        Args:
+            x: Input.
+            identity: Output of the shortcut, where several candidates share one (the supernet); None to compute it.
+
+        Shape:
+            x: (N, in_channels, H, W); output: (N, planes * expansion, ceil(H / stride), ceil(W / stride))
+        """
+        if identity is None:
+            identity = self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.pool(self.conv2(x))
+        x = self.drop_path(self.bn3(self.conv3(x)))
+        return F.relu(x + identity, inplace=True)
+
+
+class Skip(nn.Module):
+    """The candidate that leaves the block out. Its input has already been through a ReLU."""
+
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
+        return x
+
+
+def make_shortcut(space: SearchSpace, position: int, stride: int | None = None) -> nn.Module | None:
+    """The projection shortcut of a position: average pooling, 1x1 convolution, BN; None where there is none.
+
+    Args:
+        space: The space.
+        position: Position from 0.
+        stride: Stride, where a dilated network changes the space's own.
+    """
+    if not space.has_projection(position):
+        return None
+    stage, _ = space.stage_of(position)
+    stride = space.strides[stage] if stride is None else stride
+    channels = space.planes[stage] * space.expansion
+    # Index 0 is there without parameters in the released key names, also where it does nothing.
+    pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return nn.Sequential(
+        pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), nn.BatchNorm2d(channels)
+    )
+
+
+def make_block(
+    space: SearchSpace,
+    position: int,
+    choice: int,
+    *,
+    shortcut: nn.Module | None = None,
+    stride: int | None = None,
+    dilation: int = 1,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Builds one candidate at one position.
+
+    Args:
+        space: The space.
+        position: Position from 0.
+        choice: Candidate index, one of ``space.choices(position)``.
+        shortcut: Shortcut that the block owns; the supernet shares one a position and passes none.
+        stride: Stride, where a dilated network changes the space's own.
+        dilation: Dilation of the 3x3.
+        drop_path: Probability of dropping the branch.
+    """
+    candidate = space.candidates[choice]
+    if candidate.skip:
+        return Skip()
+    stage, block = space.stage_of(position)
+    return Bottleneck(
+        space.in_channels(position),
+        space.planes[stage],
+        candidate,
+        stride=(space.strides[stage] if block == 0 else 1) if stride is None else stride,
+        dilation=dilation,
+        # As released: every stage's first block but stage 1's, also where dilation has taken its stride away.
+        pool=block == 0 and space.strides[stage] > 1,
+        shortcut=shortcut,
+        drop_path=drop_path,
+        expansion=space.expansion,
+        min_attention_width=space.min_attention_width,
+    )
+
+
+class Skeleton(nn.Module):
+    """Base of backbone and supernet: the space and its stem.
+
+    Args:
+        space: The space.
+        in_chans: Image channels.
+    """
+
+    def __init__(self, space: SearchSpace, in_chans: int = 3) -> None:
+        super().__init__()
+        self.space = space
+        first, second, third = space.stem_widths
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_chans, first, 3, stride=space.stem_stride, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(second, third, 3, padding=1, bias=False),
+        )
+        self.bn1 = nn.BatchNorm2d(third)
+        self.act1 = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if space.stem_pool else nn.Identity()
+
+    def stem_modules(self) -> tuple[nn.Module, ...]:
+        """The stem's modules in order."""
+        return self.conv1, self.bn1, self.act1, self.maxpool
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Shape: (N, in_chans, H, W) -> (N, stem_widths[-1], H / stem_reduction, W / stem_reduction)"""
+        return self.maxpool(self.act1(self.bn1(self.conv1(x))))
+
+
+def init_weights(module: nn.Module, zero_init_last: bool = False) -> None:
+    """Initialises a network as the release does.
+
+    Convolutions: normal, fan-out, ReLU gain. Biases, BN and linear layers keep torch's defaults.
+
+    Args:
+        module: Network whose modules are walked.
+        zero_init_last: Start every block as its shortcut (the last BN's weight is 0), as the supernet does.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode='fan_out', nonlinearity='relu')
+    if zero_init_last:
+        for child in module.modules():
+            if isinstance(child, Bottleneck):
+                nn.init.zeros_(child.bn3.weight)

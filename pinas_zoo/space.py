@@ -1,0 +1,365 @@
+"""The search space: candidates, positions and architectures. Pure Python and numpy, no torch.
+
+An architecture (`Arch`) is a tuple with one candidate index per position. It is written by stage, one digit a
+block: ``301-3231-203213-032`` is the paper's Pi-NAS-cls. A space is data: the paper's is the value `PINAS`, and any
+other skeleton or candidate list is another `SearchSpace` value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    'PINAS',
+    'PINAS_NANO',
+    'PINAS_TINY',
+    'SPACES',
+    'Arch',
+    'Candidate',
+    'SearchSpace',
+    'get_space',
+]
+
+#: One entry per position. Positions that keep several candidates (mixed paths) are not supported yet.
+Arch = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice at a position: a split-attention bottleneck, or a skip.
+
+    Args:
+        radix: Number of splits inside a cardinal group, at least 1.
+        cardinality: Number of cardinal groups, at least 1.
+        base_width: Width of one cardinal group per 64 planes.
+        kernel: Odd kernel size of the split-attention convolution.
+        skip: The block is left out. Only possible where input and output have the same shape; the other fields
+            are then without meaning.
+    """
+
+    radix: int = 1
+    cardinality: int = 1
+    base_width: int = 64
+    kernel: int = 3
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ('radix', 'cardinality', 'base_width', 'kernel'):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'Candidate.{field} must be an integer of at least 1, got {value!r}')
+        if self.kernel % 2 == 0:
+            raise ValueError(f'Candidate.kernel must be odd, got {self.kernel}')
+
+    def group_width(self, planes: int) -> int:
+        """Width of the 3x3 of this candidate: ``int(planes * base_width / 64) * cardinality``."""
+        return int(planes * self.base_width / 64) * self.cardinality
+
+
+#: The four split-attention bottlenecks of the paper (radix, cardinality, base width).
+PAPER_CANDIDATES = (
+    Candidate(radix=1, cardinality=1, base_width=64),
+    Candidate(radix=2, cardinality=1, base_width=64),
+    Candidate(radix=1, cardinality=2, base_width=42),
+    Candidate(radix=2, cardinality=2, base_width=40),
+)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A skeleton of stages and the candidates that each of its positions picks from.
+
+    Args:
+        name: Name under which checkpoints and configs refer to the space.
+        depths: Blocks per stage, one to four stages.
+        planes: Bottleneck planes per stage; a stage puts out ``planes * expansion`` channels.
+        strides: Stride of each stage's first block.
+        stem_widths: Output channels of the stem's three 3x3 convolutions.
+        stem_stride: Stride of the stem's first convolution.
+        stem_pool: Whether a 3x3 max-pooling of stride 2 ends the stem.
+        candidates: What a position picks from; at most ten, since an arch writes one digit a block.
+        expansion: Output channels per plane.
+        min_attention_width: Lower bound of the hidden channels of split attention.
+        input_size: Image side in pixels that costs and default configs refer to.
+
+    Raises:
+        ValueError: A field is out of its range, or fewer than two candidates fit some position.
+
+    Example:
+        >>> PINAS.format((3, 0, 1, 3, 2, 3, 1, 2, 0, 3, 2, 1, 3, 0, 3, 2))
+        '301-3231-203213-032'
+    """
+
+    name: str
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    planes: tuple[int, ...] = (64, 128, 256, 512)
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+    stem_widths: tuple[int, int, int] = (32, 32, 64)
+    stem_stride: int = 2
+    stem_pool: bool = True
+    candidates: tuple[Candidate, ...] = PAPER_CANDIDATES
+    expansion: int = 4
+    min_attention_width: int = 32
+    input_size: int = 224
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.depths) <= 4:
+            raise ValueError(f'a space has one to four stages, got depths {self.depths}')
+        if not len(self.depths) == len(self.planes) == len(self.strides):
+            raise ValueError(
+                f'depths, planes and strides need one entry a stage, got {self.depths}, {self.planes}, {self.strides}'
+            )
+        for field in ('depths', 'planes', 'strides', 'stem_widths'):
+            if any(not isinstance(v, int) or v < 1 for v in getattr(self, field)):
+                raise ValueError(f'{field} must be integers of at least 1, got {getattr(self, field)}')
+        if len(self.stem_widths) != 3:
+            raise ValueError(f'stem_widths must have three entries, got {self.stem_widths}')
+        if not 1 <= len(self.candidates) <= 10:
+            raise ValueError(f'a space has one to ten candidates, got {len(self.candidates)}')
+        if any(not self.choices(position) for position in range(self.num_positions)):
+            raise ValueError(f'{self.name}: no candidate but skip; a shape-changing position cannot be skipped')
+        for planes in self.planes:
+            for candidate in self.candidates:
+                width, groups = candidate.group_width(planes), candidate.cardinality * candidate.radix
+                if not candidate.skip and (width < 1 or width % groups):
+                    raise ValueError(
+                        f'{self.name}: {candidate} has {width} channels at {planes} planes, which must be a positive '
+                        f'multiple of cardinality * radix = {groups}'
+                    )
+                hidden = max(width * candidate.radix // 4, self.min_attention_width)
+                if not candidate.skip and hidden % candidate.cardinality:
+                    raise ValueError(
+                        f'{self.name}: {candidate} has an attention width of {hidden} at {planes} planes, which must '
+                        f'be a multiple of its cardinality'
+                    )
+
+    # ---- the skeleton -------------------------------------------------------------------------------------------
+
+    @property
+    def num_positions(self) -> int:
+        """Number of positions, the length of an arch."""
+        return sum(self.depths)
+
+    @property
+    def num_archs(self) -> int:
+        """Number of architectures in the space."""
+        count = 1
+        for position in range(self.num_positions):
+            count *= len(self.choices(position))
+        return count
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage's output."""
+        return self.planes[-1] * self.expansion
+
+    @property
+    def stem_reduction(self) -> int:
+        """Stride of the stem's output with respect to the image."""
+        return self.stem_stride * (2 if self.stem_pool else 1)
+
+    def stage_of(self, position: int) -> tuple[int, int]:
+        """Returns (stage, block within the stage) of a position, both from 0."""
+        for stage, end in enumerate(accumulate(self.depths)):
+            if 0 <= position < end:
+                return stage, position - (end - self.depths[stage])
+        raise ValueError(f'position must be in 0..{self.num_positions - 1}, got {position}')
+
+    def in_channels(self, position: int) -> int:
+        """Input channels of a position."""
+        stage, block = self.stage_of(position)
+        if block:
+            return self.planes[stage] * self.expansion
+        return self.stem_widths[-1] if stage == 0 else self.planes[stage - 1] * self.expansion
+
+    def has_projection(self, position: int) -> bool:
+        """Whether the shortcut of a position projects, because its shape changes."""
+        stage, block = self.stage_of(position)
+        changes = self.in_channels(position) != self.planes[stage] * self.expansion
+        return block == 0 and (changes or self.strides[stage] > 1)
+
+    def choices(self, position: int) -> tuple[int, ...]:
+        """Candidate indices that fit a position: all, but skips where the shape changes."""
+        projects = self.has_projection(position)
+        return tuple(c for c, candidate in enumerate(self.candidates) if not (candidate.skip and projects))
+
+    # ---- architectures ------------------------------------------------------------------------------------------
+
+    def parse(self, arch: str | Sequence[int]) -> Arch:
+        """Reads an architecture and checks it against the space.
+
+        Args:
+            arch: ``'301-3231-203213-032'``, the same without dashes, or a sequence of integers.
+
+        Returns:
+            The architecture as a tuple of ints.
+
+        Raises:
+            ValueError: Wrong type, length, stage lengths or candidate; the message has what came and what is allowed.
+        """
+        if isinstance(arch, str):
+            text = arch.strip()
+            if any(bracket in text for bracket in '()[]'):
+                raise self._malformed(arch, 'positions that keep several candidates (brackets) are not supported')
+            parts = text.split('-')
+            if any(not part.isascii() or not part.isdigit() for part in parts):
+                raise self._malformed(arch, 'only digits and dashes between stages may stand in it')
+            if len(parts) > 1 and tuple(map(len, parts)) != self.depths:
+                raise self._malformed(arch, f'its stages have {tuple(map(len, parts))} blocks')
+            digits: tuple[Any, ...] = tuple(int(c) for part in parts for c in part)
+        elif isinstance(arch, (tuple, list, np.ndarray)):
+            digits = tuple(arch)
+        else:
+            raise self._malformed(arch, f'its type is {type(arch).__name__}')
+        return self._validate(digits, arch)
+
+    def _validate(self, digits: tuple[Any, ...], came: object) -> Arch:
+        if len(digits) != self.num_positions:
+            raise self._malformed(came, f'it has {len(digits)} positions')
+        for position, digit in enumerate(digits):
+            if isinstance(digit, (tuple, list)):
+                raise self._malformed(came, 'positions that keep several candidates (brackets) are not supported')
+            if isinstance(digit, bool) or not isinstance(digit, (int, np.integer)):
+                raise self._malformed(came, f'position {position} is {digit!r}, not an integer')
+            if int(digit) not in self.choices(position):
+                raise self._malformed(
+                    came, f'position {position} is {digit}, allowed there: {self.choices(position)}'
+                )
+        return tuple(int(digit) for digit in digits)
+
+    def _malformed(self, came: object, why: str) -> ValueError:
+        stages = '-'.join('d' * depth for depth in self.depths)
+        return ValueError(
+            f'{came!r} is no architecture of space {self.name!r}: {why}; allowed: {self.num_positions} digits '
+            f'of 0..{len(self.candidates) - 1}, by stage {stages}, or a sequence of as many integers'
+        )
+
+    def format(self, arch: str | Sequence[int]) -> str:
+        """Writes an architecture by stage, one digit a block."""
+        digits = ''.join(map(str, self.parse(arch)))
+        ends = list(accumulate(self.depths))
+        return '-'.join(digits[end - depth : end] for depth, end in zip(self.depths, ends, strict=True))
+
+    def canonical(self, arch: str | Sequence[int]) -> Arch:
+        """The representative among architectures that are one network: skips moved to the end of their stage."""
+        arch = self.parse(arch)
+        out: list[int] = []
+        for depth, end in zip(self.depths, accumulate(self.depths), strict=True):
+            out += sorted(arch[end - depth : end], key=lambda c: self.candidates[c].skip)
+        return tuple(out)
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """Draws an architecture uniformly."""
+        return tuple(int(rng.choice(self.choices(p))) for p in range(self.num_positions))
+
+    def distinct_pair(self, rng: np.random.Generator) -> tuple[Arch, Arch]:
+        """Draws two architectures that differ at every position (paper, section 3.2: cross-path learning).
+
+        Raises:
+            ValueError: Some position has a single candidate.
+        """
+        pairs = []
+        for position in range(self.num_positions):
+            choices = self.choices(position)
+            if len(choices) < 2:
+                raise ValueError(f'{self.name}: position {position} has one candidate only, no two paths can differ')
+            pairs.append(rng.choice(choices, size=2, replace=False))
+        first, second = zip(*pairs, strict=True)
+        return tuple(map(int, first)), tuple(map(int, second))
+
+    def mutate(self, arch: Arch, rng: np.random.Generator, probability: float = 0.1) -> Arch:
+        """Redraws each position with a probability, among the other candidates; at least one position changes.
+
+        Raises:
+            ValueError: The probability is outside 0..1, or no position has a second candidate.
+        """
+        if not 0 <= probability <= 1:
+            raise ValueError(f'probability must be in 0..1, got {probability}')
+        arch = self.parse(arch)
+        free = [p for p in range(self.num_positions) if len(self.choices(p)) > 1]
+        if not free:
+            raise ValueError(f'{self.name} has a single architecture, nothing can mutate')
+        chosen = [p for p in free if rng.random() < probability] or [int(rng.choice(free))]
+        out = list(arch)
+        for position in chosen:
+            out[position] = int(rng.choice([c for c in self.choices(position) if c != arch[position]]))
+        return tuple(out)
+
+    def cross(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
+        """Uniform crossover: every position comes from one of the two parents."""
+        take_first = rng.random(self.num_positions) < 0.5
+        pairs = zip(self.parse(first), self.parse(second), take_first, strict=True)
+        return tuple(a if take else b for a, b, take in pairs)
+
+    def one_hot(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Encodes architectures as rows of zeros and ones.
+
+        Shape:
+            Output: (len(archs), num_positions * num candidates), uint8.
+        """
+        indices = np.asarray([self.parse(arch) for arch in archs], dtype=np.int64).reshape(-1, self.num_positions)
+        eye = np.eye(len(self.candidates), dtype=np.uint8)
+        return eye[indices].reshape(len(indices), -1)
+
+    def all_archs(self) -> Iterator[Arch]:
+        """Iterates over every architecture in lexicographic order; meant for small spaces."""
+        return product(*(self.choices(p) for p in range(self.num_positions)))
+
+    # ---- metadata -----------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint's metadata; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SearchSpace:
+        """Rebuilds a space from `to_dict`'s values, also after a round trip through JSON.
+
+        Raises:
+            ValueError: A key is unknown or a value out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f'unknown fields of a search space: {sorted(unknown)}, allowed: {sorted(known)}')
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if 'candidates' in plain:
+            plain['candidates'] = tuple(Candidate(**candidate) for candidate in plain['candidates'])
+        return cls(**plain)
+
+
+#: The paper's space: 4^16 architectures on the ResNeSt-50 skeleton.
+PINAS = SearchSpace('pinas')
+#: A space for CPUs: 28-32 px images, 4^8 architectures, well under 1 M parameters a path.
+PINAS_NANO = SearchSpace(
+    'pinas_nano',
+    depths=(2, 2, 2, 2),
+    planes=(16, 32, 64, 96),
+    stem_widths=(16, 16, 32),
+    stem_pool=False,
+    input_size=28,
+)
+#: The paper's depths at a quarter of its width, for golden tensors and tests.
+PINAS_TINY = SearchSpace('pinas_tiny', planes=(16, 32, 64, 128), stem_widths=(8, 8, 16), input_size=64)
+
+SPACES = {space.name: space for space in (PINAS, PINAS_NANO, PINAS_TINY)}
+
+
+def get_space(space: str | dict[str, Any] | SearchSpace) -> SearchSpace:
+    """Returns a space given by name, by its `to_dict` values, or as itself.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the known ones.
+    """
+    if isinstance(space, SearchSpace):
+        return space
+    if isinstance(space, dict):
+        return SearchSpace.from_dict(space)
+    if space not in SPACES:
+        raise ValueError(f'unknown search space {space!r}, allowed: {sorted(SPACES)} or a dict of its fields')
+    return SPACES[space]

@@ -1,0 +1,1 @@
+"""Weight files: reading without unpickling code, loading with a report, writing atomically."""
