@@ -6,6 +6,7 @@ split-attention bottlenecks. Parameter names are those of the released classific
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from pinas_zoo.blocks import Skeleton, init_weights, make_block, make_shortcut
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace, get_space
-from pinas_zoo.weights.load import load_weights, read_weights
+from pinas_zoo.weights.load import LoadReport, load_weights, read_weights
 
 __all__ = ['PINAS_A', 'PINAS_B', 'PiNASNet', 'load_backbone', 'stage_geometry']
 
@@ -118,18 +119,14 @@ class PiNASNet(Skeleton):
             self.grad_checkpointing = False
             self._build_stages(output_stride, drop_path_rate)
             self.num_features = self.head_hidden_size = space.num_features
-            self.global_pool, self.fc = create_classifier(
-                self.num_features, num_classes, pool_type=global_pool
-            )
+            self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
             init_weights(self)
         if dtype is not None:
             self.to(dtype=dtype)
 
     def _build_stages(self, output_stride: int, drop_path_rate: float) -> None:
         space, last = self.space, max(self.space.num_positions - 1, 1)
-        self.feature_info = [
-            dict(num_chs=space.stem_widths[-1], reduction=space.stem_stride, module='act1')
-        ]
+        self.feature_info = [dict(num_chs=space.stem_widths[-1], reduction=space.stem_stride, module='act1')]
         position = 0
         geometry = stage_geometry(space, output_stride)
         for name, (stride, first_dilation, dilation, reduction), depth, planes in zip(
@@ -150,9 +147,7 @@ class PiNASNet(Skeleton):
                 )
                 position += 1
             setattr(self, name, nn.Sequential(*blocks))
-            self.feature_info.append(
-                dict(num_chs=planes * space.expansion, reduction=reduction, module=name)
-            )
+            self.feature_info.append(dict(num_chs=planes * space.expansion, reduction=reduction, module=name))
         # A space of fewer stages keeps the four attributes, so that forward_features can be scripted.
         for name in STAGES[len(space.depths) :]:
             setattr(self, name, nn.Sequential())
@@ -307,7 +302,9 @@ def _network(checkpoint: str | Path | None = None, **kwargs: Any) -> PiNASNet:
     return net
 
 
-def load_backbone(net: PiNASNet, checkpoint: str | Path) -> str:
+def load_backbone(
+    net: PiNASNet, checkpoint: str | Path, prefix: str = '', optional: tuple[str, ...] = ('fc.',)
+) -> LoadReport:
     """Loads a weight file into a network; its features have to fit exactly.
 
     The classifier is loaded where the file has one of the same shape; the report says when it was left as it is.
@@ -315,9 +312,11 @@ def load_backbone(net: PiNASNet, checkpoint: str | Path) -> str:
     Args:
         net: The network.
         checkpoint: `.safetensors` or `.pth` file.
+        prefix: What stands before the network's names in the file; other names are then left alone.
+        optional: Prefixes of the network's names that need not fit.
 
     Returns:
-        The load report as text.
+        The load report.
 
     Raises:
         ValueError: The file is of another architecture or space, or some feature weight is missing, left over or
@@ -327,9 +326,10 @@ def load_backbone(net: PiNASNet, checkpoint: str | Path) -> str:
     came, wanted = metadata.get('arch'), net.space.format(net.arch)
     if came is not None and came != wanted:
         raise ValueError(f'{checkpoint} holds architecture {came}, the network is {wanted}')
-    if (space := metadata.get('space_name')) is not None and space != net.space.name:
-        raise ValueError(f'{checkpoint} is of space {space!r}, the network of {net.space.name!r}')
-    return load_weights(net, state, source=str(checkpoint), optional_prefix='fc.').summary()
+    if 'space' in metadata and (space := SearchSpace.from_dict(json.loads(metadata['space']))) != net.space:
+        raise ValueError(f'{checkpoint} is of another space: {space}, the network of {net.space}')
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return load_weights(net, state, str(checkpoint), optional)
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -340,11 +340,13 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 def _with_checkpoint_arch(kwargs: dict[str, Any], default: str) -> dict[str, Any]:
-    """Fills in the architecture: the one asked for, else the checkpoint's, else the default."""
+    """Fills in architecture and space: those asked for, else the checkpoint's, else the default."""
+    checkpoint = kwargs.get('checkpoint')
+    metadata = read_weights(checkpoint, tensors=False)[1] if checkpoint is not None else {}
     if kwargs.get('arch') is None:
-        checkpoint = kwargs.get('checkpoint')
-        metadata = read_weights(checkpoint, tensors=False)[1] if checkpoint is not None else {}
         kwargs['arch'] = metadata.get('arch', default)
+    if 'space' in metadata:
+        kwargs.setdefault('space', SearchSpace.from_dict(json.loads(metadata['space'])))
     return kwargs
 
 

@@ -38,9 +38,7 @@ class Projector(nn.Sequential):
 
     def __init__(self, channels: int, dim: int = 128) -> None:
         pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        super().__init__(
-            *pool, nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, dim)
-        )
+        super().__init__(*pool, nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, dim))
 
 
 class Encoder(nn.Module):
@@ -64,17 +62,15 @@ class Encoder(nn.Module):
 class InfoNCE(torch.autograd.Function):
     """Cross-entropy of [q k, q queue] / T with the positive first, averaged over the images.
 
-    The gradient with respect to the queries is formed in the forward pass, so that nothing holds on to the queue: it can
-    be written in place before the backward pass, and no loss term copies it.
+    The gradient with respect to the queries is formed in the forward pass, so that nothing holds on to the queue: it
+    can be written in place before the backward pass, and no loss term copies it.
 
     Shape:
         q_ND, k_ND: (N, D); queue_DK: (D, K). Returns the scalar loss and the top-1 accuracy in percent.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q_ND: Tensor, k_ND: Tensor, queue_DK: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q_ND: Tensor, k_ND: Tensor, queue_DK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         with torch.autocast(q_ND.device.type, enabled=False):
             positive_N1 = (q_ND * k_ND).sum(dim=1, keepdim=True)
             logits = torch.cat([positive_N1, q_ND @ queue_DK], dim=1) / temperature

@@ -11,7 +11,6 @@ from functools import cached_property
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinas_zoo.backbone import stage_geometry
@@ -150,9 +149,7 @@ def count(model: nn.Module, size: int = 224, in_chans: int = 3) -> Cost:
 
 
 @torch.no_grad()
-def measure_latency(
-    supernet: SuperNet, images: torch.Tensor, min_seconds: float = 0.2
-) -> list[list[float]]:
+def measure_latency(supernet: SuperNet, images: torch.Tensor, min_seconds: float = 0.2) -> list[list[float]]:
     """Median seconds of every candidate at every position, in eval mode, on the supernet's device.
 
     Args:
@@ -163,6 +160,8 @@ def measure_latency(
     Returns:
         ``seconds[position][candidate]``; NaN where a candidate does not fit the position.
     """
+    from torch.utils.benchmark import Timer  # looks for compilers when it is imported
+
     training = supernet.training
     supernet.eval()
     x, rows = supernet.forward_stem(images), []

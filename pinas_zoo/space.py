@@ -8,8 +8,10 @@ other skeleton or candidate list is another `SearchSpace` value.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, product
 from typing import Any
 
@@ -28,6 +30,10 @@ __all__ = [
 
 #: One entry per position. Positions that keep several candidates (mixed paths) are not supported yet.
 Arch = tuple[int, ...]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Candidate:
     def __post_init__(self) -> None:
         for field in ('radix', 'cardinality', 'base_width', 'kernel'):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if not _is_count(value):
                 raise ValueError(f'Candidate.{field} must be an integer of at least 1, got {value!r}')
         if self.kernel % 2 == 0:
             raise ValueError(f'Candidate.kernel must be odd, got {self.kernel}')
@@ -89,7 +95,7 @@ class SearchSpace:
         input_size: Image side in pixels that costs and default configs refer to.
 
     Raises:
-        ValueError: A field is out of its range, or fewer than two candidates fit some position.
+        ValueError: A field is out of its range, or no candidate fits some position.
 
     Example:
         >>> PINAS.format((3, 0, 1, 3, 2, 3, 1, 2, 0, 3, 2, 1, 3, 0, 3, 2))
@@ -116,13 +122,16 @@ class SearchSpace:
                 f'depths, planes and strides need one entry a stage, got {self.depths}, {self.planes}, {self.strides}'
             )
         for field in ('depths', 'planes', 'strides', 'stem_widths'):
-            if any(not isinstance(v, int) or v < 1 for v in getattr(self, field)):
+            if not all(map(_is_count, getattr(self, field))):
                 raise ValueError(f'{field} must be integers of at least 1, got {getattr(self, field)}')
+        for field in ('stem_stride', 'expansion', 'min_attention_width', 'input_size'):
+            if not _is_count(getattr(self, field)):
+                raise ValueError(f'{field} must be an integer of at least 1, got {getattr(self, field)!r}')
         if len(self.stem_widths) != 3:
             raise ValueError(f'stem_widths must have three entries, got {self.stem_widths}')
         if not 1 <= len(self.candidates) <= 10:
             raise ValueError(f'a space has one to ten candidates, got {len(self.candidates)}')
-        if any(not self.choices(position) for position in range(self.num_positions)):
+        if not all(self._choices):
             raise ValueError(f'{self.name}: no candidate but skip; a shape-changing position cannot be skipped')
         for planes in self.planes:
             for candidate in self.candidates:
@@ -149,10 +158,7 @@ class SearchSpace:
     @property
     def num_archs(self) -> int:
         """Number of architectures in the space."""
-        count = 1
-        for position in range(self.num_positions):
-            count *= len(self.choices(position))
-        return count
+        return math.prod(map(len, self._choices))
 
     @property
     def num_features(self) -> int:
@@ -186,8 +192,14 @@ class SearchSpace:
 
     def choices(self, position: int) -> tuple[int, ...]:
         """Candidate indices that fit a position: all, but skips where the shape changes."""
-        projects = self.has_projection(position)
-        return tuple(c for c, candidate in enumerate(self.candidates) if not (candidate.skip and projects))
+        self.stage_of(position)  # refuses what is no position
+        return self._choices[position]
+
+    @cached_property
+    def _choices(self) -> tuple[tuple[int, ...], ...]:
+        everything = range(len(self.candidates))
+        shaped = tuple(c for c in everything if not self.candidates[c].skip)
+        return tuple(shaped if self.has_projection(p) else tuple(everything) for p in range(self.num_positions))
 
     # ---- architectures ------------------------------------------------------------------------------------------
 
@@ -227,10 +239,8 @@ class SearchSpace:
                 raise self._malformed(came, 'positions that keep several candidates (brackets) are not supported')
             if isinstance(digit, bool) or not isinstance(digit, (int, np.integer)):
                 raise self._malformed(came, f'position {position} is {digit!r}, not an integer')
-            if int(digit) not in self.choices(position):
-                raise self._malformed(
-                    came, f'position {position} is {digit}, allowed there: {self.choices(position)}'
-                )
+            if int(digit) not in self._choices[position]:
+                raise self._malformed(came, f'position {position} is {digit}, allowed there: {self._choices[position]}')
         return tuple(int(digit) for digit in digits)
 
     def _malformed(self, came: object, why: str) -> ValueError:
@@ -256,7 +266,7 @@ class SearchSpace:
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Draws an architecture uniformly."""
-        return tuple(int(rng.choice(self.choices(p))) for p in range(self.num_positions))
+        return tuple(int(rng.choice(choices)) for choices in self._choices)
 
     def distinct_pair(self, rng: np.random.Generator) -> tuple[Arch, Arch]:
         """Draws two architectures that differ at every position (paper, section 3.2: cross-path learning).
@@ -265,8 +275,7 @@ class SearchSpace:
             ValueError: Some position has a single candidate.
         """
         pairs = []
-        for position in range(self.num_positions):
-            choices = self.choices(position)
+        for position, choices in enumerate(self._choices):
             if len(choices) < 2:
                 raise ValueError(f'{self.name}: position {position} has one candidate only, no two paths can differ')
             pairs.append(rng.choice(choices, size=2, replace=False))
@@ -282,13 +291,13 @@ class SearchSpace:
         if not 0 <= probability <= 1:
             raise ValueError(f'probability must be in 0..1, got {probability}')
         arch = self.parse(arch)
-        free = [p for p in range(self.num_positions) if len(self.choices(p)) > 1]
+        free = [p for p, choices in enumerate(self._choices) if len(choices) > 1]
         if not free:
             raise ValueError(f'{self.name} has a single architecture, nothing can mutate')
         chosen = [p for p in free if rng.random() < probability] or [int(rng.choice(free))]
         out = list(arch)
         for position in chosen:
-            out[position] = int(rng.choice([c for c in self.choices(position) if c != arch[position]]))
+            out[position] = int(rng.choice([c for c in self._choices[position] if c != arch[position]]))
         return tuple(out)
 
     def cross(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
@@ -305,11 +314,11 @@ class SearchSpace:
         """
         indices = np.asarray([self.parse(arch) for arch in archs], dtype=np.int64).reshape(-1, self.num_positions)
         eye = np.eye(len(self.candidates), dtype=np.uint8)
-        return eye[indices].reshape(len(indices), -1)
+        return eye[indices].reshape(len(indices), self.num_positions * len(self.candidates))
 
     def all_archs(self) -> Iterator[Arch]:
         """Iterates over every architecture in lexicographic order; meant for small spaces."""
-        return product(*(self.choices(p) for p in range(self.num_positions)))
+        return product(*self._choices)
 
     # ---- metadata -----------------------------------------------------------------------------------------------
 
@@ -322,11 +331,13 @@ class SearchSpace:
         """Rebuilds a space from `to_dict`'s values, also after a round trip through JSON.
 
         Raises:
-            ValueError: A key is unknown or a value out of range.
+            ValueError: The name is missing, a key is unknown or a value out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(values) - known:
             raise ValueError(f'unknown fields of a search space: {sorted(unknown)}, allowed: {sorted(known)}')
+        if 'name' not in values:
+            raise ValueError(f"a search space needs its field 'name', got {sorted(values)}")
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         if 'candidates' in plain:
             plain['candidates'] = tuple(Candidate(**candidate) for candidate in plain['candidates'])
@@ -354,12 +365,12 @@ def get_space(space: str | dict[str, Any] | SearchSpace) -> SearchSpace:
     """Returns a space given by name, by its `to_dict` values, or as itself.
 
     Raises:
-        ValueError: The name is unknown; the message lists the known ones.
+        ValueError: The name is unknown or the type another; the message lists the known names.
     """
     if isinstance(space, SearchSpace):
         return space
     if isinstance(space, dict):
         return SearchSpace.from_dict(space)
-    if space not in SPACES:
+    if not isinstance(space, str) or space not in SPACES:
         raise ValueError(f'unknown search space {space!r}, allowed: {sorted(SPACES)} or a dict of its fields')
     return SPACES[space]

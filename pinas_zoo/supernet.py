@@ -7,6 +7,7 @@ an argument, never state of a module.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,8 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pinas_zoo.backbone import PiNASNet
 from pinas_zoo.blocks import Skeleton, Skip, init_weights, make_block, make_shortcut
 from pinas_zoo.space import PINAS, SearchSpace, get_space
+from pinas_zoo.weights.load import load_weights, read_weights
 
-__all__ = ['Path', 'Position', 'SuperNet']
+__all__ = ['Path', 'Position', 'SuperNet', 'load_supernet']
+
+#: Where the backbone to rank stands in the checkpoints of pre-training (the student) and linear stage, and by itself.
+PREFIXES = ('method.student.backbone.', 'supernet.', '')
 
 
 class Position(nn.Module):
@@ -163,3 +168,17 @@ class SuperNet(Skeleton):
         missing, unexpected = net.load_state_dict(path.state_dict(), strict=False)
         assert not unexpected and all(name.startswith('fc.') for name in missing), (missing, unexpected)
         return net.eval()
+
+
+def load_supernet(checkpoint: str | FilePath, space: str | dict[str, Any] | SearchSpace) -> SuperNet:
+    """Reads the supernet out of a checkpoint of any stage: pre-training (the student), linear stage, or weights alone.
+
+    Raises:
+        ValueError: The weights do not fit the space.
+    """
+    state, _ = read_weights(checkpoint)
+    prefix = next(p for p in PREFIXES if any(name.startswith(f'{p}conv1.') for name in state) or not p)
+    net = SuperNet(get_space(space))
+    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    load_weights(net, inner, str(checkpoint))
+    return net

@@ -15,9 +15,7 @@ from pinas_zoo.space import PINAS_TINY, SearchSpace
 from pinas_zoo.supernet import SuperNet
 from pinas_zoo.weights.remap import supernet_from_released
 
-SMALL = SearchSpace(
-    'small', depths=(1, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16
-)
+SMALL = SearchSpace('small', depths=(1, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16)
 
 
 def small_method(seed: int = 0, **switches) -> PiNAS:
@@ -71,9 +69,7 @@ def golden_run():
     method.double().train()
     paths = golden['paths'].transpose(0, 2, 1)
     method.paths = lambda step: tuple(tuple(map(int, path)) for path in paths[step])
-    optimiser = torch.optim.SGD(
-        method.param_groups()['weights'], lr=0.003, momentum=0.9, weight_decay=1e-4
-    )
+    optimiser = torch.optim.SGD(method.param_groups()['weights'], lr=0.003, momentum=0.9, weight_decay=1e-4)
     losses = []
     for step in range(4):
         rng = np.random.RandomState(100 + step)
@@ -90,9 +86,7 @@ def assert_close_to_golden(ours: torch.Tensor, golden: np.ndarray, name: str) ->
     # 1e-8 of the tensor's largest value: four chaotic steps amplify the last bit of float64 (another
     # thread count alone moves conv1.0.weight by 2e-9), which elements near zero do not survive.
     scale = np.abs(golden).max()
-    np.testing.assert_allclose(
-        ours.detach().numpy(), golden, rtol=0, atol=1e-8 * scale, err_msg=name
-    )
+    np.testing.assert_allclose(ours.detach().numpy(), golden, rtol=0, atol=1e-8 * scale, err_msg=name)
 
 
 def test_four_released_steps(golden_run):
@@ -223,10 +217,7 @@ def test_two_ranks_agree_with_naive_restatement(tmp_path):
         if 'running_' not in name:  # each rank's BN has seen its own data
             assert torch.equal(tensor, ranks[1]['state'][name]), name
     naive = small_method()
-    orders = [
-        [np.random.default_rng([3, step, 0, path]).permutation(12) for path in range(2)]
-        for step in range(5)
-    ]
+    orders = [[np.random.default_rng([3, step, 0, path]).permutation(12) for path in range(2)] for step in range(5)]
     expected = naive_train(naive, [list(views(s, 12).chunk(2)) for s in range(5)], orders)
     np.testing.assert_allclose(np.transpose([r['losses'] for r in ranks]), expected, rtol=1e-8)
     for name, tensor in naive.state_dict().items():

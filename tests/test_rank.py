@@ -89,7 +89,7 @@ def test_supernet_is_unchanged_bit_for_bit():
 
 
 def test_supernet_is_unchanged_after_an_error():
-    net, head, _, _, archs = problem()
+    net, _, _, _, archs = problem()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(RuntimeError):
         PrefixTree(net, archs).calibrate([torch.randn(8, 3, 16, 16), torch.randn(8, 4, 16, 16)])
@@ -124,7 +124,7 @@ def test_cache_is_read_and_appended(tmp_path):
 
 
 def test_errors():
-    net, head, calibration, evaluation, archs = problem()
+    net, _, _, _, archs = problem()
     with pytest.raises(ValueError, match='no path'):
         PrefixTree(net, [])
     with pytest.raises(ValueError, match='at least one batch'):

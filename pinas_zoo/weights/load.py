@@ -74,7 +74,7 @@ def read_weights(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tens
     if path.suffix == '.safetensors':
         try:
             with safe_open(path, framework='pt') as file:
-                state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}
+                state = {name: file.get_tensor(name) for name in list(file.keys())} if tensors else {}
                 return state, dict(file.metadata() or {})
         except SafetensorError as error:
             raise ValueError(f'{path} is no readable safetensors file: {error}') from error
@@ -95,7 +95,7 @@ def read_weights(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tens
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, optional_prefix: str | None = None
+    module: nn.Module, state: Mapping[str, Tensor], source: str, optional: tuple[str, ...] = ()
 ) -> LoadReport:
     """Copies weights into a module, all or none.
 
@@ -103,7 +103,7 @@ def load_weights(
         module: The module to fill.
         state: Tensors by the module's own names.
         source: Where they come from, for messages.
-        optional_prefix: Names that may be missing, left over or of another shape (a classifier); reported as skipped.
+        optional: Prefixes of names that may be missing, left over or misshapen (a classifier); reported as skipped.
 
     Returns:
         The report.
@@ -112,20 +112,19 @@ def load_weights(
         ValueError: A weight is missing, left over or misshapen; nothing was copied then.
     """
     own, report = module.state_dict(), LoadReport(source)
-    skips: Callable[[str], bool] = lambda name: bool(optional_prefix) and name.startswith(optional_prefix)
     for name, tensor in own.items():
         if name not in state:
             # Counters are absent in old files and have no effect with a fixed momentum.
             kind = 'matched' if name.endswith('num_batches_tracked') else 'missing'
-            (report.skipped if skips(name) else getattr(report, kind)).append(name)
+            (report.skipped if name.startswith(optional) else getattr(report, kind)).append(name)
         elif state[name].shape != tensor.shape:
             text = f'{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}'
-            (report.skipped if skips(name) else report.mismatched).append(text)
+            (report.skipped if name.startswith(optional) else report.mismatched).append(text)
         else:
             report.matched.append(name)
     for name in state:
         if name not in own:
-            (report.skipped if skips(name) else report.unexpected).append(name)
+            (report.skipped if name.startswith(optional) else report.unexpected).append(name)
     if report.missing or report.unexpected or report.mismatched:
         raise ValueError(f'the weights do not fit {type(module).__name__}:\n{report.summary()}')
     module.load_state_dict({name: state[name] for name in report.matched if name in state}, strict=False)

@@ -13,9 +13,7 @@ __all__ = ['supernet_from_released']
 _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.(\d+)\.(.+)')
 
 
-def supernet_from_released(
-    state: Mapping[str, Tensor], depths: tuple[int, ...] = (3, 4, 6, 3)
-) -> dict[str, Tensor]:
+def supernet_from_released(state: Mapping[str, Tensor], depths: tuple[int, ...] = (3, 4, 6, 3)) -> dict[str, Tensor]:
     """Renames a released supernet backbone (`layerS.B.C.*`) to `SuperNet`'s names.
 
     The shared shortcut stands under every candidate there; as in the release, the last one wins.

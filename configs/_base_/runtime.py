@@ -1,0 +1,15 @@
+# What every config of ours shares: an iteration loop that resumes exactly, logs, checkpoints.
+default_scope = 'pinas_zoo'
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='pinas_zoo.ExactCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
+)
+custom_hooks = [dict(type='pinas_zoo.NonFiniteGuardHook'), dict(type='pinas_zoo.PathLogHook')]
+# Only the modules of the drawn paths get gradients; BN buffers differ between ranks, rank 0's are saved.
+model_wrapper_cfg = dict(
+    type='pinas_zoo.MethodDistributedDataParallel', find_unused_parameters=True, broadcast_buffers=False
+)
+env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl'))
+log_level = 'INFO'

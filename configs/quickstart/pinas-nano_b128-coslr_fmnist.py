@@ -1,0 +1,47 @@
+# Retraining of the derived nano network from scratch; the CPU-size twin of configs/imagenet/.
+_base_ = '../imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
+
+model = dict(
+    model=dict(_delete_=True, model_name='pinas_nano', arch='30-32-20-03', drop_rate=0.1),
+    num_classes=10,
+    channels_last=True,
+)
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        _delete_=True,
+        type='pinas_zoo.SupervisedView',
+        source=dict(kind='fashion-mnist', split='train', limit=20000),
+        size=28,
+        train=True,
+        shift=2,
+    ),
+)
+val_dataloader = dict(
+    batch_size=500,
+    num_workers=0,
+    dataset=dict(
+        _delete_=True, type='pinas_zoo.SupervisedView', source=dict(kind='fashion-mnist', split='test'), size=28
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1,))
+test_evaluator = dict(topk=(1,))
+train_cfg = dict(_delete_=True, by_epoch=False, max_iters=400, val_interval=400)
+optim_wrapper = dict(_delete_=True, optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
+    dict(type='CosineAnnealingLR', T_max=360, by_epoch=False, begin=40, end=400),
+]
+custom_hooks = [
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.02),
+    dict(type='pinas_zoo.NonFiniteGuardHook'),
+    dict(type='pinas_zoo.PathLogHook'),
+]
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(_delete_=True, type='pinas_zoo.ExactCheckpointHook', by_epoch=False, interval=100),
+)
+auto_scale_lr = dict(base_batch_size=128)

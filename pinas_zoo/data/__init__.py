@@ -1,0 +1,79 @@
+"""Image sources and the views that the method, the linear stage and the ranking eat.
+
+A *source* knows where pixels live (`sources`, `small_sets`, `specs`); a *view* data set makes training samples of its
+images (`views`, `batched`, `supervised`).
+"""
+
+from pinas_zoo.data.batched import (
+    BatchedViews,
+    augment_batch,
+    blur_weights,
+    collate_views,
+    crop_boxes,
+    resize_weights,
+)
+from pinas_zoo.data.small_sets import (
+    DEBIAN_FOLDER,
+    DIGITS_MEAN,
+    DIGITS_STD,
+    FASHION_MNIST_CLASSES,
+    FASHION_MNIST_MEAN,
+    FASHION_MNIST_STD,
+    OFFLINE_VARIABLE,
+    DigitsSource,
+    FashionMNISTSource,
+)
+from pinas_zoo.data.sources import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SUFFIXES,
+    ArraySource,
+    BrokenImageError,
+    BrokenRateError,
+    FolderSource,
+    ImageReader,
+    ListSource,
+    Source,
+)
+from pinas_zoo.data.specs import SOURCES, SUBSET_KEYS, SubsetSource, open_source
+from pinas_zoo.data.supervised import SupervisedView, centre_view, load_tensor, normalise
+from pinas_zoo.data.views import FourViews, SeparableBlur, ViewRecipe
+
+__all__ = [
+    'DEBIAN_FOLDER',
+    'DIGITS_MEAN',
+    'DIGITS_STD',
+    'FASHION_MNIST_CLASSES',
+    'FASHION_MNIST_MEAN',
+    'FASHION_MNIST_STD',
+    'IMAGENET_MEAN',
+    'IMAGENET_STD',
+    'OFFLINE_VARIABLE',
+    'SOURCES',
+    'SUBSET_KEYS',
+    'SUFFIXES',
+    'ArraySource',
+    'BatchedViews',
+    'BrokenImageError',
+    'BrokenRateError',
+    'DigitsSource',
+    'FashionMNISTSource',
+    'FolderSource',
+    'FourViews',
+    'ImageReader',
+    'ListSource',
+    'SeparableBlur',
+    'Source',
+    'SubsetSource',
+    'SupervisedView',
+    'ViewRecipe',
+    'augment_batch',
+    'blur_weights',
+    'centre_view',
+    'collate_views',
+    'crop_boxes',
+    'load_tensor',
+    'normalise',
+    'open_source',
+    'resize_weights',
+]

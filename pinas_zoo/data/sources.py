@@ -1,0 +1,257 @@
+"""Image sources: a folder, a list, arrays in memory; and the reader that steps over broken images.
+
+A *source* knows where pixels live: `load`, `label`, `name`. Small sets: `pinas_zoo.data.small_sets`; parts, and
+sources from a config's plain dict: `pinas_zoo.data.specs`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+
+class BrokenImageError(ValueError):
+    """One image cannot be read; the message names it."""
+
+
+class BrokenRateError(RuntimeError):
+    """Too many images cannot be read; the message gives the counts and the first files."""
+
+
+class Source:
+    """Images by index. Subclasses fill the attributes and implement `load` and `name`.
+
+    Attributes:
+        classes: class names, empty where the images carry no labels.
+        description: which data and how many images; a report records it.
+        mean, std: of the pixels in [0, 1]; one value (grey) or three.
+    """
+
+    classes: tuple[str, ...] = ()
+    description: dict[str, Any]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Tensor:
+        """Read one image.
+
+        Shape: uint8 (3, H, W); a grey image is an expanded view of one plane.
+
+        Raises:
+            BrokenImageError: the image cannot be read.
+        """
+        raise NotImplementedError
+
+    def label(self, index: int) -> int:
+        """Class number, or -1 where there is none."""
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """File path, or e.g. 'fashion-mnist/train/123'."""
+        raise NotImplementedError
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Everything at once, for small sets: uint8 (N, 3, H, W) and long (N,)."""
+        images = [self.load(i) for i in range(len(self))]
+        if len({i.shape for i in images}) > 1:
+            raise ValueError('the images differ in size: use load_tensor(source, size), which resizes them')
+        return torch.stack(images), torch.as_tensor(self.labels, dtype=torch.long)
+
+
+class ListSource(Source):
+    """Images named in a list, one 'path [label]' a line; label is a class number.
+
+    Args:
+        root: folder that the paths are relative to.
+        list_file: text file; blank lines are skipped.
+
+    Raises:
+        ValueError: the list is missing or empty.
+    """
+
+    def __init__(self, root: str | Path, list_file: str | Path) -> None:
+        if not Path(list_file).is_file():
+            raise ValueError(f"image list {str(list_file)!r} is not a file; give one with 'path [label]' lines")
+        lines = [x.strip() for x in Path(list_file).read_text(encoding='utf-8').splitlines()]
+        pairs = [_split_line(x) for x in lines if x]
+        self._fill(Path(root), [p for p, _ in pairs], [n for _, n in pairs], f'image list {list_file}')
+        self.classes = tuple(str(i) for i in range(int(self.labels.max()) + 1))
+        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
+
+    def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int], where: str) -> None:
+        if not paths:
+            raise ValueError(f'{where} holds no image; suffixes searched for: {", ".join(SUFFIXES)}')
+        self.root = root
+        # One block of bytes: a million Python strings would be copied into every worker process.
+        self.paths = np.array([os.fsencode(p) for p in paths])
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def name(self, index: int) -> str:
+        return str(self.root / os.fsdecode(bytes(self.paths[index])))
+
+    def load(self, index: int) -> Tensor:
+        path = self.name(index)
+        try:
+            with Image.open(path) as file:
+                pixels = np.array(file.convert('RGB'))
+        # PIL reports a damaged file with any of these, depending on its format.
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+            raise BrokenImageError(f'cannot read image {path!r}: {error}') from error
+        except Image.DecompressionBombError as error:
+            raise BrokenImageError(f'image {path!r} is implausibly large: {error}') from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class FolderSource(ListSource):
+    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
+
+    Raises:
+        ValueError: the folder is missing or holds no image.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise ValueError(f'image folder {str(root)!r} is not a folder; give one with images or class folders')
+        paths = sorted(
+            Path(folder, f).relative_to(root)
+            for folder, _, files in os.walk(root, followlinks=True)
+            for f in files
+            if f.lower().endswith(SUFFIXES)
+        )
+        owners = [p.parts[0] if len(p.parts) > 1 else '' for p in paths]
+        self.classes = tuple(sorted(set(owners) - {''}))
+        numbers = {name: i for i, name in enumerate(self.classes)}
+        labels = [numbers.get(o, -1) for o in owners]
+        self._fill(root, [str(p) for p in paths], labels, f'folder {str(root)!r}')
+        counts = {'images': len(self), 'classes': len(self.classes)}
+        self.description = {'data': 'folder', 'root': str(root), **counts}
+
+
+class ArraySource(Source):
+    """Grey images that fit into memory.
+
+    Args:
+        images: uint8 (N, H, W).
+        labels: (N,).
+        classes: class names.
+        prefix: start of every image's name.
+        start, limit: part of the images, in their order.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        prefix: str,
+        start: int,
+        limit: int | None,
+    ) -> None:
+        part = part_slice(len(labels), start, limit, prefix)
+        self.images = torch.from_numpy(np.array(images[part]))
+        self.labels = np.asarray(labels[part], dtype=np.int64)
+        self.classes, self.prefix, self.start = tuple(classes), prefix, start
+
+    def load(self, index: int) -> Tensor:
+        return self.images[index].expand(3, -1, -1)
+
+    def name(self, index: int) -> str:
+        return f'{self.prefix}/{self.start + index}'
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.images[:, None].expand(-1, 3, -1, -1), torch.from_numpy(self.labels)
+
+
+class ImageReader:
+    """Reads images of a source and steps over broken ones.
+
+    The replacement depends on (index, attempt) alone: a resumed run and any number of workers
+    replace alike.
+
+    Args:
+        source: images.
+        broken_rate_limit: highest tolerated share of failed reads, in [0, 1]; below 100
+            reads it is a share of 100.
+    """
+
+    BASE: ClassVar[int] = 100
+    # Two primes: at least one does not divide the length of any set below 60 million images.
+    STRIDES: ClassVar[tuple[int, int]] = (7919, 7907)
+
+    def __init__(self, source: Source, broken_rate_limit: float = 0.01) -> None:
+        if not 0 <= broken_rate_limit <= 1:
+            raise ValueError(f'broken_rate_limit={broken_rate_limit!r}; allowed: 0 to 1')
+        self.source, self.broken_rate_limit = source, broken_rate_limit
+        self.reads, self.failures = 0, 0
+        self.broken: dict[str, str] = {}
+
+    def read(self, index: int) -> tuple[Tensor, int, int]:
+        """Image, the index that was really read, and the number of broken images stepped over.
+
+        Raises:
+            BrokenRateError: more than the tolerated share is broken.
+        """
+        length = len(self.source)
+        stride = self.STRIDES[0] if length % self.STRIDES[0] else self.STRIDES[1]
+        for attempt in range(length):
+            actual = (index + attempt * stride) % length
+            self.reads += 1
+            try:
+                return self.source.load(actual), actual, attempt
+            except BrokenImageError as error:
+                self._count(self.source.name(actual), str(error))
+        raise BrokenRateError(f'none of {length} images can be read; first: {list(self.broken)[:3]}')
+
+    def sample(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """Image and what a sample says about it: index as asked for, name and label as read, images stepped over.
+
+        Raises:
+            BrokenRateError: more than the tolerated share is broken.
+        """
+        image, actual, broken = self.read(index)
+        name, label = self.source.name(actual), self.source.label(actual)
+        return image, {'index': index, 'name': name, 'label': label, 'broken': broken}
+
+    def _count(self, name: str, message: str) -> None:
+        self.failures += 1
+        if name not in self.broken:
+            self.broken[name] = message
+            logger.warning('broken image no. %d, another one takes its place: %s', len(self.broken), message)
+        if self.failures > self.broken_rate_limit * max(self.reads, self.BASE):
+            raise BrokenRateError(
+                f'{self.failures} of {self.reads} reads failed ({len(self.broken)} files), more '
+                f'than broken_rate_limit={self.broken_rate_limit}; repair or remove the files. '
+                f'First: {list(self.broken)[:5]}'
+            )
+
+
+def part_slice(length: int, start: int, limit: int | None, what: str) -> slice:
+    """`limit` places from `start`, which must lie within `length`; `what` opens the message where they do not."""
+    stop = length if limit is None else start + limit
+    if not 0 <= start < stop <= length:
+        raise ValueError(f'{what}: start={start}, limit={limit}; allowed: 1 or more of its {length} images')
+    return slice(start, stop)
+
+
+def _split_line(line: str) -> tuple[str, int]:
+    words = line.rsplit(maxsplit=1)
+    labelled = len(words) == 2 and words[1].lstrip('-').isdigit()
+    return (words[0], int(words[1])) if labelled else (line, -1)

@@ -1,0 +1,176 @@
+"""Linear stage on a frozen supernet, and supervised retraining of a derived network. There is no mmpretrain here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import default_collate
+
+import pinas_zoo  # noqa: F401  registers the timm names
+from pinas_zoo.data import SupervisedView
+from pinas_zoo.mm.pretrain import SteppedModel, run_seed
+from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
+from pinas_zoo.space import SearchSpace, get_space
+from pinas_zoo.supernet import SuperNet, load_supernet
+
+__all__ = ['Classifier', 'LinearStage', 'TopAccuracy']
+
+DATASETS.register_module(module=SupervisedView)
+FUNCTIONS.register_module(name='default_collate', module=default_collate)
+
+
+@MODELS.register_module()
+class LinearStage(SteppedModel):
+    """A linear head on the frozen supernet: one uniform random path a step, BN on batch statistics.
+
+    Args:
+        space: Search space, its name, or its dict of fields.
+        num_classes: Classes of the head.
+        supernet: Checkpoint of the pre-training; None leaves random weights (a checkpoint of this stage follows).
+        seed: Paths are drawn from (seed, step); None takes the run's seed.
+        channels_last: Memory format of the supernet.
+        data_preprocessor: mmengine's preprocessor.
+    """
+
+    def __init__(
+        self,
+        space: str | dict[str, Any] | SearchSpace,
+        num_classes: int,
+        supernet: str | None = None,
+        seed: int | None = None,
+        channels_last: bool = False,
+        data_preprocessor: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor)
+        self.space, self.seed = get_space(space), run_seed(seed)
+        net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
+        self.supernet = net.requires_grad_(False)
+        if channels_last:
+            self.supernet.to(memory_format=torch.channels_last)
+        self.head = nn.Linear(self.space.num_features, num_classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.last_step = 0
+        for module in self.supernet.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = 0.0  # batch statistics are used; the frozen buffers stay
+
+    @property
+    def last_paths(self) -> list[str]:
+        return [self.space.format(self.path(self.last_step))]
+
+    def path(self, step: int) -> tuple[int, ...]:
+        """The uniform random path of a step, equal on all ranks."""
+        return self.space.sample(np.random.default_rng([self.seed, step]))
+
+    def init_weights(self) -> None:
+        """Weights are initialised at construction."""
+
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor,
+        step: int = 0,
+        part: int = 0,
+        mode: str = 'loss',
+        **facts: Any,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy and top-1 accuracy in percent. Shape: image (N, C, H, W), label (N,)."""
+        if mode != 'loss':
+            raise ValueError(
+                f"the linear stage has mode='loss' only, got {mode!r}; paths are scored by tools/search.py"
+            )
+        self.last_step = step
+        with torch.no_grad():
+            features = self.supernet(image, self.path(step))
+        logits = self.head(features.mean((2, 3)))
+        top1 = (logits.argmax(dim=1) == label).float().mean() * 100
+        return {'loss': F.cross_entropy(logits, label), 'top1': top1}
+
+
+@MODELS.register_module()
+class Classifier(BaseModel):
+    """A timm model with its supervised loss: retraining and evaluation of a derived network.
+
+    Args:
+        model: Arguments of `timm.create_model`, e.g. ``dict(model_name='pinas', arch=..., drop_rate=0.2)``.
+        num_classes: Classes.
+        mixup: Alpha of mixup while training; 0 is off.
+        label_smoothing: Share of the target spread over the classes.
+        channels_last: Memory format.
+        data_preprocessor: mmengine's preprocessor.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        num_classes: int,
+        mixup: float = 0.0,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+        data_preprocessor: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor)
+        self.net = timm.create_model(num_classes=num_classes, **model)
+        if channels_last:
+            self.net.to(memory_format=torch.channels_last)
+        # timm's Mixup draws from numpy's global generator, whose state our checkpoints carry.
+        self.mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=num_classes) if mixup else None
+        self.criterion = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(label_smoothing)
+
+    def init_weights(self) -> None:
+        """Weights are initialised at construction."""
+
+    def forward(
+        self, image: Tensor, label: Tensor | None = None, mode: str = 'tensor', **facts: Any
+    ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Logits ('tensor'), losses ('loss'), or one dict of scores and label an image ('predict')."""
+        target = label
+        if mode == 'loss' and self.mixup is not None:
+            image, target = self.mixup(image, label)
+        logits = self.net(image)
+        if mode == 'tensor':
+            return logits
+        if mode == 'predict':
+            return [{'scores': s, 'label': y} for s, y in zip(logits, label, strict=True)]
+        top1 = (logits.argmax(dim=1) == label).float().mean() * 100
+        return {'loss': self.criterion(logits, target), 'top1': top1}
+
+
+@METRICS.register_module()
+class TopAccuracy(BaseMetric):
+    """Top-k accuracies in percent, and the mean cross-entropy.
+
+    Args:
+        topk: Which k.
+        collect_device: Where results of several ranks are gathered.
+        prefix: Before the names.
+    """
+
+    default_prefix = 'accuracy'
+
+    def __init__(self, topk: Sequence[int] = (1,), collect_device: str = 'cpu', prefix: str | None = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.topk = tuple(topk)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Tensor]]) -> None:
+        for sample in data_samples:
+            scores, label = sample['scores'].float(), int(sample['label'])
+            rank = int((scores > scores[label]).sum())
+            self.results.append((rank, float(-scores.log_softmax(dim=0)[label])))
+
+    def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
+        ranks, losses = np.array(results).T
+        metrics = {f'top{k}': float((ranks < k).mean() * 100) for k in self.topk}
+        return metrics | {'loss': float(losses.mean())}

@@ -1,0 +1,71 @@
+"""Registries of pinas_zoo under mmengine's, scope `pinas_zoo`.
+
+`type='pinas_zoo.X'` makes mmengine import this module, so configs of any default scope (mmdet, mmseg, ours) reach our
+classes without custom_imports. Modules are imported when a registry is first asked for a name, never here; those that
+need a package which is not installed are not named at all.
+"""
+
+from importlib.util import find_spec
+
+from mmengine import registry as parents
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import Registry
+
+# `_base_ = 'pinas_zoo::...'`: mmengine looks a package up by this table and takes the folder of its module. The name of
+# the package itself would be sought in site-packages, where an editable install is not.
+MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
+
+# Where the members of a registry live, by module of pinas_zoo.mm.
+_HOMES: dict[str, tuple[str, ...]] = {
+    'MODELS': ('backbone', 'pretrain', 'classify', 'heads'),
+    'DATASETS': ('stateless', 'pretrain', 'classify'),
+    'DATA_SAMPLERS': ('stateless',),
+    'TRANSFORMS': ('pretrain', 'classify'),
+    'LOOPS': ('loop',),
+    'HOOKS': ('hooks', 'checkpoint', 'pretrain', 'classify'),
+    'METRICS': ('classify',),
+    'FUNCTIONS': ('stateless', 'pretrain', 'classify'),
+    'OPTIM_WRAPPERS': ('loop', 'pretrain'),
+    'OPTIM_WRAPPER_CONSTRUCTORS': ('pretrain',),
+    'OPTIMIZERS': ('pretrain', 'classify'),
+    'MODEL_WRAPPERS': ('pretrain',),
+}
+# Packages without which a module cannot be imported.
+_NEEDS: dict[str, tuple[str, ...]] = {'heads': ('mmcv', 'mmseg')}
+
+
+def _locations(name: str) -> list[str]:
+    """Modules to import for the registry `name`: those that exist and whose packages are installed."""
+    found = []
+    for home in _HOMES.get(name, ()):
+        module = f'pinas_zoo.mm.{home}'
+        if all(find_spec(package) for package in _NEEDS.get(home, ())) and find_spec(module):
+            found.append(module)
+    return found
+
+
+def _child(name: str) -> Registry:
+    parent = getattr(parents, name)
+    return Registry(parent.name, parent=parent, scope='pinas_zoo', locations=_locations(name))
+
+
+RUNNERS = _child('RUNNERS')
+LOOPS = _child('LOOPS')
+HOOKS = _child('HOOKS')
+DATASETS = _child('DATASETS')
+DATA_SAMPLERS = _child('DATA_SAMPLERS')
+TRANSFORMS = _child('TRANSFORMS')
+MODELS = _child('MODELS')
+MODEL_WRAPPERS = _child('MODEL_WRAPPERS')
+WEIGHT_INITIALIZERS = _child('WEIGHT_INITIALIZERS')
+OPTIMIZERS = _child('OPTIMIZERS')
+OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS')
+OPTIM_WRAPPER_CONSTRUCTORS = _child('OPTIM_WRAPPER_CONSTRUCTORS')
+PARAM_SCHEDULERS = _child('PARAM_SCHEDULERS')
+METRICS = _child('METRICS')
+EVALUATOR = _child('EVALUATOR')
+TASK_UTILS = _child('TASK_UTILS')
+VISUALIZERS = _child('VISUALIZERS')
+VISBACKENDS = _child('VISBACKENDS')
+LOG_PROCESSORS = _child('LOG_PROCESSORS')
+FUNCTIONS = _child('FUNCTIONS')

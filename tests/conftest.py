@@ -1,0 +1,55 @@
+"""Shared by all tests: threads, seeds, what is skipped and why, and which real images were used."""
+
+import os
+import random
+from importlib.util import find_spec
+
+os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch: two cores are promised, and the count changes bits
+if not os.environ.get('PINAS_TEST_NET'):
+    os.environ.setdefault('PINAS_OFFLINE', '1')  # missing data fall back to scikit-learn's digits
+
+import numpy as np
+import pytest
+import torch
+
+MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
+
+
+def pytest_configure(config):
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(config, items):
+    missing = [name for name in MM_PACKAGES if find_spec(name) is None]
+    reasons = {
+        'mm': missing and f'not installed: {", ".join(missing)} (bash tools/setup_env.sh)',
+        'gpu': not torch.cuda.is_available() and 'no CUDA device',
+        'net': not os.environ.get('PINAS_TEST_NET') and 'downloads; set PINAS_TEST_NET=1 to run it',
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.option.collectonly:
+        terminalreporter.write_line(f'real images: {describe_images()}')
+
+
+def describe_images() -> str:
+    """The data set that the tests' real images come from."""
+    try:
+        from pinas_zoo.data import FashionMNISTSource
+
+        used = FashionMNISTSource('test', limit=1).description
+    except ImportError as error:
+        return f'none ({error})'
+    return f'{used["data"]} (from: {used["origin"]})'

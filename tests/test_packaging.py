@@ -1,0 +1,238 @@
+"""The package as installed: what an import loads, what a wheel holds, what set-up says when something is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import pinas_zoo
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'cv2', 'matplotlib', 'sklearn', 'scipy')
+# What setup_env.sh may call before it has found Python and the compiler.
+SYSTEM_TOOLS = ('awk', 'bash', 'cat', 'cut', 'df', 'dirname', 'find', 'flock', 'grep', 'head', 'ls', 'mkdir', 'mktemp')
+SYSTEM_TOOLS += ('mv', 'paste', 'rm', 'sha256sum', 'sleep', 'sort', 'tee', 'touch', 'uname')
+python311 = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason='setup_env.sh wants Python 3.11')
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+class TestImport:
+    def test_loads_torch_and_timm_only(self):
+        loaded = run_python(f'import sys, pinas_zoo; print([m for m in {HEAVY} if m in sys.modules])')
+        assert loaded.strip() == '[]'
+
+    def test_registers_the_models(self):
+        names = run_python("import timm, pinas_zoo; print(timm.list_models('pinas*'))")
+        assert "'pinas_a'" in names and "'pinas_b'" in names
+
+
+class TestVersion:
+    def test_form(self):
+        assert re.fullmatch(r'\d+\.\d+\.\d+([a-z0-9.+]*)', pinas_zoo.__version__)
+
+    def test_equals_metadata(self):
+        try:
+            installed = metadata.version('pinas-zoo')
+        except metadata.PackageNotFoundError:
+            pytest.skip('pinas-zoo is imported from its folder, not installed')
+        assert installed == pinas_zoo.__version__
+
+    def test_equals_citation(self):
+        citation = (ROOT / 'CITATION.cff').read_text()
+        assert re.search(r'^version: (.+)$', citation, re.M).group(1) == pinas_zoo.__version__
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory) -> Path:
+    """A copy of the project, so that a build leaves nothing in the real one."""
+    source = tmp_path_factory.mktemp('source') / 'project'
+    skipped = shutil.ignore_patterns('.*', 'work_dirs', 'build', 'dist', 'data', '*.egg-info', '__pycache__')
+    shutil.copytree(ROOT, source, ignore=skipped)
+    for folder in ('configs', 'checkpoints'):  # one file of each, whatever the project has by now
+        (source / folder).mkdir(exist_ok=True)
+        (source / folder / 'probe.txt').write_text('probe')
+    return source
+
+
+@pytest.fixture(scope='module')
+def names(source, tmp_path_factory) -> list[str]:
+    """The files of the wheel that is built from `source`."""
+    out = tmp_path_factory.mktemp('wheel')
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index']
+    subprocess.run([*command, '-w', out, source], check=True)
+    (wheel,) = out.glob('pinas_zoo-*.whl')
+    assert wheel.name.startswith(f'pinas_zoo-{pinas_zoo.__version__}-')
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.mark.slow
+class TestWheel:
+    def test_has_every_module(self, names, source):
+        modules = {path.relative_to(source).as_posix() for path in source.glob('pinas_zoo/**/*.py')}
+        assert modules <= set(names)
+
+    @pytest.mark.parametrize('name', ['configs/probe.txt', 'checkpoints/probe.txt', 'tools/setup_env.sh'])
+    def test_has_mim_folder(self, names, name):
+        assert f'pinas_zoo/.mim/{name}' in names
+
+    def test_has_nothing_else(self, names):
+        tops = {name.split('/')[0] for name in names}
+        assert tops == {'pinas_zoo', f'pinas_zoo-{pinas_zoo.__version__}.dist-info'}
+
+
+class Machine:
+    """A folder of commands that stands for a machine: only what is put there exists."""
+
+    def __init__(self, folder: Path):
+        self.bin, self.folder = folder / 'bin', folder
+        self.bin.mkdir()
+        for name in SYSTEM_TOOLS:
+            (self.bin / name).symlink_to(shutil.which(name))
+
+    def add(self, name: str, body: str) -> None:
+        path = self.bin / name
+        path.write_text(f'#!/bin/sh\n{body}\n')
+        path.chmod(0o755)
+
+    def add_python(self, without: str | None = None, headers: bool = True) -> None:
+        """This Python as `python3.11`; `without` is a module whose import fails."""
+        include = self.folder / 'include'
+        include.mkdir(exist_ok=True)
+        if headers:
+            (include / 'Python.h').touch()
+        lines = [f'case "$2" in *{without}*) exit 1;; esac'] if without else []
+        lines.append(f'case "$2" in *sysconfig*) echo {include}; exit 0;; esac')
+        self.add('python3.11', '\n'.join([*lines, f'exec {sys.executable} "$@"']))
+
+    def fill_disk(self) -> None:
+        (self.bin / 'df').unlink()
+        self.add('df', 'echo Filesystem; echo none 9 9 1048576 0% /')
+
+    def set_up(self, **settings: str) -> subprocess.CompletedProcess:
+        env = {
+            'PATH': str(self.bin),
+            'HOME': str(self.folder),
+            'PINAS_ENV_DIR': str(self.folder / 'env'),
+            'PINAS_CACHE_DIR': str(self.folder / 'cache'),
+            **settings,
+        }
+        return subprocess.run(
+            ['bash', ROOT / 'tools' / 'setup_env.sh'], env=env, capture_output=True, text=True, timeout=120
+        )
+
+    def error(self, **settings: str) -> str:
+        """Set-up's only line on stderr."""
+        done = self.set_up(**settings)
+        assert done.returncode == 1, done
+        (line,) = done.stderr.splitlines()
+        assert line.startswith('setup_env: error: ')
+        return line
+
+
+@python311
+class TestSetUpErrors:
+    @pytest.fixture
+    def machine(self, tmp_path):
+        return Machine(tmp_path)
+
+    def test_no_python(self, machine):
+        line = machine.error()
+        assert 'Python 3.11 is missing' in line and 'apt-get install python3.11 ' in line
+
+    def test_other_python(self, machine):
+        machine.add('python3', 'echo 3.13')
+        assert 'Python 3.11 is missing' in machine.error()
+
+    def test_no_venv(self, machine):
+        machine.add_python(without='ensurepip')
+        line = machine.error()
+        assert 'venv module is missing' in line and 'python3.11-venv' in line
+
+    def test_no_headers(self, machine):
+        machine.add_python(headers=False)
+        machine.add('c++', 'exit 0')
+        line = machine.error()
+        assert 'Python.h' in line and 'python3.11-dev' in line
+
+    @pytest.mark.parametrize('compiler', [None, 'exit 1'], ids=['absent', 'broken'])
+    def test_no_compiler(self, machine, compiler):
+        machine.add_python()
+        if compiler:
+            machine.add('c++', compiler)
+        line = machine.error()
+        assert 'compiler is missing' in line and 'apt-get install g++' in line
+
+    def test_full_disk(self, machine):
+        machine.add_python()
+        machine.add('c++', 'exit 0')
+        machine.fill_disk()
+        assert 'disk is too full: 1 GB free' in machine.error()
+
+    def test_interrupted_set_up_begins_anew(self, machine):
+        machine.add_python()
+        machine.add('c++', 'exit 0')
+        machine.fill_disk()  # stops it before it costs time
+        half_installed = machine.folder / 'env' / 'lib' / 'torch'
+        half_installed.mkdir(parents=True)
+        (machine.folder / 'env' / '.pinas-installing').touch()
+        assert 'interrupted: building' in machine.set_up().stdout
+        assert not half_installed.exists()
+
+    def test_folder_in_use(self, machine):
+        machine.add_python()
+        machine.add('c++', 'exit 0')
+        (machine.folder / 'env').mkdir()
+        (machine.folder / 'env' / 'thesis.tex').touch()
+        assert 'is not empty and no virtual environment' in machine.error()
+        assert (machine.folder / 'env' / 'thesis.tex').exists()
+
+    @pytest.mark.slow
+    def test_no_network(self, machine):
+        machine.add_python()
+        machine.add('c++', 'exit 0')
+        closed = {'PIP_CONFIG_FILE': os.devnull, 'PIP_INDEX_URL': 'http://127.0.0.1:9', 'PIP_RETRIES': '0'}
+        done = machine.set_up(**closed)
+        assert done.returncode == 1
+        assert 'network is missing' in done.stderr.splitlines()[-1]
+
+
+class TestScripts:
+    def test_ci_runs_the_tests(self):
+        lines = (ROOT / '.ci' / 'run').read_text().splitlines()
+        assert [line for line in lines if not line.startswith('#')] == ['bash tools/run_tests.sh']
+
+    def test_where(self):
+        def where(**settings):
+            env = {'PATH': os.environ['PATH'], 'HOME': '/home/x', **settings}
+            script = ROOT / 'tools' / 'setup_env.sh'
+            return subprocess.check_output(['bash', script, '--where'], env=env, text=True).strip()
+
+        assert where() == str(ROOT / '.venv')
+        assert where(PINAS_ENV_DIR='/e', CI='true') == '/e'
+        assert where(CI='true', PINAS_CACHE_DIR='/c').startswith('/c/envs/')
+
+    def test_shellcheck(self):
+        shellcheck = shutil.which('shellcheck') or shutil.which('shellcheck', path=str(Path(sys.executable).parent))
+        if not shellcheck:
+            pytest.skip('shellcheck is not installed')
+        scripts = [*ROOT.glob('tools/*.sh'), ROOT / '.ci' / 'run']
+        done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+    def test_pins_match_the_requirements(self):
+        """What pyproject.toml fixes exactly is what the pinned environment has."""
+        pins = (ROOT / 'requirements' / 'lock.txt').read_text() + (ROOT / 'requirements' / 'mmcv.txt').read_text()
+        fixed = re.findall(r'"((?:mm\w+)==[\w.]+)"', (ROOT / 'pyproject.toml').read_text())
+        assert len(fixed) == 3
+        for requirement in fixed:
+            assert re.search(rf'^{re.escape(requirement)}$', pins, re.M), requirement

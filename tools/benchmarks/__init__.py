@@ -1,0 +1,1 @@
+"""The parts of `tools/benchmark.py`, one file each; every part has `measure(settings)`."""

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Train under Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
+#
+# GPUS (8 in all), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS from the environment; with
+# GPUS_PER_NODE=0 GPUS counts processes on CPUs. Python: see tools/dist_train.sh.
+set -euo pipefail
+
+if [ $# -lt 3 ]; then
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+partition=$1
+job=$2
+config=$3
+shift 3
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-}
+for folder in "${PINAS_ENV_DIR:-}" "$root/.venv"; do
+    if [ -z "$python" ] && [ -n "$folder" ] && [ -x "$folder/bin/python" ]; then
+        python=$folder/bin/python
+    fi
+done
+python=${python:-python}
+
+gpus=${GPUS:-8}
+per_node=${GPUS_PER_NODE:-8}
+tasks_per_node=$per_node
+resources=(--gres "gpu:$per_node")
+if [ "$per_node" = 0 ]; then
+    tasks_per_node=$gpus
+    resources=()
+elif [ "$gpus" -lt "$per_node" ]; then
+    tasks_per_node=$gpus
+    resources=(--gres "gpu:$gpus")
+fi
+read -r -a extra <<<"${SRUN_ARGS:-}"
+
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+export MASTER_PORT=${PORT:-$((20000 + RANDOM % 20000))}
+if [ -n "${OMP_NUM_THREADS:-}" ]; then
+    export PINAS_THREADS=${PINAS_THREADS:-$OMP_NUM_THREADS}
+fi
+# The first host of the allocation is known inside it only.
+# shellcheck disable=SC2016
+exec srun --partition "$partition" --job-name "$job" --kill-on-bad-exit=1 \
+    --ntasks "$gpus" --ntasks-per-node "$tasks_per_node" \
+    --cpus-per-task "${CPUS_PER_TASK:-5}" "${resources[@]}" "${extra[@]}" \
+    bash -c 'export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)}
+             exec "$@" --launcher slurm' \
+    _ "$python" "$root/tools/train.py" "$config" "$@"
