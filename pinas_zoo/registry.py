@@ -31,7 +31,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     'MODEL_WRAPPERS': ('pretrain',),
 }
 # Packages without which a module cannot be imported.
-_NEEDS: dict[str, tuple[str, ...]] = {'heads': ('mmcv', 'mmseg')}
+_NEEDS: dict[str, tuple[str, ...]] = {'backbone': ('mmcv',), 'heads': ('mmcv', 'mmseg')}
 
 
 def _locations(name: str) -> list[str]:

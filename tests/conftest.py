@@ -5,6 +5,7 @@ import random
 from importlib.util import find_spec
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch: two cores are promised, and the count changes bits
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # tests start processes; spinning threads would take their cores
 if not os.environ.get('PINAS_TEST_NET'):
     os.environ.setdefault('PINAS_OFFLINE', '1')  # missing data fall back to scikit-learn's digits
 

@@ -303,6 +303,26 @@ def test_resume_compares_conditions() -> None:
         ExactCheckpointHook(by_epoch=True)
 
 
+class Evil:
+    """Runs a command where a pickle is trusted."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ('touch evil',)
+
+
+def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # put back after the test
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    launch._enforce_safe_loading()
+    torch.save({'meta': np.float64(3), 'palette': np.arange(3)}, 'good.pth')
+    assert torch.load('good.pth')['palette'].tolist() == [0, 1, 2]
+    torch.save(Evil(), 'bad.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load('bad.pth', weights_only=False)
+    assert not Path('evil').exists()
+
+
 def test_seed_of_a_continued_run(tmp_path: Path) -> None:
     path = str(tmp_path / 'iter_1.pth')
     torch.save({'engine': {'seed': 7}}, path)

@@ -29,11 +29,11 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = dict(topk=(1,))
-train_cfg = dict(_delete_=True, by_epoch=False, max_iters=400, val_interval=400)
+train_cfg = dict(_delete_=True, by_epoch=False, max_iters=320, val_interval=320)
 optim_wrapper = dict(_delete_=True, optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', T_max=360, by_epoch=False, begin=40, end=400),
+    dict(type='CosineAnnealingLR', T_max=280, by_epoch=False, begin=40, end=320),
 ]
 custom_hooks = [
     dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.02),

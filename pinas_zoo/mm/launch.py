@@ -14,7 +14,6 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
@@ -50,15 +49,15 @@ class Options:
 
 
 def _enforce_safe_loading() -> None:
-    """Make every torch.load of this process weights-only, and let it read mmengine's own files."""
+    """Make every torch.load of this process weights-only, also those of other packages."""
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    # Files of a plain mmengine hold their log as HistoryBuffer: two numpy arrays, no code.
-    core = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    # Published files of mmdet and mmseg may hold numpy arrays and scalars as metadata: no code.
     number_types = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32')]
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, *number_types]
+    allowed = [np.ndarray, np.dtype, *number_types]
+    core = np._core if hasattr(np, '_core') else np.core  # numpy 2, numpy 1
     for name in ('_reconstruct', 'scalar'):
-        function = getattr(core, name)
+        function = getattr(core.multiarray, name)
         allowed += [function, (function, f'numpy.core.multiarray.{name}')]
     torch.serialization.add_safe_globals(allowed)
 

@@ -162,6 +162,8 @@ class SupernetPretraining(SteppedModel):
 
     def log_scalars(self) -> dict[str, float]:
         """Numbers that are too dear for every step; asked for when a line is logged."""
+        if not hasattr(self.method, 'teacher_distance'):  # not every method has a teacher
+            return {}
         return {'teacher_distance': self.method.teacher_distance(self.method.paths(self.last_step)[0])}
 
 

@@ -1,0 +1,77 @@
+"""Every config of the project parses, names its parts, and builds its model."""
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mm
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob('configs/*/*.py') if p.parent.name != '_base_')
+TRAINED = [path for path in CONFIGS if 'tree_' not in path.name]
+SEARCHES = [path for path in CONFIGS if 'tree_' in path.name]
+
+
+def read(path: Path):
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    import pinas_zoo.registry  # noqa: F401
+
+    cfg = Config.fromfile(ROOT / path)
+    init_default_scope(cfg.get('default_scope', 'pinas_zoo'))
+    return cfg
+
+
+def test_there_are_configs_of_both_kinds():
+    assert len(TRAINED) >= 8 and len(SEARCHES) >= 2
+
+
+@pytest.mark.parametrize('path', TRAINED, ids=str)
+def test_training_config_builds(path):
+    from mmengine.registry import DATASETS, MODELS
+
+    from pinas_zoo.mm.rewrite import replace_sync_bn
+
+    cfg = read(path)
+    replace_sync_bn(cfg, [])
+    if cfg.model.get('supernet'):
+        assert cfg.model.supernet.endswith('.pth')
+        cfg.model.supernet = None  # what the stage before would have written
+    method = cfg.model.get('method')
+    if method:
+        method.queue_length = 64
+        cfg.model.method.seed = 0
+    model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) > 1e5
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        assert registry.get(cfg.train_dataloader.dataset.type) is not None
+    assert cfg.auto_scale_lr.base_batch_size > 0
+    hook = cfg.default_hooks.checkpoint
+    assert hook.type == 'pinas_zoo.ExactCheckpointHook' and hook.interval > 0
+    length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    ends = [s.get('end') or s.get('T_max') or max(s.get('milestones', [0])) for s in schedulers]
+    assert max(ends) <= length, f'{path}: the schedule ends at {max(ends)}, the training at {length}'
+
+
+@pytest.mark.parametrize('path', SEARCHES, ids=str)
+def test_search_config_builds(path):
+    from pinas_zoo.search import build_searcher
+    from pinas_zoo.space import get_space
+
+    cfg = read(path)
+    searcher = build_searcher(**cfg.searcher, space=get_space(cfg.space), seed=0)
+    assert len(searcher.ask()) == 8 and cfg.budget > 0
+    calibration, evaluation = cfg.calibration.view.source, cfg.evaluation.view.source
+    assert dict(calibration) != dict(evaluation), 'paths are scored on the images of the re-estimation'
+
+
+def test_the_paper_recipe():
+    cfg = read(Path('configs/pretrain/pinas-supernet_8xb24-coslr-100e_in1k.py'))
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 192
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.03, 0.9, 1e-4)
+    method = cfg.model.method
+    assert (method.queue_length, method.momentum, method.temperature, method.dim) == (49152, 0.999, 0.2, 128)
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler.T_max == 100
