@@ -22,7 +22,7 @@ train_dataloader = dict(
 train_cfg = dict(by_epoch=False, max_iters=320)
 optim_wrapper = dict(
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
-    optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=1e-4, foreach=True),
+    optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=1e-4, fused=True),
 )
 param_scheduler = dict(type='CosineAnnealingLR', T_max=320, eta_min=0, by_epoch=False)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))

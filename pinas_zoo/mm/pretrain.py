@@ -192,5 +192,10 @@ class MethodOptimWrapperConstructor:
     @staticmethod
     def _wrap(cfg: dict[str, Any], params: list[nn.Parameter]) -> OptimWrapper:
         optimiser = OPTIMIZERS.build(dict(cfg.pop('optimizer'), params=params))
+        if isinstance(optimiser, torch.optim.SGD) and optimiser.defaults['fused'] and optimiser.defaults['momentum']:
+            # Fused SGD refuses to mix parameters with and without momentum, as a supernet's first steps do. From zero
+            # the first update is the same.
+            for parameter in params:
+                optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
         cfg.setdefault('type', 'OptimWrapper')
         return OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimiser))

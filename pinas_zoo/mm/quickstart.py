@@ -141,7 +141,7 @@ class Job:
         process = subprocess.Popen(
             [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
-        with open(log, 'a') as file, process:
+        with open(log, 'a', buffering=1) as file, process:
             for line in process.stdout:  # universal newlines: a progress bar's returns end lines too
                 file.write(line)
                 if sys.stdout.isatty() and (shown := PROGRESS.search(line)):

@@ -18,7 +18,7 @@ __all__ = ['measure', 'write_photos']
 
 
 def write_photos(folder: Path, count: int, seed: int) -> None:
-    """Writes JPEG files of 500 x 375 px that decode like photos: smooth shapes, some grain, about 100 kB."""
+    """Writes JPEG files of 500 x 375 px that decode like photos: smooth shapes, some grain, about 75 kB."""
     rng = np.random.default_rng(seed)
     for index in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from benchmarks.timing import Settings, alternate, compare, row
 from pinas_zoo.rank import Evaluator, PathScore, PrefixTree
-from pinas_zoo.space import Arch, SearchSpace, get_space
+from pinas_zoo.space import PINAS_NANO, Arch, SearchSpace
 from pinas_zoo.supernet import SuperNet
 
 __all__ = ['measure', 'mutations']
@@ -58,35 +58,15 @@ def mutations(space: SearchSpace, parents: int, count: int, seed: int) -> list[A
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Times of both ways on a small space and on the paper's, with the same batches.
-
-    At most 3 rounds after 1 warm-up: they are long.
-    """
+    """Times of both ways on the same batches; at most 3 rounds after 1 warm-up, since they are long."""
     settings = replace(settings, rounds=min(settings.rounds, 3), warmups=min(settings.warmups, 1))
-    if settings.quick:
-        cases = [dict(space='pinas_nano', side=28, batch=4, batches=1, parents=2, paths=8)]
-    else:
-        cases = [
-            dict(space='pinas_nano', side=28, batch=32, batches=1, parents=8, paths=256),
-            dict(space='pinas', side=64, batch=4, batches=1, parents=8, paths=256),
-        ]
-    parts = [_measure_case(settings, **case) for case in cases]
-    return {
-        'settings': dict(cases=cases, rounds=settings.rounds, warmups=settings.warmups),
-        'rows': [line for part in parts for line in part['rows']],
-        'ratios': {name: ratio for part in parts for name, ratio in part['ratios'].items()},
-    }
-
-
-def _measure_case(
-    settings: Settings, space: str, side: int, batch: int, batches: int, parents: int, paths: int
-) -> dict[str, Any]:
+    batch, parents, count = (4, 2, 8) if settings.quick else (32, 8, 256)
     torch.manual_seed(settings.seed)
-    supernet, skeleton = SuperNet(space, zero_init_last=False), get_space(space)
-    head = nn.Linear(skeleton.num_features, 10)
-    calibration = [torch.randn(batch, 3, side, side) for _ in range(batches)]
-    held = [(torch.randn(batch, 3, side, side), torch.randint(0, 10, (batch,))) for _ in range(batches)]
-    archs = mutations(skeleton, parents, paths, settings.seed)
+    supernet, side = SuperNet(PINAS_NANO, zero_init_last=False), PINAS_NANO.input_size
+    head = nn.Linear(PINAS_NANO.num_features, 10)
+    calibration = [torch.randn(batch, 3, side, side)]
+    held = [(torch.randn(batch, 3, side, side), torch.randint(0, 10, (batch,)))]
+    archs = mutations(PINAS_NANO, parents, count, settings.seed)
     scores: dict[str, list[PathScore]] = {}
 
     def shared(_: int) -> None:
@@ -95,17 +75,21 @@ def _measure_case(
     def alone(_: int) -> None:
         scores['alone'] = [evaluate_alone(supernet, head, arch, calibration, held) for arch in archs]
 
-    names = f'{space}, shared prefixes', f'{space}, one by one'
-    times = alternate(dict(zip(names, (shared, alone), strict=True)), settings, 'rank')
-    blocks = PrefixTree(supernet, archs).num_blocks / (len(archs) * skeleton.num_positions)
-    ratio = compare(times[names[0]], times[names[1]])
+    times = alternate({'shared prefixes': shared, 'one by one': alone}, settings, 'rank')
+    blocks = PrefixTree(supernet, archs).num_blocks / (count * PINAS_NANO.num_positions)
+    ratio = compare(times['shared prefixes'], times['one by one'])
     apart = max(abs(a.loss - b.loss) for a, b in zip(scores['shared'], scores['alone'], strict=True))
+    rows = [row(name, t) for name, t in times.items()]
     return {
-        'rows': [row(name, t) | {'paths_per_second': paths / row(name, t)['seconds']} for name, t in times.items()],
+        'settings': dict(
+            space=PINAS_NANO.name, side=side, batch=batch, parents=parents, paths=count,
+            rounds=settings.rounds, warmups=settings.warmups,
+        ),
+        'rows': [line | {'paths_per_second': count / line['seconds']} for line in rows],
         'ratios': {
-            f'{space}, shared / one by one': ratio,
-            f'{space}, blocks run, shared / one by one': dict(ratio=blocks),
-            f'{space}, time ratio / block ratio': {kind: value / blocks for kind, value in ratio.items()},
-            f'{space}, largest difference of a loss': dict(ratio=apart),
+            'time, shared / one by one': ratio,
+            'blocks run, shared / one by one': dict(ratio=blocks),
+            'time ratio / block ratio': {kind: value / blocks for kind, value in ratio.items()},
+            'largest difference of a loss': dict(ratio=apart),
         },
-    }
+    }  # fmt: skip
