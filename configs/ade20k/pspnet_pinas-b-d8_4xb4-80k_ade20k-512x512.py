@@ -1,0 +1,16 @@
+# PSPNet in mmseg's form on ADE20K, 80k. Not trained here.
+# Pre-trained: --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = 'mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py'
+
+model = dict(
+    pretrained=None,  # the base's is for ResNet
+    backbone=dict(
+        _delete_=True,
+        type='pinas_zoo.PiNASBackbone',
+        arch='333-3113-330011-021',
+        output_stride=8,
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
+    ),
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
