@@ -7,6 +7,7 @@ split-attention bottlenecks. Parameter names are those of the released classific
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,7 +28,12 @@ from torch import Tensor, nn
 
 from pinas_zoo.blocks import Skeleton, init_weights, make_block, make_shortcut
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace, get_space
+from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import LoadReport, load_weights, read_weights
+from pinas_zoo.weights.manifest import entries
+from pinas_zoo.weights.pretrained import check_pretrained, with_pretrained_file
+from pinas_zoo.weights.remap import strip_module
+from pinas_zoo.weights.shapes import find_arch, find_space, shapes_of
 
 __all__ = ['PINAS_A', 'PINAS_B', 'PiNASNet', 'load_backbone', 'stage_geometry']
 
@@ -37,6 +43,8 @@ PINAS_A = '301-3231-203213-032'
 PINAS_B = '333-3113-330011-021'
 #: What `pinas_nano` is without an arch: the paper's Pi-NAS-cls candidates where both spaces have a block.
 NANO_DEFAULT = '30-32-20-03'
+
+_logger = logging.getLogger('pinas_zoo')
 
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 
@@ -285,14 +293,21 @@ def _cfg(space: SearchSpace = PINAS, url: str = '', **kwargs: Any) -> dict[str, 
     }
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        'pinas_a.untrained': _cfg(),
-        'pinas_b.untrained': _cfg(),
-        'pinas.untrained': _cfg(),
-        'pinas_nano.untrained': _cfg(PINAS_NANO, num_classes=10, crop_pct=1.0),
-    }
-)
+def _rows() -> dict[str, dict[str, Any]]:
+    """timm's weight rows: the manifest's, and one without weights for the names that have none."""
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in entries().values():
+        if entry.timm:
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.preprocess.items()}
+            settings |= dict(num_classes=entry.num_classes, license=entry.licence)
+            rows[entry.name] = _cfg(get_space(entry.space), entry.url, **settings)
+    nano = _cfg(PINAS_NANO, num_classes=10, crop_pct=1.0)
+    for name, row in (('pinas_b', _cfg()), ('pinas', _cfg()), ('pinas_nano', nano)):
+        rows[f'{name}.untrained'] = row
+    return rows
+
+
+default_cfgs = generate_default_cfgs(_rows())
 
 
 def _network(checkpoint: str | Path | None = None, **kwargs: Any) -> PiNASNet:
@@ -311,38 +326,70 @@ def load_backbone(
 
     Args:
         net: The network.
-        checkpoint: `.safetensors` or `.pth` file.
+        checkpoint: `.safetensors` or `.pth` file, the authors' classifier included, or ``pinas://NAME``.
         prefix: What stands before the network's names in the file; other names are then left alone.
         optional: Prefixes of the network's names that need not fit.
 
     Returns:
-        The load report.
+        The load report, which is also logged.
 
     Raises:
         ValueError: The file is of another architecture or space, or some feature weight is missing, left over or
             misshapen.
     """
+    checkpoint = find_weights(checkpoint)
     state, metadata = read_weights(checkpoint)
-    came, wanted = metadata.get('arch'), net.space.format(net.arch)
-    if came is not None and came != wanted:
-        raise ValueError(f'{checkpoint} holds architecture {came}, the network is {wanted}')
     if 'space' in metadata and (space := SearchSpace.from_dict(json.loads(metadata['space']))) != net.space:
         raise ValueError(f'{checkpoint} is of another space: {space}, the network of {net.space}')
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return load_weights(net, state, str(checkpoint), optional)
+    old = {k.removeprefix(prefix): name for k, name in zip(strip_module(state), state) if k.startswith(prefix)}
+    bare = {name: state[full] for name, full in old.items()}
+    if not bare:
+        raise ValueError(f'{checkpoint}: no name begins with {prefix!r}; there are: {", ".join(list(state)[:5])}')
+    came = metadata.get('arch') or _arch_of_shapes(bare, net)
+    wanted = net.space.format(net.arch)
+    if came is not None and came != wanted:
+        raise ValueError(f'{checkpoint} holds architecture {came}, the network is {wanted}')
+    report = load_weights(net, bare, str(checkpoint), optional, old)
+    unfilled = any(name.startswith('fc.') for name in report.skipped) and net.num_classes > 0
+    _logger.log(logging.WARNING if unfilled else logging.INFO, report.summary())
+    return report
+
+
+def _arch_of_shapes(state: dict[str, Tensor], net: PiNASNet) -> str | None:
+    """The architecture of a file that does not say it; None where its shapes do not tell or stages are left out."""
+    built = [name for name in STAGES[: len(net.space.depths)] if len(getattr(net, name))]
+    if len(built) < len(net.space.depths):
+        return None
+    try:
+        return net.space.format(find_arch(shapes_of(state), net.space))
+    except ValueError:
+        return None  # the load report will say what does not fit
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    if pretrained:
+        if kwargs.get('checkpoint') is not None:
+            raise ValueError(f'pretrained=True and checkpoint={kwargs["checkpoint"]}: give one of them')
+        kwargs = with_pretrained_file(variant, kwargs)
     depths = get_space(kwargs.get('space', PINAS)).depths
     feature_cfg = dict(out_indices=tuple(range(len(depths) + 1)))
     build: Callable[..., PiNASNet] = _network
-    return build_model_with_cfg(build, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+    return build_model_with_cfg(
+        build, variant, pretrained, feature_cfg=feature_cfg, pretrained_filter_fn=check_pretrained, **kwargs
+    )
 
 
-def _with_checkpoint_arch(kwargs: dict[str, Any], default: str) -> dict[str, Any]:
-    """Fills in architecture and space: those asked for, else the checkpoint's, else the default."""
-    checkpoint = kwargs.get('checkpoint')
-    metadata = read_weights(checkpoint, tensors=False)[1] if checkpoint is not None else {}
+def _with_checkpoint_arch(kwargs: dict[str, Any], default: str, space: SearchSpace | None = None) -> dict[str, Any]:
+    """Fills in architecture and space: those asked for, else the checkpoint's (said or found), else the default."""
+    checkpoint, metadata = kwargs.get('checkpoint'), {}
+    if checkpoint is not None:
+        kwargs['checkpoint'] = checkpoint = find_weights(checkpoint)
+        metadata = read_weights(checkpoint, tensors=False)[1]
+        if 'arch' not in metadata and kwargs.get('arch') is None:
+            shapes = shapes_of(strip_module(read_weights(checkpoint)[0]))
+            found = space or (get_space(kwargs['space']) if 'space' in kwargs else find_space(shapes))
+            metadata['arch'] = found.format(find_arch(shapes, found))
+            kwargs['space'] = found
     if kwargs.get('arch') is None:
         kwargs['arch'] = metadata.get('arch', default)
     if 'space' in metadata:
@@ -371,5 +418,5 @@ def pinas(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def pinas_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Any architecture of the nano space, for 28-32 px images on a CPU."""
-    kwargs = _with_checkpoint_arch(kwargs, NANO_DEFAULT)
+    kwargs = _with_checkpoint_arch(kwargs, NANO_DEFAULT, PINAS_NANO)
     return _create('pinas_nano', pretrained, **dict(kwargs, space=PINAS_NANO))

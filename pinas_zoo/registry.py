@@ -17,7 +17,7 @@ MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
 
 # Where the members of a registry live, by module of pinas_zoo.mm.
 _HOMES: dict[str, tuple[str, ...]] = {
-    'MODELS': ('backbone', 'pretrain', 'classify', 'heads'),
+    'MODELS': ('weights', 'backbone', 'pretrain', 'classify', 'heads'),
     'DATASETS': ('stateless', 'pretrain', 'classify'),
     'DATA_SAMPLERS': ('stateless',),
     'TRANSFORMS': ('pretrain', 'classify'),

@@ -1,14 +1,15 @@
-"""Write the tables of README.md from the metafiles, or check that they are up to date.
+"""Write the tables of the READMEs and model cards from metafiles and manifest, or check that they are up to date.
 
     python tools/make_tables.py            python tools/make_tables.py --check
 
-A table stands between `<!-- table: METAFILE -->` and `<!-- end of table -->`. Parameters and MACs of a metafile are
-checked against the cost table of its space.
+A table stands between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
+Parameters and MACs of a metafile are checked against the cost table of its space, its results and weights against the
+manifest. Results of the paper and ours have a column each.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ import yaml
 
 from pinas_zoo.cost import Cost, CostTable
 from pinas_zoo.space import get_space
+from pinas_zoo.weights.download import SCHEME
 from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.manifest import Entry, entries
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
+CARDS = ('README.md', 'MODEL_CARD.md', 'checkpoints/*.md', 'configs/*/README.md')
+WEIGHTS_HEADER = ['weights', 'task, data', 'architecture', 'file', 'results: paper', 'results: us', 'sha256']
 HEADER = ['model', 'architecture', 'parameters', 'MACs', 'results: paper', 'results: us', 'weights']
 
 
@@ -37,6 +42,36 @@ def check_cost(model: dict[str, Any]) -> None:
         raise ValueError(f'{model["Name"]}: the metafile says {claimed}, the cost table {cost} ({cost!r})')
 
 
+def weights_of(model: dict[str, Any]) -> list[Entry]:
+    """The manifest's weights of a metafile's model: those that name its config."""
+    return [entry for entry in entries().values() if entry.config == model['Config']]
+
+
+def check_weights(model: dict[str, Any]) -> None:
+    """Compares a metafile's model with the manifest: architecture, space, results, and weights by the manifest's name.
+
+    Raises:
+        ValueError: They differ.
+    """
+    allowed = [None, *(f'{SCHEME}{entry.name}' for entry in weights_of(model))]
+    if model['Weights'] not in allowed:
+        raise ValueError(f'{model["Name"]}: Weights are {model["Weights"]!r}, by the manifest allowed: {allowed}')
+    data = model['Metadata']
+    for entry in weights_of(model):
+        if (entry.arch, entry.space) != (data['Arch'], data['Space']):
+            raise ValueError(f'{model["Name"]}: {data["Arch"]} of {data["Space"]}, the manifest has {entry}')
+        for who in ('paper', 'us'):
+            there = {
+                k: v
+                for result in model['Results']
+                if result['Reported by'] == who
+                for k, v in result['Metrics'].items()
+            }
+            here = {k: v for result in entry.results if result.reported_by == who for k, v in result.values.items()}
+            if any(there.get(name) != value for name, value in here.items()):
+                raise ValueError(f'{model["Name"]}, reported by {who}: {there}, the manifest of {entry.name}: {here}')
+
+
 def _results(model: dict[str, Any], who: str) -> str:
     rows = [
         f'{result["Dataset"]}: ' + ', '.join(f'{name} {value}' for name, value in result['Metrics'].items())
@@ -46,23 +81,66 @@ def _results(model: dict[str, Any], who: str) -> str:
     return '; '.join(rows) or '-'
 
 
-def table(metafile: Path) -> str:
-    """The Markdown table of a metafile's models."""
-    lines = ['| ' + ' | '.join(HEADER) + ' |', '|' + '---|' * len(HEADER)]
-    for model in yaml.safe_load(metafile.read_text())['Models']:
+def _entry_results(entry: Entry, who: str) -> str:
+    rows = [
+        f'{result.dataset} ({result.protocol}): '
+        + ', '.join(f'{name} {value}' for name, value in result.values.items())
+        for result in entry.results
+        if result.reported_by == who
+    ]
+    return '; '.join(rows) or '-'
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return ''.join(
+        '|' + '|'.join(line if line is lines[1] else [f' {cell} ' for cell in line]) + '|\n' for line in lines
+    )
+
+
+def weights_table() -> str:
+    """The Markdown table of the manifest."""
+    return _markdown(
+        WEIGHTS_HEADER,
+        [
+            [
+                f'`{entry.name}`',
+                f'{entry.task}, {entry.dataset}',
+                f'`{entry.arch}` of `{entry.space}`',
+                f'[{entry.released.file}]({entry.url}), converted' if entry.released else f'`{entry.file}`',
+                _entry_results(entry, 'paper'),
+                _entry_results(entry, 'us'),
+                f'`{entry.sha256[:8]}`' if entry.sha256 else 'recorded at the first download',
+            ]
+            for entry in entries().values()
+        ],
+    )
+
+
+def table(source: Path) -> str:
+    """The Markdown table of a metafile's models, or of the manifest's weights."""
+    if source.suffix == '.json':
+        return weights_table()
+    rows = []
+    for model in yaml.safe_load(source.read_text())['Models']:
         check_cost(model)
-        data, weights = model['Metadata'], model['Weights']
-        cells = [
-            f'[`{model["Name"]}`]({model["Config"]})',
-            f'`{data["Arch"]}`',
-            f'{data["Parameters"] / 1e6:.2f} M',
-            f'{data["MACs"] / 1e9:.3f} G at {data["Input Size"]} px',
-            _results(model, 'paper'),
-            _results(model, 'us'),
-            'not trained here' if weights is None else f'[file]({weights["file"]}), sha256 {weights["sha256"][:8]}',
-        ]
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines) + '\n'
+        check_weights(model)
+        data = model['Metadata']
+        rows.append(
+            [
+                f'[`{model["Name"]}`]({model["Config"]})',
+                f'`{data["Arch"]}`',
+                f'{data["Parameters"] / 1e6:.2f} M',
+                f'{data["MACs"] / 1e9:.3f} G at {data["Input Size"]} px',
+                _results(model, 'paper'),
+                _results(model, 'us'),
+                ', '.join(
+                    f'`{entry.name}` ({"the authors" if entry.released else "ours"})' for entry in weights_of(model)
+                )
+                or 'not trained here',
+            ]
+        )
+    return _markdown(HEADER, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--check', action='store_true', help='write nothing, exit 1 where a table is out of date')
     args = parser.parse_args(argv)
     stale = []
-    for path in [ROOT / 'README.md', *sorted(ROOT.glob('configs/*/README.md'))]:
+    for path in [path for pattern in CARDS for path in sorted(ROOT.glob(pattern))]:
         old = path.read_text()
         new = BLOCK.sub(lambda match: match[1] + table(ROOT / match[2]) + match[3], old)
         if new != old:

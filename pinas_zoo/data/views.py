@@ -126,7 +126,7 @@ class FourViews(Dataset):
         broken_rate_limit: float = 0.01,
         views: int = 4,
     ) -> None:
-        self.source = open_source(source)
+        self.source = source if isinstance(source, Source) else open_source(source)
         self.size, self.views = size, views
         self.recipe = recipe if isinstance(recipe, ViewRecipe) else ViewRecipe(**(recipe or {}))
         self.reader = ImageReader(self.source, broken_rate_limit)

@@ -64,7 +64,7 @@ class LinearStage(SteppedModel):
         self.last_step = 0
         for module in self.supernet.modules():
             if isinstance(module, _BatchNorm):
-                module.momentum = 0.0  # batch statistics are used; the frozen buffers stay
+                module.track_running_stats = False  # batch statistics are used; the frozen buffers stay
 
     @property
     def last_paths(self) -> list[str]:
@@ -144,7 +144,9 @@ class Classifier(BaseModel):
             return logits
         if mode == 'predict':
             return [{'scores': s, 'label': y} for s, y in zip(logits, label, strict=True)]
-        top1 = (logits.argmax(dim=1) == label).float().mean() * 100
+        # Of two mixed images, the one with the larger share.
+        wanted = label if target is label else target.argmax(dim=1)
+        top1 = (logits.argmax(dim=1) == wanted).float().mean() * 100
         return {'loss': self.criterion(logits, target), 'top1': top1}
 
 
@@ -167,8 +169,9 @@ class TopAccuracy(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Tensor]]) -> None:
         for sample in data_samples:
             scores, label = sample['scores'].float(), int(sample['label'])
-            rank = int((scores > scores[label]).sum())
-            self.results.append((rank, float(-scores.log_softmax(dim=0)[label])))
+            ahead = ~(scores <= scores[label])  # a NaN is ahead of everything
+            ahead[:label] |= scores[:label] == scores[label]  # of equal scores the first wins, as with argmax
+            self.results.append((int(ahead.sum()), float(-scores.log_softmax(dim=0)[label])))
 
     def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
         ranks, losses = np.array(results).T

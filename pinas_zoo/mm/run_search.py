@@ -177,7 +177,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
         _run(searcher, evaluate, costs, cfg.budget, log)
         if log is None:
             arch, score = searcher.best
-            return SearchRecord(-1, space.format(arch), score)
+            return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
         initial = [r.score for r in log.records[: cfg.get('random_paths', 80)]]
         facts |= {'random_mean': sum(initial) / len(initial), 'random_paths': len(initial), 'space': space.name}

@@ -1,37 +1,68 @@
 """One way to read, load and write weights.
 
-Files are `.safetensors`, or torch archives read with ``weights_only=True``; nothing here ever unpickles code.
-Every load gives a `LoadReport` and is strict.
+Files are `.safetensors`, or torch archives read with ``weights_only=True``; nothing here ever unpickles code, and there
+is no switch for it. The only globals beyond torch's own are numpy's scalar, dtype and array reconstructors, which old
+training files carry beside the weights. Every load gives a `LoadReport` and is strict.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ['LoadReport', 'file_sha256', 'load_weights', 'read_weights', 'save_weights', 'write_atomic']
+__all__ = [
+    'Checkpoint',
+    'LoadReport',
+    'file_sha256',
+    'load_weights',
+    'read_checkpoint',
+    'read_weights',
+    'save_weights',
+    'write_atomic',
+]
+
+FAULTS = ('missing', 'unexpected', 'mismatched')
+COUNTS = ('matched', 'remapped', *FAULTS, 'skipped', 'dropped')
 
 
 @dataclass
 class LoadReport:
-    """What a load did with each weight, by name."""
+    """What a load or a conversion did with each weight, by name.
+
+    Args:
+        source: Where the weights come from.
+        matched: Taken as they are, or after renaming.
+        remapped: Those of them that were renamed, as 'old -> new'.
+        missing: Wanted, but not there.
+        unexpected: There, but not wanted.
+        mismatched: Of another shape.
+        skipped: Did not fit, but need not.
+        dropped: Known to be no weights.
+        notes: Sentences worth reading.
+    """
 
     source: str
     matched: list[str] = field(default_factory=list)
+    remapped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def matched_share(self) -> float:
@@ -39,34 +70,58 @@ class LoadReport:
         wanted = len(self.matched) + len(self.missing) + len(self.mismatched)
         return len(self.matched) / wanted if wanted else 0.0
 
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing, left over or misshapen."""
+        return not any(getattr(self, kind) for kind in FAULTS)
+
     def summary(self) -> str:
-        """One line of counts, and the names of what did not fit."""
-        counts = ', '.join(
-            f'{kind} {len(getattr(self, kind))}'
-            for kind in ('matched', 'missing', 'unexpected', 'mismatched', 'skipped')
-        )
+        """One line of counts, the names of what did not fit, and the notes."""
+        counts = ', '.join(f'{kind} {len(getattr(self, kind))}' for kind in COUNTS)
         faults = [
             f'  {kind}: ' + ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
-            for kind in ('missing', 'unexpected', 'mismatched', 'skipped')
+            for kind in (*FAULTS, 'skipped', 'dropped')
             if (names := getattr(self, kind))
         ]
-        return '\n'.join([f'{self.source}: {counts}', *faults])
+        return '\n'.join([f'{self.source}: {counts}', *faults, *(f'  note: {note}' for note in self.notes)])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a weight file.
+
+    Args:
+        state: Tensors by name.
+        metadata: Its strings.
+        extras: What else stands beside the state dict, by name.
+    """
+
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+    extras: dict[str, Any] = field(default_factory=dict)
 
 
 def read_weights(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors and the metadata of a weight file.
+    """Reads the tensors and the metadata of a weight file. Arguments and errors as for `read_checkpoint`.
+
+    Returns:
+        The tensors by name, and the metadata (strings; empty where the file has none).
+    """
+    content = read_checkpoint(path, tensors)
+    return content.state, content.metadata
+
+
+def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
+    """Reads a weight file without running any code of it.
 
     Args:
         path: A `.safetensors` file, or a torch archive whose tensors stand at the top or under ``state_dict`` or
             ``model``.
-        tensors: False reads the metadata only.
-
-    Returns:
-        The tensors by name, and the metadata (strings; empty where the file has none).
+        tensors: False reads the metadata only, where the format allows it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds code, or holds no tensors.
+        ValueError: The file is damaged, asks for code (the message names the global), or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,27 +130,79 @@ def read_weights(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tens
         try:
             with safe_open(path, framework='pt') as file:
                 state = {name: file.get_tensor(name) for name in list(file.keys())} if tensors else {}
-                return state, dict(file.metadata() or {})
+                return Checkpoint(state, dict(file.metadata() or {}))
         except SafetensorError as error:
             raise ValueError(f'{path} is no readable safetensors file: {error}') from error
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises several unrelated types for damaged and hostile files
-        raise ValueError(f'{path} was refused; only plain tensors are read: {error}') from error
-    for key in ('state_dict', 'model'):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            metadata = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
-            content = content[key]
-            break
+    content = _read_archive(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f'{path} holds no state dict of tensors, but a {type(content).__name__}')
+    inner = next((key for key in ('state_dict', 'model') if isinstance(content.get(key), Mapping)), None)
+    if inner is None:
+        extras = {str(name): value for name, value in content.items() if not isinstance(value, Tensor)}
+        state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     else:
-        metadata = {}
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f'{path} holds no state dict of tensors')
-    return dict(content), {k: v for k, v in metadata.items() if isinstance(v, str)}
+        extras = {str(name): value for name, value in content.items() if name != inner}
+        state = dict(content[inner])
+    foreign = [name for name, value in state.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
+    if foreign or not state:
+        named = f'; no tensors: {foreign[:5]}' if foreign else ''
+        raise ValueError(f'{path} holds no state dict of tensors{named}')
+    metadata = extras.get('meta') if isinstance(extras.get('meta'), Mapping) else {}
+    return Checkpoint(state, {k: v for k, v in metadata.items() if isinstance(v, str)}, extras)
+
+
+def _read_archive(path: Path) -> Any:
+    try:
+        with _only_numpy_allowed():
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises several unrelated types for damaged and hostile files
+        if (match := re.search(r'GLOBAL (\S+)|nsupported class (\S+)', str(error))) is not None:
+            name = match[1] or match[2]
+            raise ValueError(
+                f'{path} was refused: it asks for {name}, which is code or no plain data. Nothing of it was run. '
+                'Only tensors, plain values and numpy scalars and arrays are read.'
+            ) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'{path} was refused, it is no readable torch archive: {reason}') from error
+
+
+def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """`function` under another full name: numpy 1 and 2 keep the same reconstructors in different modules."""
+
+    def alias(*args: Any) -> Any:
+        return function(*args)
+
+    alias.__module__, alias.__name__, alias.__qualname__ = module, name, name
+    return alias
+
+
+#: The one allow-list: numpy's reconstructors, and the classes of plain dtypes (no objects) whose state they set.
+_NUMPY: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
+for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+    _NUMPY.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
+    _NUMPY.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
+
+
+@contextmanager
+def _only_numpy_allowed() -> Iterator[None]:
+    """Nothing but `_NUMPY` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
+    serialization = torch.serialization
+    before = serialization.get_safe_globals()
+    serialization.clear_safe_globals()
+    serialization.add_safe_globals(_NUMPY)
+    try:
+        yield
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before)
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, optional: tuple[str, ...] = ()
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    optional: tuple[str, ...] = (),
+    remapped: Mapping[str, str] | None = None,
 ) -> LoadReport:
     """Copies weights into a module, all or none.
 
@@ -104,6 +211,7 @@ def load_weights(
         state: Tensors by the module's own names.
         source: Where they come from, for messages.
         optional: Prefixes of names that may be missing, left over or misshapen (a classifier); reported as skipped.
+        remapped: Names in the file, by the names they have now; for the report.
 
     Returns:
         The report.
@@ -112,6 +220,7 @@ def load_weights(
         ValueError: A weight is missing, left over or misshapen; nothing was copied then.
     """
     own, report = module.state_dict(), LoadReport(source)
+    report.remapped = [f'{old} -> {new}' for new, old in (remapped or {}).items() if old != new]
     for name, tensor in own.items():
         if name not in state:
             # Counters are absent in old files and have no effect with a fixed momentum.
@@ -125,7 +234,7 @@ def load_weights(
     for name in state:
         if name not in own:
             (report.skipped if name.startswith(optional) else report.unexpected).append(name)
-    if report.missing or report.unexpected or report.mismatched:
+    if not report.fits:
         raise ValueError(f'the weights do not fit {type(module).__name__}:\n{report.summary()}')
     module.load_state_dict({name: state[name] for name in report.matched if name in state}, strict=False)
     return report

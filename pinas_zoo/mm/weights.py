@@ -1,0 +1,37 @@
+"""mmengine reads weights of ours: ``pinas://NAME`` (fetched, verified) and `.safetensors`, in every `checkpoint=`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from pinas_zoo.weights.download import SCHEME, find_weights
+from pinas_zoo.weights.load import read_weights
+
+__all__ = ['load_from_pinas_zoo']
+
+
+@CheckpointLoader.register_scheme(prefixes=(SCHEME, r'.*\.safetensors$'), force=True)
+def load_from_pinas_zoo(filename: str, map_location: str | torch.device | None = None) -> dict[str, Any]:
+    """A checkpoint as mmengine expects it.
+
+    A classifier's names get the `net.` of `pinas_zoo.Classifier`, the only model that takes one through mmengine.
+
+    Args:
+        filename: ``pinas://NAME``, or a `.safetensors` file.
+        map_location: Device for the tensors.
+
+    Returns:
+        'state_dict', and 'meta' with the file's metadata (its ``dataset_meta`` decoded, for inferencers).
+    """
+    state, meta = read_weights(find_weights(filename))
+    if meta.get('kind') == 'classifier':
+        state = {f'net.{name}': tensor for name, tensor in state.items()}
+    if map_location is not None:
+        state = {name: tensor.to(map_location) for name, tensor in state.items()}
+    if 'dataset_meta' in meta:
+        meta = {**meta, 'dataset_meta': json.loads(meta['dataset_meta'])}
+    return {'state_dict': state, 'meta': meta}

@@ -1,0 +1,311 @@
+"""From a name to a verified file: `fetch('pinas_a.in1k')`. The only way in which weights come into the house.
+
+timm's ``pretrained=True``, ``pinas://NAME`` in mmdet's and mmseg's configs and tools/download.py all end here.
+
+- ``$PINAS_ZOO_HOME``: the cache; default ``~/.cache/pinas_zoo/weights``.
+- ``$PINAS_ZOO_MIRROR``: an http(s) address or a folder that holds the files by name; tried first.
+- ``$PINAS_OFFLINE=1``: nothing but the mirror and the package itself is asked.
+
+Nothing partial ever stands under a final name. The hash of a file is checked when it comes and when a process first
+uses it; where the manifest has none yet, the first one seen is recorded beside the file (`.json`) and counts from then
+on. A bad file is set aside (`.bad`) and fetched once more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from pinas_zoo.space import get_space
+from pinas_zoo.weights.convert import convert_file
+from pinas_zoo.weights.load import file_sha256, write_atomic
+from pinas_zoo.weights.manifest import Entry, find_entry, package_file
+from pinas_zoo.weights.transfer import Policy, TransferError, copy_file, from_drive, from_url
+
+__all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
+
+SCHEME = 'pinas://'
+
+_logger = logging.getLogger('pinas_zoo')
+#: Hashes that this process has computed, by path, size and time of change.
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+class DownloadError(RuntimeError):
+    """Weights could not be had. The message says what was tried, where they are looked for and what to do."""
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded weights; it need not exist."""
+    if home := os.environ.get('PINAS_ZOO_HOME'):
+        return Path(home).expanduser()
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'pinas_zoo' / 'weights'
+
+
+def find_weights(checkpoint: str | Path) -> Path:
+    """The file that a `checkpoint=` argument means: a path, or ``pinas://NAME``, which is fetched."""
+    if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
+        return fetch(checkpoint.removeprefix(SCHEME))
+    return Path(checkpoint)
+
+
+def fetch(name: str, policy: Policy | None = None) -> Path:
+    """The verified file of some weights, downloaded and converted where it has to be.
+
+    In a distributed run every rank has to call it: the first downloads, the others then find the file (or download it
+    where they share no disk), and a failure of one is raised by all.
+
+    Args:
+        name: Name in the manifest.
+        policy: How patient to be.
+
+    Raises:
+        ValueError: There are no weights of that name.
+        DownloadError: They could not be had.
+    """
+    entry, policy = find_entry(name), policy or Policy()
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return _fetch(entry, policy)
+    first = dist.get_rank() == 0
+    path, fault = _attempt(entry, policy) if first else (None, None)
+    faults = [fault]
+    dist.broadcast_object_list(faults, src=0)
+    if faults[0] is None and not first:
+        path, fault = _attempt(entry, policy)
+    faults = [None] * dist.get_world_size()
+    dist.all_gather_object(faults, fault)
+    for rank, text in enumerate(faults):
+        if text is not None:
+            raise DownloadError(f'on rank {rank}: {text}')
+    assert path is not None
+    return path
+
+
+def _attempt(entry: Entry, policy: Policy) -> tuple[Path | None, str | None]:
+    try:
+        return _fetch(entry, policy), None
+    except Exception as error:  # it has to reach the other ranks, whatever it is
+        return None, str(error) or type(error).__name__
+
+
+# ---- one process ----------------------------------------------------------------------------------------------------
+
+
+def _fetch(entry: Entry, policy: Policy) -> Path:
+    problems: list[str] = []
+    for source in entry.sources:
+        if 'package' in source and (path := package_file(source['package'])) is not None:
+            if entry.sha256 is None or _sha256(path) == entry.sha256:
+                return path
+            problems.append(f'{path}, which comes with the package, is damaged')
+    final = cache_dir() / entry.file
+    if _is_good(final, entry.sha256):
+        return final
+    with _locked(final):
+        if _is_good(final, entry.sha256):  # another process was faster
+            return final
+        _set_aside(final)
+        if entry.released is None:
+            if _bring(entry, final, entry.file, entry.size, entry.sha256, policy, problems):
+                return final
+        elif _bring_released(entry, final, policy, problems):
+            return final
+    raise DownloadError(_advice(entry, final, problems))
+
+
+def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[str]) -> bool:
+    """The authors' file, from the cache or its sources, converted; a file that does not convert counts as bad."""
+    released = entry.released
+    assert released is not None
+    source = final.parent / 'released' / released.file
+
+    def convert() -> None:
+        convert_file(source, final, released.kind, entry.arch, get_space(entry.space))
+        _record(final, {'converted from': source.name, 'source_sha256': _sha256(source)})
+
+    if source.is_file():  # placed by hand, or left by an earlier conversion
+        try:
+            if _is_good(source, released.sha256, record=True):
+                convert()
+                return True
+        except ValueError as error:
+            problems.append(f'{source} was refused: {error}')
+        _set_aside(source)
+    return _bring(entry, source, released.file, released.size, released.sha256, policy, problems, convert)
+
+
+def _bring(
+    entry: Entry,
+    target: Path,
+    file: str,
+    size: int | None,
+    sha256: str | None,
+    policy: Policy,
+    problems: list[str],
+    accept: Callable[[], None] = lambda: None,
+) -> bool:
+    """Brings a file from the first source that gives a good one; `accept` may still refuse it by a ValueError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    expected = sha256 or _recorded(target)
+    part = target.with_name(f'.{target.name}.part')
+    for label, get in _sources(entry, file, size, policy):
+        for _ in range(2):  # a bad file is fetched once more
+            if expected is None:  # nothing would tell a wrong continuation from a right one
+                part.unlink(missing_ok=True)
+            try:
+                get(part)
+                _check(part, size, expected)
+            except TransferError as error:
+                problems.append(f'{label}: {error}')
+                break
+            except ValueError as error:
+                problems.append(f'{label}: {error}')
+                part.replace(target.with_name(f'{target.name}.bad'))
+                continue
+            digest = _sha256(part)
+            known = _recorded(target) is not None
+            _record(target, {'from': label}, digest, part.stat().st_size)
+            part.replace(target)
+            part.with_name(part.name + '.etag').unlink(missing_ok=True)
+            try:
+                accept()
+                return True
+            except ValueError as error:
+                problems.append(f'{label}: {error}')
+                _set_aside(target)
+                if not known:
+                    _record_path(target).unlink(missing_ok=True)
+    return False
+
+
+def _sources(entry: Entry, file: str, size: int | None, policy: Policy) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """What is tried, in order: a label for messages, and the function that fills the partial file."""
+    mirror = os.environ.get('PINAS_ZOO_MIRROR')
+    if not mirror:
+        yield 'the mirror', _no_mirror
+    elif mirror.startswith(('http://', 'https://')):
+        url = f'{mirror.rstrip("/")}/{file}'
+        yield url, lambda part: from_url(url, part, size, policy)
+    else:
+        yield f'the mirror {mirror}', lambda part: copy_file(Path(mirror, file), part)
+    offline = os.environ.get('PINAS_OFFLINE', '') not in ('', '0')
+    for source in entry.sources:
+        if 'url' in source:
+            label, get = source['url'], lambda part, url=source['url']: from_url(url, part, size, policy)
+        elif 'drive_folder' in source:
+            label = f'the Google Drive folder {source["drive_folder"]}'
+            get = lambda part, s=source: from_drive(s['drive_folder'], s['file'], part)  # noqa: E731
+        else:
+            continue
+        yield label, _offline if offline else get
+
+
+def _no_mirror(part: Path) -> None:
+    raise TransferError('$PINAS_ZOO_MIRROR is not set')
+
+
+def _offline(part: Path) -> None:
+    raise TransferError('not asked, $PINAS_OFFLINE is set')
+
+
+def _check(part: Path, size: int | None, expected: str | None) -> None:
+    if size is not None and part.stat().st_size != size:
+        raise ValueError(f'it gave {part.stat().st_size} bytes, the manifest has {size}')
+    if expected is not None and (came := _sha256(part)) != expected:
+        raise ValueError(f'it gave a file of sha256 {came}, expected is {expected}')
+
+
+# ---- hashes and records ---------------------------------------------------------------------------------------------
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if key not in _hashes:
+        _hashes[key] = file_sha256(path)
+    return _hashes[key]
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f'{path.name}.json')
+
+
+def _recorded(path: Path) -> str | None:
+    """The hash that was seen when the file first came."""
+    try:
+        return json.loads(_record_path(path).read_text(encoding='utf-8'))['sha256']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _record(path: Path, origin: dict[str, Any], digest: str | None = None, size: int | None = None) -> None:
+    content = {'sha256': digest or _sha256(path), 'size': path.stat().st_size if size is None else size, **origin}
+    text = json.dumps(content, indent=1) + '\n'
+    write_atomic(_record_path(path), lambda temporary: temporary.write_text(text, encoding='utf-8'))
+
+
+def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
+    """Whether a file is there and is what it was when it came, or what the manifest says.
+
+    Args:
+        path: File of the cache.
+        sha256: The manifest's hash; None if unknown.
+        record: Note the hash of a file that was placed by hand.
+    """
+    if not path.is_file():
+        return False
+    expected = sha256 or _recorded(path)
+    if expected is None:
+        _logger.warning('%s was placed by hand and its sha256 is not published: %s', path, _sha256(path))
+        if record:
+            _record(path, {'from': 'placed by hand'})
+        return True
+    return _sha256(path) == expected
+
+
+def _set_aside(path: Path) -> None:
+    if path.is_file():
+        _logger.warning('%s is damaged (its sha256 is not the recorded one): set aside as %s.bad', path, path.name)
+        path.replace(path.with_name(f'{path.name}.bad'))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a cache file; the system gives it back when a process dies."""
+    import fcntl  # not on every system that can import the package
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path.with_name(f'.{path.name}.lock'), 'a')  # noqa: SIM115
+    except OSError as error:
+        raise DownloadError(
+            f'{path} is missing or damaged, and the cache {path.parent} cannot be written ({error}); '
+            'set $PINAS_ZOO_HOME to a folder that can'
+        ) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        except OSError as error:
+            raise DownloadError(f'the cache {path.parent} cannot be used: {error}') from error
+
+
+def _advice(entry: Entry, final: Path, problems: list[str]) -> str:
+    lines = [f'the weights {entry.name!r} could not be had. Tried:', *(f'  - {problem}' for problem in problems)]
+    if entry.released is None:
+        lines += [f'They are looked for at {final}.', f'By hand: take {entry.file} from {entry.url} and put it there.']
+    else:
+        place = final.parent / 'released' / entry.released.file
+        lines += [
+            f'They are looked for at {final} (converted) and at {place} (as released).',
+            f'By hand: take {entry.released.file} from {entry.url} and put it there; it is converted at the next use.',
+        ]
+    lines.append('A folder of such files, or an address, may also be given as $PINAS_ZOO_MIRROR.')
+    return '\n'.join(lines)

@@ -1,0 +1,62 @@
+"""timm's `pretrained=True`: a weight row becomes a fetched file, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from pinas_zoo.weights.download import fetch
+from pinas_zoo.weights.manifest import entries
+
+__all__ = ['check_pretrained', 'with_pretrained_file']
+
+
+def with_pretrained_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Puts the fetched file of a weight row of ours where timm looks; rows that the caller brings are left to timm.
+
+    Args:
+        variant: Registered name of the model.
+        kwargs: Arguments of the entry point.
+
+    Raises:
+        RuntimeError: There are no weights for this name (never random ones), or they could not be had.
+    """
+    overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+    cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+    if cfg.file or cfg.state_dict or cfg.hf_hub_id or cfg.source or overlay.get('url'):
+        return kwargs
+    name = f'{variant}.{cfg.tag}'
+    if name not in entries():
+        if cfg.url:
+            return kwargs
+        known = ', '.join(entry.name for entry in entries().values() if entry.timm)
+        raise RuntimeError(f'there are no pretrained weights {name}; there are: {known}')
+    return dict(kwargs, pretrained_cfg_overlay=dict(overlay, file=str(fetch(name))))
+
+
+def check_pretrained(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Refuses pretrained weights of which something would stay random; timm itself is not strict in every case.
+
+    The classifier may differ (other classes), and the first convolution's inputs, which timm adapts.
+
+    Raises:
+        ValueError: Features are missing, left over or misshapen.
+    """
+    own, faults = net.state_dict(), []
+    for name in dict.fromkeys([*own, *state]):
+        if name.startswith('fc.') or (name not in state and name.endswith('num_batches_tracked')):
+            continue
+        if name not in state or name not in own:
+            faults.append(f'{name} is {"missing" if name in own else "left over"}')
+            continue
+        came, wanted = list(state[name].shape), list(own[name].shape)
+        if name == 'conv1.0.weight':
+            came[1:2] = wanted[1:2]
+        if came != wanted:
+            faults.append(f'{name} is {tuple(came)} for {tuple(wanted)}')
+    if faults:
+        arch = net.space.format(net.arch)
+        raise ValueError(f'the pretrained weights do not fit architecture {arch}: {"; ".join(faults[:5])}')
+    return state

@@ -1,0 +1,210 @@
+"""A checkpoint of any stage as files to give away: timm's hub folder, and mmengine's form with the hash in its name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import pinas_zoo
+from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
+from pinas_zoo.weights.load import file_sha256, read_weights, save_weights, write_atomic
+from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of
+
+__all__ = ['Card', 'Published', 'publish']
+
+#: What stands before the network's names, by where the file comes from: plain, our classifier, mmdet and mmseg.
+PREFIXES = ('', 'net.', 'backbone.', 'module.', 'module.net.')
+NAMED = {(PINAS.name, '301-3231-203213-032'): 'pinas_a', (PINAS.name, '333-3113-330011-021'): 'pinas_b'}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says that the file does not.
+
+    Args:
+        data: Training data.
+        recipe: How it was trained: config, seed, hardware.
+        metrics: Metric by name.
+        protocol: How they were measured.
+        limits: What it should not be used for.
+        licence: Licence of the weights; None for what the file says.
+    """
+
+    data: str = 'not stated'
+    recipe: str = 'not stated'
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocol: str = 'not stated'
+    limits: str = 'not stated'
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """The files that were written.
+
+    Args:
+        folder: timm's hub folder: config.json, model.safetensors, README.md.
+        mmengine: The whole model without training state, its hash in the name.
+        architecture: timm name in config.json.
+    """
+
+    folder: Path
+    mmengine: Path
+    architecture: str
+
+
+def publish(
+    checkpoint: str | Path,
+    folder: str | Path,
+    card: Card | None = None,
+    preprocess: dict[str, Any] | None = None,
+    name: str | None = None,
+) -> Published:
+    """Strips training state and writes both forms.
+
+    Of a detector or segmentor the hub folder gets the backbone; the mmengine form has the whole model.
+
+    Args:
+        checkpoint: `.safetensors` or `.pth` of a backbone, a classifier, or a model that has one.
+        folder: Where to write.
+        card: What the model card says.
+        preprocess: timm's settings of the input (input_size, mean, std, crop_pct, interpolation).
+        name: Stem of the mmengine file; default the folder's name.
+
+    Raises:
+        ValueError: There is no network of a known space in it, or it is incomplete.
+    """
+    checkpoint, folder, card = Path(checkpoint), Path(folder), card or Card()
+    state, metadata = read_weights(checkpoint)
+    net, space, arch = _network(state, metadata, checkpoint)
+    classes = net['fc.weight'].shape[0] if 'fc.weight' in net else 0
+    facts = {
+        'kind': 'classifier' if classes else 'backbone',
+        'arch': arch,
+        'space': json.dumps(space.to_dict()),
+        'num_classes': classes,
+        'source': metadata.get('source', checkpoint.name),
+        'source_sha256': metadata.get('source_sha256') or file_sha256(checkpoint),
+        'licence': card.licence or metadata.get('licence', 'not stated'),
+        'version': pinas_zoo.__version__,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / 'model.safetensors', net, facts)
+    config = _config(space, arch, net, classes, facts['licence'], preprocess or {})
+    _write(folder / 'config.json', json.dumps(config, indent=1) + '\n')
+    _write(folder / 'README.md', _readme(config, facts, card, file_sha256(folder / 'model.safetensors')))
+    mmengine = _write_mmengine(folder, name or folder.resolve().name, state, {**metadata, **_strings(facts)})
+    return Published(folder, mmengine, config['architecture'])
+
+
+def _network(
+    state: dict[str, Tensor], metadata: dict[str, str], checkpoint: Path
+) -> tuple[dict[str, Tensor], SearchSpace, str]:
+    """The network inside a checkpoint, its space and architecture."""
+    prefix = next((prefix for prefix in PREFIXES if f'{prefix}conv1.0.weight' in state), None)
+    if prefix is None:
+        raise ValueError(f'{checkpoint} holds no network of this project: no conv1.0.weight after any of {PREFIXES}')
+    net = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    shapes = shapes_of(net)
+    if 'space' in metadata:
+        space = SearchSpace.from_dict(json.loads(metadata['space']))
+    else:
+        space = find_space(shapes)
+    arch = find_arch(shapes, space)
+    classes = shapes.get('fc.weight', (0,))[0]
+    expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1])
+    # A plain state dict of something else may have more names; then it is no network of ours.
+    wrong = sorted(name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name))
+    wrong = [name for name in wrong if name in shapes or not name.endswith('num_batches_tracked')]
+    if wrong:
+        raise ValueError(f'{checkpoint} is no complete network: {", ".join(wrong[:5])} are missing or do not belong')
+    text = space.format(arch)
+    if metadata.get('arch', text) != text:
+        raise ValueError(f'{checkpoint} says architecture {metadata["arch"]}, its shapes are those of {text}')
+    return net, space, text
+
+
+def _config(
+    space: SearchSpace, arch: str, net: dict[str, Tensor], classes: int, licence: str, preprocess: dict[str, Any]
+) -> dict[str, Any]:
+    """timm's config.json."""
+    architecture = NAMED.get((space.name, arch), 'pinas_nano' if space == PINAS_NANO else 'pinas')
+    arguments: dict[str, Any] = {} if architecture in NAMED.values() else {'arch': arch}
+    if architecture == 'pinas' and space != PINAS:
+        arguments['space'] = space.to_dict()
+    chans = net['conv1.0.weight'].shape[1]
+    if chans != 3:
+        arguments['in_chans'] = chans
+    settings = {
+        'input_size': [chans, space.input_size, space.input_size],
+        'num_classes': classes,
+        'first_conv': 'conv1.0',
+        'classifier': 'fc',
+        'license': licence,
+        **preprocess,
+    }
+    return {
+        'architecture': architecture,
+        'num_classes': classes,
+        'num_features': space.num_features,
+        'pretrained_cfg': settings,
+        **({'model_args': arguments} if arguments else {}),
+    }
+
+
+def _readme(config: dict[str, Any], facts: dict[str, Any], card: Card, sha256: str) -> str:
+    metrics = '\n'.join(f'- {name}: {value}' for name, value in card.metrics.items()) or '- none'
+    return f"""---
+library_name: timm
+tags: [timm, pinas_zoo, image-classification]
+---
+# {config['architecture']}, architecture {facts['arch']}
+
+```python
+import timm, pinas_zoo
+net = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)
+```
+
+| what | |
+|---|---|
+| architecture | `{facts['arch']}` of space `{json.loads(facts['space'])['name']}` |
+| classes | {facts['num_classes'] or 'none: a backbone'} |
+| training data | {card.data} |
+| recipe | {card.recipe} |
+| limits | {card.limits} |
+| licence of the weights | {facts['licence']} |
+| licence of the code | Apache-2.0 |
+| made from | {facts['source']}, sha256 `{facts['source_sha256']}` |
+| sha256 of model.safetensors | `{sha256}` |
+| written by | pinas_zoo {facts['version']} |
+
+Metrics (protocol: {card.protocol}):
+
+{metrics}
+"""
+
+
+def _strings(facts: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in facts.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+
+
+def _write_mmengine(folder: Path, name: str, state: dict[str, Tensor], meta: dict[str, str]) -> Path:
+    """mmengine's form: weights and metadata alone, the first eight digits of the hash in the name."""
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    unnamed = folder / f'.{name}.unnamed'
+    try:
+        write_atomic(unnamed, lambda temporary: torch.save({'state_dict': plain, 'meta': meta}, temporary))
+        path = folder / f'{name}-{file_sha256(unnamed)[:8]}.pth'
+        unnamed.replace(path)
+    finally:
+        unnamed.unlink(missing_ok=True)
+    return path
