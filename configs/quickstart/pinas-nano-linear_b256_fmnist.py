@@ -22,8 +22,8 @@ train_dataloader = dict(
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
 train_cfg = dict(by_epoch=False, max_iters=200)
-# The paper's lr 30 is for its long pre-training. After this short one, of 0.02, 0.1, 0.5 and 2, 0.1 gave the lowest loss
-# and 0.5 the highest accuracy.
+# The paper's lr 30 is for its long pre-training. After this short one, of 0.02, 0.1, 0.5 and 2, 0.1 gave the lowest
+# loss and 0.5 the highest accuracy.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=0.0))
 param_scheduler = dict(type='MultiStepLR', milestones=[120, 160], gamma=0.1, by_epoch=False)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))

@@ -32,7 +32,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
         norm_cfg: Norm layer, e.g. ``dict(type='SyncBN')``.
         norm_eval: Keep BN on its running statistics while training.
-        with_cp: Recompute block activations in the backward pass.
+        with_cp: Recompute block activations in the backward pass; BN statistics then move twice a step.
         drop_path_rate: Stochastic depth of the last block.
         in_channels: Image channels.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix='')`` with a file of this project; it has to fit.
@@ -98,7 +98,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
         x, outputs = self.forward_stem(x), []
         for index in range(max(self.out_indices) + 1):
             stage = getattr(self, STAGES[index])
-            if self.with_cp and x.requires_grad:
+            if self.with_cp and torch.is_grad_enabled():
                 for block in stage:
                     x = checkpoint(block, x, use_reentrant=False)
             else:

@@ -73,7 +73,7 @@ class MethodDistributedDataParallel(MMDistributedDataParallel):
 
 
 def train_in_parts(
-    model: nn.Module, module: SteppedModel, data: dict[str, Any], optim_wrapper: OptimWrapper
+    model: nn.Module, module: SteppedModel, data: dict[str, Any], optim_wrapper: OptimWrapper | OptimWrapperDict
 ) -> dict[str, Tensor]:
     """One iteration: every part of the step forwards and backwards, then the optimiser moves (or accumulates).
 
@@ -81,28 +81,32 @@ def train_in_parts(
         model: What is called: the module, or its data-parallel wrapper.
         module: The `SteppedModel`.
         data: Batch as the loader gives it.
-        optim_wrapper: mmengine's wrapper of the optimiser.
+        optim_wrapper: mmengine's wrapper of the optimiser, or of one for each of the method's groups.
 
     Returns:
         What is logged: means over the parts.
     """
+    several = isinstance(optim_wrapper, OptimWrapperDict)
+    wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
+    first = wrappers[0]  # scales the loss and counts; all accumulate alike
     iteration = MessageHub.get_current_instance().get_info('iter', 0)
-    accumulate = optim_wrapper._accumulative_counts
-    step, micro = divmod(iteration, accumulate)
+    step, micro = divmod(iteration, first._accumulative_counts)
     data, parts, logs = module.data_preprocessor(data, training=True), module.parts(step), []
     for index in range(parts):
         last = index == parts - 1
         no_sync = nullcontext() if last else getattr(model, 'no_sync', nullcontext)()
-        with no_sync, optim_wrapper.optim_context(model):
+        with no_sync, first.optim_context(model):
             losses = model(**data, step=step, part=micro * parts + index, mode='loss')
         loss, log = module.parse_losses(losses)
         logs.append(log)
-        if last:
-            optim_wrapper.update_params(loss)
-        else:
-            count = optim_wrapper._inner_count
-            optim_wrapper.backward(optim_wrapper.scale_loss(loss))
-            optim_wrapper._inner_count = count  # it counts iterations, not parts
+        count = first._inner_count
+        first.backward(first.scale_loss(loss))
+        first._inner_count = count  # it counts iterations, not parts
+    for wrapper in wrappers:
+        wrapper._inner_count += 1
+        if wrapper.should_update():
+            wrapper.step()
+            wrapper.zero_grad()
     return {key: torch.stack([log[key] for log in logs]).mean() for key in logs[0]}
 
 

@@ -76,14 +76,16 @@ class Batches:
             yield from self.kept
             return
         loader = DataLoader(self.dataset, self.batch_size, num_workers=self.num_workers)
+        passed = []
         for index, batch in enumerate(loader):
             if index == self.batches:
                 break
             images: Tensor = batch['image'].to(self.device)
             item = (images, batch['label'].to(self.device)) if self.labelled else images
             if self.kept is not None:
-                self.kept.append(item)
+                passed.append(item)
             yield item
+        self.kept = passed if self.kept is not None else None  # a pass that was broken off is not kept
 
 
 def _build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:

@@ -1,0 +1,234 @@
+"""tools/search.py: kills lose and repeat nothing, any number of ranks, limits, what it writes; and the derivation."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+pytest.importorskip('mmengine')
+pytestmark = pytest.mark.mm
+
+import engine_utils  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+
+from pinas_zoo.cost import CostTable  # noqa: E402
+from pinas_zoo.mm import run_search  # noqa: E402
+from pinas_zoo.mm.classify import LinearStage  # noqa: E402
+from pinas_zoo.mm.launch import Options  # noqa: E402
+from pinas_zoo.rank import PrefixTree  # noqa: E402
+from pinas_zoo.search import SearchLog  # noqa: E402
+from pinas_zoo.space import SearchSpace  # noqa: E402
+from pinas_zoo.weights.load import read_weights  # noqa: E402
+
+SPACE = SearchSpace('small', (1, 2), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, input_size=16)
+BUDGET, BLOCK = 28, 8
+TREE = dict(name='tree', initial=16, heights=(16, 40, 60, 80), min_samples=4, estimators=4, depth=2, max_draws=512)
+
+
+def arm(evaluation: int, record: int) -> None:
+    """Kill this process in its n-th evaluation of paths, or in the middle of writing a record of the log."""
+    done, evaluate, put = [0], PrefixTree.evaluate, SearchLog._put
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing_evaluate(self: PrefixTree, *args: Any) -> Any:
+        done[0] += 1
+        scores = evaluate(self, *args)
+        return die() if done[0] == evaluation else scores
+
+    def killing_put(self: SearchLog, data: bytes) -> None:
+        if len(self) == record and data.strip():
+            put(self, data[: len(data) // 2])
+            die()
+        put(self, data)
+
+    PrefixTree.evaluate, SearchLog._put = killing_evaluate, killing_put
+
+
+@pytest.fixture(scope='module')
+def search_case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config on a folder of 3 x 16 images, and the checkpoint of a linear stage."""
+    root = tmp_path_factory.mktemp('search')
+    rng = np.random.default_rng(0)
+    for index in range(48):
+        folder = root / 'images' / f'class{index % 3}'
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 80 + 60 * (index % 3), (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{index}.png')
+    torch.manual_seed(0)
+    stage = LinearStage(SPACE, 3, seed=0)
+    torch.nn.init.normal_(stage.head.weight)
+    with torch.no_grad():
+        for name, parameter in stage.supernet.named_parameters():
+            if name.endswith('bn3.weight'):  # zero at the start: all candidates would be one
+                parameter.copy_(torch.rand_like(parameter) + 0.5)
+    torch.save({'state_dict': stage.state_dict()}, root / 'linear.pth')
+    view = dict(source=dict(kind='folder', root=str(root / 'images'), seed=0), size=16)
+    settings = dict(
+        space=SPACE.to_dict(), num_classes=3, budget=BUDGET, random_paths=16, size=16, searcher=TREE,
+        calibration=dict(view=view, batch_size=8, batches=2), evaluation=dict(view=view, batch_size=24),
+    )  # fmt: skip
+    config = root / 'config.py'
+    config.write_text(''.join(f'{key} = {value!r}\n' for key, value in settings.items()))
+    return config, root / 'linear.pth'
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
+    threads = torch.get_num_threads()
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'PINAS_THREADS', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'):
+        monkeypatch.setenv(name, '1')
+    yield
+    torch.set_num_threads(threads)
+
+
+def search(case: tuple[Path, Path], work_dir: Path, **changes: Any) -> Any:
+    """A search in this process."""
+    return run_search.search(case[0], str(case[1]), Options(str(work_dir), cfg_options=changes, launcher='none'))
+
+
+@pytest.fixture(scope='module')
+def reference(search_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted search."""
+    work_dir, threads = tmp_path_factory.mktemp('reference'), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PINAS_THREADS', '1')
+        patch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+        search(search_case, work_dir)
+    torch.set_num_threads(threads)
+    return work_dir
+
+
+def records(work_dir: Path) -> list[dict]:
+    """The log's lines without the clock."""
+    lines = (work_dir / 'archs.jsonl').read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != 'seconds'} for line in lines]
+
+
+def in_child(case: tuple[Path, Path], work_dir: Path, *kill: int, processes: int = 1) -> Any:
+    """tools/search.py in processes of its own; with a kill, see `arm`."""
+    script = [__file__, *map(str, kill)] if kill else [str(engine_utils.ROOT / 'tools/search.py')]
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+    arguments = [str(case[0]), '--checkpoint', str(case[1]), '--work-dir', str(work_dir)]
+    return engine_utils.run_tool(*(launcher if processes > 1 else ()), *script, *arguments)
+
+
+def test_what_a_search_writes(reference: Path, search_case: tuple[Path, Path]) -> None:
+    header, *lines = records(reference)
+    assert header['searcher'] == 'tree' and SearchSpace.from_dict(header['space']) == SPACE
+    assert [line['index'] for line in lines] == list(range(BUDGET))
+    assert len({line['arch'] for line in lines}) == BUDGET and len({line['loss'] for line in lines}) > BUDGET // 2
+    costs = CostTable(SPACE, 16, 3)
+    for line in lines:
+        cost = costs.of(SPACE.parse(line['arch']))
+        assert (line['macs'], line['params']) == (cost.macs, cost.params) and 0 <= line['score'] <= 100
+    best = json.loads((reference / 'best.json').read_text())
+    top = max(line['score'] for line in lines)
+    assert best['top1'] == top and best['arch'] == next(line['arch'] for line in lines if line['score'] == top)
+    assert best['evaluations'] == BUDGET and best['space'] == 'small' and best['random_paths'] == 16
+    assert best['random_mean'] == pytest.approx(np.mean([line['score'] for line in lines[:16]]))
+    for name in ('trace.png', 'pareto.png'):
+        with Image.open(reference / name) as picture:
+            assert picture.format == 'PNG' and min(picture.size) > 200
+    log = (reference / 'archs.jsonl').read_bytes()
+    assert search(search_case, reference).arch == best['arch']  # nothing left to do
+    assert (reference / 'archs.jsonl').read_bytes() == log
+
+
+def test_scores_are_those_of_the_path(reference: Path, search_case: tuple[Path, Path]) -> None:
+    """The log's scores against the derived network, evaluated by itself."""
+    out = reference / 'backbone.safetensors'
+    options = Options(launcher='none')
+    run_search.derive_best(search_case[0], str(search_case[1]), str(reference / 'best.json'), out, options)
+    best = json.loads((reference / 'best.json').read_text())
+    metadata = read_weights(out)[1]
+    assert metadata['arch'] == best['arch'] and metadata['source_sha256'] == best['checkpoint_sha256']
+    net, head = timm.create_model('pinas', checkpoint=str(out), num_classes=0).eval(), torch.nn.Linear(128, 3)
+    state = torch.load(search_case[1], weights_only=True)['state_dict']
+    head.load_state_dict({'weight': state['head.weight'], 'bias': state['head.bias']})
+    evaluation = run_search.Batches(**Config.fromfile(search_case[0]).evaluation, labelled=True)
+    hits = loss = 0.0
+    for images, labels in evaluation:
+        with torch.no_grad():
+            logits = head(net(images))
+        hits += float((logits.argmax(1) == labels).sum())
+        loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction='sum'))
+    assert best['top1'] == pytest.approx(100 * hits / 48) and best['loss'] == pytest.approx(loss / 48, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_kills_lose_and_repeat_nothing(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    chooser, work_dir = random.Random(0), tmp_path / 'run'
+    record = chooser.randrange(2, BLOCK)  # inside the first block
+    for kill in ((0, record), (chooser.randrange(2, 4), -1)):
+        result = in_child(search_case, work_dir, *kill)
+        assert result.returncode == -signal.SIGKILL, result.stdout[-3000:]
+        written = len((work_dir / 'archs.jsonl').read_bytes().splitlines()) - 1
+        assert 0 < written < BUDGET and not (work_dir / 'best.json').exists()
+    shutil.copytree(work_dir, tmp_path / 'two')
+    results = [in_child(search_case, work_dir), in_child(search_case, tmp_path / 'two', processes=2)]
+    expected = records(reference)
+    for folder, result in zip((work_dir, tmp_path / 'two'), results, strict=True):
+        assert result.returncode == 0, result.stdout[-3000:]
+        ours = records(folder)
+        # Archs in order, scores, losses and costs bit for bit, on one rank and on two (one thread each).
+        assert ours == expected
+        best = [json.loads((where / 'best.json').read_text()) | {'seconds': 0} for where in (folder, reference)]
+        assert best[0] == best[1]
+        assert (folder / 'trace.png').is_file() and (folder / 'pareto.png').is_file()
+    cached = [json.loads(line)['arch'] for line in (work_dir / 'scores.jsonl').read_text().splitlines()]
+    assert len(cached) == len(set(map(tuple, cached))) == BUDGET  # nothing is kept twice
+
+
+def test_another_checkpoint_is_refused(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    config, checkpoint = search_case
+    state = torch.load(checkpoint, weights_only=True)
+    state['state_dict']['head.bias'] += 1
+    torch.save(state, tmp_path / 'other.pth')
+    before = (reference / 'archs.jsonl').read_bytes()
+    with pytest.raises(ValueError, match='belongs to another search; checkpoint: recorded'):
+        search((config, tmp_path / 'other.pth'), reference)
+    with pytest.raises(ValueError, match='belongs to another search; seed: recorded 0, running 3'):
+        search(search_case, reference, seed=3)
+    assert (reference / 'archs.jsonl').read_bytes() == before
+    del state['state_dict']['head.bias'], state['state_dict']['head.weight']
+    torch.save(state, tmp_path / 'headless.pth')
+    with pytest.raises(ValueError, match='has no linear head'):
+        search((config, tmp_path / 'headless.pth'), tmp_path / 'run')
+
+
+def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    costs = CostTable(SPACE, 16, 3)
+    macs = sorted(costs.of(arch).macs for arch in SPACE.all_archs())
+    limit = macs[len(macs) // 4]
+    changes = {'limits': dict(max_macs=limit), 'budget': 12, 'searcher': dict(name='random', _delete_=True)}
+    search(search_case, tmp_path, **changes)
+    lines = records(tmp_path)[1:]
+    assert len(lines) == 12 and all(line['macs'] <= limit for line in lines)
+    best = json.loads((tmp_path / 'best.json').read_text())
+    assert best['macs'] <= limit
+
+
+def test_too_many_calibration_batches_are_refused(search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='7 batches of 8 were asked for.* gives 6 whole ones'):
+        search(search_case, tmp_path, **{'calibration.batches': 7})
+
+
+if __name__ == '__main__':
+    arm(int(sys.argv[1]), int(sys.argv[2]))
+    sys.argv[1:3] = []
+    sys.path.insert(0, str(engine_utils.ROOT / 'tools'))
+    import search as tool
+
+    raise SystemExit(tool.main())
