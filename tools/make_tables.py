@@ -8,6 +8,7 @@ manifest. Results of the paper and ours have a column each.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -117,8 +118,8 @@ def weights_table() -> str:
     )
 
 
-def table(source: Path) -> str:
-    """The Markdown table of a metafile's models, or of the manifest's weights."""
+def table(source: Path, page: Path) -> str:
+    """The Markdown table of a metafile's models, or of the manifest's weights, with links as seen from `page`."""
     if source.suffix == '.json':
         return weights_table()
     rows = []
@@ -128,7 +129,7 @@ def table(source: Path) -> str:
         data = model['Metadata']
         rows.append(
             [
-                f'[`{model["Name"]}`]({model["Config"]})',
+                f'[`{model["Name"]}`]({os.path.relpath(ROOT / model["Config"], page.parent)})',
                 f'`{data["Arch"]}`',
                 f'{data["Parameters"] / 1e6:.2f} M',
                 f'{data["MACs"] / 1e9:.3f} G at {data["Input Size"]} px',
@@ -150,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stale = []
     for path in [path for pattern in CARDS for path in sorted(ROOT.glob(pattern))]:
         old = path.read_text()
-        new = BLOCK.sub(lambda match: match[1] + table(ROOT / match[2]) + match[3], old)
+        new = BLOCK.sub(lambda match, page=path: match[1] + table(ROOT / match[2], page) + match[3], old)
         if new != old:
             stale.append(str(path.relative_to(ROOT)))
             if not args.check:
