@@ -20,10 +20,8 @@ class SplitAttention(nn.Module):
     """Split-attention convolution (ResNeSt, section 3.1).
 
     Args:
-        width: Input and output channels.
-        radix: Splits of a cardinal group; 1 keeps the attention, as a sigmoid gate.
-        cardinality: Cardinal groups.
-        kernel: Odd kernel size.
+        candidate: Radix (1 keeps the attention, as a sigmoid gate), cardinality, base width and kernel.
+        planes: Planes of the stage; they give the width, the input's and output's channels.
         dilation: Dilation of the convolution.
         min_attention_width: Lower bound of the attention's hidden channels.
 
@@ -31,19 +29,12 @@ class SplitAttention(nn.Module):
         (N, width, H, W) -> (N, width, H, W)
     """
 
-    def __init__(
-        self,
-        width: int,
-        radix: int,
-        cardinality: int,
-        kernel: int = 3,
-        dilation: int = 1,
-        min_attention_width: int = 32,
-    ) -> None:
+    def __init__(self, candidate: Candidate, planes: int, dilation: int = 1, min_attention_width: int = 32) -> None:
         super().__init__()
+        radix, cardinality, kernel = candidate.radix, candidate.cardinality, candidate.kernel
+        width = candidate.group_width(planes)
+        hidden = candidate.attention_width(planes, min_attention_width)
         self.radix, self.cardinality = radix, cardinality
-        # Plain integer division: the released networks do not round to a multiple of 8, timm's do.
-        hidden = max(width * radix // 4, min_attention_width)
         padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(
             width, width * radix, kernel, padding=padding, dilation=dilation, groups=cardinality * radix, bias=False
@@ -55,21 +46,25 @@ class SplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn0(self.conv(x)), inplace=True)
-        batch, channels, height, width = x.shape
+        batch, channels = x.shape[0], x.shape[1]
+        width = channels // self.radix
+        # Pooling commutes with the sum over the splits, and leaves almost nothing to sum.
+        pooled = x.mean((2, 3), keepdim=True).reshape(batch, self.radix, width, 1, 1).sum(dim=1)
+        logits = self.fc2(self.attend(pooled))
         if self.radix == 1:
-            gate = self.attend(x)
-            return x * torch.sigmoid(self.fc2(gate))
-        # The convolution's groups make the channels (radix, width).
-        splits = x.reshape(batch, self.radix, channels // self.radix, height, width)
-        logits = self.fc2(self.attend(splits.sum(dim=1)))
+            return x * torch.sigmoid(logits)
         # fc2's channels are (cardinality, radix, width of a cardinal group): softmax over the radix, then put the
-        # radix first, as the splits have it.
+        # radix first, as the convolution's groups have it.
         weights = logits.view(batch, self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
-        return (splits * weights.reshape(batch, self.radix, channels // self.radix, 1, 1)).sum(dim=1)
+        weights = weights.reshape(batch, self.radix, width, 1, 1).to(x.dtype)  # softmax is float32 in mixed precision
+        splits = x.chunk(self.radix, dim=1)
+        out = splits[0] * weights[:, 0]
+        for r in range(1, self.radix):
+            out = torch.addcmul(out, splits[r], weights[:, r])
+        return out
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Hidden channels of the attention from the summed splits."""
-        pooled = x.mean((2, 3), keepdim=True)
+    def attend(self, pooled: Tensor) -> Tensor:
+        """Hidden activations of the attention. Shape: (N, width, 1, 1) -> (N, hidden, 1, 1)"""
         if not torch.jit.is_scripting():
             self._check_batch(pooled)
         return F.relu(self.bn1(self.fc1(pooled)), inplace=True)
@@ -116,9 +111,7 @@ class Bottleneck(nn.Module):
         width = candidate.group_width(planes)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = SplitAttention(
-            width, candidate.radix, candidate.cardinality, candidate.kernel, dilation, min_attention_width
-        )
+        self.conv2 = SplitAttention(candidate, planes, dilation, min_attention_width)
         self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
         self.conv3 = nn.Conv2d(width, planes * expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * expansion)

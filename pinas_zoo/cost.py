@@ -119,7 +119,7 @@ class CostTable:
             return Cost()
         planes = space.planes[space.stage_of(position)[0]]
         width, splits = candidate.group_width(planes), candidate.group_width(planes) * candidate.radix
-        hidden = max(splits // 4, space.min_attention_width)
+        hidden = candidate.attention_width(planes, space.min_attention_width)
         side, output = self._sides(position)
         groups = candidate.cardinality
         return (

@@ -149,7 +149,9 @@ class PrefixTree:
                     logits = head(features.mean((2, 3)))
                     hits = (logits.argmax(dim=1) == labels).sum()
                     loss = F.cross_entropy(logits.double(), labels, reduction='sum')
-                    sums[leaves] += torch.stack([hits.double(), loss])
+                    result = torch.stack([hits.double(), loss])
+                    for leaf in leaves:
+                        sums[leaf] += result
         head.train(training)
         if not total:
             raise ValueError('evaluation needs at least one image, got none')

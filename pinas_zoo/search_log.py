@@ -87,7 +87,7 @@ class SearchRecord:
     Args:
         index: Place in the order of proposals, from 0.
         arch: The architecture as `SearchSpace.format` writes it.
-        score: What the search maximises, usually the accuracy as a fraction; finite.
+        score: What the search maximises, usually the accuracy in percent; finite.
         loss: Evaluation loss, if known.
         macs: Multiply-accumulates, if known.
         params: Parameters, if known.

@@ -67,6 +67,10 @@ class Candidate:
         """Width of the 3x3 of this candidate: ``int(planes * base_width / 64) * cardinality``."""
         return int(planes * self.base_width / 64) * self.cardinality
 
+    def attention_width(self, planes: int, least: int) -> int:
+        """Hidden channels of its split attention: plain integer division, not rounded to a multiple of 8."""
+        return max(self.group_width(planes) * self.radix // 4, least)
+
 
 #: The four split-attention bottlenecks of the paper (radix, cardinality, base width).
 PAPER_CANDIDATES = (
@@ -141,7 +145,7 @@ class SearchSpace:
                         f'{self.name}: {candidate} has {width} channels at {planes} planes, which must be a positive '
                         f'multiple of cardinality * radix = {groups}'
                     )
-                hidden = max(width * candidate.radix // 4, self.min_attention_width)
+                hidden = candidate.attention_width(planes, self.min_attention_width)
                 if not candidate.skip and hidden % candidate.cardinality:
                     raise ValueError(
                         f'{self.name}: {candidate} has an attention width of {hidden} at {planes} planes, which must '

@@ -173,9 +173,19 @@ class SuperNet(Skeleton):
 def load_supernet(checkpoint: str | FilePath, space: str | dict[str, Any] | SearchSpace) -> SuperNet:
     """Reads the supernet out of a checkpoint of any stage: pre-training (the student), linear stage, or weights alone.
 
+    Args:
+        checkpoint: The file, or the work_dir of a training, whose last checkpoint is taken.
+        space: The space.
+
     Raises:
+        FileNotFoundError: There is no such file, or nothing was saved in the folder.
         ValueError: The weights do not fit the space.
     """
+    pointer = FilePath(checkpoint) / 'last_checkpoint'
+    if FilePath(checkpoint).is_dir():
+        if not pointer.is_file():
+            raise FileNotFoundError(f'{checkpoint} holds no last_checkpoint; give a checkpoint, or train it first')
+        checkpoint = pointer.with_name(FilePath(pointer.read_text().strip()).name)
     state, _ = read_weights(checkpoint)
     prefix = next(p for p in PREFIXES if any(name.startswith(f'{p}conv1.') for name in state) or not p)
     net = SuperNet(get_space(space))

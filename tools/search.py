@@ -2,7 +2,7 @@
 
     python tools/search.py configs/quickstart/....py --checkpoint work_dirs/linear/iter_300.pth
 
-Writes archs.jsonl (one line an evaluation), best.json, trace.png, pareto.png and backbone.safetensors.
+Writes archs.jsonl (one line an evaluation), best.json, trace.png and pareto.png; tools/derive.py takes best.json on.
 """
 
 import argparse

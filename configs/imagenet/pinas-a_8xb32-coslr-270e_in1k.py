@@ -15,6 +15,7 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=8,
     persistent_workers=True,
+    pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(type='pinas_zoo.SupervisedView', source=data, size=224, train=True, augment='autoaugment'),
@@ -44,7 +45,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=265, by_epoch=True, begin=5, end=270, convert_to_iter_based=True),
 ]
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-4),
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-4, update_buffers=True),
     dict(type='pinas_zoo.NonFiniteGuardHook'),
     dict(type='pinas_zoo.PathLogHook'),
 ]

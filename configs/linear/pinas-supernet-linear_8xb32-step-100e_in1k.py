@@ -6,12 +6,13 @@ model = dict(
     type='pinas_zoo.LinearStage',
     space='pinas',
     num_classes=1000,
-    supernet='work_dirs/pinas-supernet_8xb24-coslr-100e_in1k/supernet.pth',
+    supernet='work_dirs/pinas-supernet_8xb24-coslr-100e_in1k',  # a folder: its last checkpoint
 )
 train_dataloader = dict(
     batch_size=32,
     num_workers=8,
     persistent_workers=True,
+    pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(

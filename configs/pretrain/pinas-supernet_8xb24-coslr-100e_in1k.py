@@ -12,6 +12,7 @@ train_dataloader = dict(
     batch_size=24,
     num_workers=8,
     persistent_workers=True,
+    pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(

@@ -59,13 +59,13 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-train_cfg = dict(by_epoch=False, max_iters=200, val_interval=200)
+train_cfg = dict(by_epoch=False, max_iters=160, val_interval=160)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, foreach=True)
 )
-param_scheduler = dict(type='PolyLR', power=0.9, eta_min=1e-5, by_epoch=False, begin=0, end=200)
+param_scheduler = dict(type='PolyLR', power=0.9, eta_min=1e-5, by_epoch=False, begin=0, end=160)
 model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=True)
 visualizer = dict(
     type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -66,7 +66,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=root + 'annotations/instances_val2017.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-train_cfg = dict(by_epoch=False, max_iters=240, val_interval=240)
+train_cfg = dict(by_epoch=False, max_iters=160, val_interval=160)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
@@ -76,7 +76,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=20),
-    dict(type='CosineAnnealingLR', T_max=220, by_epoch=False, begin=20, end=240),
+    dict(type='CosineAnnealingLR', T_max=140, by_epoch=False, begin=20, end=160),
 ]
 model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=True)
 visualizer = dict(

@@ -5,7 +5,7 @@ model = dict(
     type='pinas_zoo.LinearStage',
     space='pinas_nano',
     num_classes=10,
-    supernet='work_dirs/quickstart/pretrain/supernet.pth',
+    supernet='work_dirs/quickstart/pretrain',  # a folder: its last checkpoint
     channels_last=True,
 )
 train_dataloader = dict(

@@ -19,11 +19,11 @@ train_dataloader = dict(
     ),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )
-train_cfg = dict(by_epoch=False, max_iters=320)
+train_cfg = dict(by_epoch=False, max_iters=260)
 optim_wrapper = dict(
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=1e-4, fused=True),
 )
-param_scheduler = dict(type='CosineAnnealingLR', T_max=320, eta_min=0, by_epoch=False)
+param_scheduler = dict(type='CosineAnnealingLR', T_max=260, eta_min=0, by_epoch=False)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))
 auto_scale_lr = dict(base_batch_size=128)

@@ -5,12 +5,11 @@ searcher = dict(
     name='tree', initial=48, heights=(56, 72, 96, 120), min_samples=8, estimators=24, depth=2, max_draws=4096
 )
 budget = 128
-random_paths = 48
 channels_last = True
 calibration = dict(
     view=dict(source=dict(kind='fashion-mnist', split='train', limit=10000), size=28),
-    batch_size=256,
-    batches=2,
+    batch_size=128,
+    batches=3,
     in_memory=True,
 )
 # Training images that no stage before has seen.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinas_zoo.data.sources import Source
+from pinas_zoo.data.specs import open_source
 from pinas_zoo.data.views import FourViews, ViewRecipe
 
 
@@ -42,7 +43,8 @@ class BatchedViews(FourViews):
         broken_rate_limit: float = 0.01,
         views: int = 4,
     ) -> None:
-        recipe = ViewRecipe.small_grey() if recipe is None else recipe
+        source = source if isinstance(source, Source) else open_source(source)
+        recipe = ViewRecipe.small_grey(source.mean, source.std) if recipe is None else recipe
         super().__init__(source, size, recipe, broken_rate_limit, views)
         r = self.recipe
         if r.saturation or r.hue or r.grey_p:

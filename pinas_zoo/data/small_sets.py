@@ -47,7 +47,8 @@ class DigitsSource(ArraySource):
 class FashionMNISTSource(ArraySource):
     """Fashion-MNIST: the Debian package, else torchvision's download, else digits.
 
-    What is used instead is printed, and `description` records it.
+    What is used instead is printed, and `description` records it. Digits are fewer: `start` and `limit` then shrink
+    with the set (see `share`), so that parts which are disjoint stay so.
 
     Args:
         split: 'train' (60,000) or 'test' (10,000).
@@ -57,6 +58,8 @@ class FashionMNISTSource(ArraySource):
     """
 
     mean, std = FASHION_MNIST_MEAN, FASHION_MNIST_STD
+    #: Images here for each image of the real set: 1, or less where digits stand in.
+    share: float = 1.0
 
     def __init__(
         self,
@@ -73,6 +76,8 @@ class FashionMNISTSource(ArraySource):
             self.mean, self.std = DIGITS_MEAN, DIGITS_STD
             images, labels = _read_digits(split, 28)
             data, origin, classes = 'digits', 'scikit-learn', tuple(str(i) for i in range(10))
+            self.share = len(labels) / {'train': 60_000, 'test': 10_000}[split]
+            start, limit = self.shrink(start), self.shrink(limit)
         else:
             stem = 'train' if split == 'train' else 't10k'
             images = _read_idx(folder / f'{stem}-images-idx3-ubyte.gz')
@@ -80,6 +85,10 @@ class FashionMNISTSource(ArraySource):
             data, classes = 'fashion-mnist', FASHION_MNIST_CLASSES
         super().__init__(images, labels, classes, f'{data}/{split}', start, limit)
         self.description = _describe(data, split, origin, start, len(self))
+
+    def shrink(self, count: int | None) -> int | None:
+        """A count or place of the real set, in the set that stands in; at least 1 of each 1 or more."""
+        return count if not count else max(1, int(count * self.share))
 
 
 def _describe(data: str, split: str, origin: str, start: int, images: int) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
     source = cls(**{k: spec[k] for k in keys if k in spec})
     subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
+    if isinstance(source, FashionMNISTSource):
+        subset |= {k: source.shrink(subset[k]) for k in ('start', 'limit') if k in subset}
     if not subset:
         return source
     # Without a part and a seed the order stays: start and limit count along the files.

@@ -90,7 +90,7 @@ def centre_view(image: Tensor, size: int, crop_pct: float = 0.875) -> Tensor:
     short = min(image.shape[-2:])
     if tuple(image.shape[-2:]) == (size, size):
         return image
-    side = max(1, round(short * crop_pct)) if short > size else short
+    side = max(1, round(short * crop_pct))
     image = v2.functional.center_crop(image, [side, side])
     return v2.functional.resize(image, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
 

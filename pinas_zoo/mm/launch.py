@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
@@ -121,6 +121,9 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
         if distributed:
             rewrite.wrap_for_cpu(cfg)
         rewrite.replace_sync_bn(cfg, notes)
+    elif distributed and not is_distributed():
+        # A Runner would do it, but the search has none.
+        init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
     rewrite.fit_workers(cfg)
     rewrite.fill_runtime(cfg)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')

@@ -90,7 +90,7 @@ class Job:
     def search(self) -> list[str]:
         command = ['tools/search.py', str(SEARCH), '--checkpoint', self.checkpoint('linear')]
         command += ['--work-dir', str(self.root / 'search')]
-        quick = ['budget=12', 'searcher.initial=8', 'random_paths=8', 'calibration.batches=1']
+        quick = ['budget=12', 'searcher.initial=8', 'calibration.batches=1']
         return [*command, '--cfg-options', *quick] if self.quick else command
 
     def derive(self) -> list[str]:

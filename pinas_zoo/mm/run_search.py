@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -115,8 +115,9 @@ def _run(searcher: Searcher, evaluate: Evaluator, costs: CostTable, budget: int,
     space = searcher.space
     bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
     with bar:
-        while len(searcher.history) < budget and (archs := searcher.ask()):
-            archs = archs[: budget - len(searcher.history)]
+        # While nothing has to be told first, every rank gets a block; later asks stop at the block's end.
+        wanted = searcher.block * get_world_size()
+        while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
             start = time.perf_counter()
             scores = evaluate(archs)
             seconds = (time.perf_counter() - start) / len(archs)
@@ -168,7 +169,12 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
     searcher = build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits)
     sha256 = file_sha256(checkpoint)
-    header = searcher.header(sha256) | {'data': [cfg.calibration, cfg.evaluation]}
+    # What the scores depend on; how the images are read is free.
+    data = [
+        {k: part[k] for k in ('view', 'batch_size', 'batches') if k in part}
+        for part in (cfg.calibration, cfg.evaluation)
+    ]
+    header = searcher.header(sha256) | {'data': data}
     header = json.loads(json.dumps(header))
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
@@ -181,7 +187,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
             arch, score = searcher.best
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
-        initial = [r.score for r in log.records[: cfg.get('random_paths', 80)]]
+        initial = [r.score for r in log.records[: cfg.searcher.get('initial', 80)]]
         facts |= {'random_mean': sum(initial) / len(initial), 'random_paths': len(initial), 'space': space.name}
         return _write_results(work_dir, log.records, facts)
 

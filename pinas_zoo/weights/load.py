@@ -64,17 +64,6 @@ class LoadReport:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def matched_share(self) -> float:
-        """Share of the module's weights that the file filled, 0..1."""
-        wanted = len(self.matched) + len(self.missing) + len(self.mismatched)
-        return len(self.matched) / wanted if wanted else 0.0
-
-    @property
-    def fits(self) -> bool:
-        """Whether nothing is missing, left over or misshapen."""
-        return not any(getattr(self, kind) for kind in FAULTS)
-
     def summary(self) -> str:
         """One line of counts, the names of what did not fit, and the notes."""
         counts = ', '.join(f'{kind} {len(getattr(self, kind))}' for kind in COUNTS)

@@ -68,7 +68,7 @@ def _block_shapes(space: SearchSpace, position: int, choice: int) -> Shapes:
     if candidate.skip:
         return {}
     width, radix, groups = candidate.group_width(planes), candidate.radix, candidate.cardinality
-    hidden = max(width * radix // 4, space.min_attention_width)
+    hidden = candidate.attention_width(planes, space.min_attention_width)
     kernel = (candidate.kernel,) * 2
     return (
         conv_norm_shapes('conv1', 'bn1', (width, space.in_channels(position), 1, 1))
