@@ -77,3 +77,25 @@ def test_the_paper_recipe():
     method = cfg.model.method
     assert (method.queue_length, method.momentum, method.temperature, method.dim) == (49152, 0.999, 0.2, 128)
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler.T_max == 100
+
+
+def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
+    """Where Fashion-MNIST is neither installed nor to be had, the same configs run on digits, parts still disjoint."""
+    from pinas_zoo.data import open_source, small_sets
+    from pinas_zoo.mm.run_search import Batches
+
+    monkeypatch.setattr(small_sets, 'DEBIAN_FOLDER', tmp_path)
+    monkeypatch.setenv('PINAS_CACHE_DIR', str(tmp_path))
+    monkeypatch.setenv('PINAS_OFFLINE', '1')
+    trained = set()
+    for name in ('pinas-nano-supernet_b128-coslr', 'pinas-nano-linear_b256', 'pinas-nano_b128-coslr'):
+        cfg = read(Path(f'configs/quickstart/{name}_fmnist.py'))
+        source = open_source(cfg.train_dataloader.dataset.source)
+        assert source.description['data'] == 'digits' and len(source) >= cfg.train_dataloader.batch_size
+        trained |= {source.name(i) for i in range(len(source))}
+    cfg = read(Path('configs/quickstart/pinas-nano-tree_128_fmnist.py'))
+    assert len(list(Batches(**cfg.calibration))) == cfg.calibration.batches
+    evaluation = Batches(**cfg.evaluation, labelled=True)
+    assert len(list(evaluation)) >= 1
+    held_out = evaluation.dataset.source
+    assert not trained & {held_out.name(i) for i in range(len(held_out))}

@@ -8,7 +8,7 @@ from golden import arrays, filled, image, keys
 from pinas_zoo.backbone import PINAS_A, PINAS_B, PiNASNet
 from pinas_zoo.cost import Cost, CostTable, count, measure_latency
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY, Candidate, SearchSpace
-from pinas_zoo.supernet import SuperNet
+from pinas_zoo.supernet import SuperNet, load_supernet
 from pinas_zoo.weights.remap import supernet_from_released
 
 
@@ -119,3 +119,15 @@ def test_latency_is_measured_per_position_and_candidate():
     net = SuperNet(PINAS_NANO)
     rows = measure_latency(net, torch.zeros(1, 3, 28, 28), min_seconds=1e-4)
     assert np.shape(rows) == (8, 4) and np.min(rows) > 0 and net.training
+
+
+def test_load_supernet_from_a_file_and_from_a_work_dir(tmp_path):
+    net = randomised(PINAS_NANO)
+    state = {f'method.student.backbone.{k}': v for k, v in net.state_dict().items()} | {'method.queue': torch.zeros(2)}
+    torch.save({'state_dict': state}, tmp_path / 'iter_3.pth')
+    with pytest.raises(FileNotFoundError, match='no last_checkpoint'):
+        load_supernet(tmp_path, PINAS_NANO)
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/iter_3.pth')  # the folder was moved
+    for source in (tmp_path / 'iter_3.pth', tmp_path):
+        loaded = load_supernet(source, PINAS_NANO).state_dict()
+        assert all(torch.equal(v, loaded[k]) for k, v in net.state_dict().items())

@@ -64,6 +64,11 @@ class LoadReport:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing, left over or misshapen."""
+        return not any(getattr(self, kind) for kind in FAULTS)
+
     def summary(self) -> str:
         """One line of counts, the names of what did not fit, and the notes."""
         counts = ', '.join(f'{kind} {len(getattr(self, kind))}' for kind in COUNTS)
