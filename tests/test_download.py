@@ -444,7 +444,7 @@ class TestTables:
         with pytest.raises(ValueError, match='reported by us'):
             rows(row(config='c.py', results=[result | dict(values={'top-1': 91.0})]))
             check_weights(model)
-        assert table(tmp_path / 'manifest.json') == weights_table()
+        assert table(tmp_path / 'manifest.json', tmp_path / 'README.md') == weights_table()
 
 
 class TestTool:

@@ -7,7 +7,7 @@ searcher = dict(
 budget = 128
 channels_last = True
 calibration = dict(
-    view=dict(source=dict(kind='fashion-mnist', split='train', limit=10000), size=28),
+    view=dict(source=dict(kind='fashion-mnist', split='train', limit=20000), size=28),
     batch_size=128,
     batches=3,
     in_memory=True,
