@@ -103,12 +103,12 @@ def _detection_picture(job: Job) -> Figure:
     truth, found = [], []
     for image, sample in predict(cfg, job.checkpoint(name), range(4)):
         gt, pred = sample.gt_instances, sample.pred_instances
-        pred = pred[pred.scores > 0.5]
+        pred = pred[pred.scores > 0.3]
         masks = torch.from_numpy(gt.masks.masks.astype(bool))
         boxes = gt.bboxes.tensor if hasattr(gt.bboxes, 'tensor') else gt.bboxes
         truth.append(draw_instances(image, boxes, gt.labels, masks, None, cfg.classes))
         found.append(draw_instances(image, pred.bboxes, pred.labels, pred.masks, pred.scores, cfg.classes))
-    caption = 'Held-out scenes: truth above, boxes and masks with a score over 0.5 below (pre-trained backbone)'
+    caption = 'Held-out scenes: truth above, boxes and masks with a score over 0.3 below (pre-trained backbone)'
     return Figure(caption, sheet([truth, found]), wide=True)
 
 

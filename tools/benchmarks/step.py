@@ -2,12 +2,15 @@
 
 The released form is re-stated in plain torch from what the release does: a teacher update parameter by parameter and
 out of place, cross-entropy through autograd on a copy of the queue per loss term, key images shuffled and unshuffled
-also on one process, contiguous tensors, torch's default SGD. The floor is the two paths' forwards (student and teacher)
-and backwards alone. All run the same modules, paths and images.
+also on one process, contiguous tensors, torch's default SGD, and split attention that sums full maps of the splits
+before it pools them. The floor is the two paths' forwards (student and teacher) and backwards alone. All run the same
+weights, paths and images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -19,6 +22,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from benchmarks.timing import Settings, Times, alternate, compare, peak_memory, row
+from pinas_zoo.blocks import SplitAttention
 from pinas_zoo.contrast import PiNAS
 from pinas_zoo.space import Arch
 from pinas_zoo.supernet import SuperNet
@@ -35,6 +39,7 @@ CONTESTANTS = (
     'ours, channels_last',
     'floor, contiguous',
     'floor, channels_last',
+    'released attention, contiguous',
 )
 PAPER_QUEUE = 49152
 
@@ -95,6 +100,15 @@ class Trainer:
 
     def released(self, index: int) -> Tensor:
         """The released step's costs, re-stated."""
+        with released_attention():
+            return self._released(index)
+
+    def released_attention(self, index: int) -> Tensor:
+        """The floor on the released form of split attention, to see what that form costs."""
+        with released_attention():
+            return self.floor(index)
+
+    def _released(self, index: int) -> Tensor:
         method, views, queries, keys = self.method, self.batch['views'], [], []
         for path, arch in enumerate(self.paths(index)):
             queries.append(method.student(views[:, 2 * path], arch))
@@ -124,6 +138,28 @@ class Trainer:
 
 
 # ---- the released form, piece by piece -------------------------------------------------------------------------------
+
+
+@contextmanager
+def released_attention() -> Iterator[None]:
+    """Split attention in the released order: sum the splits, then pool; weigh every split, then sum."""
+
+    def forward(self: SplitAttention, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.conv(x)), inplace=True)
+        splits = torch.split(x, x.shape[1] // self.radix, dim=1)
+        hidden = self.attend(F.adaptive_avg_pool2d(sum(splits), 1))
+        logits = self.fc2(hidden)
+        if self.radix == 1:
+            return sum(split * torch.sigmoid(logits) for split in splits)
+        weights = logits.view(len(x), self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
+        weights = weights.reshape(len(x), -1, 1, 1).split(x.shape[1] // self.radix, dim=1)
+        return sum(weight * split for weight, split in zip(weights, splits, strict=True))
+
+    ours, SplitAttention.forward = SplitAttention.forward, forward
+    try:
+        yield
+    finally:
+        SplitAttention.forward = ours
 
 
 @torch.no_grad()
@@ -175,6 +211,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             'released / ours': compare(times['released, contiguous'], times[ours]),
             'ours / floor': compare(times[ours], times[floor]),
             'floor, contiguous / channels_last': compare(times['floor, contiguous'], times['floor, channels_last']),
+            'attention, released / ours': compare(times['released attention, contiguous'], times['floor, contiguous']),
             'teacher, loop / foreach': compare(pieces['teacher, loop'], pieces['teacher, foreach']),
             'queue, cloned / in place': compare(pieces['queue, cloned'], pieces['queue, in place']),
             'sgd, loop / foreach': compare(pieces['sgd, loop'], pieces['sgd, foreach']),
@@ -195,7 +232,7 @@ def measure_memory(settings: Settings, contestant: str) -> dict[str, float]:
 
 def _step(contestant: str, trainers: dict[str, Trainer]) -> partial[Tensor]:
     form, layout = contestant.split(', ')
-    return partial(getattr(Trainer, form), trainers[layout])
+    return partial(getattr(Trainer, form.replace(' ', '_')), trainers[layout])
 
 
 def _fastest(times: dict[str, Times], form: str) -> str:
