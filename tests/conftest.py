@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from importlib.util import find_spec
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch: two cores are promised, and the count changes bits
@@ -38,6 +39,16 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_visualizers():
+    """mmengine keeps one visualizer a name and process: a later run would write into an earlier one's folder."""
+    yield
+    if 'mmengine.visualization' in sys.modules:
+        base = sys.modules['mmengine.visualization'].Visualizer
+        for kind in (base, *base.__subclasses__()):
+            kind._instance_dict.clear()
 
 
 def pytest_terminal_summary(terminalreporter, config):

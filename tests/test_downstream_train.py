@@ -22,16 +22,6 @@ def data(tmp_path_factory):
     return root
 
 
-@pytest.fixture(autouse=True)
-def fresh_visualizers():
-    """mmengine keeps one visualizer a name and process: a later run would write into an earlier one's folder."""
-    from mmengine.visualization import Visualizer
-
-    yield
-    for kind in (Visualizer, *Visualizer.__subclasses__()):
-        kind._instance_dict.clear()
-
-
 @pytest.mark.parametrize('path', one_per_model(), ids=model_name)
 def test_model_trains_and_tests(path: Path, data: Path, tmp_path: Path):
     from pinas_zoo.mm.launch import Options, train
