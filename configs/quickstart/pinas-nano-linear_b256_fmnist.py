@@ -16,8 +16,6 @@ train_dataloader = dict(
         type='pinas_zoo.SupervisedView',
         source=dict(kind='fashion-mnist', split='train', limit=20000),
         size=28,
-        train=True,
-        shift=2,
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
