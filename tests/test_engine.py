@@ -25,7 +25,7 @@ from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from pinas_zoo.mm import launch, rewrite, state  # noqa: E402
+from pinas_zoo.mm import launch, process, rewrite, state  # noqa: E402
 from pinas_zoo.mm.checkpoint import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.hooks import batch_names  # noqa: E402
 from pinas_zoo.mm.stateless import (  # noqa: E402
@@ -193,6 +193,39 @@ def test_seeded_dataset_is_transparent() -> None:
         StatelessSampler(dataset)
 
 
+def test_a_batch_is_its_samples() -> None:
+    dataset = SeededDataset(engine_toy.ToyDataset(holes=True), seed=3)
+    items = [(1, 5), (3, 6), (1, 9)]
+    before = state.random_state()
+    batch = dataset.__getitems__(items)
+    after = state.random_state()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert_same_batches(batch, [dataset[item] for item in items])
+    dataset.dataset.holes = False
+    assert [sample['index'] for sample in dataset.__getitems__([2, 3])] == [2, 3]  # plain indices, unseeded
+
+
+def test_the_length_of_an_epoch_builds_no_second_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    init_default_scope('pinas_zoo')
+    built: list[int] = []
+    make = engine_toy.ToyDataset.__init__
+    monkeypatch.setattr(
+        engine_toy.ToyDataset, '__init__', lambda self, **settings: (built.append(1), make(self, **settings))[0]
+    )
+    for dumped in (False, True):  # a dumped config was rewritten before
+        cfg = Config(epoch_settings())
+        rewrite.fit_workers(cfg)
+        if dumped:
+            rewrite.make_exact(cfg, seed=1, world_size=1, notes=[])
+            cfg.train_cfg = {'by_epoch': True, 'max_epochs': 2}
+        built.clear()
+        rewrite.make_exact(cfg, seed=1, world_size=1, notes=[])
+        loaded = Runner.build_dataloader(cfg.train_dataloader)
+        assert len(loaded.dataset) == 20 and len(built) == 1
+    Runner.build_dataloader(cfg.train_dataloader)
+    assert len(built) == 2  # handed on once: two loaders never share a data set
+
+
 def test_only_holes_is_an_error() -> None:
     dataset = SeededDataset([None, None], seed=0, max_refetch=3)
     with pytest.raises(RuntimeError, match='sample 1 and for 3 replacements'):
@@ -314,7 +347,7 @@ def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # put back after the test
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-    launch._enforce_safe_loading()
+    process._enforce_safe_loading()
     torch.save({'meta': np.float64(3), 'palette': np.arange(3)}, 'good.pth')
     assert torch.load('good.pth')['palette'].tolist() == [0, 1, 2]
     torch.save(Evil(), 'bad.pth')

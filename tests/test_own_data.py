@@ -77,7 +77,7 @@ def test_custom_coco(tmp_path):
     for split in ('train', 'val'):
         file = root / 'annotations' / f'instances_{split}2017.json'
         document = json.loads(file.read_text())
-        document['categories'] = [{'id': 7, 'name': 'dog'}, {'id': 3, 'name': 'cat'}]
+        document['categories'] = [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}]
         for number, annotation in enumerate(document['annotations']):
             annotation['category_id'] = (3, 7)[number % 2]
         (root / 'annotations' / f'{split}.json').write_text(json.dumps(document))

@@ -1,4 +1,13 @@
-"""Make data sets ready: `prepare_data.py scenes` composes detection and segmentation sets from real pixels."""
+"""Make data sets ready.
+
+    python tools/prepare_data.py coco --root data/coco
+    python tools/prepare_data.py cityscapes --root data/cityscapes --link /archive/cityscapes
+    python tools/prepare_data.py ade20k --mini 64
+    python tools/prepare_data.py scenes --root data/scenes
+
+coco, ade20k and cityscapes check a tree, link data that lie elsewhere and cut a mini set; cityscapes also makes the
+train ids. scenes composes detection and segmentation sets from real pixels.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +16,10 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from pinas_zoo.data import open_source
+from pinas_zoo.data.trees import SPLITS, TREES, Tree, cores, link_tree, make_mini, make_train_ids
 from pinas_zoo.scenes import FORMATS, SceneSettings, prepare_scenes
 
 
@@ -57,9 +68,54 @@ def add_scenes_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_scenes)
 
 
+def run_tree(args: argparse.Namespace) -> None:
+    tree, root, progress = TREES[args.command], Path(args.root), ProgressLine()
+    result = {'root': args.root, 'linked': 0, 'train_ids': 0, 'mini': None}
+    if args.link:
+        result['linked'] = link_tree(tree, root, args.link)
+    tree = tree.expecting(root, args.counts)
+    tree.require(root, made=args.check)
+    if not args.check and any(not part.download for part in tree.parts):
+        result['train_ids'] = make_train_ids(root, tree, args.workers, progress)
+        tree.require(root)
+    counts = ' + '.join(f'{tree.image_part(split).count:,}' for split in SPLITS)
+    print(f'{root}: complete {tree.name}, {counts} images ({result["linked"]} links, {result["train_ids"]} maps made)')
+    if args.mini:
+        result['mini'] = run_mini(args, tree, root, progress)
+    print(json.dumps(result))
+
+
+def run_mini(args: argparse.Namespace, tree: Tree, root: Path, progress: ProgressLine) -> str:
+    out = Path(args.out or root.with_name(f'{root.name}-mini'))
+    content, written = make_mini(tree, root, out, args.mini, args.workers, args.overwrite, progress)
+    (train, val), (first, second) = content['counts'], content['classes']
+    what = f'{train} + {val} images that show {first} and {second} classes'
+    print(f'{out}: {what}' + ('' if written else '; already there, nothing to do'))
+    options = f'{{train,val,test}}_dataloader.dataset.data_root={out}'
+    if tree.name == 'coco':
+        options += f' {{val,test}}_evaluator.ann_file={out}/annotations/instances_val2017.json'
+    print(f'  --cfg-options {options}')
+    return str(out)
+
+
+def add_tree_parser(commands: argparse._SubParsersAction, tree: Tree) -> None:
+    parser = commands.add_parser(tree.name, help=f'check, link and cut down {tree.name}')
+    parser.add_argument('--root', default=tree.root, help='the tree (default: %(default)s, where the configs look)')
+    parser.add_argument('--link', metavar='FOLDER', help='first link the parts of the tree from below this folder')
+    parser.add_argument('--check', action='store_true', help='check only: make no train ids, ask for them')
+    parser.add_argument('--counts', nargs=2, type=int, metavar=('TRAIN', 'VAL'), help='expected numbers of images')
+    parser.add_argument('--mini', type=int, metavar='N', help='cut a set of N images a split that keeps every class')
+    parser.add_argument('--out', help='where the mini set goes (default: ROOT-mini)')
+    parser.add_argument('--overwrite', action='store_true', help='replace another mini set')
+    parser.add_argument('--workers', type=int, default=cores(), help='processes (default: %(default)s)')
+    parser.set_defaults(run=run_tree)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
+    for tree in TREES.values():
+        add_tree_parser(commands, tree)
     add_scenes_parser(commands)
     args = parser.parse_args(argv)
     try:

@@ -1,22 +1,26 @@
 """Evaluate a checkpoint with a config of this project, of mmdetection or of mmsegmentation.
 
     python tools/test.py configs/quickstart/....py work_dirs/run/iter_1000.pth
+    python tools/test.py checkpoints/pinas_nano_a.fmnist.py pinas://pinas_nano_a.fmnist
 
-The metrics are printed and written to test_metrics.json in the work dir.
+With a config of the search one path of a supernet is evaluated: `--cfg-options arch=30-32-20-03`. The metrics are
+printed and written to test_metrics.json in the work dir.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
-from pinas_zoo.mm.launch import LAUNCHERS, Options, test
+from pinas_zoo.mm.launch import LAUNCHERS, BadInputError, Options, test
+from pinas_zoo.mm.path_score import score_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='weights')
+    parser.add_argument('checkpoint', help='weights: a file, or pinas://NAME')
     parser.add_argument('--work-dir', help='logs and metrics; default work_dirs/<config name>')
     parser.add_argument('--out', help='predictions: FILE.pkl, or a folder of PNG masks (mmseg)')
     parser.add_argument('--show-dir', help='folder for drawn predictions')
@@ -40,7 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=args.seed,
         launcher=args.launcher,
     )
-    test(args.config, args.checkpoint, options, args.out, args.show_dir, args.tta)
+    if 'model' not in Config.fromfile(args.config):
+        if args.out or args.show_dir or args.tta or args.amp:
+            parser.error('a path of a supernet has no --out, --show-dir, --tta or --amp')
+        score_path(args.config, args.checkpoint, options)
+        return 0
+    try:
+        test(args.config, args.checkpoint, options, args.out, args.show_dir, args.tta)
+    except BadInputError as error:
+        print(f'test.py: error: {error}', file=sys.stderr)
+        return 1
     return 0
 
 

@@ -6,11 +6,12 @@ Several processes: tools/dist_train.sh. A run that was stopped goes on exactly w
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-from pinas_zoo.mm.launch import LAUNCHERS, Options, train
+from pinas_zoo.mm.launch import LAUNCHERS, BadInputError, Options, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)')
     parser.add_argument('--seed', type=int, help="default: the checkpoint's, the config's, else 0")
+    parser.add_argument(
+        '--wandb',
+        nargs='?',
+        const='pinas_zoo',
+        metavar='PROJECT',
+        help="log to Weights & Biases in TensorBoard's place",
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, help='default: from the environment')
     args = parser.parse_args(argv)
     options = Options(
@@ -43,8 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         amp=args.amp,
         seed=args.seed,
         launcher=args.launcher,
+        wandb=args.wandb,
     )
-    train(args.config, options)
+    try:
+        train(args.config, options)
+    except (BadInputError, ImportError) as error:
+        print(f'train.py: error: {error}', file=sys.stderr)
+        return 1
     return 0
 
 

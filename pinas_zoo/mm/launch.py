@@ -1,27 +1,41 @@
-"""What tools/train.py and tools/test.py do: set up the process, rewrite the config, run.
-
-A checkpoint is never loaded in a way that can run code: weights_only is enforced for the process.
-"""
+"""What tools/train.py and tools/test.py do: rewrite the config, check its data, run."""
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import init_dist, is_distributed, is_main_process
-from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.dist import is_main_process
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from pinas_zoo.mm import rewrite
+from pinas_zoo.mm.bad_input import BadInputError, last_line
+from pinas_zoo.mm.preflight import check_data, head_classes
+from pinas_zoo.mm.process import LAUNCHERS, set_up
 from pinas_zoo.mm.state import AtomicBackend, to_plain
+from pinas_zoo.mm.trackers import use_wandb
+
+__all__ = [
+    'DEFAULT_SEED',
+    'LAUNCHERS',
+    'BadInputError',
+    'Options',
+    'choose_seed',
+    'find_checkpoint',
+    'load_config',
+    'prepare_training',
+    'set_up',
+    'test',
+    'train',
+]
 
 DEFAULT_SEED = 0
-LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Options:
         amp: Mixed precision.
         seed: Of this run; None takes the checkpoint's, the config's, else 0.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None looks at the environment.
+        wandb: Project of Weights & Biases; None keeps TensorBoard.
     """
 
     work_dir: str | None = None
@@ -43,91 +58,7 @@ class Options:
     amp: bool = False
     seed: int | None = None
     launcher: str | None = None
-
-
-# ---- process --------------------------------------------------------------------------------
-
-
-def _enforce_safe_loading() -> None:
-    """Make every torch.load of this process weights-only, also those of other packages."""
-    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    # Published files of mmdet and mmseg may hold numpy arrays and scalars as metadata: no code.
-    number_types = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32')]
-    allowed = [np.ndarray, np.dtype, *number_types]
-    core = np._core if hasattr(np, '_core') else np.core  # numpy 2, numpy 1
-    for name in ('_reconstruct', 'scalar'):
-        function = getattr(core.multiarray, name)
-        allowed += [function, (function, f'numpy.core.multiarray.{name}')]
-    torch.serialization.add_safe_globals(allowed)
-
-
-def _set_ranks(launcher: str | None) -> str:
-    """Find the launcher and give slurm's ranks torch's names. Returns the launcher."""
-    env = os.environ
-    if launcher is None:
-        launcher = 'pytorch' if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(env) else 'none'
-    if launcher not in LAUNCHERS:
-        raise ValueError(f'launcher {launcher!r}, allowed are {LAUNCHERS}')
-    if launcher == 'slurm':
-        env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
-        env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
-        env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
-        env.setdefault('MASTER_PORT', '29500')
-    return launcher
-
-
-def _set_threads(distributed: bool) -> int:
-    """Threads of this process: PINAS_THREADS, else the cores divided among the local processes.
-
-    torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be told
-    apart here: tools/dist_train.sh passes the user's value on as PINAS_THREADS.
-    """
-    local = int(os.environ.get('LOCAL_WORLD_SIZE', '1')) if distributed else 1
-    wanted = os.environ.get('PINAS_THREADS')
-    if wanted is None and not distributed:
-        wanted = os.environ.get('OMP_NUM_THREADS')
-    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    threads = int(wanted) if wanted else max(1, cores // local)
-    torch.set_num_threads(threads)
-    os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = str(threads)
-    return threads
-
-
-def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
-    """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
-
-    Args:
-        cfg: Its launcher, default scope and (on a CPU) norms and model wrapper are set.
-        launcher: See `Options`.
-        notes: Receives what the log should say about it.
-
-    Returns:
-        The number of processes.
-    """
-    _enforce_safe_loading()
-    cfg.launcher = _set_ranks(launcher)
-    distributed = cfg.launcher != 'none'
-    threads = _set_threads(distributed)
-    world_size = int(os.environ['WORLD_SIZE']) if distributed else 1
-    if cfg.get('default_scope') is None:
-        cfg.default_scope = 'pinas_zoo'
-    init_default_scope(cfg.default_scope)
-    if get_device() == 'cpu':
-        if distributed and not torch.distributed.is_initialized():
-            # mmengine's own set-up calls torch.cuda and fails here.
-            torch.distributed.init_process_group('gloo')
-        if distributed:
-            rewrite.wrap_for_cpu(cfg)
-        rewrite.replace_sync_bn(cfg, notes)
-    elif distributed and not is_distributed():
-        # A Runner would do it, but the search has none.
-        init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
-    rewrite.fit_workers(cfg)
-    rewrite.fill_runtime(cfg)
-    notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
-    return world_size
+    wandb: str | None = None
 
 
 def load_config(path: str | Path, options: Options) -> Config:
@@ -212,10 +143,14 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     """
     cfg = load_config(path, options)
     world_size = set_up(cfg, options.launcher, notes)
+    if options.wandb:
+        use_wandb(cfg, options.wandb)
     resume = options.resume or ('auto' if cfg.get('resume') else None)
     checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
+    splits = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
+    check_data(cfg, splits, notes)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -225,6 +160,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     on_cpu = get_device() == 'cpu'
     rewrite.set_amp(cfg, options.amp, on_cpu, notes)
     rewrite.make_exact(cfg, seed, world_size, notes)
+    rewrite.name_bad_input(cfg, splits, head_classes(cfg))
     if not on_cpu and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg
@@ -239,11 +175,26 @@ def train(path: str | Path, options: Options) -> Runner:
 
     Returns:
         The runner, trained.
+
+    Raises:
+        BadInputError: When data or config do not fit; what was saved before stays.
     """
     notes: list[str] = []
     runner = _build_runner(prepare_training(path, options, notes), notes)
-    runner.train()
+    with _bad_input_in_log(runner):
+        runner.train()
     return runner
+
+
+@contextmanager
+def _bad_input_in_log(runner: Runner) -> Iterator[None]:
+    """An error of the data becomes the last line of the log, without the traceback of a data worker."""
+    try:
+        yield
+    except BadInputError as error:
+        line = last_line(error)
+        runner.logger.error(line)
+        raise BadInputError(line) from None
 
 
 # ---- testing --------------------------------------------------------------------------------
@@ -304,10 +255,14 @@ def test(
 
     Returns:
         The metrics, which are also in test_metrics.json of the work_dir.
+
+    Raises:
+        BadInputError: When data or config do not fit.
     """
     notes: list[str] = []
     cfg = load_config(path, options)
     set_up(cfg, options.launcher, notes)
+    check_data(cfg, ('test',), notes)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.seed is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=options.seed)
@@ -317,11 +272,12 @@ def test(
         _use_out(cfg, out)
     if tta:
         _use_tta(cfg)
+    rewrite.name_bad_input(cfg, ('test',), head_classes(cfg))
     for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
         cfg.pop(key)  # no training data has to be there to test
     cfg.pop('param_scheduler', None)
     runner = _build_runner(cfg, notes)
-    with torch.autocast(get_device(), torch.bfloat16, enabled=options.amp):
+    with _bad_input_in_log(runner), torch.autocast(get_device(), torch.bfloat16, enabled=options.amp):
         metrics = runner.test()
     if is_main_process():
         report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}

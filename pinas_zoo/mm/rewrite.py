@@ -5,15 +5,14 @@ the parts that cannot resume exactly, or cannot run on a CPU, are exchanged. Eve
 applied to its own result. What a user should know goes to `notes`, for the log of the run.
 """
 
-import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.registry import DATASETS
+from pinas_zoo.mm.stateless import build_and_keep
 
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -109,6 +108,27 @@ def fill_runtime(cfg: Config) -> None:
         cfg.visualizer = {'type': 'Visualizer', 'vis_backends': [{'type': n} for n in names]}
 
 
+def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) -> None:
+    """Let mmdet's and mmseg's data sets name the file that a sample failed on.
+
+    Args:
+        cfg: A config; its data set for training was seeded before.
+        splits: Of 'train', 'val', 'test'.
+        num_classes: See NamedDataset.
+    """
+    if cfg.default_scope not in ('mmdet', 'mmseg'):
+        return
+    for name in (f'{split}_dataloader' for split in splits):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        node = loader['dataset']
+        if type_name(node) not in ('NamedDataset', 'SeededDataset'):
+            node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
+        node['num_classes'] = num_classes
+        cfg[name] = ConfigDict({**loader, 'dataset': node})
+
+
 # ---- exact training -------------------------------------------------------------------------
 
 
@@ -161,9 +181,7 @@ def epoch_length(cfg: Config, world_size: int) -> int:
     loader = cfg.train_dataloader
     if loader.get('num_batch_per_epoch'):
         return loader.num_batch_per_epoch
-    dataset = DATASETS.build(copy.deepcopy(loader.dataset))
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
+    dataset = build_and_keep(loader.dataset)
     batches = loader.get('batch_sampler') or {}
     batch_size = loader.get('batch_size') or batches['batch_size']
     drop_last = loader.get('drop_last', False) or batches.get('drop_last', False)

@@ -5,6 +5,7 @@ itself. Batches therefore do not depend on the number of workers, on their persi
 often a run was stopped.
 """
 
+import copy
 import ctypes
 import itertools
 import math
@@ -12,7 +13,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_dist_info
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import BatchSampler, Sampler
 
+from pinas_zoo.mm.bad_input import NamedDataset
 from pinas_zoo.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 
 Draw = tuple[int, int]
@@ -125,15 +127,10 @@ class SkippingBatchSampler(Sampler):
 
 
 @contextmanager
-def _seeded(seed: int, draw: int) -> Iterator[None]:
-    """Seed random, numpy and torch from (seed, draw), one thread; put everything back after."""
-    words = np.random.SeedSequence([seed, draw]).generate_state(3)
+def _kept_states() -> Iterator[None]:
+    """One thread; the states of random, numpy and torch and the threads are put back after."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     threads = torch.get_num_threads()
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    # Not torch.manual_seed, which would seed the CUDA devices too.
-    torch.default_generator.manual_seed(int(words[2]))
     # Workers have one thread; sums over a large image change bits with the number of threads.
     if threads != 1:
         torch.set_num_threads(1)
@@ -147,42 +144,79 @@ def _seeded(seed: int, draw: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+def _seed(seed: int, draw: int) -> None:
+    """Seed random, numpy and torch from (seed, draw)."""
+    words = np.random.SeedSequence([seed, draw]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    # Not torch.manual_seed, which would seed the CUDA devices too.
+    torch.default_generator.manual_seed(int(words[2]))
+
+
+#: The data set that was built for the length of its epoch, by the text of its config: `build_and_keep`.
+_built: dict[str, Any] = {}
+
+
+def build_and_keep(cfg: dict) -> Any:
+    """Build a data set, and hand it on to the SeededDataset that gets the same config next.
+
+    COCO takes long to build: the length of its epoch and its loader share one.
+
+    Args:
+        cfg: Of a data set, in the default scope.
+    """
+    _built.clear()
+    dataset = DATASETS.build(copy.deepcopy(cfg))
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    kept = (cfg['dataset'], dataset.dataset) if isinstance(dataset, SeededDataset) else (cfg, dataset)
+    _built[repr(kept[0])] = kept[1]
+    return dataset
+
+
 @DATASETS.register_module()
-class SeededDataset(Dataset):
+class SeededDataset(NamedDataset):
     """Makes a data set's samples functions of (seed, draw number).
 
-    Everything else is forwarded to the wrapped data set, both ways, so that hooks and batch
-    samplers of mmdet and mmseg do not notice the wrapper; where they pass on what the sampler
-    gave them (get_data_info, get_cat_ids, get_dataset_source), the draw number is taken off.
-    Plain indices give unseeded samples: they come from samplers other than StatelessSampler.
+    As with its parent, hooks and batch samplers of mmdet and mmseg do not notice it; where they
+    pass on what the sampler gave them (get_data_info, get_cat_ids, get_dataset_source), the draw
+    number is taken off. Plain indices give unseeded samples: they come from samplers other than
+    StatelessSampler.
 
     Args:
         dataset: A data set or its config, built in the default scope.
         seed: Equal on all ranks.
         max_refetch: Further draws for a sample that came out as None (mmdet and mmseg data sets
             replace theirs themselves, with numpy, which is seeded here too).
+        num_classes: See NamedDataset.
     """
 
-    _OWN = frozenset({'dataset', 'seed', 'max_refetch'})
+    _OWN = NamedDataset._OWN | {'seed', 'max_refetch'}
 
-    def __init__(self, dataset: Any, seed: int, max_refetch: int = 15) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+    def __init__(self, dataset: Any, seed: int, max_refetch: int = 15, num_classes: int | None = None) -> None:
+        built = _built.pop(repr(dataset), None) if isinstance(dataset, dict) else None
+        super().__init__(dataset if built is None else built, num_classes)
         self.seed = int(seed)
         self.max_refetch = max_refetch
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, item: int | Draw) -> Any:
-        if not isinstance(item, tuple):
-            return self.dataset[item]
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int | Draw]) -> list:
+        """The samples of a batch; torch's loader asks for them so, and the random states are kept once."""
+        if not isinstance(items[0], tuple):
+            return [self.read(item) for item in items]
+        with _kept_states():
+            return [self._draw(item) for item in items]
+
+    def _draw(self, item: Draw) -> Any:
         index, draw = item
-        with _seeded(self.seed, draw):
-            for _ in range(self.max_refetch + 1):
-                sample = self.dataset[index]
-                if sample is not None:
-                    return sample
-                index = np.random.randint(len(self.dataset))
+        _seed(self.seed, draw)
+        for _ in range(self.max_refetch + 1):
+            sample = self.read(index)
+            if sample is not None:
+                return sample
+            index = np.random.randint(len(self.dataset))
         raise RuntimeError(
             f'{type(self.dataset).__name__} gave None for sample {item[0]} and for {self.max_refetch} replacements'
         )
@@ -198,17 +232,6 @@ class SeededDataset(Dataset):
     def get_dataset_source(self, item: int | Draw) -> Any:
         """Which data set of a concatenation a sample comes from."""
         return self.dataset.get_dataset_source(_index(item))
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._OWN or name.startswith('__'):  # not there yet: unpickling, copying
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._OWN:
-            super().__setattr__(name, value)
-        else:  # mmdet's PipelineSwitchHook assigns `dataset.pipeline`
-            setattr(self.dataset, name, value)
 
 
 @FUNCTIONS.register_module()

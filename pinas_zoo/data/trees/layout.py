@@ -1,0 +1,209 @@
+"""A data set as a tree of folders: its parts, their counts, and what is wrong with one that lies on a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinas_zoo.data.trees.listing import shorten
+
+SPLITS = ('train', 'val')
+#: Lies in the root of a mini set and says what it was cut from; its counts are then the expected ones.
+MINI_FILE = 'mini.json'
+#: Called with (step, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+class TreeError(ValueError):
+    """A tree is not what it has to be; the message lists everything."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of one kind and split.
+
+    Args:
+        split: 'train' or 'val'.
+        folder: Below the root.
+        suffix: How the files' names end.
+        count: Files of the whole data set.
+        download: The archive that holds them; '' for files that are made here.
+        nested: They lie one folder deeper, one a city.
+    """
+
+    split: str
+    folder: str
+    suffix: str
+    count: int
+    download: str
+    nested: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether the suffix is the whole name of one file."""
+        return self.suffix[0] not in '._'
+
+    @property
+    def pattern(self) -> str:
+        """The files as a shell pattern."""
+        return f'{self.folder}/{"*/" if self.nested else ""}{"" if self.single else "*"}{self.suffix}'
+
+    def scan(self, root: Path) -> tuple[list[str], list[str]]:
+        """Names of this part's files, relative to its folder and sorted, and those of them that are empty."""
+        folder = root / self.folder
+        if not folder.is_dir():
+            return [], []
+        folders = sorted(e.name for e in os.scandir(folder) if e.is_dir()) if self.nested else ['']
+        found, empty = [], []
+        for inner in folders:
+            for entry in os.scandir(folder / inner):
+                if entry.name.endswith(self.suffix) and entry.is_file():
+                    name = f'{inner}/{entry.name}' if inner else entry.name
+                    found.append(name)
+                    if entry.stat().st_size == 0:
+                        empty.append(name)
+        return sorted(found), sorted(empty)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line on what is wrong, and the archive that mends it ('': none)."""
+
+    line: str
+    download: str = ''
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A data set's layout; subclasses know its annotations.
+
+    Args:
+        name: 'coco', 'ade20k' or 'cityscapes'.
+        root: Where mmdet's or mmseg's configs look for it.
+        page: The official page that hands it out.
+        parts: What it consists of.
+        images: Pattern of the suffix that an image has, by which images are counted.
+    """
+
+    name: str
+    root: str
+    page: str
+    parts: tuple[Part, ...]
+    images: str
+
+    def image_part(self, split: str) -> Part:
+        """The images of a split."""
+        (part,) = (p for p in self.parts if p.split == split and p.suffix == self.images)
+        return part
+
+    def expecting(self, root: Path, counts: Sequence[int] | None = None) -> Tree:
+        """The same layout with other numbers of images.
+
+        Args:
+            root: Of a tree; if it is a mini set, its own counts are expected.
+            counts: Of training and validation images, in place of the data set's.
+        """
+        file = root / MINI_FILE
+        if counts is None and file.is_file():
+            counts = json.loads(file.read_text(encoding='utf-8'))['counts']
+        if counts is None:
+            return self
+        wanted = dict(zip(SPLITS, counts))
+        parts = [p if p.single else replace(p, count=wanted[p.split]) for p in self.parts]
+        return replace(self, parts=tuple(parts))
+
+    def problems(self, root: Path, made: bool = True) -> list[Problem]:
+        """Everything that is missing or wrong below a root.
+
+        Args:
+            root: Of the tree.
+            made: Whether the files that are made here have to be there.
+        """
+        if not root.is_dir():
+            return [Problem(f'{root}: no such folder', part.download) for part in self.parts]
+        found: dict[Part, list[str]] = {}
+        lines: list[Problem] = []
+        for part in self.parts:
+            if not part.download and not made:
+                continue
+            found[part], empty = part.scan(root)
+            if line := _count_line(root, part, len(found[part])):
+                lines.append(Problem(line, part.download))
+            if empty:
+                lines.append(Problem(f'{part.folder}: {len(empty):,} empty file(s): {shorten(empty)}', part.download))
+        return lines + self.annotation_problems(root, found)
+
+    def require(self, root: Path, made: bool = True) -> None:
+        """Check a tree.
+
+        Args:
+            root: Of the tree.
+            made: Whether the files that are made here have to be there.
+
+        Raises:
+            TreeError: One message with all that is missing or wrong and where to get it.
+        """
+        problems = self.problems(root, made)
+        if not problems:
+            return
+        lines = dict.fromkeys(problem.line for problem in problems)
+        text = [f'{root} is no complete {self.name}:', *(f'  - {line}' for line in lines)]
+        if inner := self._inner(root):
+            text.append(f'{inner} looks like it: give --root {inner}')
+        elif archives := list(dict.fromkeys(p.download for p in problems if p.download)):
+            text.append(f'Get {", ".join(archives)} from {self.page} and unpack into {root},')
+            text.append(f'or link what lies elsewhere: prepare_data.py {self.name} --root {root} --link FOLDER')
+        raise TreeError('\n'.join(text))
+
+    def _inner(self, root: Path) -> Path | None:
+        """A folder below the root that holds what the root should."""
+        folders = [part.folder for part in self.parts]
+        if not root.is_dir() or any((root / folder).exists() for folder in folders):
+            return None
+        inner = [child for child in sorted(root.iterdir()) if all((child / folder).is_dir() for folder in folders)]
+        return inner[0] if inner else None
+
+    def annotation_problems(self, root: Path, found: dict[Part, list[str]]) -> list[Problem]:
+        """What is wrong between annotations and images.
+
+        Args:
+            root: Of the tree.
+            found: Names by part, relative to its folder.
+        """
+        raise NotImplementedError
+
+    def presence(
+        self, root: Path, split: str, workers: int, progress: Progress | None
+    ) -> tuple[list[str], np.ndarray, list[str]]:
+        """Which class occurs in which image of a split.
+
+        Returns:
+            Image names relative to their folder; bool (images, classes); names of the classes.
+        """
+        raise NotImplementedError
+
+    def subset(self, root: Path, split: str, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """What a mini set with these images holds.
+
+        Returns:
+            Paths below the root to link to; JSON documents to write, by path.
+        """
+        raise NotImplementedError
+
+
+def _count_line(root: Path, part: Part, count: int) -> str:
+    if count == part.count:
+        return ''
+    if not (root / part.folder).is_dir():
+        return f'{part.folder}: no such folder, {part.count:,} of {part.pattern} belong there'
+    if not count:
+        content = shorten(sorted(os.listdir(root / part.folder))) or 'nothing'
+        return f'{part.pattern}: none of {part.count:,}; the folder holds {content}'
+    difference = f'{part.count - count:,} missing' if count < part.count else f'{count - part.count:,} too many'
+    return f'{part.pattern}: {count:,} of {part.count:,}, {difference}'

@@ -1,0 +1,51 @@
+"""A function over many files, in several processes, with progress."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from pinas_zoo.data.trees.layout import Progress
+
+Item = TypeVar('Item')
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, 'sched_getaffinity', None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def in_processes(
+    function: Callable[[Item], Any], items: Sequence[Item], workers: int, step: str, progress: Progress | None = None
+) -> list[Any]:
+    """Call a function for every item.
+
+    Args:
+        function: Of a module, or a partial of one; errors come back as they are.
+        items: Small: they travel to the processes.
+        workers: Processes; 1 or less stays in this one.
+        step: Name of the work, for the progress.
+        progress: Called after every item.
+
+    Returns:
+        The results in the order of the items.
+    """
+    results: list[Any] = []
+    if workers <= 1 or len(items) <= 1:
+        for item in items:
+            results.append(function(item))
+            if progress:
+                progress(step, len(results), len(items))
+        return results
+    pool = ProcessPoolExecutor(min(workers, len(items)))
+    try:
+        for result in pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers)))):
+            results.append(result)
+            if progress:
+                progress(step, len(results), len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error no further file is worked on
+    return results

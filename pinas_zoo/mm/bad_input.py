@@ -1,0 +1,172 @@
+"""Bad data by name: the one error, and a data set that says which file a sample failed on."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from pinas_zoo.registry import DATASETS
+
+IGNORED_LABEL = 255  # mmseg's default
+_BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+class BadInputError(ValueError):
+    """Data or a config that does not fit them; one line per problem, naming file and value."""
+
+
+def last_line(error: BadInputError) -> str:
+    """The message of an error that a data worker may have wrapped into its traceback."""
+    text = str(error)
+    marker = f'{BadInputError.__name__}: '
+    return text.rsplit(marker, 1)[-1].strip() if marker in text else text
+
+
+def read_image(path: str) -> np.ndarray:
+    """Decode an image as the pipelines do.
+
+    Shape: uint8 (H, W, 3).
+
+    Raises:
+        BadInputError: Naming the file that is missing or does not decode.
+    """
+    import mmcv  # only mmdet's and mmseg's data come here
+
+    content = _content(path)
+    try:
+        image = mmcv.imfrombytes(content)
+    except Exception as error:  # cv2.error is no OSError
+        raise BadInputError(f'{path}: the image does not decode ({_first_line(error)})') from None
+    if image is None:
+        raise BadInputError(f'{path}: the image does not decode ({len(content):,} bytes)')
+    return image
+
+
+def read_map(path: str) -> np.ndarray:
+    """Decode a map of labels as mmseg does.
+
+    Shape: (H, W).
+
+    Raises:
+        BadInputError: Naming the file that is missing, does not decode or has several channels.
+    """
+    try:
+        labels = np.asarray(Image.open(path))
+    except FileNotFoundError:
+        raise BadInputError(f'{path}: no such file') from None
+    except _BAD_JPEG_OR_WORSE as error:
+        raise BadInputError(f'{path}: the label map does not decode ({_first_line(error)})') from None
+    if labels.ndim != 2:
+        raise BadInputError(f'{path}: a label map has one value a pixel, this one has shape {labels.shape}')
+    return labels
+
+
+def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) -> str:
+    """The line on a label that is no class.
+
+    Args:
+        path: Of the map.
+        label: As the network would see it, after reduce_zero_label.
+        classes: How many the head has.
+        reduce_zero_label: Whether 0 of the file is ignored and 1 is the first class.
+    """
+    first = int(reduce_zero_label)
+    zero = ', 0' if reduce_zero_label else ''
+    return (
+        f'{path}: label value {label + first}, allowed are {first} to {classes - 1 + first} '
+        f'({classes} classes) and, ignored, {IGNORED_LABEL}{zero}'
+    )
+
+
+@DATASETS.register_module()
+class NamedDataset(Dataset):
+    """Lets a data set name the file that a sample failed on, and checks labels as they are met.
+
+    Everything else is forwarded to the wrapped data set, both ways, so that hooks and batch
+    samplers of mmdet and mmseg do not notice the wrapper.
+
+    Args:
+        dataset: A data set or its config, built in the default scope.
+        num_classes: Of a segmentation head: labels beyond are an error. None does not look at them.
+    """
+
+    _OWN = frozenset({'dataset', 'num_classes'})
+
+    def __init__(self, dataset: Any, num_classes: int | None = None) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read(index)
+
+    def read(self, index: int) -> Any:
+        """A sample of the wrapped data set.
+
+        Raises:
+            BadInputError: Naming a file that is missing or does not decode, or a label that is no class.
+            RuntimeError: Naming the image on which anything else failed.
+        """
+        try:
+            sample = self.dataset[index]
+        except Exception as error:
+            path = self._bad_file(index)
+            if path is None:
+                raise
+            raise RuntimeError(f'{path}: {type(error).__name__}: {_first_line(error)}') from error
+        if self.num_classes is not None:
+            _check_labels(sample, self.num_classes)
+        return sample
+
+    def _bad_file(self, index: int) -> str | None:
+        """The image of a sample that could not be read; None where the data set knows no files.
+
+        Raises:
+            BadInputError: When the image or its label map is missing or does not decode.
+        """
+        known = getattr(self.dataset, 'get_data_info', None)
+        info = known(index) if known else None
+        if not isinstance(info, dict) or not info.get('img_path'):
+            return None
+        for key, read in (('img_path', read_image), ('seg_map_path', read_map)):
+            if info.get(key) and '://' not in info[key]:
+                read(info[key])
+        return info['img_path']
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._OWN or name.startswith('__'):  # not there yet: unpickling, copying
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._OWN:
+            super().__setattr__(name, value)
+        else:  # mmdet's PipelineSwitchHook assigns `dataset.pipeline`
+            setattr(self.dataset, name, value)
+
+
+def _check_labels(sample: Any, classes: int) -> None:
+    found = sample.get('data_samples') if isinstance(sample, dict) else None
+    labels = getattr(getattr(found, 'gt_sem_seg', None), 'data', None)
+    if not isinstance(labels, torch.Tensor):
+        return
+    wrong = (labels >= classes) & (labels != IGNORED_LABEL)
+    if wrong.any():
+        path, reduced = found.get('seg_map_path', 'label map'), bool(found.get('reduce_zero_label', False))
+        raise BadInputError(label_problem(path, int(labels[wrong][0]), classes, reduced))
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except FileNotFoundError:
+        raise BadInputError(f'{path}: no such file') from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

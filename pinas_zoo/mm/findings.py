@@ -1,0 +1,53 @@
+"""What a check of data found, and the lines on files and folders that are not where the config says."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pinas_zoo.data.trees import shorten
+
+#: Images and label maps of a loader that are decoded before a run, evenly spaced.
+SAMPLES = 8
+_TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
+
+
+@dataclass
+class Findings:
+    """Lines of a check.
+
+    Args:
+        errors: The run cannot go well.
+        warnings: Legal, and yet not what one would think.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
+    """Whether the root of a data set, or a file or folder that it needs, is missing; says so.
+
+    Args:
+        dataset: Of mmdet or mmseg.
+        paths: What has to be there.
+        findings: Receives the lines.
+    """
+    root = dataset.data_root or ''
+    hint = ''
+    if name := _TREES.get(type(dataset).__name__):
+        hint = f'; python tools/prepare_data.py {name} --root {root or "FOLDER"} says what belongs there'
+    if root and not os.path.isdir(root):
+        findings.errors.append(f'{root}: no such folder (data_root){hint}')
+        return True
+    missing = [path for path in paths if not os.path.exists(path)]
+    for path in missing:
+        content = f'; {root} holds {shorten(sorted(os.listdir(root)), 5) or "nothing"}' if root else ''
+        findings.errors.append(f'{path}: not there{content}{hint}')
+    return bool(missing)
+
+
+def spaced(count: int) -> list[int]:
+    """Evenly spaced indices below a count, at most `SAMPLES`."""
+    taken = min(SAMPLES, count)
+    return [number * count // taken for number in range(taken)]
