@@ -12,4 +12,7 @@ model_wrapper_cfg = dict(
     type='pinas_zoo.MethodDistributedDataParallel', find_unused_parameters=True, broadcast_buffers=False
 )
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl'))
+# JSON lines for our tools, and TensorBoard; Weights & Biases takes its place with
+# --cfg-options visualizer.vis_backends.1.type=WandbVisBackend
+visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
 log_level = 'INFO'
