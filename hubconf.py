@@ -1,9 +1,12 @@
-"""Entry points for `torch.hub.load`: every registered model and weights of pinas_zoo.
+"""Entry points for `torch.hub.load`: every network that pinas_zoo registers with timm, by its name.
 
 >>> net = torch.hub.load('FOLDER_OR_REPOSITORY', 'pinas_a', source='local', pretrained=True)
+>>> net = torch.hub.load('FOLDER_OR_REPOSITORY', 'pinas', source='local', arch='333-3113-330011-021')
 """
 
-from typing import Any
+# Modules only: `torch.hub.list` takes every callable for an entry point.
+import typing
+from collections import abc
 
 import timm
 from torch import nn
@@ -13,21 +16,16 @@ import pinas_zoo  # noqa: F401  registers the names
 dependencies = ['torch', 'torchvision', 'timm', 'numpy', 'safetensors']
 
 
-def pinas_a(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Pi-NAS-cls; arguments as for `timm.create_model`."""
-    return timm.create_model('pinas_a', pretrained=pretrained, **kwargs)
+def _entry(model: str) -> abc.Callable[..., nn.Module]:
+    def create(pretrained: bool = False, name: str = model, **kwargs: typing.Any) -> nn.Module:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+    create.__name__ = create.__qualname__ = model
+    create.__doc__ = (
+        f'{timm.models.model_entrypoint(model).__doc__}\n\nArguments as for `timm.create_model`; `name` may add a '
+        f'tag: {model}.TAG.'
+    )
+    return create
 
 
-def pinas_b(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Pi-NAS-trans; arguments as for `timm.create_model`."""
-    return timm.create_model('pinas_b', pretrained=pretrained, **kwargs)
-
-
-def pinas(name: str = 'pinas', pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Any registered model, weights included: ``name='pinas_nano_a.fmnist'``, or ``arch='301-3231-203213-032'``."""
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
-
-
-def pinas_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Any architecture of the nano space."""
-    return timm.create_model('pinas_nano', pretrained=pretrained, **kwargs)
+globals().update({_name: _entry(_name) for _name in timm.list_models('pinas*')})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from pinas_zoo.search_log import SearchRecord, pareto_front
+from pinas_zoo.weights.load import write_atomic
 
 Points = Sequence[tuple[float, float]]
 Kind = Literal['svg', 'png']
@@ -253,11 +253,5 @@ def _draw(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, k
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes to a temporary name beside the file, flushes to the disk, renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    with temporary.open('wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Writes bytes as `write_atomic` writes files."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))

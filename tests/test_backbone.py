@@ -13,8 +13,11 @@ from pinas_zoo.backbone import PINAS_A, PINAS_B, PiNASNet, load_backbone, stage_
 from pinas_zoo.blocks import Bottleneck, make_block
 from pinas_zoo.space import PINAS, PINAS_NANO, Candidate, SearchSpace
 from pinas_zoo.weights.load import read_weights, save_weights
+from pinas_zoo.weights.manifest import entries
 
-NAMES = ['pinas_a', 'pinas_b', 'pinas', 'pinas_nano']
+#: Networks that the manifest has with their architecture: entry points are made of its rows.
+OWN = sorted({entry.model for entry in entries().values() if entry.own and entry.timm})
+NAMES = ['pinas_a', 'pinas_b', 'pinas', 'pinas_nano', *OWN]
 SKIPPING = SearchSpace(
     'skipping',
     depths=(2, 3),
@@ -200,7 +203,7 @@ def test_groups_cover_every_parameter():
         ('301-3231-203213-03', 'stages have'),
         ('304-3231-203213-032', 'position 2 is 4'),
         ('30x-3231-203213-032', 'only digits'),
-        ('3(01)1-3231-203213-032', 'brackets'),
+        ('3(0)1-3231-203213-032', 'brackets'),
         ([0] * 15, '15 positions'),
         ([0.5] * 16, 'not an integer'),
         (7, 'type is int'),

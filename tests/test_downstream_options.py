@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import re
-import subprocess
 
 import pytest
 from downstream import ALL, ARCHS, FOLDERS, ROOT, backbone_name, build, label, read
@@ -71,30 +69,6 @@ def test_layer_wise_example_of_the_readme(folder, tmp_path):
         'backbone.layer4': {0.9},
         'rest': {1.0},
     }
-
-
-def test_small_run_of_the_readme():
-    from mmengine.config import DictAction
-
-    text = (ROOT / 'configs/coco/README.md').read_text()
-    (command,) = [code for code in re.findall(r'```bash\n(.*?)```', text, re.DOTALL) if 'coco-mini' in code]
-    words = subprocess.run(['bash', '-c', 'printf "%s\n" ' + command], check=True, capture_output=True, text=True)
-    tool, config, processes, *arguments = words.stdout.splitlines()[1:]
-    assert (ROOT / tool).is_file() and processes == '2'
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    parser.add_argument('--work-dir')
-    cfg = read(ROOT / config)
-    cfg.merge_from_dict(parser.parse_args(arguments).cfg_options)
-    mini = 'data/coco-mini'
-    for name in ('train', 'val', 'test'):
-        assert cfg[f'{name}_dataloader'].dataset.data_root == mini
-        (resize,) = [s for s in cfg[f'{name}_dataloader'].dataset.pipeline if 'Resize' in s.type]
-        assert resize.get('scales', [resize.get('scale')]) == [(128, 128)]
-        if name != 'train':
-            assert cfg[f'{name}_evaluator'].ann_file == f'{mini}/annotations/instances_val2017.json'
-    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval, cfg.train_dataloader.batch_size) == (4, 4, 2)
-    assert cfg.default_hooks.checkpoint.interval == 2
 
 
 # ---- metafiles -------------------------------------------------------------------------------------------------------

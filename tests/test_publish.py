@@ -1,6 +1,7 @@
 """Publishing: timm's hub folder, mmengine's form, torch.hub, model cards."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,11 @@ def test_torch_hub(tmp_path, monkeypatch):
     assert net(torch.rand(2, 3, 28, 28)).shape == (2, 3)
     with pytest.raises(RuntimeError, match='could not be had'):
         torch.hub.load(str(ROOT), 'pinas_a', source='local', pretrained=True)
+
+
+def test_torch_hub_lists_what_timm_lists():
+    hub = runpy.run_path(str(ROOT / 'hubconf.py'))  # torch.hub takes every callable for an entry point
+    names = {name for name, value in hub.items() if callable(value) and not name.startswith('_')}
+    assert names == set(timm.list_models('pinas*')) and 'Pi-NAS-cls' in hub['pinas_a'].__doc__
+    net = torch.hub.load(str(ROOT), 'pinas', source='local', arch=PINAS_B, num_classes=2)
+    assert net.space.format(net.arch) == PINAS_B

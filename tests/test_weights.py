@@ -184,3 +184,24 @@ class TestCheckpoint:
         assert report.fits and not report.unexpected
         with pytest.raises(ValueError, match=r"no name begins with 'model\.'"):
             load_backbone(net, tmp_path / 'a.pth', 'model.')
+
+
+@pytest.mark.mm
+@pytest.mark.parametrize(('before', 'after'), [('pinas_zoo', 'mmseg'), ('mmdet', 'mmdet')])
+def test_mmengine_reads_classes_and_scope(tmp_path, before, after):
+    """An Inferencer that was given our scope builds the model in the one that the file names; other scopes stay."""
+    from mmengine.registry import DefaultScope, init_default_scope
+
+    from pinas_zoo.mm.weights import load_from_pinas_zoo
+
+    meta = {'default_scope': 'mmseg', 'dataset_meta': json.dumps({'classes': ['wall', 'floor']})}
+    save_weights(tmp_path / 'a.safetensors', {'x': torch.ones(2)}, meta)
+    earlier = DefaultScope.get_current_instance()
+    init_default_scope(before)
+    try:
+        checkpoint = load_from_pinas_zoo(str(tmp_path / 'a.safetensors'), 'cpu')
+        assert DefaultScope.get_current_instance().scope_name == after
+    finally:
+        init_default_scope(earlier.scope_name if earlier else 'pinas_zoo')
+    assert checkpoint['meta']['dataset_meta']['classes'] == ['wall', 'floor']
+    assert torch.equal(checkpoint['state_dict']['x'], torch.ones(2))

@@ -4,7 +4,8 @@
 
 A table stands between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
 Parameters and MACs of a metafile are checked against the cost table of its space, its results and weights against the
-manifest. Results of the paper and ours have a column each.
+manifest. Results of the paper and ours have a column each. checkpoints/metafile.yml, by which mmdet's and mmseg's
+Inferencers find the weights of our own, is written whole.
 """
 
 import argparse
@@ -19,11 +20,12 @@ import yaml
 from pinas_zoo.cost import Cost, CostTable
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.download import SCHEME
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_text
 from pinas_zoo.weights.manifest import Entry, entries
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
+OWN = ROOT / 'checkpoints' / 'metafile.yml'
 CARDS = ('README.md', 'MODEL_CARD.md', 'checkpoints/*.md', 'configs/*/README.md')
 WEIGHTS_HEADER = ['weights', 'task, data', 'architecture', 'file', 'results: paper', 'results: us', 'sha256']
 HEADER = ['model', 'architecture', 'parameters', 'MACs', 'results: paper', 'results: us', 'weights']
@@ -73,6 +75,36 @@ def check_weights(model: dict[str, Any]) -> None:
                 raise ValueError(f'{model["Name"]}, reported by {who}: {there}, the manifest of {entry.name}: {here}')
 
 
+def own_metafile() -> str:
+    """The metafile of the weights that this project trained; a supernet, which is no one network, has no row."""
+    models = []
+    for entry in entries().values():
+        if not entry.own or entry.arch is None:
+            continue
+        space, classes = get_space(entry.space), entry.num_classes if entry.timm else 0
+        cost = CostTable(space, space.input_size, classes).of(entry.arch)
+        data = {'Arch': entry.arch, 'Space': entry.space, 'Input Size': space.input_size, 'Classes': classes}
+        results = [
+            {'Task': entry.task, 'Dataset': r.dataset, 'Reported by': r.reported_by, 'Metrics': dict(r.values)}
+            for r in entry.results
+        ]
+        models.append(
+            {
+                'Name': entry.name,
+                'In Collection': 'Pi-NAS',
+                'Config': entry.config,
+                'Metadata': data | {'Parameters': cost.params, 'MACs': cost.macs},
+                'Results': results,
+                'Weights': f'{SCHEME}{entry.name}',
+            }
+        )
+    head = (
+        '# Written by tools/make_tables.py from the manifest. Parameters and MACs of detection and segmentation are\n'
+        '# those of the backbone.\n'
+    )
+    return head + yaml.safe_dump({'Models': models}, sort_keys=False, allow_unicode=True)
+
+
 def _results(model: dict[str, Any], who: str) -> str:
     rows = [
         f'{result["Dataset"]}: ' + ', '.join(f'{name} {value}' for name, value in result['Metrics'].items())
@@ -107,7 +139,7 @@ def weights_table() -> str:
             [
                 f'`{entry.name}`',
                 f'{entry.task}, {entry.dataset}',
-                f'`{entry.arch}` of `{entry.space}`',
+                f'{f"`{entry.arch}`" if entry.arch else "every one"} of `{entry.space}`',
                 f'[{entry.released.file}]({entry.url}), converted' if entry.released else f'`{entry.file}`',
                 _entry_results(entry, 'paper'),
                 _entry_results(entry, 'us'),
@@ -149,13 +181,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--check', action='store_true', help='write nothing, exit 1 where a table is out of date')
     args = parser.parse_args(argv)
     stale = []
-    for path in [path for pattern in CARDS for path in sorted(ROOT.glob(pattern))]:
-        old = path.read_text()
-        new = BLOCK.sub(lambda match, page=path: match[1] + table(ROOT / match[2], page) + match[3], old)
+
+    def settle(path: Path, old: str, new: str) -> None:
         if new != old:
             stale.append(str(path.relative_to(ROOT)))
             if not args.check:
-                write_atomic(path, lambda temporary, text=new: temporary.write_text(text))
+                write_text(path, new)
+
+    settle(OWN, OWN.read_text() if OWN.is_file() else '', own_metafile())
+    for path in [path for pattern in CARDS for path in sorted(ROOT.glob(pattern))]:
+        old = path.read_text()
+        settle(path, old, BLOCK.sub(lambda match, page=path: match[1] + table(ROOT / match[2], page) + match[3], old))
     verb = 'out of date' if args.check else 'rewritten'
     print(f'tables: {verb} in {", ".join(stale)}' if stale else 'tables: all up to date')
     return 1 if args.check and stale else 0

@@ -12,6 +12,7 @@ from pinas_zoo.data.batched import (
     crop_boxes,
     resize_weights,
 )
+from pinas_zoo.data.halves import HalvedView
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
     DIGITS_MEAN,
@@ -60,6 +61,7 @@ __all__ = [
     'FashionMNISTSource',
     'FolderSource',
     'FourViews',
+    'HalvedView',
     'ImageReader',
     'ListSource',
     'SeparableBlur',

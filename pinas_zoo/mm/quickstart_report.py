@@ -228,5 +228,6 @@ def report(job: Job) -> Path:
 
 if __name__ == '__main__':
     action, folder = sys.argv[1:]
-    state = json.loads((Path(folder) / 'steps.json').read_text())
-    {'publish': publish, 'report': report}[action](Job(Path(folder), state['quick']))
+    steps = Path(folder) / 'steps.json'
+    quick = steps.is_file() and json.loads(steps.read_text())['quick']
+    {'publish': publish, 'report': report}[action](Job(Path(folder), quick))

@@ -27,6 +27,7 @@ from pinas_zoo.report import pareto_figure, search_trace_figure
 from pinas_zoo.search import Limits, Searcher, SearchLog, SearchRecord, build_searcher
 from pinas_zoo.space import SearchSpace, get_space
 from pinas_zoo.supernet import load_supernet
+from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import file_sha256, load_weights, read_weights, write_atomic
 
 __all__ = ['Batches', 'derive_best', 'search']
@@ -88,7 +89,7 @@ class Batches:
         self.kept = passed if self.kept is not None else None  # a pass that was broken off is not kept
 
 
-def _build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
+def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
     device = get_device()
     supernet = load_supernet(checkpoint, space)
     head = nn.Linear(space.num_features, cfg.num_classes)
@@ -160,6 +161,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     Raises:
         ValueError: The work_dir holds another search, or the checkpoint does not fit.
     """
+    checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
@@ -181,7 +183,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
         done = [[(record.arch, record.score) for record in log.records] if log is not None else None]
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay(done[0])
-        evaluate = _build_evaluator(cfg, space, checkpoint, sha256, work_dir)
+        evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
         _run(searcher, evaluate, costs, cfg.budget, log)
         if log is None:
             arch, score = searcher.best
@@ -205,6 +207,7 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
     Raises:
         ValueError: The architecture is malformed or the checkpoint does not fit.
     """
+    checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
     set_up(cfg, 'none', [])
     if arch.endswith('.json'):

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import torch
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pinas_zoo.weights.download import SCHEME, find_weights
@@ -18,7 +19,9 @@ __all__ = ['load_from_pinas_zoo']
 def load_from_pinas_zoo(filename: str, map_location: str | torch.device | None = None) -> dict[str, Any]:
     """A checkpoint as mmengine expects it.
 
-    A classifier's names get the `net.` of `pinas_zoo.Classifier`, the only model that takes one through mmengine.
+    A classifier's names get the `net.` of `pinas_zoo.Classifier`, the only model that takes one through mmengine. An
+    Inferencer that found a model in our model-index.yml (``scope='pinas_zoo'``) reads its weights before it builds the
+    model: the default scope then becomes the one that the file names, mmdet or mmseg, whose parts the config names.
 
     Args:
         filename: ``pinas://NAME``, or a `.safetensors` file.
@@ -34,4 +37,7 @@ def load_from_pinas_zoo(filename: str, map_location: str | torch.device | None =
         state = {name: tensor.to(map_location) for name, tensor in state.items()}
     if 'dataset_meta' in meta:
         meta = {**meta, 'dataset_meta': json.loads(meta['dataset_meta'])}
+    current = DefaultScope.get_current_instance()
+    if 'default_scope' in meta and current is not None and current.scope_name == 'pinas_zoo':
+        init_default_scope(meta['default_scope'])
     return {'state_dict': state, 'meta': meta}

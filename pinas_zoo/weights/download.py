@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.convert import convert_file
-from pinas_zoo.weights.load import file_sha256, write_atomic
+from pinas_zoo.weights.load import file_sha256, write_text
 from pinas_zoo.weights.manifest import Entry, find_entry, package_file
 from pinas_zoo.weights.transfer import Policy, TransferError, copy_file, from_drive, from_url
 
@@ -247,8 +247,7 @@ def _recorded(path: Path) -> str | None:
 
 def _record(path: Path, origin: dict[str, Any], digest: str | None = None, size: int | None = None) -> None:
     content = {'sha256': digest or _sha256(path), 'size': path.stat().st_size if size is None else size, **origin}
-    text = json.dumps(content, indent=1) + '\n'
-    write_atomic(_record_path(path), lambda temporary: temporary.write_text(text, encoding='utf-8'))
+    write_text(_record_path(path), json.dumps(content, indent=1) + '\n')
 
 
 def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:

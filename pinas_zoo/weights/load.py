@@ -32,6 +32,7 @@ __all__ = [
     'read_weights',
     'save_weights',
     'write_atomic',
+    'write_text',
 ]
 
 FAULTS = ('missing', 'unexpected', 'mismatched')
@@ -260,6 +261,11 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text, atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

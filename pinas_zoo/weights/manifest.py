@@ -7,15 +7,17 @@ README's table are generated from it or checked against it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pinas_zoo
-from pinas_zoo.space import Arch, get_space
+from pinas_zoo.space import get_space
+from pinas_zoo.weights.load import write_text
 
-__all__ = ['MANIFEST', 'Entry', 'Released', 'Result', 'entries', 'find_entry', 'package_file']
+__all__ = ['MANIFEST', 'Entry', 'Released', 'Result', 'entries', 'find_entry', 'package_file', 'put_rows', 'read_rows']
 
 #: The packaged manifest.
 MANIFEST = Path(__file__).with_name('manifest.json')
@@ -33,6 +35,7 @@ class Result:
         reported_by: 'paper' or 'us'; never mixed.
         values: Metric by name.
         hardware: What it was measured on, where we did.
+        scenes: Settings of the composed scenes that it was measured on (`SceneSettings`), and their `sha256`.
     """
 
     dataset: str
@@ -40,6 +43,7 @@ class Result:
     reported_by: str
     values: dict[str, float]
     hardware: str | None = None
+    scenes: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.reported_by not in ('paper', 'us'):
@@ -72,7 +76,7 @@ class Entry:
         model: timm model, or the kind of mm model.
         task: Task as in metafiles.
         dataset: Data it was trained on.
-        arch: Architecture by stage.
+        arch: Architecture by stage; None for a supernet, which has every one of its space.
         space: Name of the space.
         num_classes: Classes.
         file: File name in the cache.
@@ -96,7 +100,7 @@ class Entry:
     model: str
     task: str
     dataset: str
-    arch: str
+    arch: str | None
     space: str
     num_classes: int
     file: str
@@ -115,11 +119,14 @@ class Entry:
         if not self.sources or any(set(source) not in SOURCE_KEYS for source in self.sources):
             allowed = [sorted(keys) for keys in SOURCE_KEYS]
             raise ValueError(f'{self.name}: sources must be one of {allowed}, got {self.sources}')
-        self.parsed_arch()
+        space = get_space(self.space)
+        if self.arch is not None:
+            space.parse(self.arch)
 
-    def parsed_arch(self) -> Arch:
-        """The architecture as candidate indices."""
-        return get_space(self.space).parse(self.arch)
+    @property
+    def own(self) -> bool:
+        """Whether the file comes with the project, which trained it."""
+        return any('package' in source for source in self.sources)
 
     @property
     def url(self) -> str:
@@ -144,7 +151,7 @@ class Entry:
 
 @lru_cache
 def _read(path: Path) -> dict[str, Entry]:
-    rows = [Entry.from_dict(values) for values in json.loads(path.read_text(encoding='utf-8'))['weights']]
+    rows = [Entry.from_dict(values) for values in read_rows(path)]
     out = {entry.name: entry for entry in rows}
     if len(out) != len(rows) or len({entry.file for entry in rows}) != len(rows):
         raise ValueError(f'{path}: a name or file stands there twice: {sorted(entry.name for entry in rows)}')
@@ -166,6 +173,28 @@ def find_entry(name: str) -> Entry:
     if name not in known:
         raise ValueError(f'no weights are called {name!r}; there are: {", ".join(known)}')
     return known[name]
+
+
+def read_rows(path: Path = MANIFEST) -> list[dict[str, Any]]:
+    """The rows of a manifest as they stand in the file."""
+    return json.loads(path.read_text(encoding='utf-8'))['weights']
+
+
+def put_rows(rows: Sequence[dict[str, Any]], path: Path = MANIFEST, drop: Sequence[str] = ()) -> None:
+    """Writes rows into a manifest, in the place of those of the same name, atomically.
+
+    Args:
+        rows: The rows.
+        path: The manifest.
+        drop: Names of rows that go.
+
+    Raises:
+        ValueError: A row is malformed; nothing is written then.
+    """
+    new = {Entry.from_dict(row).name: row for row in rows}
+    merged = [new.pop(row['name'], row) for row in read_rows(path) if row['name'] not in drop] + list(new.values())
+    write_text(path, json.dumps({'weights': merged}, indent=1) + '\n')
+    _read.cache_clear()
 
 
 def package_file(relative: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from torch import Tensor
 
 import pinas_zoo
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
-from pinas_zoo.weights.load import file_sha256, read_weights, save_weights, write_atomic
+from pinas_zoo.weights.load import file_sha256, read_weights, save_weights, write_atomic, write_text
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of
 
-__all__ = ['Card', 'Published', 'publish']
+__all__ = ['Card', 'Published', 'describe', 'find_network', 'model_card', 'publish']
 
 #: What stands before the network's names, by where the file comes from: plain, our classifier, mmdet and mmseg.
 PREFIXES = ('', 'net.', 'backbone.', 'module.', 'module.net.')
+#: What a hub folder's card shows.
+USAGE = "import timm, pinas_zoo\nnet = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)"
 NAMED = {(PINAS.name, '301-3231-203213-032'): 'pinas_a', (PINAS.name, '333-3113-330011-021'): 'pinas_b'}
 
 
@@ -81,31 +84,34 @@ def publish(
     """
     checkpoint, folder, card = Path(checkpoint), Path(folder), card or Card()
     state, metadata = read_weights(checkpoint)
-    net, space, arch = _network(state, metadata, checkpoint)
+    net, space, arch = find_network(state, metadata, checkpoint)
     classes = net['fc.weight'].shape[0] if 'fc.weight' in net else 0
-    facts = {
-        'kind': 'classifier' if classes else 'backbone',
-        'arch': arch,
-        'space': json.dumps(space.to_dict()),
-        'num_classes': classes,
-        'source': metadata.get('source', checkpoint.name),
-        'source_sha256': metadata.get('source_sha256') or file_sha256(checkpoint),
-        'licence': card.licence or metadata.get('licence', 'not stated'),
-        'version': pinas_zoo.__version__,
-    }
+    facts = describe(checkpoint, metadata, 'classifier' if classes else 'backbone', space, arch, classes)
+    facts['licence'] = card.licence or facts['licence']
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / 'model.safetensors', net, facts)
     config = _config(space, arch, net, classes, facts['licence'], preprocess or {})
-    _write(folder / 'config.json', json.dumps(config, indent=1) + '\n')
-    _write(folder / 'README.md', _readme(config, facts, card, file_sha256(folder / 'model.safetensors')))
+    write_text(folder / 'config.json', json.dumps(config, indent=1) + '\n')
+    title = f'{config["architecture"]}, architecture {arch}'
+    tags = ('timm', 'image-classification')
+    write_text(folder / 'README.md', model_card(title, USAGE, folder / 'model.safetensors', facts, card, tags))
     mmengine = _write_mmengine(folder, name or folder.resolve().name, state, {**metadata, **_strings(facts)})
     return Published(folder, mmengine, config['architecture'])
 
 
-def _network(
+def find_network(
     state: dict[str, Tensor], metadata: dict[str, str], checkpoint: Path
 ) -> tuple[dict[str, Tensor], SearchSpace, str]:
-    """The network inside a checkpoint, its space and architecture."""
+    """The network inside a checkpoint, under the names of `PiNASNet`, with its space and architecture.
+
+    Args:
+        state: Tensors by name: a backbone, a classifier, or a model that has one.
+        metadata: The file's strings; the space and architecture that they name are checked.
+        checkpoint: Where both come from, for messages.
+
+    Raises:
+        ValueError: There is no network of a known space in it, or it is incomplete.
+    """
     prefix = next((prefix for prefix in PREFIXES if f'{prefix}conv1.0.weight' in state), None)
     if prefix is None:
         raise ValueError(f'{checkpoint} holds no network of this project: no conv1.0.weight after any of {PREFIXES}')
@@ -127,6 +133,31 @@ def _network(
     if metadata.get('arch', text) != text:
         raise ValueError(f'{checkpoint} says architecture {metadata["arch"]}, its shapes are those of {text}')
     return net, space, text
+
+
+def describe(
+    checkpoint: Path, metadata: dict[str, str], kind: str, space: SearchSpace, arch: str | None, classes: int
+) -> dict[str, Any]:
+    """What a published file says about itself: kind, arch, space, classes, origin, licence, version.
+
+    Args:
+        checkpoint: File that the weights come from; its name and hash are recorded, unless it names its own source.
+        metadata: The strings of that file.
+        kind: Kind of the model.
+        space: Its space.
+        arch: Its architecture; None for a supernet.
+        classes: Its classes; 0 for none.
+    """
+    return {
+        'kind': kind,
+        'arch': arch,
+        'space': json.dumps(space.to_dict()),
+        'num_classes': classes,
+        'source': metadata.get('source', checkpoint.name),
+        'source_sha256': metadata.get('source_sha256') or file_sha256(checkpoint),
+        'licence': metadata.get('licence', 'not stated'),
+        'version': pinas_zoo.__version__,
+    }
 
 
 def _config(
@@ -157,22 +188,32 @@ def _config(
     }
 
 
-def _readme(config: dict[str, Any], facts: dict[str, Any], card: Card, sha256: str) -> str:
+def model_card(title: str, usage: str, file: Path, facts: dict[str, Any], card: Card, tags: Sequence[str]) -> str:
+    """The text of a model card.
+
+    Args:
+        title: First line.
+        usage: Python lines that load the weights.
+        file: The weight file, whose hash is stated.
+        facts: See `describe`.
+        card: See `Card`.
+        tags: Library first, then the task, as the hub names them.
+    """
+    arch, space = facts['arch'], json.loads(facts['space'])['name']
     metrics = '\n'.join(f'- {name}: {value}' for name, value in card.metrics.items()) or '- none'
     return f"""---
-library_name: timm
-tags: [timm, pinas_zoo, image-classification]
+library_name: {tags[0]}
+tags: [{', '.join(dict.fromkeys([tags[0], 'pinas_zoo', *tags[1:]]))}]
 ---
-# {config['architecture']}, architecture {facts['arch']}
+# {title}
 
 ```python
-import timm, pinas_zoo
-net = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)
+{usage}
 ```
 
 | what | |
 |---|---|
-| architecture | `{facts['arch']}` of space `{json.loads(facts['space'])['name']}` |
+| architecture | {f'`{arch}`' if arch else 'every one'} of space `{space}` |
 | classes | {facts['num_classes'] or 'none: a backbone'} |
 | training data | {card.data} |
 | recipe | {card.recipe} |
@@ -180,7 +221,7 @@ net = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)
 | licence of the weights | {facts['licence']} |
 | licence of the code | Apache-2.0 |
 | made from | {facts['source']}, sha256 `{facts['source_sha256']}` |
-| sha256 of model.safetensors | `{sha256}` |
+| sha256 of {file.name} | `{file_sha256(file)}` |
 | written by | pinas_zoo {facts['version']} |
 
 Metrics (protocol: {card.protocol}):
@@ -191,10 +232,6 @@ Metrics (protocol: {card.protocol}):
 
 def _strings(facts: dict[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
 
 
 def _write_mmengine(folder: Path, name: str, state: dict[str, Tensor], meta: dict[str, str]) -> Path:

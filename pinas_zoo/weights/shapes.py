@@ -29,6 +29,7 @@ __all__ = [
 Shapes = dict[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.(.+)')
+_KEPT = re.compile(r'candidates\.(\d+)\..+')
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
@@ -63,7 +64,11 @@ def _shortcut_shapes(space: SearchSpace, position: int) -> Shapes:
     return conv_norm_shapes('downsample.1', 'downsample.2', (out, space.in_channels(position), 1, 1))
 
 
-def _block_shapes(space: SearchSpace, position: int, choice: int) -> Shapes:
+def _block_shapes(space: SearchSpace, position: int, choice: int | tuple[int, ...]) -> Shapes:
+    if isinstance(choice, tuple):
+        names = {c: _block_shapes(space, position, c) for c in choice}
+        inner = {f'candidates.{c}.{name}': shape for c, shapes in names.items() for name, shape in shapes.items()}
+        return inner | {'factors': (len(choice),)}
     candidate, planes = space.candidates[choice], space.planes[space.stage_of(position)[0]]
     if candidate.skip:
         return {}
@@ -148,7 +153,7 @@ def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
         space: The space.
 
     Raises:
-        ValueError: A position fits no candidate, or several equally well.
+        ValueError: A position fits no candidate, or several equally well, or keeps what the space does not have.
     """
     starts, found = [0, *accumulate(space.depths)], {}
     for name, shape in shapes.items():
@@ -159,6 +164,9 @@ def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
     arch = []
     for position in range(space.num_positions):
         inner, choices = found.get(position, {}), space.choices(position)
+        if several := {int(match[1]) for name in inner if (match := _KEPT.fullmatch(name))}:
+            arch.append(tuple(sorted(several)))
+            continue
         skips = [choice for choice in choices if space.candidates[choice].skip]
         if not inner and skips:
             arch.append(skips[0])
@@ -175,4 +183,4 @@ def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
                 f'{ ({name: inner[name] for name in sorted(inner) if name.endswith("weight")}) }'
             )
         arch.append(best[0])
-    return tuple(arch)
+    return space.parse(arch)

@@ -1,0 +1,34 @@
+"""A copy of the project, so that a test may build it or give it other weights; and commands that run in the copy."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def copy_project(target: Path) -> Path:
+    """Copies what the project consists of, without what builds and runs left in it."""
+    skipped = shutil.ignore_patterns('.*', 'work_dirs', 'build', 'dist', 'data', '*.egg-info', '__pycache__')
+    shutil.copytree(ROOT, target, ignore=lambda folder, names: skipped(folder, names) - keep(folder))
+    return target
+
+
+def keep(folder: str) -> set[str]:
+    """`data` is a folder of pixels at the top and a package of ours below."""
+    return set() if Path(folder) == ROOT else {'data'}
+
+
+def run_in(project: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
+    """Runs Python in a copy, with the copy's package, offline, with an empty cache of weights.
+
+    Args:
+        project: The copy.
+        arguments: Of Python.
+        settings: Further environment variables.
+    """
+    own = {'PYTHONPATH': str(project), 'PINAS_OFFLINE': '1', 'PINAS_ZOO_HOME': str(project / 'work_dirs' / 'cache')}
+    env = {**os.environ, **own, **settings}
+    return subprocess.run([sys.executable, *arguments], cwd=project, env=env, capture_output=True, text=True)
