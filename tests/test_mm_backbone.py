@@ -1,4 +1,4 @@
-"""PiNASBackbone by itself, and inside the quickstart's Mask R-CNN and DeepLabV3 on generated scenes."""
+"""PiNASBackbone by itself: options, weights, and its scope."""
 
 import copy
 import subprocess
@@ -15,22 +15,15 @@ for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(package)
 pytestmark = pytest.mark.mm
 
-from mmengine.config import Config  # noqa: E402
-from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
+from downstream_runs import ARCH, write_backbone  # noqa: E402
 
 from pinas_zoo.backbone import PiNASNet  # noqa: E402
-from pinas_zoo.data import open_source  # noqa: E402
-from pinas_zoo.derive import save_backbone  # noqa: E402
-from pinas_zoo.mm import quickstart, rewrite  # noqa: E402
 from pinas_zoo.mm.backbone import PiNASBackbone  # noqa: E402
-from pinas_zoo.registry import MODELS, OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
-from pinas_zoo.scenes import SceneSettings, prepare_scenes  # noqa: E402
+from pinas_zoo.registry import MODELS  # noqa: E402
 from pinas_zoo.space import get_space  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCH = '30-32-20-03'
 NANO = dict(arch=ARCH, space='pinas_nano')
 
 
@@ -150,11 +143,7 @@ def test_norm_cfg() -> None:
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that holds a classifier of the architecture."""
-    torch.manual_seed(7)
-    net = PiNASNet(ARCH, 'pinas_nano', num_classes=10)
-    path = tmp_path_factory.mktemp('weights') / 'backbone.safetensors'
-    save_backbone(path, net)
-    return path
+    return write_backbone(tmp_path_factory.mktemp('weights') / 'backbone.safetensors')
 
 
 def pretrained(path: Path, **more: Any) -> dict[str, Any]:
@@ -200,7 +189,7 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
         backbone(init_cfg=dict(type='Kaiming')).init_weights()
 
 
-# ---- in mmdetection and mmsegmentation ----------------------------------------------------------
+# ---- by scope ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -219,81 +208,3 @@ print(type(net).__module__, type(net).__name__)
     result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.split() == ['pinas_zoo.mm.backbone', 'PiNASBackbone']
-
-
-@pytest.fixture(scope='module')
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 and 8 scenes of 128 px."""
-    root = tmp_path_factory.mktemp('scenes')
-    source = open_source({'kind': 'fashion-mnist', 'split': 'test', 'limit': 200})
-    other = open_source({'kind': 'fashion-mnist', 'split': 'test', 'start': 200, 'limit': 100})
-    prepare_scenes(root, SceneSettings(128, 16, 8, 0, ('coco', 'ade20k')), source, other)
-    return root
-
-
-@pytest.fixture
-def scope() -> Any:
-    """Puts the default scope back."""
-    before = DefaultScope.get_current_instance()
-    yield init_default_scope
-    init_default_scope(before.scope_name if before else 'pinas_zoo')
-
-
-def prepared(config: Path, root: Path, weights: Path) -> Config:
-    """A quickstart config on these scenes and weights, as tools/train.py rewrites it for a CPU."""
-    cfg = Config.fromfile(ROOT / config)
-    for name in ('train_dataloader', 'val_dataloader'):
-        cfg[name].batch_size = 2
-        cfg[name].dataset.data_root = f'{root}/{"coco" if "mask-rcnn" in config.name else "ade20k"}/'
-    cfg.model.backbone.init_cfg = pretrained(weights)['init_cfg']
-    rewrite.replace_sync_bn(cfg, [])
-    rewrite.fit_workers(cfg)
-    return cfg
-
-
-def train_and_predict(cfg: Config) -> tuple[nn.Module, dict[str, float], list]:
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    optimiser = OPTIMIZERS.build(dict(cfg.optim_wrapper.optimizer, params=list(model.parameters())))
-    wrapper = OPTIM_WRAPPERS.build(dict(type='OptimWrapper', optimizer=optimiser))
-    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-    losses = model.train().train_step(batch, wrapper)
-    batch = next(iter(Runner.build_dataloader(cfg.val_dataloader, seed=0)))
-    with torch.no_grad():
-        predictions = model.eval().val_step(batch)
-    return model, {name: float(value.detach()) for name, value in losses.items()}, predictions
-
-
-def assert_backbone_learned(model: nn.Module, weights: Path) -> None:
-    state = read_weights(weights)[0]
-    assert type(model.backbone) is PiNASBackbone
-    moved = [not torch.equal(p, state[name]) for name, p in model.backbone.named_parameters()]
-    assert sum(moved) > 0.9 * len(moved)
-    close = [(p - state[name]).abs().max() < 0.01 for name, p in model.backbone.named_parameters()]
-    assert all(close)  # one step away from the file
-
-
-def test_mask_rcnn(scenes: Path, weights: Path, scope: Any) -> None:
-    scope('mmdet')
-    model, losses, predictions = train_and_predict(prepared(quickstart.DETECTION, scenes, weights))
-    assert {'loss', 'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask'} <= set(losses)
-    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()) and losses['loss'] > 0
-    assert_backbone_learned(model, weights)
-    assert len(predictions) == 2
-    for sample in predictions:
-        found = sample.pred_instances
-        assert found.bboxes.shape == (len(found), 4) and found.masks.shape == (len(found), 128, 128)
-        assert torch.isfinite(found.scores).all()
-
-
-def test_deeplabv3(scenes: Path, weights: Path, scope: Any) -> None:
-    scope('mmseg')
-    model, losses, predictions = train_and_predict(prepared(quickstart.SEGMENTATION, scenes, weights))
-    assert {'loss', 'decode.loss_ce', 'aux.loss_ce'} <= set(losses)
-    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()) and losses['loss'] > 0
-    assert_backbone_learned(model, weights)
-    assert len(predictions) == 2
-    for sample in predictions:
-        classes = sample.pred_sem_seg.data
-        assert classes.shape == (1, 128, 128) and set(classes.unique().tolist()) <= set(range(12))

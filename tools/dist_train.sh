@@ -2,7 +2,7 @@
 # Train on several processes: tools/dist_train.sh CONFIG N [arguments of tools/train.py]
 #
 # Several nodes: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set; N is per node.
-# Python: $PYTHON, else $PINAS_ENV_DIR, else .venv of this repository, else the active environment.
+# Python: $PYTHON, else the environment of tools/setup_env.sh ($PINAS_ENV_DIR, .venv), else the active one.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -13,15 +13,9 @@ config=$1
 processes=$2
 shift 2
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC1091
+. "$(dirname "${BASH_SOURCE[0]}")/launch_env.sh"
 tool=${PINAS_TOOL:-train.py}
-python=${PYTHON:-}
-for folder in "${PINAS_ENV_DIR:-}" "$root/.venv"; do
-    if [ -z "$python" ] && [ -n "$folder" ] && [ -x "$folder/bin/python" ]; then
-        python=$folder/bin/python
-    fi
-done
-python=${python:-python}
 
 nodes=${NNODES:-1}
 rendezvous=()
@@ -34,10 +28,5 @@ else
     )
 fi
 
-# torchrun sets OMP_NUM_THREADS=1 where it is not set; what the user set is passed on by our name.
-if [ -n "${OMP_NUM_THREADS:-}" ]; then
-    export PINAS_THREADS=${PINAS_THREADS:-$OMP_NUM_THREADS}
-fi
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$processes" \
-    "$root/tools/$tool" "$config" "$@" --launcher pytorch
+exec "${python:?}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$processes" \
+    "${root:?}/tools/$tool" "$config" "$@" --launcher pytorch

@@ -14,14 +14,8 @@ job=$2
 config=$3
 shift 3
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-}
-for folder in "${PINAS_ENV_DIR:-}" "$root/.venv"; do
-    if [ -z "$python" ] && [ -n "$folder" ] && [ -x "$folder/bin/python" ]; then
-        python=$folder/bin/python
-    fi
-done
-python=${python:-python}
+# shellcheck disable=SC1091
+. "$(dirname "${BASH_SOURCE[0]}")/launch_env.sh"
 
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-8}
@@ -36,11 +30,7 @@ elif [ "$gpus" -lt "$per_node" ]; then
 fi
 read -r -a extra <<<"${SRUN_ARGS:-}"
 
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export MASTER_PORT=${PORT:-$((20000 + RANDOM % 20000))}
-if [ -n "${OMP_NUM_THREADS:-}" ]; then
-    export PINAS_THREADS=${PINAS_THREADS:-$OMP_NUM_THREADS}
-fi
 # The first host of the allocation is known inside it only.
 # shellcheck disable=SC2016
 exec srun --partition "$partition" --job-name "$job" --kill-on-bad-exit=1 \
@@ -48,4 +38,4 @@ exec srun --partition "$partition" --job-name "$job" --kill-on-bad-exit=1 \
     --cpus-per-task "${CPUS_PER_TASK:-5}" "${resources[@]}" "${extra[@]}" \
     bash -c 'export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)}
              exec "$@" --launcher slurm' \
-    _ "$python" "$root/tools/train.py" "$config" "$@"
+    _ "${python:?}" "${root:?}/tools/train.py" "$config" "$@"

@@ -1,0 +1,9 @@
+# Baseline of the transfer study: a plain ResNet in the nano network's place, all else equal.
+_base_ = '../quickstart/mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
+
+custom_imports = dict(imports=['pinas_zoo.mm.resnet'], allow_failed_imports=False)
+# The MACs of 30-32-20-03 at 128 px; the study sets the channels for its own architecture.
+model = dict(
+    backbone=dict(_delete_=True, type='pinas_zoo.ResNetBackbone', channels=(19, 38, 76, 114), out_indices=(1, 2, 3)),
+    neck=dict(in_channels=[152, 304, 456]),
+)
