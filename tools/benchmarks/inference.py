@@ -6,9 +6,9 @@ from typing import Any
 
 import timm
 import torch
+from benchmarks.timing import Settings, alternate, compare, row
 
 import pinas_zoo  # noqa: F401  registers the names
-from benchmarks.timing import Settings, alternate, compare, row
 
 __all__ = ['measure']
 

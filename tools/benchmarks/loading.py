@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.timing import Settings, Times, alternate, compare, row
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.timing import Settings, Times, alternate, compare, row
 from pinas_zoo.data import BatchedViews, FourViews, collate_views, open_source
 
 __all__ = ['measure', 'write_photos']

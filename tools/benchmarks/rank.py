@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.timing import Settings, alternate, compare, row
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.timing import Settings, alternate, compare, row
 from pinas_zoo.rank import Evaluator, PathScore, PrefixTree
 from pinas_zoo.space import PINAS_NANO, Arch, SearchSpace
 from pinas_zoo.supernet import SuperNet

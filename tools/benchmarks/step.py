@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmarks.timing import Settings, Times, alternate, compare, peak_memory, row
 from torch import Tensor
 from torch.optim import SGD
 
-from benchmarks.timing import Settings, Times, alternate, compare, peak_memory, row
 from pinas_zoo.blocks import SplitAttention
 from pinas_zoo.contrast import PiNAS
 from pinas_zoo.space import Arch
