@@ -1,5 +1,5 @@
 # Written by tools/publish_zoo.py. Trained with
-# deeplabv3_pinas-nano-d8_b8-poly-480_scenes.py
+# deeplabv3_pinas-nano-d8_b8-poly-1.6k_scenes.py
 auto_scale_lr = dict(base_batch_size=8)
 classes = (
     'T-shirt/top',
@@ -150,7 +150,7 @@ optim_wrapper = dict(
     optimizer=dict(foreach=True, lr=0.001, type='AdamW', weight_decay=0.01),
     type='OptimWrapper')
 param_scheduler = dict(
-    begin=0, by_epoch=False, end=480, eta_min=1e-05, power=0.9, type='PolyLR')
+    begin=0, by_epoch=False, end=1600, eta_min=1e-05, power=0.9, type='PolyLR')
 randomness = dict(seed=0)
 root = 'work_dirs/nano/scenes/ade20k/'
 test_cfg = dict()
@@ -198,7 +198,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_cfg = dict(
-    max_iters=480, type='pinas_zoo.ExactIterLoop', val_interval=480)
+    max_iters=1600, type='pinas_zoo.ExactIterLoop', val_interval=1600)
 train_dataloader = dict(
     batch_size=8,
     dataset=dict(
