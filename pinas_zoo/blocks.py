@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from pinas_zoo.space import Candidate, SearchSpace
 
-__all__ = ['Bottleneck', 'Skeleton', 'Skip', 'SplitAttention', 'init_weights', 'make_block', 'make_shortcut']
+__all__ = [
+    'Bottleneck',
+    'MixedBottleneck',
+    'Skeleton',
+    'Skip',
+    'SplitAttention',
+    'add_branches',
+    'init_weights',
+    'make_block',
+    'make_shortcut',
+]
 
 
 class SplitAttention(nn.Module):
@@ -130,10 +140,13 @@ class Bottleneck(nn.Module):
         """
         if identity is None:
             identity = self.downsample(x)
+        return F.relu(self.branch(x) + identity, inplace=True)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The residual branch alone, without shortcut and activation. Shape: as `forward`."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.pool(self.conv2(x))
-        x = self.drop_path(self.bn3(self.conv3(x)))
-        return F.relu(x + identity, inplace=True)
+        return self.drop_path(self.bn3(self.conv3(x)))
 
 
 class Skip(nn.Module):
@@ -141,6 +154,43 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         return x
+
+
+def add_branches(identity: Tensor, branches: list[Tensor], factors: Tensor) -> Tensor:
+    """The output of a position that keeps several candidates: ``relu(shortcut + sum_k factor_k * branch_k)``.
+
+    Args:
+        identity: Output of the shortcut.
+        branches: Residual branches, of the same shape as the shortcut's output.
+        factors: One factor a branch, (len(branches),).
+    """
+    out = identity
+    for index, branch in enumerate(branches):
+        out = torch.addcmul(out, branch, factors[index].to(branch.dtype))
+    return F.relu(out)
+
+
+class MixedBottleneck(nn.Module):
+    """A position of a mixed path: several candidates added up behind one shortcut, each with a factor that trains.
+
+    A factor starts at 1 / (number of candidates), so that a mixture of equal branches is one of them.
+
+    Args:
+        candidates: The bottlenecks by candidate index; they have no shortcut of their own.
+        shortcut: The shortcut that they share; None where the shape does not change.
+    """
+
+    def __init__(self, candidates: dict[int, Bottleneck], shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleDict({str(choice): block for choice, block in candidates.items()})
+        self.factors = nn.Parameter(torch.full((len(candidates),), 1 / len(candidates)))
+        self.downsample = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: as `Bottleneck.forward`."""
+        identity = self.downsample(x)
+        branches = [block.branch(x) for block in self.candidates.values()]
+        return add_branches(identity, branches, self.factors)
 
 
 def make_shortcut(space: SearchSpace, position: int, stride: int | None = None) -> nn.Module | None:
@@ -166,7 +216,7 @@ def make_shortcut(space: SearchSpace, position: int, stride: int | None = None) 
 def make_block(
     space: SearchSpace,
     position: int,
-    choice: int,
+    choice: int | tuple[int, ...],
     *,
     shortcut: nn.Module | None = None,
     stride: int | None = None,
@@ -178,12 +228,15 @@ def make_block(
     Args:
         space: The space.
         position: Position from 0.
-        choice: Candidate index, one of ``space.choices(position)``.
+        choice: Candidate index, one of ``space.choices(position)``; several give the mixture of a mixed path.
         shortcut: Shortcut that the block owns; the supernet shares one a position and passes none.
         stride: Stride, where a dilated network changes the space's own.
         dilation: Dilation of the 3x3.
         drop_path: Probability of dropping the branch.
     """
+    if isinstance(choice, tuple):
+        settings = dict(stride=stride, dilation=dilation, drop_path=drop_path)
+        return MixedBottleneck({c: make_block(space, position, c, **settings) for c in choice}, shortcut)
     candidate = space.candidates[choice]
     if candidate.skip:
         return Skip()

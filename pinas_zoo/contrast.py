@@ -243,6 +243,14 @@ class PiNAS(nn.Module):
         """No native score: Pi-NAS ranks by the accuracy of a linear head (`pinas_zoo.rank`)."""
         return None
 
+    def units(self, step: int) -> float:
+        """Path units of a step: on each path the query forward and backward (1) and the key forward (1/3)."""
+        return len(self.paths(step)) * 4 / 3
+
+    def log_scalars(self, step: int) -> dict[str, float]:
+        """Numbers that are too dear for every step."""
+        return {'teacher_distance': self.teacher_distance(self.paths(step)[0])}
+
     @torch.no_grad()
     def teacher_distance(self, arch: Arch) -> float:
         """Distance from student to teacher on one path, relative to the student's norm; 0 without a teacher."""

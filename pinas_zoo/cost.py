@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinas_zoo.backbone import stage_geometry
-from pinas_zoo.space import PINAS, SearchSpace
+from pinas_zoo.space import PINAS, SearchSpace, kept
 from pinas_zoo.supernet import SuperNet
 
 __all__ = ['Cost', 'CostTable', 'count', 'measure_latency']
@@ -92,14 +92,18 @@ class CostTable:
             for position in range(self.space.num_positions)
         )
 
-    def of(self, arch: str | Sequence[int]) -> Cost:
-        """Cost of one architecture, the sum over its positions.
+    def of(self, arch: str | Sequence[int | Sequence[int]]) -> Cost:
+        """Cost of one architecture, the sum over its positions; a position that keeps several has a factor for each.
 
         Raises:
             ValueError: The architecture is malformed.
         """
-        pairs = zip(self.table, self.space.parse(arch), strict=True)
-        return sum((row[choice] for row, choice in pairs), self.fixed)
+        cost = self.fixed
+        for row, choice in zip(self.table, self.space.parse(arch), strict=True):
+            cost = sum((row[one] for one in kept(choice)), cost)
+            if isinstance(choice, tuple):
+                cost += Cost(0, len(choice))
+        return cost
 
     def _sides(self, position: int) -> tuple[int, int]:
         """Side of a position's input and output in pixels."""

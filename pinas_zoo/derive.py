@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 import pinas_zoo
 from pinas_zoo.backbone import PiNASNet
-from pinas_zoo.supernet import SuperNet
+from pinas_zoo.supernet import Factors, SuperNet
 from pinas_zoo.weights.load import file_sha256, save_weights
 
 __all__ = ['backbone_metadata', 'derive', 'save_backbone']
@@ -46,7 +46,12 @@ def save_backbone(path: str | Path, net: PiNASNet, source: str | Path | None = N
     save_weights(path, net.state_dict(), backbone_metadata(net, source, **extra))
 
 
-def derive(supernet: SuperNet, arch: str | Sequence[int], calibration: Iterable[Tensor] | None = None) -> PiNASNet:
+def derive(
+    supernet: SuperNet,
+    arch: str | Sequence[int | Sequence[int]],
+    calibration: Iterable[Tensor] | None = None,
+    factors: Factors | None = None,
+) -> PiNASNet:
     """Extracts an architecture with its shared weights.
 
     Args:
@@ -54,14 +59,15 @@ def derive(supernet: SuperNet, arch: str | Sequence[int], calibration: Iterable[
         arch: The architecture.
         calibration: Image batches on which its BN statistics are re-estimated; None keeps the supernet's, which are a
             mixture over paths.
+        factors: By position the factors of the candidates that a mixed path keeps, as for `SuperNet.path`.
 
     Returns:
         The network without classifier, in eval mode.
 
     Raises:
-        ValueError: The architecture is malformed.
+        ValueError: The architecture is malformed, or the factors do not fit it.
     """
-    net = supernet.extract(arch)
+    net = supernet.extract(arch, factors)
     if calibration is not None:
         update_bn(calibration, net.train())
     return net.eval()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pinas_zoo.space import Arch
 from pinas_zoo.supernet import SuperNet
 
-__all__ = ['Evaluator', 'PathScore', 'PrefixTree', 'ScoreCache']
+__all__ = ['Evaluator', 'PathScore', 'PrefixTree', 'ScoreCache', 'append_lines', 'read_lines']
 
 Images = Iterable[Tensor]
 Labelled = Iterable[tuple[Tensor, Tensor]]
@@ -195,6 +196,30 @@ class PrefixTree:
                     setattr(norm, name, value)
 
 
+def read_lines(path: str | FilePath) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; none where there is no file. What a kill left torn is passed over."""
+    path, records = FilePath(path), []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed; its work is done again
+    return records
+
+
+def append_lines(path: str | FilePath, records: Sequence[dict[str, Any]]) -> None:
+    """Appends records to a JSON-lines file, and waits until they are on disk."""
+    path = FilePath(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+b') as file:
+        if file.tell() and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b'\n':
+            file.write(b'\n')  # ends the torn line of a killed run
+        for record in records:
+            file.write(json.dumps(record, allow_nan=False).encode() + b'\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class ScoreCache:
     """Scores on disk, one JSON line each, found by (checkpoint hash, calibration set, evaluation set) and arch.
 
@@ -206,13 +231,7 @@ class ScoreCache:
     def __init__(self, path: str | FilePath | None, key: Sequence[str]) -> None:
         self.path, self.key = None if path is None else FilePath(path), list(key)
         self.scores: dict[Arch, PathScore] = {}
-        if self.path is None or not self.path.is_file():
-            return
-        for line in self.path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a run that was killed; its path is evaluated again
+        for record in () if self.path is None else read_lines(self.path):
             if record.pop('key') == self.key:
                 score = PathScore(**record | {'arch': tuple(record['arch'])})
                 self.scores[score.arch] = score
@@ -220,16 +239,8 @@ class ScoreCache:
     def add(self, scores: Sequence[PathScore]) -> None:
         """Appends scores, and waits until they are on disk."""
         self.scores |= {score.arch: score for score in scores}
-        if self.path is None or not scores:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'a+b') as file:
-            if file.tell() and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b'\n':
-                file.write(b'\n')  # ends the torn line of a killed run
-            for score in scores:
-                file.write(json.dumps({'key': self.key, **asdict(score)}).encode() + b'\n')
-            file.flush()
-            os.fsync(file.fileno())
+        if self.path is not None and scores:
+            append_lines(self.path, [{'key': self.key, **asdict(score)} for score in scores])
 
 
 class Evaluator:

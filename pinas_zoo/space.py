@@ -1,7 +1,8 @@
 """The search space: candidates, positions and architectures. Pure Python and numpy, no torch.
 
 An architecture (`Arch`) is a tuple with one candidate index per position. It is written by stage, one digit a
-block: ``301-3231-203213-032`` is the paper's Pi-NAS-cls. A space is data: the paper's is the value `PINAS`, and any
+block: ``301-3231-203213-032`` is the paper's Pi-NAS-cls. A position of a mixed path keeps several candidates, in
+brackets: ``3(01)1-3231-203213-032``. A space is data: the paper's is the value `PINAS`, and any
 other skeleton or candidate list is another `SearchSpace` value.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,10 +28,19 @@ __all__ = [
     'Candidate',
     'SearchSpace',
     'get_space',
+    'kept',
 ]
 
-#: One entry per position. Positions that keep several candidates (mixed paths) are not supported yet.
-Arch = tuple[int, ...]
+#: One entry per position: the candidate, or the several (rising) that a position of a mixed path keeps.
+Arch = tuple[int | tuple[int, ...], ...]
+
+_BLOCK = re.compile(r'([0-9])|\(([0-9]+)\)')
+_STAGE = re.compile(r'(?:[0-9]|\([0-9]+\))+')
+
+
+def kept(choice: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The candidates that an entry of an arch keeps: one, or several in a mixed path."""
+    return choice if isinstance(choice, tuple) else (choice,)
 
 
 def _is_count(value: object) -> bool:
@@ -207,28 +218,28 @@ class SearchSpace:
 
     # ---- architectures ------------------------------------------------------------------------------------------
 
-    def parse(self, arch: str | Sequence[int]) -> Arch:
+    def parse(self, arch: str | Sequence[int | Sequence[int]]) -> Arch:
         """Reads an architecture and checks it against the space.
 
         Args:
-            arch: ``'301-3231-203213-032'``, the same without dashes, or a sequence of integers.
+            arch: ``'301-3231-203213-032'``, the same without dashes, or a sequence of integers. A position that keeps
+                several candidates is written in brackets, ``'3(01)1-3231-203213-032'``, or is a tuple or list.
 
         Returns:
-            The architecture as a tuple of ints.
+            The architecture as a tuple of ints; where several are kept, a rising tuple of them.
 
         Raises:
             ValueError: Wrong type, length, stage lengths or candidate; the message has what came and what is allowed.
         """
         if isinstance(arch, str):
-            text = arch.strip()
-            if any(bracket in text for bracket in '()[]'):
-                raise self._malformed(arch, 'positions that keep several candidates (brackets) are not supported')
-            parts = text.split('-')
-            if any(not part.isascii() or not part.isdigit() for part in parts):
-                raise self._malformed(arch, 'only digits and dashes between stages may stand in it')
-            if len(parts) > 1 and tuple(map(len, parts)) != self.depths:
-                raise self._malformed(arch, f'its stages have {tuple(map(len, parts))} blocks')
-            digits: tuple[Any, ...] = tuple(int(c) for part in parts for c in part)
+            parts = arch.strip().split('-')
+            if not all(map(_STAGE.fullmatch, parts)):
+                why = 'only digits and dashes between stages may stand in it, and brackets round several digits'
+                raise self._malformed(arch, why)
+            stages = [[int(m[1]) if m[1] else tuple(map(int, m[2])) for m in _BLOCK.finditer(part)] for part in parts]
+            if len(stages) > 1 and tuple(map(len, stages)) != self.depths:
+                raise self._malformed(arch, f'its stages have {tuple(map(len, stages))} blocks')
+            digits: tuple[Any, ...] = tuple(digit for stage in stages for digit in stage)
         elif isinstance(arch, (tuple, list, np.ndarray)):
             digits = tuple(arch)
         else:
@@ -238,34 +249,63 @@ class SearchSpace:
     def _validate(self, digits: tuple[Any, ...], came: object) -> Arch:
         if len(digits) != self.num_positions:
             raise self._malformed(came, f'it has {len(digits)} positions')
-        for position, digit in enumerate(digits):
-            if isinstance(digit, (tuple, list)):
-                raise self._malformed(came, 'positions that keep several candidates (brackets) are not supported')
-            if isinstance(digit, bool) or not isinstance(digit, (int, np.integer)):
-                raise self._malformed(came, f'position {position} is {digit!r}, not an integer')
-            if int(digit) not in self._choices[position]:
-                raise self._malformed(came, f'position {position} is {digit}, allowed there: {self._choices[position]}')
-        return tuple(int(digit) for digit in digits)
+        return tuple(
+            self._several(position, digit, came)
+            if isinstance(digit, (tuple, list))
+            else self._one(position, digit, digit, came)
+            for position, digit in enumerate(digits)
+        )
+
+    def _one(self, position: int, digit: Any, entry: Any, came: object) -> int:
+        """A candidate index at a position, of the entry that it came in."""
+        if isinstance(digit, bool) or not isinstance(digit, (int, np.integer)):
+            raise self._malformed(came, f'position {position} is {entry!r}, not an integer')
+        if int(digit) not in self._choices[position]:
+            raise self._malformed(came, f'position {position} is {entry}, allowed there: {self._choices[position]}')
+        return int(digit)
+
+    def _several(self, position: int, digits: Sequence[Any], came: object) -> tuple[int, ...]:
+        choices = tuple(sorted(self._one(position, digit, digits, came) for digit in digits))
+        if len(choices) < 2 or len(set(choices)) < len(choices):
+            why = f'position {position} is {digits}, brackets keep at least two different candidates'
+            raise self._malformed(came, why)
+        if any(self.candidates[choice].skip for choice in choices):
+            raise self._malformed(came, f'position {position} is {digits}, a skip adds nothing to its neighbours')
+        return choices
+
+    def single(self, arch: str | Sequence[int | Sequence[int]]) -> tuple[int, ...]:
+        """Reads an architecture as `parse` does, and refuses a mixed path.
+
+        Raises:
+            ValueError: The architecture is malformed, or some position keeps several candidates.
+        """
+        parsed = self.parse(arch)
+        for position, choice in enumerate(parsed):
+            if isinstance(choice, tuple):
+                why = f'position {position} keeps {len(choice)} candidates, one a position is needed here'
+                raise self._malformed(arch, why)
+        return parsed
 
     def _malformed(self, came: object, why: str) -> ValueError:
         stages = '-'.join('d' * depth for depth in self.depths)
         return ValueError(
             f'{came!r} is no architecture of space {self.name!r}: {why}; allowed: {self.num_positions} digits '
-            f'of 0..{len(self.candidates) - 1}, by stage {stages}, or a sequence of as many integers'
+            f'of 0..{len(self.candidates) - 1}, by stage {stages}, or a sequence of as many integers; '
+            'several candidates of one position stand in brackets, as in (01)'
         )
 
-    def format(self, arch: str | Sequence[int]) -> str:
-        """Writes an architecture by stage, one digit a block."""
-        digits = ''.join(map(str, self.parse(arch)))
+    def format(self, arch: str | Sequence[int | Sequence[int]]) -> str:
+        """Writes an architecture by stage, one digit a block, several in brackets."""
+        blocks = [f'({"".join(map(str, c))})' if isinstance(c, tuple) else str(c) for c in self.parse(arch)]
         ends = list(accumulate(self.depths))
-        return '-'.join(digits[end - depth : end] for depth, end in zip(self.depths, ends, strict=True))
+        return '-'.join(''.join(blocks[end - depth : end]) for depth, end in zip(self.depths, ends, strict=True))
 
-    def canonical(self, arch: str | Sequence[int]) -> Arch:
+    def canonical(self, arch: str | Sequence[int | Sequence[int]]) -> Arch:
         """The representative among architectures that are one network: skips moved to the end of their stage."""
         arch = self.parse(arch)
-        out: list[int] = []
+        out: list[int | tuple[int, ...]] = []
         for depth, end in zip(self.depths, accumulate(self.depths), strict=True):
-            out += sorted(arch[end - depth : end], key=lambda c: self.candidates[c].skip)
+            out += sorted(arch[end - depth : end], key=lambda c: self.candidates[kept(c)[0]].skip)
         return tuple(out)
 
     def sample(self, rng: np.random.Generator) -> Arch:
@@ -311,14 +351,16 @@ class SearchSpace:
         return tuple(a if take else b for a, b, take in pairs)
 
     def one_hot(self, archs: Sequence[Arch]) -> np.ndarray:
-        """Encodes architectures as rows of zeros and ones.
+        """Encodes architectures as rows of zeros and ones, with a one for each candidate that a position keeps.
 
         Shape:
             Output: (len(archs), num_positions * num candidates), uint8.
         """
-        indices = np.asarray([self.parse(arch) for arch in archs], dtype=np.int64).reshape(-1, self.num_positions)
-        eye = np.eye(len(self.candidates), dtype=np.uint8)
-        return eye[indices].reshape(len(indices), self.num_positions * len(self.candidates))
+        code = np.zeros((len(archs), self.num_positions, len(self.candidates)), dtype=np.uint8)
+        for rows, arch in zip(code, archs, strict=True):
+            for row, choice in zip(rows, self.parse(arch), strict=True):
+                row[kept(choice),] = 1
+        return code.reshape(len(archs), self.num_positions * len(self.candidates))
 
     def all_archs(self) -> Iterator[Arch]:
         """Iterates over every architecture in lexicographic order; meant for small spaces."""

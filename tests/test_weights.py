@@ -205,3 +205,16 @@ def test_mmengine_reads_classes_and_scope(tmp_path, before, after):
         init_default_scope(earlier.scope_name if earlier else 'pinas_zoo')
     assert checkpoint['meta']['dataset_meta']['classes'] == ['wall', 'floor']
     assert torch.equal(checkpoint['state_dict']['x'], torch.ones(2))
+
+
+def test_equal_weights_have_equal_hashes(tmp_path):
+    from pinas_zoo.weights.load import file_sha256, read_weights, save_weights
+
+    state = {'a': torch.arange(3.0), 'b.weight': torch.ones(2, 3, dtype=torch.bfloat16)}
+    facts = {f'key {i}': i for i in range(12)}
+    for i in range(4):
+        save_weights(tmp_path / f'{i}.safetensors', state, facts)
+    assert len({file_sha256(tmp_path / f'{i}.safetensors') for i in range(4)}) == 1
+    back, metadata = read_weights(tmp_path / '0.safetensors')
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+    assert metadata == {key: str(value) for key, value in facts.items()}

@@ -4,9 +4,7 @@ _base_ = '../_base_/runtime.py'
 model = dict(
     type='pinas_zoo.SupernetPretraining',
     space='pinas',
-    method=dict(
-        type='pinas_zoo.PiNAS', dim=128, queue_length=49152, momentum=0.999, temperature=0.2
-    ),
+    method=dict(type='pinas_zoo.PiNAS', dim=128, queue_length=49152, momentum=0.999, temperature=0.2),
 )
 train_dataloader = dict(
     batch_size=24,
@@ -15,9 +13,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(
-        type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224
-    ),
+    dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )
 train_cfg = dict(by_epoch=True, max_epochs=100)
@@ -27,7 +23,5 @@ optim_wrapper = dict(
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4),
 )
-param_scheduler = dict(
-    type='CosineAnnealingLR', T_max=100, eta_min=0, by_epoch=True, convert_to_iter_based=True
-)
+param_scheduler = dict(type='CosineAnnealingLR', T_max=100, eta_min=0, by_epoch=True, convert_to_iter_based=True)
 auto_scale_lr = dict(base_batch_size=192)

@@ -25,7 +25,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
     """One architecture as a backbone: ``backbone=dict(type='pinas_zoo.PiNASBackbone', arch=...)``.
 
     Args:
-        arch: Architecture by stage, one digit a block.
+        arch: Architecture by stage, one digit a block, several in brackets.
         space: Search space, its name, or its dict of fields.
         out_indices: Stages to put out, from 0; later stages are not built.
         output_stride: 8, 16 or 32; 8 is the released form for segmentation.
@@ -46,7 +46,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
 
     def __init__(
         self,
-        arch: str | Sequence[int],
+        arch: str | Sequence[int | Sequence[int]],
         space: str | dict[str, Any] | SearchSpace = 'pinas',
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_stride: int = 32,

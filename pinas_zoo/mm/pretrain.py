@@ -17,7 +17,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from pinas_zoo.contrast import PiNAS
-from pinas_zoo.data import BatchedViews, FourViews, collate_views
+from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
+from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
 from pinas_zoo.registry import (
     DATASETS,
     FUNCTIONS,
@@ -27,7 +28,7 @@ from pinas_zoo.registry import (
     OPTIM_WRAPPERS,
     OPTIMIZERS,
 )
-from pinas_zoo.space import SearchSpace
+from pinas_zoo.space import SearchSpace, get_space
 from pinas_zoo.supernet import SuperNet
 
 __all__ = [
@@ -37,8 +38,11 @@ __all__ = [
     'SupernetPretraining',
 ]
 
-MODELS.register_module(module=PiNAS)
-for view in (FourViews, BatchedViews):
+for method in (PiNAS, *METHODS.values()):
+    MODELS.register_module(module=method)
+for optimiser in ARCH_OPTIMISERS.values():
+    OPTIMIZERS.register_module(module=optimiser)
+for view in (FourViews, BatchedViews, HalvedView):
     DATASETS.register_module(module=view)
 FUNCTIONS.register_module(module=collate_views)
 
@@ -118,6 +122,7 @@ class SupernetPretraining(SteppedModel):
         space: Search space, its name, or its dict of fields.
         method: Config of the method, e.g. ``dict(type='pinas_zoo.PiNAS', queue_length=49152)``; it gets the supernet,
             and the run's seed unless it sets one.
+        zero_init_last: Every block of the supernet starts as its shortcut; see `SuperNet`.
         channels_last: Memory format of the networks; measure which is faster on the device.
         data_preprocessor: mmengine's preprocessor; moves the batch to the device.
     """
@@ -126,24 +131,24 @@ class SupernetPretraining(SteppedModel):
         self,
         space: str | dict[str, Any] | SearchSpace,
         method: dict[str, Any],
+        zero_init_last: bool = True,
         channels_last: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
+        self.space = get_space(space)
         method = dict(method, seed=run_seed(method.get('seed')))
-        self.method: PiNAS = MODELS.build(method, default_args=dict(supernet=SuperNet(space)))
+        supernet = SuperNet(self.space, zero_init_last=zero_init_last)
+        self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
         if channels_last:  # a convolution takes the format of its weights, so the images need not change
             self.to(memory_format=torch.channels_last)
         self.last_step = 0
 
     @property
-    def space(self) -> SearchSpace:
-        return self.method.student.backbone.space
-
-    @property
     def last_paths(self) -> list[str]:
-        """The paths of the last step, as text, for logs."""
-        return [self.space.format(arch) for arch in self.method.paths(self.last_step)]
+        """The paths of the last step, as text, for logs; none where the method has no paths."""
+        paths = getattr(self.method, 'paths', None)
+        return [] if paths is None else [self.space.format(arch) for arch in paths(self.last_step)]
 
     def parts(self, step: int) -> int:
         return self.method.parts(step)
@@ -151,10 +156,8 @@ class SupernetPretraining(SteppedModel):
     def init_weights(self) -> None:
         """Weights are initialised at construction."""
 
-    def forward(
-        self, views: Tensor, step: int = 0, part: int = 0, mode: str = 'loss', **facts: Any
-    ) -> dict[str, Tensor]:
-        """The method's loss on a batch of views, (N, 4, C, H, W).
+    def forward(self, step: int = 0, part: int = 0, mode: str = 'loss', **batch: Any) -> dict[str, Tensor]:
+        """The method's loss on a batch, see `Method.loss`.
 
         Raises:
             ValueError: Another mode than 'loss' was asked for.
@@ -162,13 +165,12 @@ class SupernetPretraining(SteppedModel):
         if mode != 'loss':
             raise ValueError(f"a supernet is pre-trained by mode='loss' only, got {mode!r}")
         self.last_step = step
-        return self.method.loss({'views': views, **facts}, step, part)
+        return self.method.loss(batch, step, part)
 
     def log_scalars(self) -> dict[str, float]:
-        """Numbers that are too dear for every step; asked for when a line is logged."""
-        if not hasattr(self.method, 'teacher_distance'):  # not every method has a teacher
-            return {}
-        return {'teacher_distance': self.method.teacher_distance(self.method.paths(self.last_step)[0])}
+        """The method's numbers that are too dear for every step; asked for when a line is logged."""
+        scalars = getattr(self.method, 'log_scalars', None)
+        return {} if scalars is None else scalars(self.last_step)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -196,12 +198,9 @@ class MethodOptimWrapperConstructor:
         return OptimWrapperDict(**{key: self._wrap(dict(self.cfg[key]), params) for key, params in groups.items()})
 
     @staticmethod
-    def _wrap(cfg: dict[str, Any], params: list[nn.Parameter]) -> OptimWrapper:
+    def _wrap(cfg: dict[str, Any], params: list[nn.Parameter] | list[dict[str, Any]]) -> OptimWrapper:
         optimiser = OPTIMIZERS.build(dict(cfg.pop('optimizer'), params=params))
         if isinstance(optimiser, torch.optim.SGD) and optimiser.defaults['fused'] and optimiser.defaults['momentum']:
-            # Fused SGD refuses to mix parameters with and without momentum, as a supernet's first steps do. From zero
-            # the first update is the same.
-            for parameter in params:
-                optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
+            zero_momenta(optimiser)
         cfg.setdefault('type', 'OptimWrapper')
         return OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimiser))

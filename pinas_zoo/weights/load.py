@@ -8,6 +8,7 @@ training files carry beside the weights. Every load gives a `LoadReport` and is 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 __all__ = [
@@ -278,4 +279,17 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappin
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     strings = {key: str(value) for key, value in metadata.items() if value is not None}
-    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata=strings))
+    write_atomic(path, lambda temporary: temporary.write_bytes(_ordered(save(plain, metadata=strings))))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its metadata in order: safetensors' own order differs from call to call.
+
+    Equal weights then have equal hashes.
+    """
+    size = int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8 : 8 + size])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps({'__metadata__': header.pop('__metadata__')} | header, separators=(',', ':')).encode()
+    text = text.ljust(-len(text) % 8 + len(text))  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, 'little') + text + content[8 + size :]

@@ -1,0 +1,123 @@
+"""Steps that alternate between weights and architecture, for the methods that learn both. torch only.
+
+First-order bi-level optimisation: a step moves the weights on a training batch with the architecture fixed, then the
+architecture on held-out images with the weights fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from pinas_zoo.blocks import Bottleneck
+from pinas_zoo.methods.base import SupervisedMethod, decay_groups, reaching_only
+from pinas_zoo.supernet import SuperNet
+
+__all__ = ['HELD_OUT', 'AlternatingMethod', 'held_out', 'wake_branches']
+
+#: Where the held-out batch stands in a batch, with an 'image' and a 'label' of its own.
+HELD_OUT = 'held_out'
+
+
+class AlternatingMethod(SupervisedMethod):
+    """Base of the methods whose last part of a step moves the architecture; the parts before it move the weights.
+
+    Subclasses give `arch_parameters`, `weights_loss` and `arch_loss`, and `weight_parts` where it is not 1. A step of
+    the warm-up has no architecture part: the optimiser of 'arch' then finds no gradient and must leave all as it is.
+
+    Args:
+        supernet: The supernet; branches that start at zero are woken, see `wake_branches`.
+        num_classes: Classes of the head.
+        label_smoothing: Share of the target that is spread over the classes, in 0..1.
+        seed: As in `SupervisedMethod`.
+        warmup_steps: Steps that move the weights alone.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        num_classes: int,
+        label_smoothing: float = 0.1,
+        seed: int = 0,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__(supernet, num_classes, label_smoothing, seed)
+        if warmup_steps < 0:
+            raise ValueError(f'warmup_steps must be at least 0, got {warmup_steps}')
+        self.warmup_steps = warmup_steps
+        wake_branches(supernet)
+
+    # ---- what a subclass gives -----------------------------------------------------------------------------------
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """The architecture's parameters, the group 'arch'; every `arch_loss` depends on all that are `moved`."""
+        raise NotImplementedError(f'{type(self).__name__} has no architecture parameters')
+
+    def moved(self, step: int) -> list[nn.Parameter]:
+        """Those that a step moves: all of them, unless the method trains them one after another."""
+        return self.arch_parameters()
+
+    def weight_parts(self, step: int) -> int:
+        """Parts of a step that move the weights."""
+        return 1
+
+    def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
+        """A weight part's terms; its graph must not reach the architecture's parameters."""
+        raise NotImplementedError(f'{type(self).__name__} has no loss of its weights')
+
+    def arch_loss(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
+        """The architecture part's terms, on held-out images."""
+        raise NotImplementedError(f'{type(self).__name__} has no loss of its architecture')
+
+    # ---- the interface of a method -------------------------------------------------------------------------------
+
+    def warms_up(self, step: int) -> bool:
+        """Whether a step moves the weights alone."""
+        return step < self.warmup_steps
+
+    def parts(self, step: int) -> int:
+        """The weights' parts, and after the warm-up one of the architecture."""
+        return self.weight_parts(step) + (not self.warms_up(step))
+
+    def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
+        """The terms of a part. Arguments and result as in `Method.loss`; the batch has its held-out one with it."""
+        part %= self.parts(step)
+        if part < self.weight_parts(step):
+            return self.weights_loss(batch, step, part)
+        terms = self.arch_loss(held_out(batch), step)
+        return terms | {'loss': reaching_only(terms['loss'], self.moved(step))}
+
+    def param_groups(self) -> dict[str, list]:
+        """The weights that train, and 'arch', which must not decay."""
+        arch = self.arch_parameters()
+        known = {id(p) for p in arch}
+        weights = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return {'weights': decay_groups(weights), 'arch': arch}
+
+
+def held_out(batch: dict[str, Any]) -> dict[str, Any]:
+    """The held-out batch that comes with a training batch.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if HELD_OUT not in batch:
+        raise ValueError(
+            f'the architecture learns from held-out images: the batch needs {HELD_OUT!r} with its own image and label '
+            f"(data set 'pinas_zoo.HalvedView'), it has {sorted(batch)}"
+        )
+    return batch[HELD_OUT]
+
+
+def wake_branches(supernet: SuperNet) -> None:
+    """Sets the last BN's weight of a block to 1 where it starts at zero.
+
+    A branch that is zero gives the architecture's parameters no gradient, or the same to all candidates.
+    """
+    for block in supernet.modules():
+        if isinstance(block, Bottleneck) and not block.bn3.weight.any():
+            nn.init.ones_(block.bn3.weight)

@@ -1,0 +1,174 @@
+"""What a training loop asks of a method, and what the supervised ones have in common. torch only.
+
+Pi-NAS (`pinas_zoo.contrast`) and its peers meet every loop through the four members of `Method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinas_zoo.space import Arch
+from pinas_zoo.supernet import SuperNet
+
+__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'zero_momenta']
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to train a supernet: an `nn.Module` with these four members.
+
+    A step is `parts(step)` forward and backward passes on one batch, then one move of every optimiser. The loop hands
+    over the index of the step, so that a method draws what it needs from (seed, step) and keeps no count of its own.
+
+    A method may have more; each is used where it is there:
+
+    - ``paths(step) -> tuple[Arch, ...]``: the paths of a step, for logs.
+    - ``units(step) -> float``: what a step costs, in path units: a path forward and backward on one batch is 1, a
+      forward pass alone 1/3.
+    - ``log_scalars(step) -> dict[str, float]``: numbers that are too dear for every step.
+    - ``derive(limits=None) -> Arch``: the architecture that the training itself chose, within `search.Limits`.
+    """
+
+    def parts(self, step: int) -> int:
+        """Backward passes of a step."""
+        ...
+
+    def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
+        """One forward pass.
+
+        Args:
+            batch: 'views' (N, 4, C, H, W) for Pi-NAS, 'image' (N, C, H, W) and 'label' (N,) for supervised methods;
+                sources add 'index', 'name' and 'broken'.
+            step: Index of the optimiser step.
+            part: Index of the pass within the step; with gradient accumulation it counts on, so that it is taken
+                modulo `parts(step)` where its meaning repeats.
+
+        Returns:
+            'loss', to be differentiated: the loop sums the gradients of all parts. The rest is logged, as the mean over
+            the parts; no other name may hold 'loss', since mmengine would add it.
+        """
+        ...
+
+    def param_groups(self) -> dict[str, list]:
+        """The parameters, or torch's parameter groups, of each optimiser by its name; 'weights' is one of them.
+
+        Parameters that do not train stand in none. Architecture parameters are a group of their own, 'arch'.
+        """
+        ...
+
+    def score(self, arch: Arch) -> float | None:
+        """The method's native score of an architecture, higher is better; None where it ranks by accuracy alone."""
+        ...
+
+
+class SupervisedMethod(nn.Module):
+    """Base of the methods that train a supernet with labels: the supernet, a linear head, cross-entropy on a path.
+
+    Subclasses give `paths`; one path and one backward pass a step is the default.
+
+    Args:
+        supernet: The supernet.
+        num_classes: Classes of the head.
+        label_smoothing: Share of the target that is spread over the classes, in 0..1.
+        seed: Everything random is drawn from (seed, step): equal on all ranks, whatever stopped in between.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(self, supernet: SuperNet, num_classes: int, label_smoothing: float = 0.1, seed: int = 0) -> None:
+        super().__init__()
+        if num_classes < 1 or not 0 <= label_smoothing <= 1 or seed < 0:
+            raise ValueError(
+                f'allowed: num_classes >= 1, label_smoothing in 0..1, seed >= 0; got {num_classes=}, '
+                f'{label_smoothing=}, {seed=}'
+            )
+        self.supernet = supernet
+        self.head = nn.Linear(supernet.space.num_features, num_classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.label_smoothing, self.seed = label_smoothing, seed
+
+    def rng(self, *place: int) -> np.random.Generator:
+        """The generator of a place, such as (step,) or (step, part)."""
+        return np.random.default_rng([self.seed, *place])
+
+    def features(self, images: Tensor, arch: Arch) -> Tensor:
+        """Pooled features of one path. Shape: (N, C, H, W) -> (N, num_features)"""
+        return self.supernet(images, arch).mean((2, 3))
+
+    def logits(self, images: Tensor, arch: Arch) -> Tensor:
+        """Class scores of one path. Shape: (N, C, H, W) -> (N, num_classes)"""
+        logits = self.head(self.features(images, arch))
+        # Half types hold a loss badly.
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def path_loss(self, batch: dict[str, Any], arch: Arch) -> dict[str, Tensor]:
+        """'loss', the cross-entropy of one path on a batch, and its 'top1' accuracy in percent."""
+        logits, label = self.logits(batch['image'], arch), batch['label']
+        top1 = (logits.detach().argmax(dim=1) == label).float().mean() * 100
+        return {'loss': F.cross_entropy(logits, label, label_smoothing=self.label_smoothing), 'top1': top1}
+
+    # ---- the interface of a method --------------------------------------------------------------
+
+    def paths(self, step: int) -> tuple[Arch, ...]:
+        """The paths of a step."""
+        raise NotImplementedError(f'{type(self).__name__} draws no paths')
+
+    def parts(self, step: int) -> int:
+        """Backward passes in a step."""
+        return 1
+
+    def units(self, step: int) -> float:
+        """Path units of a step, one a part."""
+        return float(self.parts(step))
+
+    def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
+        """Cross-entropy of the step's path. Arguments and result as in `Method.loss`."""
+        (arch,) = self.paths(step)
+        return self.path_loss(batch, arch)
+
+    def param_groups(self) -> dict[str, list]:
+        """All weights; those of one dimension (BN, biases) without weight decay."""
+        return {'weights': decay_groups(self.parameters())}
+
+    def score(self, arch: Arch) -> float | None:
+        """No native score."""
+        return None
+
+
+def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Two groups of an optimiser: what may decay, and BN's and biases' parameters, which may not."""
+    parameters = list(parameters)
+    kept = [p for p in parameters if p.ndim <= 1]
+    return [{'params': [p for p in parameters if p.ndim > 1]}, {'params': kept, 'weight_decay': 0.0}]
+
+
+def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """A loss of the same value whose backward pass reaches these parameters alone.
+
+    Where one part of a step trains the weights and another the architecture, the second must not leave its gradient in
+    the weights. Over several ranks the gradients are averaged as usual.
+
+    Args:
+        loss: Scalar loss with its graph.
+        parameters: Parameters that the loss depends on.
+    """
+    gradients = torch.autograd.grad(loss, parameters)
+    inner = sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True))
+    return loss.detach() + inner - inner.detach()
+
+
+def zero_momenta(optimiser: torch.optim.Optimizer) -> None:
+    """Gives every parameter of a fused SGD a zero momentum, from which the first update is the same.
+
+    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet do.
+    """
+    for parameter in (p for group in optimiser.param_groups for p in group['params']):
+        optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)

@@ -1,0 +1,118 @@
+"""BN-NAS: the scale of a block's last BN, trained alone, says how good the block is (Chen et al., ICCV 2021).
+
+All convolutions stay at their random initialisation. BN's scale and shift train on uniform random paths, for a tenth
+of a supernet's usual budget. Then, with gamma the scale of the last BN of candidate k at position l, and C channels:
+
+    s[l][k] = 1/C sum_c |gamma[l][k][c]|        S(arch) = sum_l s[l][arch_l]
+
+arXiv 2108.07375. Facts and the released code's settings: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pinas_zoo.blocks import Bottleneck
+from pinas_zoo.methods.alternating import wake_branches
+from pinas_zoo.methods.knapsack import best_arch, sum_of
+from pinas_zoo.methods.spos import SPOS
+from pinas_zoo.search_log import Limits
+from pinas_zoo.space import Arch
+from pinas_zoo.supernet import SuperNet
+
+__all__ = ['BNNAS', 'last_norm']
+
+#: What trains: R, the released code, the last BN of each candidate; P, the paper's wording, every BN.
+VARIANTS = ('R', 'P')
+
+
+def last_norm(block: nn.Module) -> _BatchNorm | None:
+    """The BN that closes a candidate's residual branch, before the addition; None for a skip, which has none."""
+    return block.bn3 if isinstance(block, Bottleneck) else None
+
+
+class BNNAS(SPOS):
+    """BN-only training on uniform random paths, and the indicator of the last BN.
+
+    Everything that does not train is frozen in place and in no optimiser. BN's parameters never decay: decay would make
+    the indicator count how often a candidate was drawn. Optimise with SGD: an adaptive rule changes the scale.
+
+    Args:
+        supernet: The supernet; it is frozen in place.
+        num_classes: Classes of the head.
+        label_smoothing: As in `SupervisedMethod`.
+        seed: As in `SupervisedMethod`.
+        variant: 'R' trains the last BN of each candidate, as released; 'P' every BN, as the paper words it.
+        train_head: Also train the head, which both variants leave random.
+        zero_init: Ablation: keep last BNs that start at zero. The indicator then measures how far a branch was switched
+            on, another quantity.
+
+    Raises:
+        ValueError: A number is out of its range, or the variant is unknown.
+
+    Example:
+        >>> method = BNNAS(SuperNet('pinas_nano'), num_classes=10)
+        >>> method.score(method.paths(0)[0])  # 8 positions whose scales start at 1
+        8.0
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        num_classes: int,
+        label_smoothing: float = 0.1,
+        seed: int = 0,
+        variant: str = 'R',
+        train_head: bool = False,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__(supernet, num_classes, label_smoothing, seed)
+        if variant not in VARIANTS:
+            raise ValueError(f'unknown variant {variant!r}, allowed: {", ".join(VARIANTS)}')
+        if not zero_init:
+            wake_branches(supernet)
+        self.requires_grad_(False)
+        self.head.requires_grad_(train_head)
+        for norm in self.trained_norms(variant):
+            norm.requires_grad_(True)
+
+    def trained_norms(self, variant: str) -> list[_BatchNorm]:
+        """The BN layers that a variant trains."""
+        if variant == 'P':
+            return [module for module in self.supernet.modules() if isinstance(module, _BatchNorm)]
+        blocks = (block for position in self.supernet.blocks for block in position.candidates)
+        return [norm for block in blocks if (norm := last_norm(block)) is not None]
+
+    def param_groups(self) -> dict[str, list]:
+        """What trains, without weight decay."""
+        return {'weights': [{'params': [p for p in self.parameters() if p.requires_grad], 'weight_decay': 0.0}]}
+
+    def units(self, step: int) -> float:
+        """Path units of a step: no gradient of the convolutions' weights is formed, a third of a path's cost."""
+        return 2 / 3
+
+    # ---- the indicator ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def table(self) -> list[list[float]]:
+        """``s[position][candidate]``, mean absolute scale of the last BN in double precision; 0 for a skip."""
+        return [[_scale(last_norm(block)) for block in position.candidates] for position in self.supernet.blocks]
+
+    def score(self, arch: Arch) -> float:
+        """S, the sum of the indicator over the positions."""
+        return sum_of(self.table(), self.supernet.space.parse(arch))
+
+    def derive(self, limits: Limits | None = None) -> Arch:
+        """The architecture of the largest S within the limits, exactly; the paper's form is an evolution by `score`.
+
+        Raises:
+            ValueError: No architecture is within the limits.
+        """
+        return best_arch(self.table(), self.supernet.space, limits)
+
+
+def _scale(norm: _BatchNorm | None) -> float:
+    weight: Tensor | None = None if norm is None else norm.weight
+    return 0.0 if weight is None else float(weight.double().abs().mean())

@@ -1,0 +1,66 @@
+"""Paths that are looked at without being trained: their losses on a batch choose or weigh the ones that are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pinas_zoo.methods.base import SupervisedMethod
+from pinas_zoo.space import Arch
+
+__all__ = ['batch_statistics', 'forward_only', 'image_losses', 'mean_over_ranks']
+
+
+@contextmanager
+def batch_statistics(net: nn.Module) -> Iterator[None]:
+    """BN normalises with the batch's statistics, as in training, and leaves its buffers alone."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    saved = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, (training, tracked) in zip(norms, saved, strict=True):
+            norm.training, norm.track_running_stats = training, tracked
+
+
+@torch.no_grad()
+def forward_only(method: SupervisedMethod, images: Tensor, archs: Sequence[Arch]) -> Tensor:
+    """Class scores of several paths without gradient; the method is the same afterwards.
+
+    Shape: (N, C, H, W) -> (paths, N, classes)
+    """
+    with batch_statistics(method.supernet):
+        logits = torch.stack([method.logits(images, arch) for arch in archs])
+    # Autocast keeps the weights that it has cast, here without a graph: what runs next would train nothing.
+    torch.clear_autocast_cache()
+    return logits
+
+
+def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of every path on every image. Shape: (paths, N, classes), (N,) -> (paths, N)"""
+    paths, images, _ = logits.shape
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), labels.repeat(paths), reduction='none', label_smoothing=label_smoothing
+    )
+    return losses.view(paths, images)
+
+
+@torch.no_grad()
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of all ranks' tensors, bit-equal on all ranks; the tensor itself in one process.
+
+    What ranks choose by must be equal on all of them, or each would train another path.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts).mean(dim=0)

@@ -1,0 +1,238 @@
+"""FP-NAS: a distribution over architectures, learned by weighing sampled paths (Yan et al., CVPR 2021).
+
+The base is PARSEC (arXiv 1902.05116): paths are drawn from P(A | alpha), weighed by how well they explain the batch,
+and weights and alpha follow the gradients of `importance`. FP-NAS (arXiv 2011.10949) adds a number of samples that
+follows the entropy H, K = clamp(ceil(lambda H), least, most); a distribution that starts factorised (coarse) and goes
+on as a joint one (fine); and a term for the cost.
+
+Re-implementation, constants chosen by us: the sources that were read do not give beta, the optimisers, their rates, the
+batch, or the scale of the likelihood. Which are the paper's and which ours: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pinas_zoo.cost import CostTable
+from pinas_zoo.methods.alternating import AlternatingMethod
+from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
+from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
+from pinas_zoo.methods.knapsack import best_arch, sum_of
+from pinas_zoo.search_log import Limits
+from pinas_zoo.space import Arch, SearchSpace
+from pinas_zoo.supernet import SuperNet
+
+__all__ = ['FPNAS', 'factor_matrix']
+
+
+def factor_matrix(space: SearchSpace, factors: Sequence[str]) -> Tensor:
+    """Which values of the factors make up a candidate: joint logits are this matrix times the factors' logits.
+
+    Args:
+        space: A space whose candidates are all combinations of some of their fields' values.
+        factors: Those fields, such as ('radix', 'cardinality').
+
+    Shape:
+        (candidates, values of all factors)
+
+    Raises:
+        ValueError: The candidates are not each combination once.
+    """
+    values = [sorted({getattr(candidate, factor) for candidate in space.candidates}) for factor in factors]
+    rows = [tuple(getattr(candidate, factor) for factor in factors) for candidate in space.candidates]
+    if sorted(rows) != list(product(*values)):
+        raise ValueError(f'the candidates of {space.name!r} are not each combination of {tuple(factors)} once: {rows}')
+    return torch.tensor([[float(row[i] == v) for i, vs in enumerate(values) for v in vs] for row in rows])
+
+
+class FPNAS(AlternatingMethod):
+    """Probabilistic architecture search with adaptive sampling, coarse to fine.
+
+    A step's first part trains the weights on K paths, in two passes that hold one path at a time: forward passes give
+    the importance weights, then each path goes forward and backward. Its second part draws K fresh paths, looks at them
+    on held-out images, forward only, and moves alpha. Logits are in nats, those of a position sum over its factors:
+    ``coarse`` times `factor_matrix`, plus ``fine``. Before `joint_at` only the coarse ones move, after it only the fine
+    ones, which start at zero: the change leaves every path's probability as it is.
+
+    Args:
+        supernet: The supernet.
+        num_classes: Classes of the head.
+        label_smoothing: As in `SupervisedMethod`.
+        seed: As in `SupervisedMethod`.
+        warmup_steps: Steps on one uniform path each, alpha at rest.
+        samples_per_nat: lambda, paths a nat of entropy; the paper's 1/4.
+        least_samples: Floor of K, at least 2: one sample's weight is 1 whatever its loss, and alpha would only drift.
+        most_samples: Ceiling of K.
+        temperature: T of a path's likelihood exp(-T CE), CE the mean over the batch. The literal reading, T = images,
+            makes one path take all; 1 makes all alike. Aim at about K / 2 effective samples.
+        factors: Fields that factorise the candidates; none starts with the joint distribution.
+        joint_at: Step of the change to the joint distribution; None stays factorised.
+        cost_weight: beta of the cost term; 0 leaves it out.
+        target_macs: MACs up to which a path costs nothing; its cost is max(0, MACs / target - 1).
+        baseline: See `architecture_loss`; no part of the paper.
+
+    Raises:
+        ValueError: A number is out of its range, or the factors do not make up the candidates.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        num_classes: int,
+        label_smoothing: float = 0.1,
+        seed: int = 0,
+        warmup_steps: int = 100,
+        samples_per_nat: float = 0.25,
+        least_samples: int = 2,
+        most_samples: int = 32,
+        temperature: float = 10.0,
+        factors: Sequence[str] = (),
+        joint_at: int | None = None,
+        cost_weight: float = 0.0,
+        target_macs: float | None = None,
+        baseline: bool = False,
+    ) -> None:
+        super().__init__(supernet, num_classes, label_smoothing, seed, warmup_steps)
+        if samples_per_nat <= 0 or not 2 <= least_samples <= most_samples or temperature <= 0 or cost_weight < 0:
+            raise ValueError(
+                f'allowed: samples_per_nat > 0, 2 <= least_samples <= most_samples, temperature > 0, cost_weight >= 0; '
+                f'got {samples_per_nat=}, {least_samples=}, {most_samples=}, {temperature=}, {cost_weight=}'
+            )
+        if cost_weight and not (target_macs and target_macs > 0):
+            raise ValueError(f'a cost term needs target_macs above 0, got {target_macs}')
+        self.samples_per_nat, self.least_samples, self.most_samples = samples_per_nat, least_samples, most_samples
+        self.temperature, self.cost_weight, self.target_macs = temperature, cost_weight, target_macs
+        self.baseline, self.joint_at = baseline, joint_at
+        space = supernet.space
+        positions, candidates = space.num_positions, len(space.candidates)
+        fits = [[choice in space.choices(position) for choice in range(candidates)] for position in range(positions)]
+        self.register_buffer('fits', torch.tensor(fits), persistent=False)
+        self.register_buffer('matrix', factor_matrix(space, factors) if factors else None, persistent=False)
+        self.coarse = nn.Parameter(torch.zeros(positions, self.matrix.shape[1])) if factors else None
+        self.fine = nn.Parameter(torch.zeros(positions, candidates))
+        self.costs = CostTable(space, space.input_size, num_classes, supernet.conv1[0].in_channels)
+        self._drawn: tuple[int, tuple[Arch, ...]] = (-1, ())
+
+    # ---- the distribution ------------------------------------------------------------------------------------------
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Coarse logits, where there are factors, and fine ones."""
+        return [self.fine] if self.coarse is None else [self.coarse, self.fine]
+
+    def moved(self, step: int) -> list[nn.Parameter]:
+        """The coarse logits before `joint_at`, the fine ones after it."""
+        factorised = self.coarse is not None and (self.joint_at is None or step < self.joint_at)
+        return [self.coarse] if factorised else [self.fine]
+
+    def log_probabilities(self) -> Tensor:
+        """log p_l(k) with its graph; -inf where a candidate does not fit. Shape: (positions, candidates)"""
+        logits = self.fine
+        if self.coarse is not None:  # a sum of products, as a matrix product would be rounded under autocast
+            logits = logits + (self.coarse[:, None] * self.matrix).sum(dim=2)
+        return logits.masked_fill(~self.fits, -math.inf).log_softmax(dim=1)
+
+    def path_log_probability(self, archs: Sequence[Arch]) -> Tensor:
+        """log P(A | alpha) with its graph. Shape: (len(archs),)"""
+        index = torch.tensor(archs, device=self.fine.device)
+        return self.log_probabilities().gather(1, index.t()).sum(dim=0)
+
+    @torch.no_grad()
+    def entropy(self) -> float:
+        """H of the distribution over paths in nats, the sum over its positions."""
+        return float(torch.special.entr(self.log_probabilities().double().exp()).sum())
+
+    def samples(self, step: int) -> int:
+        """K of a step: follows the entropy between its floor and its ceiling; 1 in the warm-up."""
+        if self.warms_up(step):
+            return 1
+        wanted = math.ceil(self.samples_per_nat * self.entropy())
+        return min(max(wanted, self.least_samples), self.most_samples)
+
+    @torch.no_grad()
+    def draw(self, step: int, part: int) -> tuple[Arch, ...]:
+        """K independent paths from P(A | alpha), equal on all ranks."""
+        cumulated = self.log_probabilities().double().exp().cumsum(dim=1).cpu().numpy()
+        picks = self.rng(step, part).random((self.samples(step), len(cumulated)))
+        archs = (picks[..., None] >= (cumulated / cumulated[:, -1:])[:, :-1]).sum(axis=-1)
+        return tuple(tuple(map(int, arch)) for arch in archs)
+
+    # ---- the two parts ---------------------------------------------------------------------------------------------
+
+    def paths(self, step: int) -> tuple[Arch, ...]:
+        """The paths that train the weights; of a step that has run, those that it drew."""
+        return self._drawn[1] if self._drawn[0] == step else self.draw(step, 0)
+
+    def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
+        """sum_k m_k CE_k; the passes run one after another."""
+        archs = self.draw(step, 0)
+        self._drawn = (step, archs)
+        if len(archs) == 1:
+            weights_K, seen = self.fine.new_ones(1), None
+        else:
+            losses_K, seen = self.look(batch, archs)
+            weights_K = importance_weights(losses_K, self.temperature)
+        top1 = []
+
+        def losses() -> Iterator[Tensor]:
+            for arch, weight in zip(archs, weights_K, strict=True):
+                terms = self.path_loss(batch, arch)
+                top1.append(terms['top1'])
+                yield weight * terms['loss']
+
+        weights = [p for group in self.param_groups()['weights'] for p in group['params']]
+        loss = accumulated(losses(), weights)
+        return {'loss': loss, **self._facts(weights_K, torch.stack(top1) if seen is None else seen)}
+
+    def arch_loss(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
+        """The marginal likelihood of held-out images and the cost, by fresh samples; see `architecture_loss`."""
+        archs = self.draw(step, 1)
+        losses_K, top1_K = self.look(batch, archs)
+        costs_K = losses_K.new_tensor([self.cost(arch) for arch in archs]) if self.cost_weight else None
+        log_p_K = self.path_log_probability(archs)
+        loss = architecture_loss(log_p_K, losses_K, self.temperature, costs_K, self.cost_weight, self.baseline)
+        return {'loss': loss, **self._facts(importance_weights(losses_K, self.temperature), top1_K)}
+
+    def look(self, batch: dict[str, Any], archs: Sequence[Arch]) -> tuple[Tensor, Tensor]:
+        """Mean loss, over all ranks, and top-1 of paths, forward only. Shape: (len(archs),) each"""
+        logits, labels = forward_only(self, batch['image'], archs), batch['label']
+        losses = image_losses(logits, labels, self.label_smoothing).mean(dim=1)
+        return mean_over_ranks(losses), (logits.argmax(dim=2) == labels).float().mean(dim=1) * 100
+
+    def cost(self, arch: Arch) -> float:
+        """C(A), how far a path is over the target, as a fraction."""
+        return max(0.0, self.costs.of(arch).macs / self.target_macs - 1)
+
+    def _facts(self, weights_K: Tensor, top1_K: Tensor) -> dict[str, Tensor]:
+        """What both parts log: effective samples, samples, entropy in nats, accuracy weighed as the losses are."""
+        facts = dict(samples=float(len(weights_K)), entropy=self.entropy())
+        named = {name: weights_K.new_tensor(value) for name, value in facts.items()}
+        return {'top1': (weights_K * top1_K).sum(), 'effective_samples': effective_samples(weights_K), **named}
+
+    def units(self, step: int) -> float:
+        """Path units of a step as alpha stands: K trained paths with their first look, K held-out looks."""
+        count = self.samples(step)
+        return 1.0 if self.warms_up(step) else count * (1 + 1 / 3) + count / 3
+
+    # ---- what was learned ------------------------------------------------------------------------------------------
+
+    def table(self) -> list[list[float]]:
+        """log p_l(k)."""
+        return self.log_probabilities().detach().double().tolist()
+
+    def score(self, arch: Arch) -> float:
+        """log P(A | alpha)."""
+        return sum_of(self.table(), self.supernet.space.parse(arch))
+
+    def derive(self, limits: Limits | None = None) -> Arch:
+        """The most probable architecture within the limits, exactly.
+
+        Raises:
+            ValueError: No architecture is within the limits.
+        """
+        return best_arch(self.table(), self.supernet.space, limits)

@@ -1,0 +1,156 @@
+"""The best architecture by a score that is a sum over positions, within limits on cost: exact, no search.
+
+Choosing one candidate a position under a limit on a sum of costs is the multiple-choice knapsack problem. Position by
+position, only those partial architectures are kept that no other one beats in score and in every limited cost, and that
+can still be completed within the limits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pinas_zoo.search_log import Limits
+from pinas_zoo.searcher import Searcher
+from pinas_zoo.space import Arch, SearchSpace
+
+__all__ = ['best_arch', 'search_by_score', 'sum_of']
+
+
+class Partial(NamedTuple):
+    """The first positions of an architecture: its score, its limited costs, its choices from the last to the first."""
+
+    score: float
+    macs: float
+    params: float
+    choices: tuple[int, tuple] | None
+
+
+def sum_of(table: Sequence[Sequence[float]], arch: Arch) -> float:
+    """The additive score of an architecture."""
+    return float(sum(row[choice] for row, choice in zip(table, arch, strict=True)))
+
+
+def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limits | None = None) -> Arch:
+    """The architecture of the largest sum within the limits; of equal sums the one that costs less in what is limited.
+
+    Args:
+        table: ``table[position][candidate]``, finite; what does not fit a position is not looked at.
+        space: The space.
+        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.cost` are; None is no limit.
+
+    Raises:
+        ValueError: No architecture is within the limits; the message has the cheapest one. Or the costs are no sums.
+
+    Example:
+        >>> from pinas_zoo.space import PINAS_NANO
+        >>> best_arch([[0.0, 3.0, 1.0, 2.0]] * 8, PINAS_NANO)
+        (1, 1, 1, 1, 1, 1, 1, 1)
+    """
+    costs = _cost_rows(space, limits)
+    bounds = (np.inf, np.inf) if limits is None else (_bound(limits.max_macs), _bound(limits.max_params))
+    least = [tuple(min(cost[axis] for cost in row.values()) for axis in (0, 1)) for row in costs]
+    # What the positions after each one cost at least.
+    ahead = [tuple(sum(row[axis] for row in least[index + 1 :]) for axis in (0, 1)) for index in range(len(least))]
+    front = [Partial(0.0, 0, 0, None)]
+    for row, prices, rest in zip(table, costs, ahead, strict=True):
+        longer = (
+            Partial(p.score + float(row[choice]), p.macs + macs, p.params + params, (choice, p.choices))
+            for p in front
+            for choice, (macs, params) in prices.items()
+        )
+        front = _undominated(p for p in longer if p.macs + rest[0] <= bounds[0] and p.params + rest[1] <= bounds[1])
+        if not front:
+            raise _infeasible(space, limits)
+    arch = _unwind(front[0].choices)
+    if limits is not None and not limits(arch):
+        raise ValueError(f'the costs of {limits} are no sums over positions: {space.format(arch)} was to be within it')
+    return arch
+
+
+def _bound(most: float | None) -> float:
+    return np.inf if most is None else most
+
+
+def _cost_rows(space: SearchSpace, limits: Limits | None) -> list[dict[int, tuple[float, float]]]:
+    """MACs and parameters of each choice of each position; an axis without a limit is 0.
+
+    The first position's row carries what all architectures have in common.
+    """
+    choices = [space.choices(position) for position in range(space.num_positions)]
+    if limits is None:
+        return [dict.fromkeys(options, (0, 0)) for options in choices]
+    base = tuple(options[0] for options in choices)
+
+    def cost(arch: Arch) -> tuple[float, float]:
+        at = limits.cost(arch)
+        return (0 if limits.max_macs is None else at.macs, 0 if limits.max_params is None else at.params)
+
+    origin, rows = cost(base), []
+    for position, options in enumerate(choices):
+        row = {}
+        for choice in options:
+            macs, params = cost((*base[:position], choice, *base[position + 1 :]))
+            row[choice] = (macs, params) if position == 0 else (macs - origin[0], params - origin[1])
+        rows.append(row)
+    return rows
+
+
+def _undominated(partials: Iterable[Partial]) -> list[Partial]:
+    """Those that no other one beats, by falling score.
+
+    In this order a partial is beaten exactly if an earlier one costs no more on both axes. The earlier ones' costs are
+    kept as a staircase: MACs rise, parameters fall.
+    """
+    kept: list[Partial] = []
+    macs: list[float] = []
+    params: list[float] = []
+    for partial in sorted(partials, key=lambda p: (-p.score, p.macs, p.params)):
+        place = bisect_right(macs, partial.macs)
+        if place and params[place - 1] <= partial.params:
+            continue
+        kept.append(partial)
+        end = place
+        while end < len(macs) and params[end] >= partial.params:
+            end += 1
+        start = place - 1 if place and macs[place - 1] == partial.macs else place
+        macs[start:end], params[start:end] = [partial.macs], [partial.params]
+    return kept
+
+
+def _unwind(choices: tuple[int, tuple] | None) -> Arch:
+    arch = []
+    while choices is not None:
+        choice, choices = choices
+        arch.append(choice)
+    return tuple(reversed(arch))
+
+
+def _infeasible(space: SearchSpace, limits: Limits) -> ValueError:
+    """The error of limits that nothing meets: it names the architecture that is the least over them."""
+    rows = _cost_rows(space, limits)
+    bounds = (_bound(limits.max_macs), _bound(limits.max_params))
+    cheapest = tuple(
+        min(row, key=lambda c: sum(x / most for x, most in zip(row[c], bounds, strict=True))) for row in rows
+    )
+    cost = limits.cost(cheapest)
+    return ValueError(
+        f'no architecture of {space.name!r} is within {limits}; the cheapest is {space.format(cheapest)} with macs '
+        f'{cost.macs:,.12g}, params {cost.params:,.12g}'
+    )
+
+
+def search_by_score(searcher: Searcher, score: Callable[[Arch], float], evaluations: int) -> Arch:
+    """The best architecture that a searcher finds by a native score, which needs no data.
+
+    Args:
+        searcher: A fresh searcher, such as ``build_searcher('evolution', ...)``, with its constraint.
+        score: Native score, higher is better.
+        evaluations: Architectures to look at, at least 1; fewer where the space ends.
+    """
+    while len(searcher.history) < evaluations and (archs := searcher.ask()):
+        searcher.tell(archs, [score(arch) for arch in archs])
+    return searcher.best[0]

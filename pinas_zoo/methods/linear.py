@@ -1,0 +1,37 @@
+"""The linear stage in torch alone: a linear head on a frozen supernet, one uniform random path a step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pinas_zoo.methods.spos import SPOS
+from pinas_zoo.space import Arch
+from pinas_zoo.supernet import SuperNet
+
+__all__ = ['LinearHead']
+
+
+class LinearHead(SPOS):
+    """Trains the head of a supernet that stays as it is; BN uses batch statistics (Pi-NAS, linear stage).
+
+    The supernet is frozen in place: its parameters no longer ask for gradients, its BN layers no longer track. Give a
+    copy of one that goes on training or is evaluated.
+
+    Args: see `SupervisedMethod`; labels are not smoothed unless asked for.
+    """
+
+    def __init__(self, supernet: SuperNet, num_classes: int, label_smoothing: float = 0.0, seed: int = 0) -> None:
+        super().__init__(supernet.requires_grad_(False), num_classes, label_smoothing, seed)
+        for module in supernet.modules():
+            if isinstance(module, _BatchNorm):
+                module.track_running_stats = False  # batch statistics are used; the frozen buffers stay
+
+    def features(self, images: Tensor, arch: Arch) -> Tensor:
+        with torch.no_grad():
+            return super().features(images, arch)
+
+    def param_groups(self) -> dict[str, list]:
+        """The head alone."""
+        return {'weights': list(self.head.parameters())}

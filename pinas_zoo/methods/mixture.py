@@ -1,0 +1,98 @@
+"""Methods whose positions add up several candidates, each with a factor that is learned. torch only.
+
+A mixed position computes ``relu(shortcut + sum_k factor_k * branch_k)``, in the supernet while it trains and in the
+mixed-path network that is derived from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinas_zoo.methods.alternating import AlternatingMethod
+from pinas_zoo.methods.knapsack import best_arch
+from pinas_zoo.search_log import Limits
+from pinas_zoo.space import Arch, kept
+from pinas_zoo.supernet import Path
+
+__all__ = ['MixtureMethod']
+
+
+class MixtureMethod(AlternatingMethod):
+    """Base: subclasses give `mixing` and `shares`; scores and derived architectures follow from them.
+
+    Args: see `AlternatingMethod`.
+    """
+
+    def mixing(self) -> Tensor:
+        """The factor of every candidate, (positions, candidates); zero for what is removed or does not fit."""
+        raise NotImplementedError(f'{type(self).__name__} has no factors')
+
+    def shares(self) -> Tensor:
+        """The share of every candidate in its position, (positions, candidates); rows sum to 1."""
+        raise NotImplementedError(f'{type(self).__name__} has no shares')
+
+    def survivors(self) -> list[tuple[int, ...]]:
+        """By position the candidates whose factor is not zero, rising."""
+        return [tuple(row.nonzero()[:, 0].tolist()) for row in self.mixing().detach()]
+
+    def features(self, images: Tensor, arch: Arch | Path) -> Tensor:
+        """Pooled features of a path, which may carry factors. Shape: (N, C, H, W) -> (N, num_features)"""
+        path = arch if isinstance(arch, Path) else self.supernet.path(arch)
+        return path(images).mean((2, 3))
+
+    # ---- what training has found ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def table(self) -> list[list[float]]:
+        """``log share`` of every candidate by position, a removed one's just above -28."""
+        return (self.shares().double() + 1e-12).log().tolist()
+
+    @torch.no_grad()
+    def score(self, arch: Arch) -> float:
+        """Sum over the positions of the log of the share; several kept candidates share theirs."""
+        pairs = zip(self.shares().double(), self.supernet.space.parse(arch), strict=True)
+        return float(sum((row[list(kept(choice))].sum() + 1e-12).log() for row, choice in pairs))
+
+    def derive(self, limits: Limits | None = None, mixed: bool = False) -> Arch:
+        """The architecture that training has found.
+
+        Args:
+            limits: Limits on cost. A mixed path loses its smallest share until it is within them.
+            mixed: Keep every survivor of a position, in place of the one with the largest share.
+
+        Raises:
+            ValueError: No architecture is within the limits.
+        """
+        space, shares = self.supernet.space, self.shares().detach()
+        choices = [list(row) for row in self.survivors()] if mixed else [[]]
+        for position, row in enumerate(choices if mixed else []):
+            shaped = [c for c in row if not space.candidates[c].skip]
+            choices[position] = shaped if len(row) > 1 else row  # a skip adds nothing to what it stands beside
+        while all(choices):
+            arch = space.parse([tuple(row) if len(row) > 1 else row[0] for row in choices])
+            if limits is None or limits(arch):
+                return arch
+            open_to = [(float(shares[p, c]), p, c) for p, row in enumerate(choices) if len(row) > 1 for c in row]
+            if not open_to:
+                break
+            _, position, choice = min(open_to)
+            choices[position].remove(choice)
+        return best_arch(self.table(), space, limits)
+
+    @torch.no_grad()
+    def factors_of(self, arch: Arch) -> list[Tensor | None]:
+        """The factors of the positions that an architecture keeps several candidates in, for `SuperNet.extract`."""
+        pairs = zip(self.mixing(), self.supernet.space.parse(arch), strict=True)
+        return [row[list(choice)].clone() if isinstance(choice, tuple) else None for row, choice in pairs]
+
+    def log_scalars(self, step: int) -> dict[str, float]:
+        """Survivors of a position on average, and the positions in which several survive."""
+        counts = [len(row) for row in self.survivors()]
+        return {'survivors': sum(counts) / len(counts), 'open_positions': float(sum(count > 1 for count in counts))}
+
+    def path_units(self, choices: list[Any]) -> float:
+        """Cost of a pass through a mixture in path units: candidates that run, by position on average."""
+        return sum(len(kept(choice)) for choice in choices) / len(choices)

@@ -1,0 +1,52 @@
+"""A random forest that predicts the accuracy of an architecture (AttentiveNAS, section 4). Needs scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pinas_zoo.search_log import SearchLog
+from pinas_zoo.space import Arch, SearchSpace
+
+__all__ = ['AccuracyPredictor']
+
+
+class AccuracyPredictor:
+    """100 trees of depth 15 at most and squared error, on one-hot codes of evaluated architectures.
+
+    The released predictor has the same forest on integer features; codes are one-hot here, since candidates have no
+    order.
+
+    Args:
+        space: The space.
+        archs: Evaluated architectures; about 1,000 in the paper.
+        scores: Their accuracies, or any score that is higher for the better.
+        seed: Seed of the forest.
+
+    Raises:
+        ValueError: There is not one score an architecture, or none at all.
+        ImportError: scikit-learn is missing.
+    """
+
+    def __init__(self, space: SearchSpace, archs: Sequence[Arch], scores: Sequence[float], seed: int = 0) -> None:
+        try:
+            from sklearn.ensemble import RandomForestRegressor
+        except ImportError as error:
+            raise ImportError("the predictor needs scikit-learn: pip install 'pinas-zoo[search]'") from error
+        if not archs or len(archs) != len(scores):
+            raise ValueError(f'one score per arch and at least one are needed, got {len(archs)} and {len(scores)}')
+        self.space = space
+        self.forest = RandomForestRegressor(100, criterion='squared_error', max_depth=15, random_state=seed)
+        self.forest.fit(space.one_hot(archs), np.asarray(scores, dtype=float))
+
+    @classmethod
+    def from_log(cls, path: str | Path, space: SearchSpace, seed: int = 0) -> AccuracyPredictor:
+        """Fits the evaluations of a search, its archs.jsonl."""
+        _, records = SearchLog.read(path)
+        return cls(space, [space.parse(record.arch) for record in records], [r.score for r in records], seed)
+
+    def __call__(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Predicted scores. Shape: (len(archs),)"""
+        return self.forest.predict(self.space.one_hot(archs))

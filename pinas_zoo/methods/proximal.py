@@ -1,0 +1,188 @@
+"""Proximal operators of sparse penalties, exact, and the optimisers that apply them. torch only.
+
+The matrix of factors A has a row a position (the group) and a column a candidate (the element). Accelerated proximal
+gradient, with step eta, momentum mu and velocity v:
+
+    z = prox(A - eta * direction)        v <- mu * v + z - A        A <- z + mu * v
+
+The next gradient is taken at A, which momentum makes non-zero where z is zero. An element of A is exactly zero once z
+was zero in two steps in a row (mu * v - A is then exactly zero), so zeros may be read from A, one step late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ['AdamProximal', 'ProximalGradient', 'keep_one', 'prox_exclusive', 'prox_sparse_group', 'soft_threshold']
+
+
+def soft_threshold(z: Tensor, threshold: float | Tensor) -> Tensor:
+    """Proximal operator of ``threshold * |z|``: shrinks the magnitude, to zero at most."""
+    return z.sign() * (z.abs() - threshold).clamp(min=0)
+
+
+def prox_sparse_group(z: Tensor, l1: float | Tensor, l2: float) -> Tensor:
+    """Proximal operator of ``l1 * sum |z| + l2 * sum_rows ||row||_2``: element first, then group.
+
+    Args:
+        z: The point, (groups, elements).
+        l1: Strength of the elements' part, at least 0; with a step size, their product.
+        l2: Strength of the groups' part, likewise.
+    """
+    u = soft_threshold(z, l1)
+    norm = u.norm(dim=1, keepdim=True)
+    # A zero group stays zero; the tiny floor only avoids 0 / 0.
+    return u * (1 - l2 / norm.clamp(min=torch.finfo(z.dtype).tiny)).clamp(min=0)
+
+
+def prox_exclusive(z: Tensor, strength: float) -> Tensor:
+    """Proximal operator of the exclusive lasso, ``strength / 2 * sum_rows (sum |row|)^2``.
+
+    Elements of a row compete; a row that is not zero never becomes zero.
+
+    Args:
+        z: The point, (groups, elements).
+        strength: At least 0; with a step size, their product.
+    """
+    size = z.abs().sort(dim=1, descending=True).values
+    rank = torch.arange(1, z.shape[1] + 1, device=z.device, dtype=z.dtype)
+    threshold = strength * size.cumsum(dim=1) / (1 + strength * rank)
+    # The elements above their threshold come first; the last of them gives the row's threshold.
+    last = (size > threshold).sum(dim=1, keepdim=True).clamp(min=1) - 1
+    return soft_threshold(z, threshold.gather(1, last))
+
+
+def keep_one(z: Tensor, raw: Tensor, before: Tensor) -> Tensor:
+    """Spares the last element of a row that would become zero its shrinking: no position dies.
+
+    Args:
+        z: What the proximal operator gave.
+        raw: What it was given.
+        before: The factors before the step: the largest of a row is the one that is spared. The largest of `raw` would
+            be a matter of noise once all are small.
+    """
+    dead = ~z.any(dim=1, keepdim=True)
+    size = torch.where(raw != 0, before.abs(), -1)
+    last = torch.zeros_like(z, dtype=torch.bool).scatter_(1, size.argmax(dim=1, keepdim=True), True)
+    return torch.where(dead & last, raw, z)
+
+
+class ProximalGradient(torch.optim.Optimizer):
+    """Accelerated proximal gradient on a matrix of factors (the hierarchical form of the sparse supernet).
+
+    A parameter without a gradient is left alone, penalty included, so that a warm-up costs nothing. The step size must
+    stay constant: the threshold is its product with the strength, and a falling one would turn the sparsity off.
+
+    Args:
+        params: Matrices (positions, candidates), or groups of them.
+        lr: Step size eta, above 0. Momentum makes the pace lr / (1 - momentum), of the shrinking too.
+        momentum: mu, in 0..1, without 1.
+        l1: Strength of the element-wise part.
+        l2: Strength of the group part.
+        exclusive: Strength of the exclusive lasso, which takes the place of both.
+        ramp: Steps in which the strengths rise linearly to their full value.
+        guard: Whether a position keeps its strongest candidate when all of them would vanish.
+
+    Raises:
+        ValueError: A setting is out of its range, a parameter is no matrix, or both penalties are given.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        exclusive: float = 0.0,
+        ramp: int = 1,
+        guard: bool = True,
+        **more: Any,
+    ) -> None:
+        if lr <= 0 or not 0 <= momentum < 1 or min(l1, l2, exclusive) < 0 or ramp < 1:
+            raise ValueError(
+                'allowed: lr > 0, momentum in 0..1 without 1, l1, l2, exclusive >= 0, ramp >= 1; '
+                f'got {lr=}, {momentum=}, {l1=}, {l2=}, {exclusive=}, {ramp=}'
+            )
+        if exclusive and (l1 or l2):
+            raise ValueError(f'exclusive takes the place of l1 and l2, got {exclusive=}, {l1=}, {l2=}')
+        settings = dict(lr=lr, momentum=momentum, l1=l1, l2=l2, exclusive=exclusive, ramp=ramp, guard=guard)
+        super().__init__(params, settings | more)
+        for parameter in (p for group in self.param_groups for p in group['params']):
+            if parameter.ndim != 2:
+                raise ValueError(f'a penalty by position needs matrices, got a shape of {tuple(parameter.shape)}')
+
+    def direction(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
+        """What to go against, and by what to scale the element-wise threshold."""
+        return parameter.grad, 1.0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group['params']:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+        return loss
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if 'velocity' not in state:
+            state['step'], state['velocity'] = 0, torch.zeros_like(parameter)
+        state['step'] += 1
+        direction, scale = self.direction(parameter, group)
+        raw = parameter - group['lr'] * direction
+        pace = group['lr'] * min(1.0, state['step'] / group['ramp'])
+        if group['exclusive']:
+            z = prox_exclusive(raw, pace * group['exclusive'])
+        else:
+            z = prox_sparse_group(raw, pace * group['l1'] * scale, pace * group['l2'])
+        if group['guard']:
+            z = keep_one(z, raw, parameter)
+        velocity = state['velocity'].mul_(group['momentum']).add_(z).sub_(parameter)
+        parameter.copy_(z + group['momentum'] * velocity)
+
+
+class AdamProximal(ProximalGradient):
+    """The same with Adam's direction in place of the gradient.
+
+    With the threshold as it is (`scaled=False`), a strength above 1 outweighs a gradient that always points one way.
+
+    Args:
+        params, lr, settings: As for `ProximalGradient`.
+        betas: Adam's, for the mean and the mean square of the gradient.
+        eps: Adam's.
+        scaled: Scale the element-wise threshold as Adam scales the step, 1 / (sqrt(mean square) + eps), which is the
+            metric's own proximal operator for the element-wise part. The group part is never scaled.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        scaled: bool = False,
+        **settings: Any,
+    ) -> None:
+        if not all(0 <= beta < 1 for beta in betas) or eps <= 0:
+            raise ValueError(f'allowed: betas in 0..1 without 1, eps > 0; got {betas=}, {eps=}')
+        super().__init__(params, lr, betas=tuple(betas), eps=eps, scaled=scaled, **settings)
+
+    def direction(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
+        state, gradient = self.state[parameter], parameter.grad
+        if 'mean' not in state:
+            state['mean'], state['square'] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        first, second = group['betas']
+        mean = state['mean'].lerp_(gradient, 1 - first)
+        square = state['square'].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        deviation = (square / (1 - second ** state['step'])).sqrt() + group['eps']
+        return mean / (1 - first ** state['step']) / deviation, 1 / deviation if group['scaled'] else 1.0

@@ -1,0 +1,126 @@
+"""Sparse supernet: mixed paths by sparse factors (Wu et al., "NAS as Sparse Supernet", AAAI 2021, arXiv 2007.16112).
+
+Re-implementation, constants chosen by us: only the abstract and a review were readable, and no code was found.
+
+Every candidate of every position runs and is weighed by a raw factor, without softmax:
+
+    x_l = relu(shortcut_l + sum_k A[l,k] * branch_lk(x_{l-1}))
+    min_A  L_heldout(w*(A), A) + l1 * sum |A| + l2 * sum_l ||A_l||_2,     w*(A) = argmin_w L_train(w, A)
+
+The penalty lives in the optimiser of the group 'arch' (`proximal.py`): sparse group lasso (faithful; its guard keeps
+one candidate a position) or exclusive lasso (one a position), accelerated or in Adam's form.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pinas_zoo.blocks import Bottleneck
+from pinas_zoo.methods.mixture import MixtureMethod
+from pinas_zoo.space import Arch
+from pinas_zoo.supernet import Path, SuperNet
+
+__all__ = ['SparseSupernet']
+
+
+class SparseSupernet(MixtureMethod):
+    """All candidates mixed; weights and factors in turn.
+
+    The last BN of every block keeps scale 1 and shift 0 while searching: a scale that trains would undo the shrinking
+    of its factor, and the penalty would select nothing. A factor starts at 1 / (number of candidates). In the weight
+    part removed candidates do not run; in the architecture part they do, so that a factor may come back.
+
+    Args:
+        supernet: The supernet; the last BN of its blocks is frozen in place.
+        num_classes: Classes of the head.
+        label_smoothing: As in `SupervisedMethod`.
+        seed: As in `SupervisedMethod`; nothing here is random.
+        warmup_steps: Steps with the factors as they start and no penalty.
+
+    Raises:
+        ValueError: A number is out of its range, or the space has a skip, whose branch is zero: its factor has no
+            gradient.
+
+    Example:
+        >>> method = SparseSupernet(SuperNet('pinas_nano'), num_classes=10)
+        >>> method.units(0), method.units(method.warmup_steps)
+        (4.0, 8.0)
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        num_classes: int,
+        label_smoothing: float = 0.1,
+        seed: int = 0,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__(supernet, num_classes, label_smoothing, seed, warmup_steps)
+        space = supernet.space
+        if skips := [index for index, candidate in enumerate(space.candidates) if candidate.skip]:
+            raise ValueError(f'{space.name!r} has a skip, candidate {skips[0]}: its factor would learn nothing')
+        for block in supernet.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.ones_(block.bn3.weight)
+                nn.init.zeros_(block.bn3.bias)
+                block.bn3.requires_grad_(False)
+        count = len(space.candidates)
+        self.factors = nn.Parameter(torch.full((space.num_positions, count), 1 / count))
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        return [self.factors]
+
+    def mixing(self) -> Tensor:
+        return self.factors
+
+    def shares(self) -> Tensor:
+        """Absolute factors by their sum; equal where all of a position are zero, which the guard prevents."""
+        size = self.factors.abs()
+        total = size.sum(dim=1, keepdim=True)
+        return torch.where(total > 0, size / total.where(total > 0, 1), 1 / size.shape[1])
+
+    def mixture(self, everything: bool) -> Path:
+        """The mixture of a part: the survivors with factors as they are, or all candidates with factors that learn."""
+        rows = range(self.factors.shape[1])
+        choices = [tuple(rows) if everything or not row else row for row in self.survivors()]
+        source = self.factors if everything else self.factors.detach()
+        return Path(self.supernet, tuple(choices), [row[list(c)] for row, c in zip(source, choices, strict=True)])
+
+    def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
+        """Cross-entropy of the survivors' mixture, for the weights."""
+        return self.path_loss(batch, self.mixture(everything=False))
+
+    def arch_loss(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
+        """Cross-entropy of the mixture of all candidates, for the factors; the penalty is the optimiser's."""
+        return self.path_loss(batch, self.mixture(everything=True))
+
+    def paths(self, step: int) -> tuple[Arch, ...]:
+        """The mixed path of the survivors."""
+        return (self.derive(mixed=True),)
+
+    def units(self, step: int) -> float:
+        """Path units of a step at most, with every candidate alive: one pass in the warm-up, then two."""
+        return float(self.factors.shape[1] * self.parts(step))
+
+    def log_scalars(self, step: int) -> dict[str, float]:
+        """Survivors, the mean absolute factor, and the path units that a step costs now."""
+        weights = self.path_units([row for row in self.survivors() if row])
+        full = 0 if self.warms_up(step) else self.factors.shape[1]
+        return super().log_scalars(step) | {'factor': self.factors.abs().mean().item(), 'path_units': weights + full}
+
+    @torch.no_grad()
+    def folded(self) -> SuperNet:
+        """A copy of the supernet whose last BNs carry the factors.
+
+        A path of the copy is the path with every chosen factor at its value; of the supernet, with every one at 1.
+        """
+        net = copy.deepcopy(self.supernet)
+        for row, position in zip(self.factors, net.blocks, strict=True):
+            for factor, block in zip(row, position.candidates, strict=True):
+                block.bn3.weight.mul_(factor)
+                block.bn3.bias.mul_(factor)
+        return net

@@ -1,0 +1,87 @@
+"""Writes what `report` computes: report.json, the pictures, and the block of docs/ranking.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pinas_zoo.ranking.contestants import SupernetRecipe
+from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
+from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe
+from pinas_zoo.ranking.truth import Truth
+from pinas_zoo.weights.load import write_atomic
+
+__all__ = ['fill_page', 'write_report']
+
+#: What stands between these lines of a page is written here.
+BLOCK = re.compile(r'(<!-- written by tools/rank.py report -->\n).*?(<!-- end of report -->)', re.DOTALL)
+
+
+def write_report(
+    folder: str | Path,
+    truth: Truth,
+    rows: Sequence[Mapping[str, Any]],
+    recipe: SupernetRecipe,
+    half: str = 'reporting',
+    page: str | Path | None = None,
+) -> dict[str, Any]:
+    """Computes a half and writes it.
+
+    Args:
+        folder: Gets report.json and the pictures; of the tuning half, their names begin with 'tuning_'.
+        truth: The truth table.
+        rows: Lines of scores.jsonl.
+        recipe: Whose lines count.
+        half: 'reporting' or 'tuning'.
+        page: Markdown page whose block is rewritten; None leaves all pages alone.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: The page has no block, or see `report.compute`.
+    """
+    folder, prefix = Path(folder), '' if half == 'reporting' else f'{half}_'
+    report = compute(truth, rows, recipe, half)
+    lines, moved = of_recipe(rows, truth, recipe.id), curves(truth, rows, recipe)
+    report['curves'] = moved
+    figures = {f'scatter_{view}': scatter_figure(report, truth, lines, view) for view in VIEWS if lines}
+    for name, panels, caption in (
+        ('tau', TAU_PANELS, "Kendall's tau over training, on paths of the tuning half"),
+        ('shifts', SHIFT_PANELS, 'Both shifts over training'),
+    ):
+        if set(panels) & set(moved):
+            figures[name] = curves_figure(moved, panels, report['labels'], f'{caption}; mean and range of the seeds.')
+    for name, figure in figures.items():
+        figure.save(folder / f'{prefix}{name}.png')
+    write_text(folder / f'{prefix}report.json', json.dumps(report, indent=1, allow_nan=False) + '\n')
+    if page is not None:
+        pictures = {figure.caption: folder / f'{prefix}{name}.png' for name, figure in figures.items()}
+        fill_page(page, markdown(report), pictures)
+    return report
+
+
+def fill_page(page: str | Path, tables: str, pictures: Mapping[str, Path]) -> None:
+    """Puts tables and pictures (by caption) between the markers of a page.
+
+    Raises:
+        ValueError: The markers are missing.
+    """
+    page = Path(page)
+    old = page.read_text()
+    if not BLOCK.search(old):
+        raise ValueError(f'{page} lacks the lines between which a report goes: {BLOCK.pattern}')
+    links = ''.join(
+        f'\n![{caption}]({os.path.relpath(path, page.parent)})\n\n{caption}\n' for caption, path in pictures.items()
+    )
+    write_text(page, BLOCK.sub(lambda match: f'{match[1]}\n{tables}{links}\n{match[2]}', old))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: temporary.write_text(text))

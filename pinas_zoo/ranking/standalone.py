@@ -1,0 +1,140 @@
+"""One path trained stand-alone: what the ground truth calls its accuracy and loss."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinas_zoo.backbone import PiNASNet
+from pinas_zoo.blocks import init_weights
+from pinas_zoo.ranking.task import PairTask, augment, compose, index_batches, normalise
+from pinas_zoo.space import Arch, SearchSpace
+
+__all__ = ['Recipe', 'Result', 'train_path']
+
+#: Test images in a batch.
+TEST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a path is trained: SGD with Nesterov momentum, cosine learning rate, averaged weights.
+
+    Args:
+        steps: Optimiser steps.
+        batch: Images in a step.
+        lr: Highest learning rate, reached after `warmup` steps.
+        warmup: Steps of linear warm-up.
+        momentum: Of SGD.
+        weight_decay: Of all parameters.
+        shift: Largest shift of the augmentation in pixels.
+        decay: Of the average of the weights; it begins in the middle of the training.
+        calibration: Batches that the averaged network's BN statistics are re-estimated on.
+        bfloat16: Autocast to bfloat16.
+    """
+
+    steps: int = 300
+    batch: int = 128
+    lr: float = 0.1
+    warmup: int = 20
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    shift: int = 2
+    decay: float = 0.98
+    calibration: int = 16
+    bfloat16: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        return torch.autocast('cpu', torch.bfloat16, enabled=self.bfloat16)
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step from 0: warm-up times half a cosine."""
+        return self.lr * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A training's test accuracy in percent, test loss, and its seconds of processor time."""
+
+    top1: float
+    loss: float
+    seconds: float
+
+
+def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int) -> Result:
+    """Trains one path from scratch and tests it.
+
+    Batches and augmentation follow from the seed alone: paths of one seed see the same images in the same order, so
+    that what is common to them does not blur their ranking; two seeds share nothing.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
+    begin = time.process_time()
+    pairs = compose(task, 'train')
+    draw = torch.Generator().manual_seed(seed + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = PiNASNet(arch, space, num_classes=task.num_classes, in_chans=1)
+        init_weights(net, zero_init_last=True)  # as the supernet starts; two seeds then differ less
+    net = net.to(memory_format=torch.channels_last)
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(
+        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=True
+    )
+    average: list[Tensor] = []
+    for step, chosen in enumerate(index_batches(len(pairs), recipe.batch, recipe.steps, draw)):
+        for group in optimizer.param_groups:
+            group['lr'] = recipe.lr_at(step)
+        images = normalise(augment(pairs.images[chosen], draw, recipe.shift))
+        with recipe.autocast():
+            logits = net(images)
+        loss = F.cross_entropy(logits.float(), pairs.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step == recipe.steps // 2:
+            average = [p.detach().clone() for p in parameters]
+        elif average:
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - recipe.decay)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, average, strict=True):
+            parameter.copy_(value)
+        _calibrate(
+            net, recipe, (pairs.images[i] for i in index_batches(len(pairs), recipe.batch, recipe.calibration, draw))
+        )
+        top1, test_loss = _test(net, recipe, task)
+    if not math.isfinite(test_loss):
+        raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')
+    return Result(top1, test_loss, time.process_time() - begin)
+
+
+def _calibrate(net: nn.Module, recipe: Recipe, batches: Iterator[Tensor]) -> None:
+    """BN statistics of the averaged weights: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    net.train()
+    for images in batches:
+        with recipe.autocast():
+            net(normalise(images))
+
+
+def _test(net: nn.Module, recipe: Recipe, task: PairTask) -> tuple[float, float]:
+    """Top-1 in percent and mean cross-entropy on the test pairs."""
+    pairs, hits, loss = compose(task, 'test'), 0, 0.0
+    net.eval()
+    for images, labels in zip(pairs.images.split(TEST_BATCH), pairs.labels.split(TEST_BATCH), strict=True):
+        with recipe.autocast():
+            logits = net(normalise(images)).double()
+        hits += int((logits.argmax(dim=1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction='sum'))
+    return 100 * hits / len(pairs), loss / len(pairs)

@@ -1,0 +1,182 @@
+"""The study: every contestant with every seed, one line of scores.jsonl each.
+
+A line is written when its supernet is done, so a study that was stopped goes on with the first one that is missing.
+Every path of the truth is scored, of both halves; the report is what keeps them apart.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinas_zoo import __version__
+from pinas_zoo.methods import Method
+from pinas_zoo.rank import append_lines, read_lines
+from pinas_zoo.ranking.contestants import (
+    CONTESTANTS,
+    FORWARD,
+    Contestant,
+    SupernetRecipe,
+    build_method,
+    pretrain_steps,
+)
+from pinas_zoo.ranking.observe import Observer
+from pinas_zoo.ranking.task import PairTask, compose
+from pinas_zoo.ranking.train import cosine, labelled_batches, linear, optimise, score_method, view_batches
+from pinas_zoo.space import Arch, SearchSpace
+from pinas_zoo.supernet import SuperNet
+
+__all__ = ['Job', 'is_result_of', 'missing_jobs', 'run', 'train_contestant']
+
+
+@dataclass(frozen=True)
+class Job:
+    """One supernet to train.
+
+    Args:
+        contestant: A key of `CONTESTANTS`.
+        seed: Its seed, from 0.
+        space: The space of the truth.
+        task: The images of the truth.
+        recipe: How it is trained and scored.
+        archs: Paths to score, those of the truth in their order: tuning and reporting in turn.
+
+    Raises:
+        ValueError: The contestant is unknown or the seed negative.
+    """
+
+    contestant: str
+    seed: int
+    space: SearchSpace
+    task: PairTask
+    recipe: SupernetRecipe = field(default_factory=SupernetRecipe)
+    archs: tuple[Arch, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.contestant not in CONTESTANTS or self.seed < 0:
+            raise ValueError(
+                f'allowed: contestants {", ".join(CONTESTANTS)}, seeds from 0; got {self.contestant!r}, {self.seed}'
+            )
+
+
+def is_result_of(job: Job, row: dict[str, Any]) -> bool:
+    """Whether a line of scores.jsonl holds what a job would give."""
+    same = (row['contestant'], row['seed'], row['recipe']) == (job.contestant, job.seed, job.recipe.id)
+    same = same and SearchSpace.from_dict(row['space']) == job.space and row['task'] == asdict(job.task)
+    return same and {job.space.format(arch) for arch in job.archs} <= set(row['scores'])
+
+
+def missing_jobs(file: str | Path, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that have no line yet."""
+    rows = read_lines(file)
+    return [job for job in jobs if not any(is_result_of(job, row) for row in rows)]
+
+
+def run(
+    file: str | Path,
+    jobs: Sequence[Job],
+    workers: int = 1,
+    threads: int = 1,
+    progress: Callable[[int, int, dict[str, Any]], None] = lambda done, total, row: None,
+) -> None:
+    """Trains what is missing; each supernet in a process of its own, which makes its peak memory its own.
+
+    Args:
+        file: scores.jsonl; a line is on disk before the next supernet is waited for.
+        jobs: What shall be in it.
+        workers: Supernets at a time.
+        threads: Threads of each.
+        progress: Called after each line with lines done now, lines to do now, and the line.
+
+    Raises:
+        ValueError: workers or threads are below 1.
+    """
+    if workers < 1 or threads < 1:
+        raise ValueError(f'workers and threads must be at least 1, got {workers} and {threads}')
+    jobs = missing_jobs(file, jobs)
+    if not jobs:
+        return
+    context = multiprocessing.get_context('spawn')  # a fork of a process whose torch has threads may hang
+    with context.Pool(workers, torch.set_num_threads, (threads,), maxtasksperchild=1) as pool:
+        for done, row in enumerate(pool.imap_unordered(train_contestant, jobs), start=1):
+            append_lines(file, [row])
+            progress(done, len(jobs), row)
+
+
+def train_contestant(job: Job) -> dict[str, Any]:
+    """Trains one supernet and scores all paths.
+
+    The seed gives the weights, the batches, the paths of the training and the linear stage. Paths of the tuning half
+    are scored on the way too, see `SupernetRecipe.checkpoints`.
+
+    Returns:
+        Plain values for a line of scores.jsonl.
+    """
+    contestant, recipe, task, seed = CONTESTANTS[job.contestant], job.recipe, job.task, job.seed
+    clock = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = SuperNet(job.space, in_chans=1, zero_init_last=recipe.zero_init_last)
+        method = build_method(contestant, recipe, net, task.num_classes, seed)
+    method.to(memory_format=torch.channels_last).train()
+    steps = pretrain_steps(contestant, recipe, method)
+    tuning = job.archs[::2][: recipe.checkpoint_paths]
+    observer = Observer(method, steps, task, recipe, tuning, seed)
+    losses = optimise(
+        method,
+        _batches(contestant, method, task, recipe, steps, seed),
+        steps,
+        before_step=observer.before_step,
+        after_backward=observer.after_backward,
+        warmup=recipe.warmup,
+        bfloat16=recipe.bfloat16,
+        **_rates(contestant, recipe),
+    )
+    trained = time.perf_counter()
+    scores = score_method(method, task, recipe, job.archs, recipe.linear_steps, seed)
+    linear_units = 0 if contestant.supervised else recipe.linear_steps * FORWARD
+    seconds = {'train': trained - clock - observer.seconds, 'observe': observer.seconds}
+    seconds['linear_and_score'] = time.perf_counter() - trained
+    return {
+        'contestant': job.contestant,
+        'seed': seed,
+        'recipe': recipe.id,
+        'settings': asdict(recipe),
+        'space': job.space.to_dict(),
+        'task': asdict(task),
+        'data': compose(task, 'train').data,
+        'code': __version__,
+        'torch': torch.__version__.split('+')[0],
+        'threads': torch.get_num_threads(),
+        'steps': steps,
+        'units': {'train': steps * method.units(0), 'linear': linear_units},
+        'seconds': {name: round(value, 1) for name, value in seconds.items()},
+        'peak_memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        'loss': [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(len(losses), 50))],
+        'shifts': observer.shifts,
+        'on_the_way': observer.scores,
+        'scores': scores,
+    }
+
+
+def _batches(
+    contestant: Contestant, method: Method, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    if contestant.supervised:
+        return labelled_batches(task, recipe.batch, steps, seed)
+    return view_batches(task, recipe, 2 * len(method.paths(0)), steps, seed)
+
+
+def _rates(contestant: Contestant, recipe: SupernetRecipe) -> dict[str, Any]:
+    if contestant.supervised:
+        return dict(lr=recipe.supervised_lr, rate=linear, weight_decay=recipe.supervised_decay)
+    return dict(lr=recipe.contrast_lr, rate=cosine, weight_decay=recipe.contrast_decay)

@@ -1,0 +1,142 @@
+"""The images of the ranking study: two Fashion-MNIST items on one canvas, and the unordered pair as the class.
+
+A harder task from the same pixels: ten classes of single items are told apart by nearly every path of a small space,
+55 classes of overlapping pairs are not. Everything follows from the seed; nothing here is random later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinas_zoo.data import open_source
+
+__all__ = ['PARTS', 'PairSet', 'PairTask', 'augment', 'compose', 'index_batches', 'normalise', 'pair_class']
+
+#: Which items a part is made of: disjoint parts of the train split, and the test split.
+PARTS = ('train', 'heldout', 'test')
+#: Pixels of the canvases in [0, 1]: about their mean and standard deviation; a constant, so that all nets see the same.
+MEAN, STD = 0.28, 0.33
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """What the canvases look like and how many there are.
+
+    Args:
+        side: Side of the square canvas in pixels.
+        item: Side that an item is resized to; two items lie in opposite corners and overlap where they are large.
+        train: Training pairs, of 50,000 items of the train split.
+        heldout: Held-out pairs for scores of the supernet, of the other 10,000 items of the train split.
+        test: Test pairs for the ground truth, of the test split.
+        seed: Which items meet and in which corners.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    side: int = 20
+    item: int = 14
+    train: int = 50_000
+    heldout: int = 5_000
+    test: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.item <= self.side:
+            raise ValueError(f'an item must have 1 to side={self.side} pixels, got item={self.item}')
+        for part in PARTS:
+            if getattr(self, part) < 1:
+                raise ValueError(f'{part} must be at least 1 pair, got {getattr(self, part)}')
+
+    @property
+    def num_classes(self) -> int:
+        """Unordered pairs of ten classes, equal ones included."""
+        return 55
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A part of the task.
+
+    Args:
+        images: uint8 (N, 1, side, side).
+        labels: long (N,), see `pair_class`.
+        data: Name of the data set that the items are of: 'fashion-mnist', or 'digits' where it is missing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    data: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def pair_class(first: Tensor, second: Tensor) -> Tensor:
+    """Number of an unordered pair of classes: 0 for (0, 0), 1 for (0, 1), 2 for (1, 1), 3 for (0, 2) and so on."""
+    high, low = torch.maximum(first, second), torch.minimum(first, second)
+    return high * (high + 1) // 2 + low
+
+
+@lru_cache(maxsize=4)
+def compose(task: PairTask, part: str) -> PairSet:
+    """Makes a part of the task; the same tensors for the same arguments. Do not write into them.
+
+    Raises:
+        ValueError: The part is unknown.
+    """
+    if part not in PARTS:
+        raise ValueError(f'unknown part {part!r}, allowed: {", ".join(PARTS)}')
+    spec: dict[str, Any] = {'kind': 'fashion-mnist', 'split': 'test'}
+    if part != 'test':
+        half = 'train' if part == 'train' else 'holdout'
+        spec = {'kind': 'fashion-mnist', 'split': 'train', 'part': half, 'holdout': 1 / 6, 'seed': task.seed}
+    source = open_source(spec)
+    pixels, classes = source.tensors()
+    items = F.interpolate(pixels[:, :1].float(), size=(task.item,) * 2, mode='bilinear', antialias=True)
+    count = getattr(task, part)
+    draw = torch.Generator().manual_seed(1000 * task.seed + PARTS.index(part))
+    first, second = torch.randint(len(items), (2, count), generator=draw)
+    corners = torch.randint(4, (count,), generator=draw)
+    far = task.side - task.item
+    canvas = torch.zeros(count, 1, task.side, task.side)
+    for corner, (top, left) in enumerate(((0, 0), (0, far), (far, 0), (far, far))):
+        chosen = (corners == corner).nonzero()[:, 0]
+        for members, y, x in ((first, top, left), (second, far - top, far - left)):
+            padding = (x, far - x, y, far - y)
+            canvas[chosen] = torch.maximum(canvas[chosen], F.pad(items[members[chosen]], padding))
+    labels = pair_class(classes[first], classes[second])
+    return PairSet(canvas.round().to(torch.uint8), labels, source.description['data'])
+
+
+def augment(images: Tensor, draw: torch.Generator, shift: int = 2) -> Tensor:
+    """Mirrors half of a batch and shifts all of it by one draw of up to `shift` pixels; black moves in.
+
+    Shape: (N, 1, H, W) uint8 -> the same.
+    """
+    height, width = images.shape[-2:]
+    images = torch.where(torch.rand(len(images), 1, 1, 1, generator=draw) < 0.5, images, images.flip(-1))
+    top, left = torch.randint(2 * shift + 1, (2,), generator=draw).tolist()
+    return F.pad(images, [shift] * 4)[:, :, top : top + height, left : left + width]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 canvases to float network input, channels last in memory (faster on CPUs here)."""
+    return images.float().div_(255).sub_(MEAN).div_(STD).contiguous(memory_format=torch.channels_last)
+
+
+def index_batches(images: int, batch: int, steps: int, draw: torch.Generator) -> Iterator[Tensor]:
+    """Indices of `steps` whole batches, every image once before one comes again."""
+    queue = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        while len(queue) < batch:
+            queue = torch.cat([queue, torch.randperm(images, generator=draw)])
+        yield queue[:batch]
+        queue = queue[batch:]

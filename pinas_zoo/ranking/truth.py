@@ -1,0 +1,282 @@
+"""The ground truth: paths of the ranking space trained stand-alone, and the table that records them.
+
+The table is a `SearchLog`: a header with everything that the results depend on, then one line a training. Line number
+``path * seeds + seed`` is always the same training, so a table that was stopped goes on where it stands, and a longer
+one begins with the shorter one's lines. Paths with an even number are for tuning, those with an odd one for reporting.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pinas_zoo import __version__
+from pinas_zoo.cost import CostTable
+from pinas_zoo.ranking.spaces import RANK_SPACE
+from pinas_zoo.ranking.standalone import Recipe, Result, train_path
+from pinas_zoo.ranking.task import PairTask, compose
+from pinas_zoo.search_log import SearchLog, SearchRecord
+from pinas_zoo.space import Arch, SearchSpace
+
+__all__ = ['HALVES', 'Check', 'Study', 'Truth', 'TruthRow', 'draw_paths', 'extend', 'read_truth', 'verify']
+
+#: A path's half is ``HALVES[number % 2]``; the order of the paths is random, so the halves are too.
+HALVES = ('tuning', 'reporting')
+#: Keys of the header that may change when a table is extended; the recorded ones stay.
+VERSIONS = ('code', 'torch')
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that the table depends on, beside code and torch.
+
+    Args:
+        space: The space.
+        task: The images.
+        recipe: The training.
+        seeds: Trainings a path.
+        draw: Seed of the draw of the paths.
+    """
+
+    space: SearchSpace = RANK_SPACE
+    task: PairTask = field(default_factory=PairTask)
+    recipe: Recipe = field(default_factory=Recipe)
+    seeds: int = 2
+    draw: int = 2021
+
+    def header(self) -> dict[str, Any]:
+        """The header of the table's file."""
+        return {
+            'kind': 'ground truth',
+            'space': self.space.to_dict(),
+            'task': asdict(self.task),
+            'recipe': asdict(self.recipe),
+            'seeds': self.seeds,
+            'draw': self.draw,
+            'halves': f'{HALVES[0]}: paths 0, 2, 4, ...; {HALVES[1]}: paths 1, 3, 5, ...',
+            'line': f'index = path * {self.seeds} + seed; score is top-1 in percent on {self.task.test} test images',
+            'data': compose(self.task, 'test').data,
+            'code': __version__,
+            'torch': torch.__version__.split('+')[0],
+        }
+
+
+def draw_paths(study: Study, count: int) -> list[Arch]:
+    """The first paths of the study: uniform over the distinct networks, isomorphic ones counted once.
+
+    An arch whose canonical form has come before is passed over, and so is one that is not canonical: every network
+    then has the same chance.
+
+    Raises:
+        ValueError: The space has fewer distinct networks, or count is not positive.
+    """
+    if count < 1:
+        raise ValueError(f'count must be at least 1, got {count}')
+    rng, space = np.random.default_rng(study.draw), study.space
+    drawn: dict[Arch, None] = {}
+    for _ in range(1000 * count):
+        arch = space.sample(rng)
+        if arch == space.canonical(arch):
+            drawn.setdefault(arch)
+        if len(drawn) == count:
+            return list(drawn)
+    raise ValueError(f'{space.name} gave {len(drawn)} distinct networks in {1000 * count} draws, {count} were wanted')
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TruthRow:
+    """One path of the table.
+
+    Args:
+        path: Number of the path in the draw; its half is ``HALVES[path % 2]``.
+        arch: The architecture.
+        top1: Test accuracy in percent, one a seed.
+        loss: Test cross-entropy, one a seed.
+        macs: Multiply-accumulates.
+        params: Parameters.
+        seconds: Processor time, one a seed.
+    """
+
+    path: int
+    arch: Arch
+    top1: tuple[float, ...]
+    loss: tuple[float, ...]
+    macs: int
+    params: int
+    seconds: tuple[float, ...]
+
+    @property
+    def half(self) -> str:
+        """'tuning' or 'reporting'."""
+        return HALVES[self.path % 2]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A table that was read: its header, its study, and the paths that every seed was trained of."""
+
+    header: dict[str, Any]
+    study: Study
+    rows: tuple[TruthRow, ...]
+
+    def half(self, name: str) -> tuple[TruthRow, ...]:
+        """The rows of one half.
+
+        Raises:
+            ValueError: The half is unknown.
+        """
+        if name not in HALVES:
+            raise ValueError(f'unknown half {name!r}, allowed: {", ".join(HALVES)}')
+        return tuple(row for row in self.rows if row.half == name)
+
+
+def read_truth(path: str | Path) -> Truth:
+    """Reads a table; a path whose seeds are not all there yet is left out.
+
+    Raises:
+        ValueError: The file is no table of this kind, or is damaged.
+    """
+    header, records = SearchLog.read(path)
+    if header.get('kind') != 'ground truth':
+        raise ValueError(f'{path} is no table of the ground truth, its kind is {header.get("kind")!r}')
+    study = Study(
+        SearchSpace.from_dict(header['space']),
+        PairTask(**header['task']),
+        Recipe(**header['recipe']),
+        header['seeds'],
+        header['draw'],
+    )
+    rows = []
+    for first in range(0, len(records) - study.seeds + 1, study.seeds):
+        group = records[first : first + study.seeds]
+        rows.append(
+            TruthRow(
+                first // study.seeds,
+                study.space.parse(group[0].arch),
+                tuple(record.score for record in group),
+                tuple(record.loss for record in group),
+                int(group[0].macs),
+                int(group[0].params),
+                tuple(record.seconds for record in group),
+            )
+        )
+    return Truth(header, study, tuple(rows))
+
+
+def extend(
+    file: str | Path,
+    study: Study,
+    paths: int,
+    workers: int = 1,
+    progress: Callable[[int, int, SearchRecord], None] = lambda done, total, record: None,
+) -> None:
+    """Trains what a table of so many paths still lacks. One process writes; each training has one thread.
+
+    Args:
+        file: The table; created where it is missing.
+        study: What the table depends on; must be that of an existing file, but for the versions of code and torch.
+        paths: Paths that the table shall have.
+        workers: Processes that train.
+        progress: Called after each line with lines done now, lines to do now, and the line.
+
+    Raises:
+        ValueError: The file belongs to another study, or an argument is out of range.
+    """
+    if workers < 1:
+        raise ValueError(f'workers must be at least 1, got {workers}')
+    archs, header = draw_paths(study, paths), study.header()
+    if Path(file).is_file() and Path(file).stat().st_size:
+        header |= {key: SearchLog.read(file)[0].get(key) for key in VERSIONS}
+    costs = CostTable(study.space, study.task.side, study.task.num_classes, in_chans=1)
+    with SearchLog(file, header) as log:
+        start, total = len(log), paths * study.seeds
+        jobs = [(study, archs[i // study.seeds], i % study.seeds) for i in range(start, total)]
+        for index, result in enumerate(_run(jobs, workers), start=start):
+            arch = archs[index // study.seeds]
+            cost = costs.of(arch)
+            record = SearchRecord(
+                index,
+                study.space.format(arch),
+                round(result.top1, 4),
+                round(result.loss, 6),
+                cost.macs,
+                cost.params,
+                round(result.seconds, 2),
+            )
+            log.append(record)
+            progress(index - start + 1, total - start, record)
+
+
+Job = tuple[Study, Arch, int]
+
+
+def _run(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    """Results in the order of the jobs."""
+    if workers == 1 or len(jobs) < 2:
+        with _one_thread():
+            yield from map(_train, jobs)
+        return
+    # Fresh processes: a fork of a process whose torch has threads may hang.
+    with multiprocessing.get_context('spawn').Pool(workers, torch.set_num_threads, (1,)) as pool:
+        yield from pool.imap(_train, jobs)
+
+
+def _train(job: Job) -> Result:
+    study, arch, seed = job
+    return train_path(study.space, study.task, study.recipe, arch, seed)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A line of the table beside the same training run again."""
+
+    row: TruthRow
+    seed: int
+    result: Result
+    spread: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the accuracies differ by at most the spread."""
+        return abs(self.result.top1 - self.row.top1[self.seed]) <= self.spread
+
+
+def verify(truth: Truth, count: int, draw: int = 0) -> Iterator[Check]:
+    """Trains some recorded lines again; `Check.spread` is the largest difference between the seeds of any path.
+
+    Args:
+        truth: The table.
+        count: Lines, of different paths.
+        draw: Seed of the choice.
+
+    Raises:
+        ValueError: The table has fewer paths.
+    """
+    if not 1 <= count <= len(truth.rows):
+        raise ValueError(f'count must be in 1..{len(truth.rows)}, the paths of the table, got {count}')
+    spread = max(max(row.top1) - min(row.top1) for row in truth.rows)
+    rng = np.random.default_rng(draw)
+    for number in rng.choice(len(truth.rows), count, replace=False):
+        row, seed = truth.rows[number], int(rng.integers(truth.study.seeds))
+        with _one_thread():
+            yield Check(row, seed, _train((truth.study, row.arch, seed)), spread)

@@ -1,0 +1,242 @@
+"""The report: halves kept apart, tables, figures, the page; and the whole study once, very small, through the tool."""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from pinas_zoo.cost import CostTable
+from pinas_zoo.rank import append_lines, read_lines
+from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL, SupernetRecipe
+from pinas_zoo.ranking.publish import fill_page, write_report
+from pinas_zoo.ranking.report import compute, curves, markdown, of_recipe, trials
+from pinas_zoo.ranking.standalone import Recipe
+from pinas_zoo.ranking.task import PairTask
+from pinas_zoo.ranking.truth import Study, Truth, draw_paths, extend, read_truth
+from pinas_zoo.search_log import SearchLog, SearchRecord
+from pinas_zoo.space import SearchSpace
+
+SPACE = SearchSpace('small', (2, 2), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, expansion=1, input_size=12)
+STUDY = Study(
+    SPACE, PairTask(side=12, item=8, train=256, heldout=64, test=64), Recipe(steps=4, batch=16, calibration=2)
+)
+RECIPE = SupernetRecipe()
+PATHS = 72
+
+
+def line(contestant: str, seed: int, scores: dict[str, list[float]], **changes: Any) -> dict[str, Any]:
+    """A line of scores.jsonl without the training."""
+    recipe = dataclasses.replace(RECIPE, **changes)
+    shift = dict.fromkeys(('mean', 'variance', 'cka', 'cosine'), 0.1 * (seed + 1))
+    names = list(scores)[::2][:8]
+    row = dict(contestant=contestant, seed=seed, recipe=recipe.id, settings=dataclasses.asdict(recipe))
+    row |= dict(space=SPACE.to_dict(), task=dataclasses.asdict(STUDY.task), data='x', code='1', torch='2', threads=1)
+    row |= dict(steps=10, units={'train': 27.0, 'linear': 3.0}, peak_memory_mb=100 + seed, loss=[1.0])
+    row |= dict(seconds={'train': 1.0, 'observe': 2.0, 'linear_and_score': 3.0}, scores=scores)
+    row['shifts'] = [
+        {'step': s, 'units': 9.0 * s, 'feature': [shift, shift], 'update_cosine': s or None, 'teacher_distance': None}
+        for s in range(3)
+    ]
+    row['on_the_way'] = [{'step': 5, 'units': 13.5, 'scores': {name: scores[name] for name in names}}]
+    return json.loads(json.dumps(row))
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Truth, list[dict[str, Any]], Path]:
+    """A truth with noise between its seeds; Pi-NAS ranks well, SPOS badly, the others are not there."""
+    folder, rng = tmp_path_factory.mktemp('rank'), np.random.default_rng(0)
+    archs, costs = draw_paths(STUDY, PATHS), CostTable(SPACE, 12, 55, in_chans=1)
+    good = rng.normal(60, 3, PATHS)
+    with SearchLog(folder / 'truth.jsonl', STUDY.header()) as log:
+        for arch, value in zip(archs, good, strict=True):
+            for noise in rng.normal(0, 0.5, 2):
+                cost, top1 = costs.of(arch), value + noise
+                log.append(SearchRecord(len(log), SPACE.format(arch), top1, 5 - top1 / 30, cost.macs, cost.params, 1.0))
+    for name, noise in (('pinas', 1.0), ('spos', 8.0)):
+        for seed in range(3):
+            found = good + rng.normal(0, noise, PATHS)
+            scores = {SPACE.format(a): [v, 5 - v / 25] for a, v in zip(archs, found, strict=True)}
+            append_lines(folder / 'scores.jsonl', [line(name, seed, scores)])
+    return read_truth(folder / 'truth.jsonl'), read_lines(folder / 'scores.jsonl'), folder
+
+
+def taus(truth: Truth, rows: list[dict[str, Any]], half: int, contestant: str) -> list[float]:
+    """Kendall's tau of each seed on a half, straight from the files."""
+    paths = [row for row in truth.rows if row.path % 2 == half]
+    true = [sum(row.top1) / 2 for row in paths]
+    lines = [row for row in rows if row['contestant'] == contestant]
+    return [kendalltau(true, [row['scores'][SPACE.format(p.arch)][0] for p in paths])[0] for row in lines]
+
+
+def test_figures_are_those_of_the_asked_half(files: Any) -> None:
+    truth, rows, _ = files
+    for half, parity in (('tuning', 0), ('reporting', 1)):
+        report = compute(truth, rows, RECIPE, half)
+        assert report['half'] == half and report['paths'] == PATHS // 2 and report['warning'] is None
+        for name in ('pinas', 'spos'):
+            seeds = report['accuracy']['contestants'][name]['tau']['seeds']
+            assert seeds == pytest.approx(taus(truth, rows, parity, name), abs=1e-12)
+        mine = [row for row in truth.rows if row.path % 2 == parity]
+        expected = kendalltau([row.top1[0] for row in mine], [row.top1[1] for row in mine])[0]
+        assert report['accuracy']['ceiling']['tau']['mean'] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="unknown half 'all'"):
+        compute(truth, rows, RECIPE, 'all')
+
+
+def test_reporting_does_not_look_at_the_tuning_half(files: Any) -> None:
+    truth, rows, _ = files
+    spoiled = copy.deepcopy(rows)
+    for row in spoiled:
+        for path in truth.half('tuning'):
+            row['scores'][SPACE.format(path.arch)] = [0.0, 99.0]
+    assert compute(truth, spoiled, RECIPE) == compute(truth, rows, RECIPE)
+
+
+def test_contestants_and_differences(files: Any) -> None:
+    truth, rows, _ = files
+    report = compute(truth, rows, RECIPE)
+    assert set(report['accuracy']['contestants']) == {'pinas', 'spos', *TRIVIAL}
+    macs = report['accuracy']['contestants']['macs']['tau']['seeds']
+    paths = truth.half('reporting')
+    assert macs == pytest.approx([kendalltau([sum(p.top1) for p in paths], [p.macs for p in paths])[0]])
+    for view in ('accuracy', 'minus_loss'):
+        assert list(report[view]['differences']) == ['pinas - spos']
+        entry = report[view]['differences']['pinas - spos']['tau']
+        assert entry['interval'][0] > 0  # built so
+        assert report[view]['contestants']['pinas']['tau']['mean'] > 0.6
+    assert report['runs']['pinas'] | {'seconds': 0} == {
+        'seeds': [0, 1, 2], 'steps': 10, 'units': {'train': 27.0, 'linear': 3.0}, 'seconds': 0, 'total_seconds': 6.0,
+        'threads': [1], 'peak_memory_mb': 102, 'code': ['1'],
+    }  # fmt: skip
+    json.dumps(report, allow_nan=False)
+
+
+def test_lines_of_other_recipes_and_tasks_do_not_count(files: Any) -> None:
+    truth, rows, _ = files
+    other = line('fairnas', 0, rows[0]['scores'], units=999.0)
+    strange = line('fairnas', 0, rows[0]['scores']) | {'task': {'side': 1}}
+    assert set(of_recipe([*rows, other, strange], truth, RECIPE.id)) == {'pinas', 'spos'}
+    again = rows[0] | {'steps': 11}
+    assert [row['steps'] for row in of_recipe([*rows, again], truth, RECIPE.id)['pinas']] == [11, 10, 10]
+    short = copy.deepcopy(rows[0])
+    short['scores'].popitem()
+    with pytest.raises(ValueError, match='1 paths have no score'):
+        compute(truth, [short], RECIPE)
+
+
+def test_few_paths_are_warned_of_in_words(files: Any) -> None:
+    truth, rows, _ = files
+    few = dataclasses.replace(truth, rows=truth.rows[:40])
+    with pytest.warns(UserWarning, match='only 20 paths'):
+        report = compute(few, rows, RECIPE)
+    assert '**Warning: only 20 paths' in markdown(report)
+
+
+def test_trials_stay_on_the_tuning_half(files: Any) -> None:
+    truth, rows, _ = files
+    tried = line('pinas', 0, rows[3]['scores'], queue_length=1024)
+    found = trials(truth, [*rows, tried])
+    assert [(t['contestant'], t['seeds'], t['changed']) for t in found] == [
+        ('pinas', 3, {}), ('spos', 3, {}), ('pinas', 1, {'queue_length': 1024}),
+    ]  # fmt: skip
+    assert found[0]['tau_accuracy'] == pytest.approx(np.mean(taus(truth, rows, 0, 'pinas')))
+
+
+def test_curves(files: Any) -> None:
+    truth, rows, _ = files
+    moved = curves(truth, rows, RECIPE)
+    assert 'teacher_distance' not in moved  # no line has one
+    assert moved['feature_cka']['pinas'][1] == [[0.0, 0.2], [9.0, 0.2], [18.0, 0.2]]
+    assert moved['update_cosine']['spos'][0] == [[9.0, 1], [18.0, 2]]
+    ((first, last),) = moved['tau_accuracy']['pinas'][:1]
+    assert (first[0], last[0]) == (13.5, 27.0) and first[1] == last[1]  # the same scores on the same eight paths
+
+
+def test_tables(files: Any) -> None:
+    truth, rows, _ = files
+    text = markdown(compute(truth, rows, RECIPE))
+    assert 'higher is better' in text and RECIPE.id in text
+    tables = [block for block in text.split('\n\n') if block.startswith('|')]
+    assert len(tables) == 4
+    for table in tables:
+        assert len({row.count('|') for row in table.splitlines()}) == 1
+    for label in ('noise ceiling', 'Pi-NAS', 'SPOS', 'random', 'MACs', 'parameters'):
+        assert f'| {label} |' in tables[0] and f'| {label} |' in tables[1]
+    assert '| Pi-NAS minus SPOS |' in tables[2] and '| Pi-NAS | 3 | 10 | 27 + 3 | 6 | 1 |' in tables[3]
+
+
+def test_everything_is_written(files: Any, tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    truth, rows, _ = files
+    page = tmp_path / 'docs' / 'ranking.md'
+    page.parent.mkdir()
+    page.write_text('before\n<!-- written by tools/rank.py report -->\nold\n<!-- end of report -->\nafter\n')
+    report = write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
+    assert json.loads((tmp_path / 'out' / 'report.json').read_text()) == json.loads(json.dumps(report))
+    names = {'scatter_accuracy.png', 'scatter_minus_loss.png', 'tau.png', 'shifts.png'}
+    assert {path.name for path in (tmp_path / 'out').glob('*.png')} == names
+    text = page.read_text()
+    assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
+    assert all(f'](../out/{name})' in text for name in names) and markdown(report) in text
+    write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
+    assert page.read_text() == text
+    write_report(tmp_path / 'out', truth, rows, RECIPE, 'tuning')
+    assert (tmp_path / 'out' / 'tuning_report.json').is_file() and page.read_text() == text
+
+
+def test_a_page_without_markers(tmp_path: Path) -> None:
+    (tmp_path / 'page.md').write_text('nothing')
+    with pytest.raises(ValueError, match='lacks the lines'):
+        fill_page(tmp_path / 'page.md', '', {})
+
+
+# ---- the tool -----------------------------------------------------------------------------------
+
+
+def tool() -> ModuleType:
+    path = Path(__file__).parents[1] / 'tools' / 'rank.py'
+    spec = importlib.util.spec_from_file_location('rank_tool', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_trials_are_printed(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, folder = files
+    common = ['--truth', str(folder / 'truth.jsonl'), '--scores', str(folder / 'scores.jsonl')]
+    assert tool().main(['trials', *common]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 4 and out[2].startswith('| Pi-NAS | 3 | none |')
+
+
+@pytest.mark.slow
+def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Truth, supernets in their processes, report; what stands is not done again."""
+    pytest.importorskip('matplotlib')
+    module = tool()
+    truth, scores = tmp_path / 'truth.jsonl', tmp_path / 'scores.jsonl'
+    extend(truth, STUDY, 8)
+    small = 'units=12 linear_steps=6 batch=16 dim=8 queue_length=64 calibration_batches=2 held_out=64 probes=2'
+    small += ' checkpoints=1 checkpoint_linear_steps=2 checkpoint_paths=3 bfloat16=false'
+    common = ['--truth', str(truth), '--scores', str(scores), '--set', *small.split()]
+    settings = ['--paths', '8', '--workers', '2', '--seeds', '1']
+    assert module.main(['run', *common, *settings, '--methods', 'spos', 'pinas']) == 0
+    first = scores.read_bytes()
+    assert module.main(['run', *common, *settings, '--methods', 'spos', 'pinas']) == 0
+    assert scores.read_bytes() == first
+    assert '2 of 2 supernets are done' in capsys.readouterr().out
+    assert module.main(['run', *common, *settings]) == 0
+    rows = read_lines(scores)
+    assert scores.read_bytes().startswith(first) and len(rows) == len(CONTESTANTS)
+    assert {row['threads'] for row in rows} == {1}
+    with pytest.warns(UserWarning, match='only 4 paths'):
+        assert module.main(['report', *common, '--out', str(tmp_path)]) == 0
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert set(report['runs']) == set(CONTESTANTS) and 'FairNAS' in capsys.readouterr().out
