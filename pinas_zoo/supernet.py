@@ -22,7 +22,7 @@ from pinas_zoo.weights.load import load_weights, read_weights
 
 __all__ = ['Factors', 'Path', 'Position', 'SuperNet', 'load_supernet']
 
-#: Where the backbone to rank stands in the checkpoints of pre-training (the student; the peers'), linear stage, and alone.
+#: Where the backbone to rank stands in checkpoints: of pre-training (the student; the peers'), linear stage, and alone.
 PREFIXES = ('method.student.backbone.', 'method.supernet.', 'supernet.', '')
 
 #: By position the factors of the candidates that it adds up; None where there is one without a factor.
