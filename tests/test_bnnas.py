@@ -100,6 +100,13 @@ def test_zero_init_is_off_unless_asked_for() -> None:
     assert BNNAS(SuperNet(SMALL), 5, zero_init=True).table() == [[0.0] * 4] * 3
 
 
+def test_head_that_stays_random_starts_as_torch_does() -> None:
+    """Uniform up to 1 / sqrt(features): its size is that of the only gradient there is."""
+    weight = make(BNNAS).head.weight.abs()
+    bound = SMALL.num_features**-0.5
+    assert 0.9 * bound < weight.max() <= bound and weight.mean().item() == pytest.approx(bound / 2, rel=0.1)
+
+
 def test_unknown_variant() -> None:
     with pytest.raises(ValueError, match="unknown variant 'Q', allowed: R, P"):
         make(BNNAS, variant='Q')

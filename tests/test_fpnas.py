@@ -155,6 +155,7 @@ def test_weights_follow_the_marginal_likelihood() -> None:
         torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-13, msg=name)
     weights = importance_weights(torch.stack(losses).detach(), 5.0)
     assert terms['loss'].item() == pytest.approx((weights * torch.stack(losses)).sum().item(), rel=1e-12)
+    assert terms['cross_entropy'].item() == terms['loss'].item()
     assert terms['effective_samples'].item() == pytest.approx(1 / weights.square().sum().item(), rel=1e-12)
 
 
@@ -176,7 +177,11 @@ def test_each_part_moves_its_own_and_sees_its_own_images() -> None:
     assert method.fine.grad is None and method.head.weight.grad is not None
     method.zero_grad()
     before = copy.deepcopy(method.state_dict())
-    method.loss({'held_out': facts['held_out']}, 0, 1)['loss'].backward()
+    terms = method.loss({'held_out': facts['held_out']}, 0, 1)
+    terms['loss'].backward()
+    losses, _ = method.look(facts['held_out'], method.draw(0, 1))
+    shares = importance_weights(losses, method.temperature)
+    assert terms['cross_entropy'].item() == pytest.approx((shares * losses).sum().item(), rel=1e-12)
     assert set(gradients(method)) == {'fine'} and method.fine.grad.abs().min() > 0
     for name, tensor in method.state_dict().items():  # BN buffers too
         assert torch.equal(tensor, before[name]), name

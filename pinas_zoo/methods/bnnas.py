@@ -73,6 +73,8 @@ class BNNAS(SPOS):
             raise ValueError(f'unknown variant {variant!r}, allowed: {", ".join(VARIANTS)}')
         if not zero_init:
             wake_branches(supernet)
+        # As released, torch's default: the small start of the trained heads would let hardly any gradient through.
+        self.head.reset_parameters()
         self.requires_grad_(False)
         self.head.requires_grad_(train_head)
         for norm in self.trained_norms(variant):

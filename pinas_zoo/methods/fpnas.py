@@ -187,7 +187,8 @@ class FPNAS(AlternatingMethod):
 
         weights = [p for group in self.param_groups()['weights'] for p in group['params']]
         loss = accumulated(losses(), weights)
-        return {'loss': loss, **self._facts(weights_K, torch.stack(top1) if seen is None else seen)}
+        facts = self._facts(weights_K, torch.stack(top1) if seen is None else seen)
+        return {'loss': loss, 'cross_entropy': loss.detach(), **facts}
 
     def arch_loss(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
         """The marginal likelihood of held-out images and the cost, by fresh samples; see `architecture_loss`."""
@@ -196,7 +197,9 @@ class FPNAS(AlternatingMethod):
         costs_K = losses_K.new_tensor([self.cost(arch) for arch in archs]) if self.cost_weight else None
         log_p_K = self.path_log_probability(archs)
         loss = architecture_loss(log_p_K, losses_K, self.temperature, costs_K, self.cost_weight, self.baseline)
-        return {'loss': loss, **self._facts(importance_weights(losses_K, self.temperature), top1_K)}
+        weights_K = importance_weights(losses_K, self.temperature)
+        facts = self._facts(weights_K, top1_K)  # the loss itself is T times as large as a cross-entropy
+        return {'loss': loss, 'cross_entropy': (weights_K * losses_K).sum(), **facts}
 
     def look(self, batch: dict[str, Any], archs: Sequence[Arch]) -> tuple[Tensor, Tensor]:
         """Mean loss, over all ranks, and top-1 of paths, forward only. Shape: (len(archs),) each"""
