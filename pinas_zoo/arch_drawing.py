@@ -30,7 +30,7 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
         >>> arch_figure(PINAS, '301-3231-203213-032').caption
         'Architecture 301-3231-203213-032'
     """
-    arch, name = space.parse(arch), space.format(arch)
+    arch, name = space.single(arch), space.format(arch)
     width, box, gap = 366, 52, 10
     per_row = (width + gap) // (box + gap)
     out: list[str] = []

@@ -83,7 +83,7 @@ class PrefixTree:
         if any(isinstance(module, nn.SyncBatchNorm) for module in supernet.modules()):
             raise ValueError('the supernet has SyncBN; ranks evaluate different paths, so build it with plain BN')
         self.supernet = supernet
-        self.archs = [supernet.space.parse(arch) for arch in archs]
+        self.archs = [supernet.space.single(arch) for arch in archs]
         self.stem = _Stats(nn.Sequential(*supernet.stem_modules()))
         self.root = self._node(0, None)
         self.num_blocks = 0
@@ -281,7 +281,7 @@ class Evaluator:
         ready = dist.is_available() and dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
         # Sorted, so that the share of a rank has prefixes in common.
-        new = sorted({arch for arch in map(self.supernet.space.parse, archs) if arch not in self.cache.scores})
+        new = sorted({arch for arch in map(self.supernet.space.single, archs) if arch not in self.cache.scores})
         share = new[len(new) * rank // ranks : len(new) * (rank + 1) // ranks]
         scores = self._score(share) if share else []
         if ranks > 1:
@@ -291,7 +291,7 @@ class Evaluator:
         if rank == 0:
             self.cache.add(scores)
         self.cache.scores |= {score.arch: score for score in scores}
-        return [self.cache.scores[self.supernet.space.parse(arch)] for arch in archs]
+        return [self.cache.scores[self.supernet.space.single(arch)] for arch in archs]
 
     def _score(self, archs: Sequence[Arch]) -> list[PathScore]:
         tree = PrefixTree(self.supernet, archs)

@@ -120,7 +120,7 @@ class Searcher(ABC):
         out = self._proposed[len(self._scores) : self._asked]
         values = [float(score) for score in scores]
         for place, (arch, value) in enumerate(zip(archs, values, strict=True)):
-            arch = self.space.parse(arch)
+            arch = self.space.single(arch)
             if place >= len(out) or arch != out[place]:
                 expected = self.space.format(out[place]) if place < len(out) else 'none'
                 raise ValueError(
@@ -143,7 +143,7 @@ class Searcher(ABC):
         """
         if self._proposed:
             raise ValueError(f'replay needs a fresh searcher, this one proposed {len(self._proposed)}')
-        pairs = [(self.space.parse(arch), float(score)) for arch, score in evaluations]
+        pairs = [(self.space.single(arch), float(score)) for arch, score in evaluations]
         archs = [arch for arch, _ in pairs]
         if len(set(archs)) != len(archs):
             raise ValueError('the recorded evaluations hold an architecture twice')
