@@ -18,7 +18,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from pinas_zoo.curves import choose_keys, draw_curves, read_run
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_atomic, write_text
 
 
 def run_model(args: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def run_model(args: argparse.Namespace) -> None:
         print(f'latency: median ± half the distance of the quartiles, {machine}')
     if args.json:
         text = json.dumps({**machine, 'models': [row.record() for row in rows]}, indent=1) + '\n'
-        write_atomic(args.json, lambda path: path.write_text(text))
+        write_text(args.json, text)
 
 
 def run_curves(args: argparse.Namespace) -> None:

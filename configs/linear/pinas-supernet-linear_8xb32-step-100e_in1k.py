@@ -1,6 +1,6 @@
 # The paper's linear stage: frozen supernet, one random path a step, batch statistics; 8 GPUs x 32 images.
 # The release selects paths on images of the ImageNet validation folder; ours holds 50,000 training images out.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/imagenet_labelled.py'
 
 model = dict(
     type='pinas_zoo.LinearStage',
@@ -8,21 +8,7 @@ model = dict(
     num_classes=1000,
     supernet='work_dirs/pinas-supernet_8xb24-coslr-100e_in1k',  # a folder: its last checkpoint
 )
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='folder', root='data/imagenet/train', part='train', holdout=50000, seed=0),
-        size=224,
-        train=True,
-    ),
-    collate_fn=dict(type='pinas_zoo.default_collate'),
-)
+train_dataloader = dict(batch_size=32)
 train_cfg = dict(by_epoch=True, max_epochs=100)
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=30.0, momentum=0.9, weight_decay=0.0))
 param_scheduler = dict(type='MultiStepLR', milestones=[60, 80], gamma=0.1, by_epoch=True, convert_to_iter_based=True)

@@ -1,28 +1,14 @@
 # SPOS on the paper's space: one uniform path a step, labels; 8 GPUs x 128 images, 150,000 steps, linear to 0.
 # Against the authors' release: our uniform draw is over paths rather than over bins of FLOPs first, BN is affine, the
 # images are random resized crops, and 50,000 training images are held out for ranking.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/imagenet_labelled.py'
 
 model = dict(
     type='pinas_zoo.SupernetPretraining',
     space='pinas',
     method=dict(type='pinas_zoo.SPOS', num_classes=1000, label_smoothing=0.1),
 )
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='folder', root='data/imagenet/train', part='train', holdout=50000, seed=0),
-        size=224,
-        train=True,
-    ),
-    collate_fn=dict(type='pinas_zoo.default_collate'),
-)
+train_dataloader = dict(batch_size=128)
 train_cfg = dict(by_epoch=False, max_iters=150000)
 optim_wrapper = dict(
     type='AmpOptimWrapper',

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinas_zoo.cost import CostTable
-from pinas_zoo.methods.base import SupervisedMethod
+from pinas_zoo.methods.base import SupervisedMethod, top1_percent
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.cost_bins import CostBins
 from pinas_zoo.methods.distillation import soft_cross_entropy
@@ -129,7 +129,7 @@ class AttentiveNAS(SupervisedMethod):
         self._paths.append(arch)
         self.count(arch)
         logits, label = self.logits(batch['image'], arch), batch['label']
-        top1 = (logits.detach().argmax(dim=1) == label).float().mean() * 100
+        top1 = top1_percent(logits, label)
         if part and self.arm != 'random':
             return {'loss': soft_cross_entropy(logits, self._targets), 'top1': top1}
         self._targets = logits.detach().softmax(dim=1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pinas_zoo.space import Arch
 from pinas_zoo.supernet import SuperNet
 
-__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'zero_momenta']
+__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent', 'zero_momenta']
 
 
 @runtime_checkable
@@ -112,8 +112,8 @@ class SupervisedMethod(nn.Module):
     def path_loss(self, batch: dict[str, Any], arch: Arch) -> dict[str, Tensor]:
         """'loss', the cross-entropy of one path on a batch, and its 'top1' accuracy in percent."""
         logits, label = self.logits(batch['image'], arch), batch['label']
-        top1 = (logits.detach().argmax(dim=1) == label).float().mean() * 100
-        return {'loss': F.cross_entropy(logits, label, label_smoothing=self.label_smoothing), 'top1': top1}
+        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        return {'loss': loss, 'top1': top1_percent(logits, label)}
 
     # ---- the interface of a method --------------------------------------------------------------
 
@@ -141,6 +141,11 @@ class SupervisedMethod(nn.Module):
     def score(self, arch: Arch) -> float | None:
         """No native score."""
         return None
+
+
+def top1_percent(logits: Tensor, label: Tensor) -> Tensor:
+    """Accuracy in percent, without gradient. Shape: (N, classes), (N,) -> ()"""
+    return (logits.detach().argmax(dim=1) == label).float().mean() * 100
 
 
 def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pinas_zoo.methods.spos import SPOS
 from pinas_zoo.space import Arch
 from pinas_zoo.supernet import SuperNet
 
-__all__ = ['LinearHead']
+__all__ = ['LinearHead', 'freeze']
 
 
 class LinearHead(SPOS):
@@ -23,10 +23,7 @@ class LinearHead(SPOS):
     """
 
     def __init__(self, supernet: SuperNet, num_classes: int, label_smoothing: float = 0.0, seed: int = 0) -> None:
-        super().__init__(supernet.requires_grad_(False), num_classes, label_smoothing, seed)
-        for module in supernet.modules():
-            if isinstance(module, _BatchNorm):
-                module.track_running_stats = False  # batch statistics are used; the frozen buffers stay
+        super().__init__(freeze(supernet), num_classes, label_smoothing, seed)
 
     def features(self, images: Tensor, arch: Arch) -> Tensor:
         with torch.no_grad():
@@ -35,3 +32,11 @@ class LinearHead(SPOS):
     def param_groups(self) -> dict[str, list]:
         """The head alone."""
         return {'weights': list(self.head.parameters())}
+
+
+def freeze(supernet: SuperNet) -> SuperNet:
+    """The supernet itself, its parameters fixed; BN uses batch statistics, and its buffers stay."""
+    for module in supernet.modules():
+        if isinstance(module, _BatchNorm):
+            module.track_running_stats = False
+    return supernet.requires_grad_(False)

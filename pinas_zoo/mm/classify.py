@@ -14,11 +14,12 @@ from mmengine.model import BaseModel
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import default_collate
 
 import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.data import SupervisedView
+from pinas_zoo.methods.base import top1_percent
+from pinas_zoo.methods.linear import freeze
 from pinas_zoo.mm.pretrain import SteppedModel, run_seed
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space
@@ -55,16 +56,13 @@ class LinearStage(SteppedModel):
         super().__init__(data_preprocessor)
         self.space, self.seed = get_space(space), run_seed(seed)
         net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
-        self.supernet = net.requires_grad_(False)
+        self.supernet = freeze(net)
         if channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         self.head = nn.Linear(self.space.num_features, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.last_step = 0
-        for module in self.supernet.modules():
-            if isinstance(module, _BatchNorm):
-                module.track_running_stats = False  # batch statistics are used; the frozen buffers stay
 
     @property
     def last_paths(self) -> list[str]:
@@ -95,8 +93,7 @@ class LinearStage(SteppedModel):
         with torch.no_grad():
             features = self.supernet(image, self.path(step))
         logits = self.head(features.mean((2, 3)))
-        top1 = (logits.argmax(dim=1) == label).float().mean() * 100
-        return {'loss': F.cross_entropy(logits, label), 'top1': top1}
+        return {'loss': F.cross_entropy(logits, label), 'top1': top1_percent(logits, label)}
 
 
 @MODELS.register_module()
@@ -146,8 +143,7 @@ class Classifier(BaseModel):
             return [{'scores': s, 'label': y} for s, y in zip(logits, label, strict=True)]
         # Of two mixed images, the one with the larger share.
         wanted = label if target is label else target.argmax(dim=1)
-        top1 = (logits.argmax(dim=1) == wanted).float().mean() * 100
-        return {'loss': self.criterion(logits, target), 'top1': top1}
+        return {'loss': self.criterion(logits, target), 'top1': top1_percent(logits, wanted)}
 
 
 @METRICS.register_module()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pinas_zoo.mm.bad_input import read_image
 from pinas_zoo.mm.pictures import draw_instances, draw_ranking, draw_segments
 from pinas_zoo.mm.predictors import Instances, Prediction, Predictor, Ranking
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_atomic, write_text
 
 __all__ = ['IMAGES', 'VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
 
@@ -81,7 +81,7 @@ def infer(
             _pictures(source, predictor, batch_size, progress, outcome, lines)
     finally:  # what was found so far stays, whatever ended it
         if lines:
-            write_atomic(outcome.predictions, lambda path: path.write_text(''.join(lines), encoding='utf-8'))
+            write_text(outcome.predictions, ''.join(lines))
     return outcome
 
 

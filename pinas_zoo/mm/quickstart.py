@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_text
 
 __all__ = ['Job', 'main']
 
@@ -130,7 +130,7 @@ class Job:
             self._call(step.command(self), step.name, label)
             self.seconds[step.name] = time.perf_counter() - start
             state = json.dumps({'quick': self.quick, 'seconds': self.seconds})
-            write_atomic(self.state_file, lambda path, text=state: path.write_text(text))
+            write_text(self.state_file, state)
             print(f'\r{label}: {self.seconds[step.name]:.0f} s'.ljust(110), flush=True)
 
     def _call(self, command: list[str], name: str, label: str) -> None:

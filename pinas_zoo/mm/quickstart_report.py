@@ -34,7 +34,7 @@ from pinas_zoo.report import (
 )
 from pinas_zoo.search_log import SearchLog
 from pinas_zoo.space import get_space
-from pinas_zoo.weights.load import load_weights, read_weights, write_atomic
+from pinas_zoo.weights.load import load_weights, read_weights, write_text
 
 __all__ = ['publish', 'report']
 
@@ -184,7 +184,7 @@ def report(job: Job) -> Path:
     best = json.loads((job.root / 'search/best.json').read_text())
     _, records = SearchLog.read(job.root / 'search/archs.jsonl')
     space, table = get_space('pinas_nano'), _results(job, best)
-    write_atomic(job.root / 'table.txt', lambda path: path.write_text(_text(table)))
+    write_text(job.root / 'table.txt', _text(table))
     cost = CostTable(space, 28, 10).of(best['arch'])
     steps = [Step(step.title, job.seconds.get(step.name)) for step in STEPS if step.name != 'report']
     note = Note(

@@ -28,7 +28,7 @@ from pinas_zoo.search import Limits, Searcher, SearchLog, SearchRecord, build_se
 from pinas_zoo.space import SearchSpace, get_space
 from pinas_zoo.supernet import load_supernet
 from pinas_zoo.weights.download import find_weights
-from pinas_zoo.weights.load import file_sha256, load_weights, read_weights, write_atomic
+from pinas_zoo.weights.load import file_sha256, load_weights, read_weights, write_text
 
 __all__ = ['Batches', 'derive_best', 'search']
 
@@ -136,7 +136,7 @@ def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str,
     random_mean = facts['random_mean']
     result = {'arch': best.arch, 'top1': best.score, **vars(best), **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
-    write_atomic(work_dir / 'best.json', lambda path: path.write_text(text))
+    write_text(work_dir / 'best.json', text)
     search_trace_figure(
         records, caption='Best held-out accuracy so far', ylabel='top-1 / %', random_mean=random_mean, kind='png'
     ).save(work_dir / 'trace.png')

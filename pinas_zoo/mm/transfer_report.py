@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from pinas_zoo.figures import LINES
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_atomic, write_text
 
 __all__ = ['draw', 'is_current', 'table', 'write_page']
 
@@ -122,5 +122,5 @@ def write_page(results_file: Path, page: Path) -> str:
     _, new = _page_text(results_file, page)
     results = json.loads(results_file.read_text())
     draw(results, page.with_suffix('.png'))
-    write_atomic(page, lambda path: path.write_text(new))
+    write_text(page, new)
     return table(results)

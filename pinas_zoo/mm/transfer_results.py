@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_text
 
 __all__ = ['ResultsFile', 'leaves', 'locked']
 
@@ -72,4 +72,4 @@ class ResultsFile:
             content = self.read()
             change(content)
             text = json.dumps(content, indent=1) + '\n'
-            write_atomic(self.path, lambda path: path.write_text(text))
+            write_text(self.path, text)

@@ -25,7 +25,7 @@ from pinas_zoo.mm.resnet import NanoResNet, matched_channels
 from pinas_zoo.mm.transfer_plan import TASKS, Inputs, Run
 from pinas_zoo.mm.transfer_results import ResultsFile, leaves, locked
 from pinas_zoo.space import PINAS_NANO
-from pinas_zoo.weights.load import file_sha256, write_atomic
+from pinas_zoo.weights.load import file_sha256, write_text
 
 __all__ = ['Study']
 
@@ -134,7 +134,7 @@ class Study(Job):
             print(f'{label} ...', flush=True)
             config, start = self.root / 'resnet-nano.py', time.perf_counter()
             text = self.inputs.resnet_config(self.channels).pretty_text
-            write_atomic(config, lambda path: path.write_text(text))
+            write_text(config, text)
             self._call(self.train(config, 'resnet', 4), 'resnet', label)
             top1, seconds = self._last(self.root / 'resnet', 'accuracy/top1'), time.perf_counter() - start
             entry = {'sha256': file_sha256(self.checkpoint('resnet')), 'top1': top1, 'seconds': round(seconds, 1)}

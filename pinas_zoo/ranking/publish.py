@@ -13,7 +13,7 @@ from pinas_zoo.ranking.contestants import SupernetRecipe
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
 from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe
 from pinas_zoo.ranking.truth import Truth
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.weights.load import write_text
 
 __all__ = ['fill_page', 'write_report']
 
@@ -79,9 +79,3 @@ def fill_page(page: str | Path, tables: str, pictures: Mapping[str, Path]) -> No
         f'\n![{caption}]({os.path.relpath(path, page.parent)})\n\n{caption}\n' for caption, path in pictures.items()
     )
     write_text(page, BLOCK.sub(lambda match: f'{match[1]}\n{tables}{links}\n{match[2]}', old))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: temporary.write_text(text))

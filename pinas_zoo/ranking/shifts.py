@@ -9,35 +9,20 @@ Shape suffixes: N images, F features (channels x height x width).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from pinas_zoo.methods.candidates import batch_statistics
 from pinas_zoo.space import Arch
 from pinas_zoo.supernet import Position, SuperNet
 
-__all__ = ['FEATURE_SHIFTS', 'UpdateWatch', 'batch_statistics', 'feature_shift', 'linear_cka', 'shift_of_pair']
+__all__ = ['FEATURE_SHIFTS', 'UpdateWatch', 'feature_shift', 'linear_cka', 'shift_of_pair']
 
 FEATURE_SHIFTS = ('mean', 'variance', 'cka', 'cosine')
-
-
-@contextmanager
-def batch_statistics(net: nn.Module) -> Iterator[None]:
-    """BN normalises with the batch's statistics, as in training, and leaves its buffers alone."""
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    saved = [(norm.training, norm.track_running_stats) for norm in norms]
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
-    try:
-        yield
-    finally:
-        for norm, (training, tracked) in zip(norms, saved, strict=True):
-            norm.training, norm.track_running_stats = training, tracked
 
 
 @torch.no_grad()
