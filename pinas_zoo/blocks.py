@@ -268,14 +268,15 @@ class Skeleton(nn.Module):
         super().__init__()
         self.space = space
         first, second, third = space.stem_widths
+        kernel, padding = space.stem_kernel, space.stem_kernel // 2
         self.conv1 = nn.Sequential(
-            nn.Conv2d(in_chans, first, 3, stride=space.stem_stride, padding=1, bias=False),
+            nn.Conv2d(in_chans, first, kernel, stride=space.stem_stride, padding=padding, bias=False),
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.Conv2d(first, second, kernel, padding=padding, bias=False),
             nn.BatchNorm2d(second),
             nn.ReLU(inplace=True),
-            nn.Conv2d(second, third, 3, padding=1, bias=False),
+            nn.Conv2d(second, third, kernel, padding=padding, bias=False),
         )
         self.bn1 = nn.BatchNorm2d(third)
         self.act1 = nn.ReLU(inplace=True)

@@ -19,6 +19,10 @@ from pinas_zoo.supernet import SuperNet
 
 __all__ = ['Cost', 'CostTable', 'count', 'measure_latency']
 
+#: Height and width in pixels.
+Size = tuple[int, int]
+PIXEL: Size = (1, 1)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -34,9 +38,13 @@ class Cost:
         return f'{self.params / 1e6:.3f} M parameters, {self.macs / 1e9:.4f} GMACs'
 
 
-def _conv(side: int, kernel: int, inputs: int, outputs: int, groups: int = 1, bias: bool = False) -> Cost:
+def _conv(size: Size, kernel: int, inputs: int, outputs: int, groups: int = 1, bias: bool = False) -> Cost:
     weights = kernel * kernel * inputs // groups * outputs
-    return Cost(side * side * weights, weights + (outputs if bias else 0))
+    return Cost(size[0] * size[1] * weights, weights + (outputs if bias else 0))
+
+
+def _strided(size: Size, stride: int) -> Size:
+    return -(-size[0] // stride), -(-size[1] // stride)
 
 
 def _norm(channels: int) -> Cost:
@@ -49,7 +57,7 @@ class CostTable:
 
     Args:
         space: The space.
-        size: Image side in pixels.
+        size: Image side in pixels, or height and width.
         num_classes: Classes of the linear layer; 0 leaves it out.
         in_chans: Image channels.
         output_stride: 8, 16 or 32, as for `PiNASNet`.
@@ -60,7 +68,7 @@ class CostTable:
     """
 
     space: SearchSpace = PINAS
-    size: int = 224
+    size: int | Size = 224
     num_classes: int = 1000
     in_chans: int = 3
     output_stride: int = 32
@@ -68,19 +76,19 @@ class CostTable:
     @cached_property
     def fixed(self) -> Cost:
         """Stem, shortcuts and classifier: what every architecture has."""
-        side = -(-self.size // self.space.stem_stride)
+        size, kernel = self._stem_size, self.space.stem_kernel
         cost, channels = Cost(), self.in_chans
         for width in self.space.stem_widths:
-            cost += _conv(side, 3, channels, width) + _norm(width)
+            cost += _conv(size, kernel, channels, width) + _norm(width)
             channels = width
         for position in range(self.space.num_positions):
             if self.space.has_projection(position):
                 stage, _ = self.space.stage_of(position)
                 outputs = self.space.planes[stage] * self.space.expansion
-                _, side = self._sides(position)
-                cost += _conv(side, 1, self.space.in_channels(position), outputs) + _norm(outputs)
+                _, size = self._sizes(position)
+                cost += _conv(size, 1, self.space.in_channels(position), outputs) + _norm(outputs)
         if self.num_classes:
-            cost += _conv(1, 1, self.space.num_features, self.num_classes, bias=True)
+            cost += _conv(PIXEL, 1, self.space.num_features, self.num_classes, bias=True)
         return cost
 
     @cached_property
@@ -105,17 +113,21 @@ class CostTable:
                 cost += Cost(0, len(choice))
         return cost
 
-    def _sides(self, position: int) -> tuple[int, int]:
-        """Side of a position's input and output in pixels."""
+    @property
+    def _stem_size(self) -> Size:
+        """Size of the stem's convolutions' output."""
+        full = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return _strided(full, self.space.stem_stride)
+
+    def _sizes(self, position: int) -> tuple[Size, Size]:
+        """Sizes of a position's input and output."""
         stage, block = self.space.stage_of(position)
-        side = -(-self.size // self.space.stem_stride)
-        if self.space.stem_pool:
-            side = -(-side // 2)
+        size = _strided(self._stem_size, 2 if self.space.stem_pool else 1)
         strides = [stride for stride, *_ in stage_geometry(self.space, self.output_stride)]
         for stride in strides[:stage]:
-            side = -(-side // stride)
-        output = -(-side // strides[stage])
-        return (side if block == 0 else output), output
+            size = _strided(size, stride)
+        output = _strided(size, strides[stage])
+        return (size if block == 0 else output), output
 
     def _branch(self, position: int, choice: int) -> Cost:
         candidate, space = self.space.candidates[choice], self.space
@@ -124,27 +136,28 @@ class CostTable:
         planes = space.planes[space.stage_of(position)[0]]
         width, splits = candidate.group_width(planes), candidate.group_width(planes) * candidate.radix
         hidden = candidate.attention_width(planes, space.min_attention_width)
-        side, output = self._sides(position)
+        size, output = self._sizes(position)
         groups = candidate.cardinality
         return (
-            _conv(side, 1, space.in_channels(position), width)
+            _conv(size, 1, space.in_channels(position), width)
             + _norm(width)
             # The 3x3 works at the input's resolution; the average pooling after it takes the stride.
-            + _conv(side, candidate.kernel, width, splits, groups * candidate.radix)
+            + _conv(size, candidate.kernel, width, splits, groups * candidate.radix)
             + _norm(splits)
-            + _conv(1, 1, width, hidden, groups, bias=True)
+            + _conv(PIXEL, 1, width, hidden, groups, bias=True)
             + _norm(hidden)
-            + _conv(1, 1, hidden, splits, groups, bias=True)
+            + _conv(PIXEL, 1, hidden, splits, groups, bias=True)
             + _conv(output, 1, width, planes * space.expansion)
             + _norm(planes * space.expansion)
         )
 
 
 @torch.no_grad()
-def count(model: nn.Module, size: int = 224, in_chans: int = 3) -> Cost:
+def count(model: nn.Module, size: int | Size = 224, in_chans: int = 3) -> Cost:
     """Counts a built model on one image: convolutions and linear layers only."""
     reference, training = next(model.parameters()), model.training
-    images = torch.zeros(1, in_chans, size, size, device=reference.device, dtype=reference.dtype)
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.zeros(1, in_chans, height, width, device=reference.device, dtype=reference.dtype)
     model.eval()
     with FlopCounterMode(display=False) as counter:
         model(images)

@@ -101,9 +101,10 @@ class SearchSpace:
         depths: Blocks per stage, one to four stages.
         planes: Bottleneck planes per stage; a stage puts out ``planes * expansion`` channels.
         strides: Stride of each stage's first block.
-        stem_widths: Output channels of the stem's three 3x3 convolutions.
+        stem_widths: Output channels of the stem's three convolutions.
         stem_stride: Stride of the stem's first convolution.
         stem_pool: Whether a 3x3 max-pooling of stride 2 ends the stem.
+        stem_kernel: Odd kernel size of the stem's convolutions; 1 leaves the mixing of neighbours to the blocks.
         candidates: What a position picks from; at most ten, since an arch writes one digit a block.
         expansion: Output channels per plane.
         min_attention_width: Lower bound of the hidden channels of split attention.
@@ -124,6 +125,7 @@ class SearchSpace:
     stem_widths: tuple[int, int, int] = (32, 32, 64)
     stem_stride: int = 2
     stem_pool: bool = True
+    stem_kernel: int = 3
     candidates: tuple[Candidate, ...] = PAPER_CANDIDATES
     expansion: int = 4
     min_attention_width: int = 32
@@ -139,9 +141,11 @@ class SearchSpace:
         for field in ('depths', 'planes', 'strides', 'stem_widths'):
             if not all(map(_is_count, getattr(self, field))):
                 raise ValueError(f'{field} must be integers of at least 1, got {getattr(self, field)}')
-        for field in ('stem_stride', 'expansion', 'min_attention_width', 'input_size'):
+        for field in ('stem_stride', 'stem_kernel', 'expansion', 'min_attention_width', 'input_size'):
             if not _is_count(getattr(self, field)):
                 raise ValueError(f'{field} must be an integer of at least 1, got {getattr(self, field)!r}')
+        if self.stem_kernel % 2 == 0:
+            raise ValueError(f'stem_kernel must be odd, got {self.stem_kernel}')
         if len(self.stem_widths) != 3:
             raise ValueError(f'stem_widths must have three entries, got {self.stem_widths}')
         if not 1 <= len(self.candidates) <= 10:

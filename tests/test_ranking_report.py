@@ -25,7 +25,7 @@ from pinas_zoo.space import SearchSpace
 
 SPACE = SearchSpace('small', (2, 2), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, expansion=1, input_size=12)
 STUDY = Study(
-    SPACE, PairTask(side=12, item=8, train=256, heldout=64, test=64), Recipe(steps=4, batch=16, calibration=2)
+    SPACE, PairTask(item=8, patch=2, train=256, heldout=64, test=64), Recipe(steps=4, batch=16, calibration=2)
 )
 RECIPE = SupernetRecipe()
 PATHS = 72

@@ -38,7 +38,7 @@ from pinas_zoo.space import SearchSpace
 from pinas_zoo.supernet import SuperNet
 
 SPACE = SearchSpace('small', (1, 1), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, expansion=1, input_size=12)
-TASK = PairTask(side=12, item=8, train=256, heldout=64, test=64)
+TASK = PairTask(item=8, patch=2, train=256, heldout=64, test=64)
 RECIPE = SupernetRecipe(
     units=16,
     batch=16,

@@ -18,7 +18,7 @@ from pinas_zoo.ranking.truth import HALVES, Study, draw_paths, extend, read_trut
 from pinas_zoo.search_log import SearchLog
 from pinas_zoo.space import Candidate, SearchSpace
 
-TASK = PairTask(side=12, item=8, train=96, heldout=32, test=60)
+TASK = PairTask(item=8, patch=2, train=96, heldout=32, test=60)
 RECIPE = Recipe(steps=4, batch=16, warmup=2, calibration=2)
 SPACE = SearchSpace(
     'tiny',
@@ -62,7 +62,7 @@ def test_parts_are_the_same_again_and_of_the_right_form(part):
 
 
 def test_another_seed_makes_other_pairs():
-    other = PairTask(side=12, item=8, train=96, heldout=32, test=60, seed=1)
+    other = PairTask(item=8, patch=2, train=96, heldout=32, test=60, seed=1)
     assert not torch.equal(compose(TASK, 'train').labels, compose(other, 'train').labels)
 
 
@@ -83,7 +83,7 @@ def test_pair_class_numbers_the_unordered_pairs():
 
 
 def test_items_lie_in_opposite_corners():
-    images = compose(PairTask(side=16, item=8, train=64, heldout=1, test=1), 'train').images[:, 0].float()
+    images = compose(PairTask(item=8, patch=2, train=64, heldout=1, test=1), 'train').images[:, 0].float()
     quarters = images.unfold(1, 8, 8).unfold(2, 8, 8).sum((3, 4)) > 0
     down = quarters[:, 0, 0] & quarters[:, 1, 1] & ~quarters[:, 0, 1] & ~quarters[:, 1, 0]
     up = ~quarters[:, 0, 0] & ~quarters[:, 1, 1] & quarters[:, 0, 1] & quarters[:, 1, 0]

@@ -35,19 +35,21 @@ class Recipe:
         weight_decay: Of all parameters.
         shift: Largest shift of the augmentation in pixels.
         decay: Of the average of the weights; it begins in the middle of the training.
+        clip_norm: Largest norm of the gradients; a larger one is scaled down.
         calibration: Batches that the averaged network's BN statistics are re-estimated on.
         bfloat16: Autocast to bfloat16.
     """
 
-    steps: int = 300
-    batch: int = 128
+    steps: int = 1000
+    batch: int = 32
     lr: float = 0.1
-    warmup: int = 20
+    warmup: int = 50
     momentum: float = 0.9
     weight_decay: float = 5e-4
     shift: int = 2
     decay: float = 0.98
-    calibration: int = 16
+    clip_norm: float = 2.0
+    calibration: int = 32
     bfloat16: bool = False
 
     def autocast(self) -> torch.autocast:
@@ -82,7 +84,7 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = PiNASNet(arch, space, num_classes=task.num_classes, in_chans=1)
+        net = PiNASNet(arch, space, num_classes=task.num_classes, in_chans=task.in_chans)
         init_weights(net, zero_init_last=True)  # as the supernet starts; two seeds then differ less
     net = net.to(memory_format=torch.channels_last)
     parameters = list(net.parameters())
@@ -93,12 +95,13 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
     for step, chosen in enumerate(index_batches(len(pairs), recipe.batch, recipe.steps, draw)):
         for group in optimizer.param_groups:
             group['lr'] = recipe.lr_at(step)
-        images = normalise(augment(pairs.images[chosen], draw, recipe.shift))
+        images = normalise(augment(pairs.images[chosen], draw, recipe.shift), task.patch)
         with recipe.autocast():
             logits = net(images)
         loss = F.cross_entropy(logits.float(), pairs.labels[chosen])
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
         optimizer.step()
         if step == recipe.steps // 2:
             average = [p.detach().clone() for p in parameters]
@@ -108,7 +111,10 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
         _calibrate(
-            net, recipe, (pairs.images[i] for i in index_batches(len(pairs), recipe.batch, recipe.calibration, draw))
+            net,
+            recipe,
+            task,
+            (pairs.images[i] for i in index_batches(len(pairs), recipe.batch, recipe.calibration, draw)),
         )
         top1, test_loss = _test(net, recipe, task)
     if not math.isfinite(test_loss):
@@ -116,7 +122,7 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
     return Result(top1, test_loss, time.process_time() - begin)
 
 
-def _calibrate(net: nn.Module, recipe: Recipe, batches: Iterator[Tensor]) -> None:
+def _calibrate(net: nn.Module, recipe: Recipe, task: PairTask, batches: Iterator[Tensor]) -> None:
     """BN statistics of the averaged weights: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
@@ -125,7 +131,7 @@ def _calibrate(net: nn.Module, recipe: Recipe, batches: Iterator[Tensor]) -> Non
     net.train()
     for images in batches:
         with recipe.autocast():
-            net(normalise(images))
+            net(normalise(images, task.patch))
 
 
 def _test(net: nn.Module, recipe: Recipe, task: PairTask) -> tuple[float, float]:
@@ -134,7 +140,7 @@ def _test(net: nn.Module, recipe: Recipe, task: PairTask) -> tuple[float, float]
     net.eval()
     for images, labels in zip(pairs.images.split(TEST_BATCH), pairs.labels.split(TEST_BATCH), strict=True):
         with recipe.autocast():
-            logits = net(normalise(images)).double()
+            logits = net(normalise(images, task.patch)).double()
         hits += int((logits.argmax(dim=1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction='sum'))
     return 100 * hits / len(pairs), loss / len(pairs)

@@ -17,7 +17,17 @@ from torch import Tensor
 
 from pinas_zoo.data import open_source
 
-__all__ = ['PARTS', 'PairSet', 'PairTask', 'augment', 'compose', 'index_batches', 'normalise', 'pair_class']
+__all__ = [
+    'PARTS',
+    'PairSet',
+    'PairTask',
+    'augment',
+    'compose',
+    'index_batches',
+    'normalise',
+    'pair_class',
+    'to_patches',
+]
 
 #: Which items a part is made of: disjoint parts of the train split, and the test split.
 PARTS = ('train', 'heldout', 'test')
@@ -30,27 +40,29 @@ class PairTask:
     """What the canvases look like and how many there are.
 
     Args:
-        side: Side of the square canvas in pixels.
-        item: Side that an item is resized to; two items lie in opposite corners and overlap where they are large.
+        item: Side in pixels that an item is resized to; two lie side by side on a canvas of (item, 2 * item).
+        patch: The networks see patches of so many pixels squared as the channels of one place; 1: plain pixels.
         train: Training pairs, of 50,000 items of the train split.
         heldout: Held-out pairs for scores of the supernet, of the other 10,000 items of the train split.
         test: Test pairs for the ground truth, of the test split.
-        seed: Which items meet and in which corners.
+        seed: Which items meet.
 
     Raises:
         ValueError: A number is out of its range.
     """
 
-    side: int = 20
-    item: int = 14
+    item: int = 20
+    patch: int = 4
     train: int = 50_000
     heldout: int = 5_000
-    test: int = 20_000
+    test: int = 10_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.item <= self.side:
-            raise ValueError(f'an item must have 1 to side={self.side} pixels, got item={self.item}')
+        if self.item < 1 or self.patch < 1 or self.item % self.patch:
+            raise ValueError(
+                f'item and patch must be at least 1 pixel and item a multiple of patch, got {self.item} and {self.patch}'
+            )
         for part in PARTS:
             if getattr(self, part) < 1:
                 raise ValueError(f'{part} must be at least 1 pair, got {getattr(self, part)}')
@@ -60,13 +72,28 @@ class PairTask:
         """Unordered pairs of ten classes, equal ones included."""
         return 55
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a canvas in pixels."""
+        return self.item, 2 * self.item
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the networks' input."""
+        return self.patch**2
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the networks' input."""
+        return self.item // self.patch, 2 * self.item // self.patch
+
 
 @dataclass(frozen=True)
 class PairSet:
     """A part of the task.
 
     Args:
-        images: uint8 (N, 1, side, side).
+        images: uint8 (N, 1, item, 2 * item).
         labels: long (N,), see `pair_class`.
         data: Name of the data set that the items are of: 'fashion-mnist', or 'digits' where it is missing.
     """
@@ -104,16 +131,9 @@ def compose(task: PairTask, part: str) -> PairSet:
     count = getattr(task, part)
     draw = torch.Generator().manual_seed(1000 * task.seed + PARTS.index(part))
     first, second = torch.randint(len(items), (2, count), generator=draw)
-    corners = torch.randint(4, (count,), generator=draw)
-    far = task.side - task.item
-    canvas = torch.zeros(count, 1, task.side, task.side)
-    for corner, (top, left) in enumerate(((0, 0), (0, far), (far, 0), (far, far))):
-        chosen = (corners == corner).nonzero()[:, 0]
-        for members, y, x in ((first, top, left), (second, far - top, far - left)):
-            padding = (x, far - x, y, far - y)
-            canvas[chosen] = torch.maximum(canvas[chosen], F.pad(items[members[chosen]], padding))
+    items = items.round().to(torch.uint8)
     labels = pair_class(classes[first], classes[second])
-    return PairSet(canvas.round().to(torch.uint8), labels, source.description['data'])
+    return PairSet(torch.cat([items[first], items[second]], dim=-1), labels, source.description['data'])
 
 
 def augment(images: Tensor, draw: torch.Generator, shift: int = 2) -> Tensor:
@@ -127,9 +147,18 @@ def augment(images: Tensor, draw: torch.Generator, shift: int = 2) -> Tensor:
     return F.pad(images, [shift] * 4)[:, :, top : top + height, left : left + width]
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 canvases to float network input, channels last in memory (faster on CPUs here)."""
-    return images.float().div_(255).sub_(MEAN).div_(STD).contiguous(memory_format=torch.channels_last)
+def normalise(images: Tensor, patch: int) -> Tensor:
+    """uint8 canvases to float network input, see `to_patches`."""
+    return to_patches(images.float().div_(255).sub_(MEAN).div_(STD), patch)
+
+
+def to_patches(images: Tensor, patch: int) -> Tensor:
+    """Patches of pixels as channels, channels last in memory (faster on CPUs here).
+
+    Shape: (..., 1, H, W) -> (..., patch ** 2, H / patch, W / patch), contiguous where there are more than four axes.
+    """
+    images = F.pixel_unshuffle(images, patch)
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 def index_batches(images: int, batch: int, steps: int, draw: torch.Generator) -> Iterator[Tensor]:

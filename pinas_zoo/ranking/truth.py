@@ -197,7 +197,7 @@ def extend(
     archs, header = draw_paths(study, paths), study.header()
     if Path(file).is_file() and Path(file).stat().st_size:
         header |= {key: SearchLog.read(file)[0].get(key) for key in VERSIONS}
-    costs = CostTable(study.space, study.task.side, study.task.num_classes, in_chans=1)
+    costs = CostTable(study.space, study.task.input_size, study.task.num_classes, study.task.in_chans)
     with SearchLog(file, header) as log:
         start, total = len(log), paths * study.seeds
         jobs = [(study, archs[i // study.seeds], i % study.seeds) for i in range(start, total)]
