@@ -52,7 +52,7 @@ def line(contestant: str, seed: int, scores: dict[str, list[float]], **changes: 
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Truth, list[dict[str, Any]], Path]:
     """A truth with noise between its seeds; Pi-NAS ranks well, SPOS badly, the others are not there."""
     folder, rng = tmp_path_factory.mktemp('rank'), np.random.default_rng(0)
-    archs, costs = draw_paths(STUDY, PATHS), CostTable(SPACE, 12, 55, in_chans=1)
+    archs, costs = draw_paths(STUDY, PATHS), CostTable(SPACE, STUDY.task.input_size, 55, STUDY.task.in_chans)
     good = rng.normal(60, 3, PATHS)
     with SearchLog(folder / 'truth.jsonl', STUDY.header()) as log:
         for arch, value in zip(archs, good, strict=True):
@@ -113,7 +113,7 @@ def test_contestants_and_differences(files: Any) -> None:
         assert report[view]['contestants']['pinas']['tau']['mean'] > 0.6
     assert report['runs']['pinas'] | {'seconds': 0} == {
         'seeds': [0, 1, 2], 'steps': 10, 'units': {'train': 27.0, 'linear': 3.0}, 'seconds': 0, 'total_seconds': 6.0,
-        'threads': [1], 'peak_memory_mb': 102, 'code': ['1'],
+        'threads': [1], 'peak_memory_mb': 102, 'code': ['1'], 'derived': [], 'at_the_end': [],
     }  # fmt: skip
     json.dumps(report, allow_nan=False)
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from pinas_zoo.rank import append_lines, read_lines
 from pinas_zoo.ranking import study
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
+    GROUPS,
     SupernetRecipe,
     build_method,
-    pretrain_steps,
+    training_units,
 )
 from pinas_zoo.ranking.study import Job, is_result_of, missing_jobs, train_contestant
 from pinas_zoo.ranking.task import PairTask, compose, normalise
 from pinas_zoo.ranking.train import (
     cosine,
+    halved_batches,
     labelled_batches,
     linear,
     optimise,
@@ -63,7 +66,8 @@ def job(contestant: str = 'spos', seed: int = 0, **changes: Any) -> Job:
 
 def method_of(contestant: str, recipe: SupernetRecipe = RECIPE) -> Any:
     torch.manual_seed(0)
-    return build_method(CONTESTANTS[contestant], recipe, SuperNet(SPACE, in_chans=1), TASK.num_classes, seed=0)
+    net = SuperNet(SPACE, in_chans=TASK.in_chans)
+    return build_method(CONTESTANTS[contestant], recipe, net, TASK.num_classes, seed=0)
 
 
 # ---- recipe and cost ----------------------------------------------------------------------------
@@ -75,13 +79,28 @@ def test_equal_cost() -> None:
     per_step = dict(
         pinas=8 / 3, no_cross_path=8 / 3, no_teacher=8 / 3, no_negatives=8 / 3, moco=4 / 3, spos=1, fairnas=4
     )
-    assert set(per_step) == set(CONTESTANTS)
+    assert set(per_step) == set(GROUPS[''])
     for name, cost in per_step.items():
-        method = method_of(name, recipe)
-        assert method.units(0) == pytest.approx(cost)
+        assert method_of(name, recipe).units(0) == pytest.approx(cost)
         left = 240 - (0 if name in ('spos', 'fairnas') else 24)
-        steps = pretrain_steps(CONTESTANTS[name], recipe, method)
-        assert left - cost < steps * cost <= left + 1e-9, name
+        assert training_units(CONTESTANTS[name], recipe) == pytest.approx(left)
+    tenth = [name for name, contestant in CONTESTANTS.items() if contestant.share != 1]
+    assert tenth == ['bnnas_tenth', 'bnnas_p_tenth']
+    assert training_units(CONTESTANTS['bnnas_tenth'], recipe) == pytest.approx(24)
+
+
+def test_training_ends_where_the_path_units_do() -> None:
+    """Also where steps differ in cost: a warm-up of the sparse supernet costs 4 units a step, then it costs 8."""
+    for name, steps in (('spos', 16), ('fairnas', 4), ('bnnas', 24), ('sparse', 2), ('entrannas', None)):
+        contestant = CONTESTANTS[name]
+        method = method_of(name)
+        if name == 'sparse':
+            method.warmup_steps = 1
+        make = halved_batches if contestant.arch_optimiser else labelled_batches
+        training = optimise(method, make(TASK, 16, 0), 16, 0.1, linear, arch_optimiser=contestant.arch_optimiser)
+        costs = [method.units(step) for step in range(len(training.losses) + 1)]
+        assert training.units == pytest.approx(sum(costs[:-1])) and training.units <= 16 < sum(costs), name
+        assert steps is None or len(training.losses) == steps, name
 
 
 def test_a_recipe_is_known_by_its_values() -> None:
@@ -117,23 +136,22 @@ def test_contestants_are_what_they_are_called() -> None:
 
 
 def test_batches_follow_from_the_seed() -> None:
-    for make in (lambda s: labelled_batches(TASK, 16, 3, s), lambda s: view_batches(TASK, RECIPE, 4, 3, s)):
-        runs = [list(make(seed)) for seed in (0, 0, 1)]
-        assert [len(run) for run in runs] == [3] * 3
+    for make in (lambda s: labelled_batches(TASK, 16, s), lambda s: view_batches(TASK, RECIPE, 4, s)):
+        runs = [list(islice(make(seed), 3)) for seed in (0, 0, 1)]
         key = next(iter(runs[0][0]))
         assert all(torch.equal(a[key], b[key]) for a, b in zip(runs[0], runs[1], strict=True))
         assert not torch.equal(runs[0][0][key], runs[2][0][key])
 
 
 def test_views() -> None:
-    (batch,) = view_batches(TASK, RECIPE, 4, 1, 0)
+    batch = next(view_batches(TASK, RECIPE, 4, 0))
     assert set(batch) == {'views'}  # no label comes near an unsupervised method
     views = batch['views']
-    assert views.shape == (16, 4, 1, 12, 12)
+    assert views.shape == (16, 4, 4, 4, 8)
     assert not torch.equal(views[:, 0], views[:, 1])
     still = dataclasses.replace(RECIPE, crop_area=1.0, jitter=0, flip=0)
-    (batch,) = view_batches(TASK, still, 2, 1, 0)
-    images = normalise(compose(TASK, 'train').images)
+    batch = next(view_batches(TASK, still, 2, 0))
+    images = normalise(compose(TASK, 'train').images, 2)
     for views in batch['views']:  # a whole crop of another aspect is not the image; the pixels' range stays
         assert images.min() - 1e-5 <= views.min() and views.max() <= images.max() + 1e-5
 
@@ -152,8 +170,9 @@ def test_the_loop_is_plain_sgd(contestant: str) -> None:
     method = method_of(contestant)
     twin = copy.deepcopy(method)
     make = labelled_batches if contestant != 'pinas' else None
-    batches = list(make(TASK, 16, 5, 0) if make else view_batches(TASK, RECIPE, 4, 5, 0))
-    losses = optimise(method, iter(batches), 5, 0.1, linear, weight_decay=0.01, warmup=2)
+    batches = list(islice(make(TASK, 16, 0) if make else view_batches(TASK, RECIPE, 4, 0), 5))
+    units = 5 * method.units(0)
+    losses = optimise(method, iter(batches), units, 0.1, linear, weight_decay=0.01, warmup=2).losses
     groups = twin.param_groups()['weights']
     optimiser = torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.01)
     for step, batch in enumerate(batches):
@@ -177,14 +196,14 @@ def test_the_loop_refuses_what_it_cannot_train() -> None:
 
 def test_a_loss_that_is_not_finite_stops() -> None:
     with pytest.raises(FloatingPointError, match='loss of step'):
-        optimise(method_of('spos'), labelled_batches(TASK, 16, 30, 0), 30, 1e20, linear)
+        optimise(method_of('spos'), labelled_batches(TASK, 16, 0), 30, 1e20, linear)
 
 
 # ---- linear stage and scores --------------------------------------------------------------------
 
 
 def test_the_linear_stage_leaves_the_supernet_alone() -> None:
-    net = SuperNet(SPACE, in_chans=1)
+    net = SuperNet(SPACE, in_chans=TASK.in_chans)
     before = copy.deepcopy(net.state_dict())
     head = train_linear_head(net, TASK, RECIPE, 5, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -195,13 +214,14 @@ def test_the_linear_stage_leaves_the_supernet_alone() -> None:
 def test_scores_are_those_of_stand_alone_networks() -> None:
     """Re-estimated by torch's own update_bn on the first training images, tested on the held-out ones."""
     torch.manual_seed(0)
-    net, head = SuperNet(SPACE, in_chans=1, zero_init_last=False), torch.nn.Linear(SPACE.num_features, 55)
+    net, head = SuperNet(SPACE, in_chans=TASK.in_chans, zero_init_last=False), torch.nn.Linear(SPACE.num_features, 55)
     train, held = compose(TASK, 'train'), compose(TASK, 'heldout')
     for score in score_paths(net, head, TASK, RECIPE, ARCHS[:3]):
         alone = net.extract(score.arch)
-        torch.optim.swa_utils.update_bn([normalise(train.images[:16]), normalise(train.images[16:32])], alone.train())
+        batches = [normalise(train.images[i : i + 16], 2) for i in (0, 16)]
+        torch.optim.swa_utils.update_bn(batches, alone.train())
         with torch.no_grad():
-            logits = head(alone.eval().forward_features(normalise(held.images)).mean((2, 3)))
+            logits = head(alone.eval().forward_features(normalise(held.images, 2)).mean((2, 3)))
         assert score.images == 64 and score.top1 == pytest.approx(
             (logits.argmax(dim=1) == held.labels).double().mean().item() * 100
         )
@@ -209,7 +229,7 @@ def test_scores_are_those_of_stand_alone_networks() -> None:
 
 
 def test_more_images_than_there_are() -> None:
-    net = SuperNet(SPACE, in_chans=1)
+    net = SuperNet(SPACE, in_chans=TASK.in_chans)
     with pytest.raises(ValueError, match='65 held-out ones were asked for, the task has 256 and 64'):
         score_paths(net, torch.nn.Linear(32, 55), TASK, dataclasses.replace(RECIPE, held_out=65), ARCHS)
 
@@ -223,11 +243,16 @@ def test_a_line_of_every_contestant(contestant: str) -> None:
     assert is_result_of(job(contestant), row)
     assert set(row['scores']) == {SPACE.format(arch) for arch in ARCHS}
     assert all(0 <= top1 <= 100 and loss > 0 for top1, loss in row['scores'].values())
-    assert len(row['shifts']) == 3 and row['shifts'][0]['update_cosine'] is None
-    has_teacher = contestant not in ('no_teacher', 'spos', 'fairnas')
+    assert 1 <= len(row['shifts']) <= 3 and row['shifts'][0]['update_cosine'] is None
+    has_teacher = contestant in ('pinas', 'no_cross_path', 'no_negatives', 'moco')
     assert all((shift['teacher_distance'] is not None) == has_teacher for shift in row['shifts'])
-    (point,) = row['on_the_way']
-    assert set(point['scores']) == {SPACE.format(arch) for arch in ARCHS[:4:2]}  # of the tuning half alone
+    own = CONTESTANTS[contestant].method in ('BNNAS', 'FPNAS', 'SparseSupernet', 'EnTranNAS')
+    assert ('native' in row) == ('derived' in row) == own
+    if own:
+        assert set(row['native']) == set(row['scores'])
+        SPACE.parse(row['derived'])
+    for point in row['on_the_way']:
+        assert set(point['scores']) == {SPACE.format(arch) for arch in ARCHS[:4:2]}  # of the tuning half alone
     assert row['units']['train'] + row['units']['linear'] <= 16 + 1e-9
     assert row['peak_memory_mb'] > 0 and set(row['seconds']) == {'train', 'observe', 'linear_and_score'}
 
@@ -265,7 +290,7 @@ def test_what_is_missing(tmp_path: Path) -> None:
         dataclasses.replace(jobs[1], **change)
         for change in (
             dict(recipe=dataclasses.replace(RECIPE, units=17)),
-            dict(task=dataclasses.replace(TASK, item=7)),
+            dict(task=dataclasses.replace(TASK, item=6)),
             dict(space=dataclasses.replace(SPACE, stem_widths=(8, 8, 8))),
             dict(archs=tuple(SPACE.all_archs())[:7]),
             dict(contestant='fairnas'),
@@ -308,6 +333,6 @@ def test_supernet_of() -> None:
 
 def test_probes_are_spread_over_the_training() -> None:
     row = train_contestant(job('spos'))
-    assert [shift['step'] for shift in row['shifts']] == [0, 7, 15] and row['steps'] == 16
+    assert [shift['step'] for shift in row['shifts']] == [0, 7, 14] and row['steps'] == 16
     assert [point['step'] for point in row['on_the_way']] == [8]
     assert np.isfinite(row['loss']).all() and len(row['loss']) == 16

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pinas_zoo.data import open_source
 from pinas_zoo.ranking import truth as truth_module
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.standalone import Recipe, Result, train_path
-from pinas_zoo.ranking.task import PARTS, PairTask, augment, compose, index_batches, normalise, pair_class
+from pinas_zoo.ranking.task import PARTS, PairTask, augment, compose, index_batches, normalise, pair_class, to_patches
 from pinas_zoo.ranking.truth import HALVES, Study, draw_paths, extend, read_truth, verify
 from pinas_zoo.search_log import SearchLog
 from pinas_zoo.space import Candidate, SearchSpace
@@ -57,7 +58,7 @@ def test_parts_are_the_same_again_and_of_the_right_form(part):
     compose.cache_clear()
     again = compose(TASK, part)
     assert torch.equal(pairs.images, again.images) and torch.equal(pairs.labels, again.labels)
-    assert pairs.images.shape == (getattr(TASK, part), 1, 12, 12) and pairs.images.dtype == torch.uint8
+    assert pairs.images.shape == (getattr(TASK, part), 1, 8, 16) and pairs.images.dtype == torch.uint8
     assert int(pairs.labels.min()) >= 0 and int(pairs.labels.max()) < TASK.num_classes
 
 
@@ -82,12 +83,25 @@ def test_pair_class_numbers_the_unordered_pairs():
     assert sorted(set(classes.tolist())) == list(range(55))
 
 
-def test_items_lie_in_opposite_corners():
-    images = compose(PairTask(item=8, patch=2, train=64, heldout=1, test=1), 'train').images[:, 0].float()
-    quarters = images.unfold(1, 8, 8).unfold(2, 8, 8).sum((3, 4)) > 0
-    down = quarters[:, 0, 0] & quarters[:, 1, 1] & ~quarters[:, 0, 1] & ~quarters[:, 1, 0]
-    up = ~quarters[:, 0, 0] & ~quarters[:, 1, 1] & quarters[:, 0, 1] & quarters[:, 1, 0]
-    assert (down | up).all() and down.any() and up.any()
+def test_two_items_lie_side_by_side():
+    pairs = compose(TASK, 'train')
+    spec = {'kind': 'fashion-mnist', 'split': 'train', 'part': 'train', 'holdout': 1 / 6, 'seed': TASK.seed}
+    pixels, classes = open_source(spec).tensors()
+    items = torch.nn.functional.interpolate(pixels[:, :1].float(), size=(8, 8), mode='bilinear', antialias=True)
+    items = items.round().to(torch.uint8).flatten(1)
+    for image, label in zip(pairs.images[:5], pairs.labels[:5], strict=True):
+        halves = [(items == half.flatten()).all(dim=1) for half in image.split(8, dim=-1)]
+        assert all(half.any() for half in halves)
+        assert pair_class(*(classes[half][0] for half in halves)) == label
+
+
+def test_patches_are_channels():
+    images = torch.randint(255, (2, 1, 8, 16), dtype=torch.uint8)
+    patches = normalise(images, 4)
+    assert patches.shape == (2, 16, 2, 4) == (2, PairTask(item=8).in_chans, *PairTask(item=8).input_size)
+    assert torch.equal(patches[1, :, 1, 2].view(4, 4), normalise(images, 1)[1, 0, 4:8, 8:12])
+    views = torch.rand(2, 3, 1, 8, 16)
+    assert torch.equal(to_patches(views, 2)[1, 2], to_patches(views[1, 2][None], 2)[0])
 
 
 def test_augmentation_moves_pixels_and_keeps_what_stays_inside():
@@ -102,18 +116,18 @@ def test_augmentation_moves_pixels_and_keeps_what_stays_inside():
 
 
 def test_normalised_canvases_have_about_unit_scale():
-    pixels = normalise(compose(PairTask(), 'test').images)
+    pixels = normalise(compose(PairTask(), 'test').images, 1)
     assert abs(float(pixels.mean())) < 0.1 and abs(float(pixels.std()) - 1) < 0.1
 
 
 def test_index_batches_show_every_image_before_one_comes_again():
-    batches = list(index_batches(10, 4, 5, torch.Generator().manual_seed(0)))
+    batches = list(islice(index_batches(10, 4, torch.Generator().manual_seed(0)), 5))
     assert [len(b) for b in batches] == [4] * 5
     order = torch.cat(batches)
     assert sorted(order[:10].tolist()) == sorted(order[10:].tolist()) == list(range(10))
 
 
-@pytest.mark.parametrize('wrong', [dict(item=21), dict(item=0), dict(test=0)])
+@pytest.mark.parametrize('wrong', [dict(item=21), dict(item=0), dict(patch=0), dict(test=0)])
 def test_wrong_tasks_are_refused(wrong):
     with pytest.raises(ValueError, match='item|test'):
         PairTask(**wrong)
@@ -190,7 +204,7 @@ def test_table_holds_one_row_a_path(tmp_path, fake_training):
     for number, row in enumerate(table.rows):
         assert row.path == number and row.half == HALVES[number % 2]
         assert row.top1 == (10 * sum(row.arch), 10 * sum(row.arch) + 1) and row.loss == (3 - sum(row.arch),) * 2
-        cost = count(PiNASNet(row.arch, SPACE, num_classes=55, in_chans=1), size=12, in_chans=1)
+        cost = count(PiNASNet(row.arch, SPACE, num_classes=55, in_chans=4), size=(4, 8), in_chans=4)
         assert (row.macs, row.params) == (cost.macs, cost.params)
     assert [row.path for row in table.half('tuning')] == [0, 2, 4]
     assert [row.path for row in table.half('reporting')] == [1, 3]

@@ -83,28 +83,29 @@ def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def augment_batch(images: Tensor, numbers: Tensor, size: int, recipe: ViewRecipe) -> Tensor:
+def augment_batch(images: Tensor, numbers: Tensor, size: int | tuple[int, int], recipe: ViewRecipe) -> Tensor:
     """Crop, resize, flip, blur, jitter and normalise a batch.
 
     Crop, resize, flip and Gaussian blur act on rows and columns apart, so a view is R @ image @ C^T
     with two small matrices: a few batched products instead of a gather per pixel.
 
     Shape: images uint8 (B, C, H, W) with C 1 or 3; numbers (B, V, 10) uniform in [0, 1).
-    Returns (B, V, 3, size, size).
+    Returns (B, V, 3, size, size), or the height and width that are given as size.
     """
+    height_out, width_out = (size, size) if isinstance(size, int) else size
     u = numbers.flatten(0, 1).unbind(1)
     top, left, height, width = crop_boxes(torch.stack(u[:4]), *images.shape[-2:], recipe)
-    rows = resize_weights(top, height, size, images.shape[-2])
-    columns = resize_weights(left, width, size, images.shape[-1], u[4] < recipe.flip_p)
+    rows = resize_weights(top, height, height_out, images.shape[-2])
+    columns = resize_weights(left, width, width_out, images.shape[-1], u[4] < recipe.flip_p)
     if recipe.blur_p:
         low, high = recipe.blur_sigma
         sigma = torch.where(u[8] < recipe.blur_p, low + (high - low) * u[9], 0.0)
-        blur = blur_weights(sigma, size, recipe.kernel(size))
-        rows, columns = blur @ rows, blur @ columns
+        rows = blur_weights(sigma, height_out, recipe.kernel(height_out)) @ rows
+        columns = blur_weights(sigma, width_out, recipe.kernel(width_out)) @ columns
     batch, views = numbers.shape[:2]
-    rows = rows.view(batch, 1, views * size, -1) @ (images.float() / 255)
-    rows = rows.view(batch, -1, views, size, images.shape[-1]).transpose(1, 2)
-    x = rows @ columns.view(batch, views, 1, size, -1).transpose(-1, -2)
+    rows = rows.view(batch, 1, views * height_out, -1) @ (images.float() / 255)
+    rows = rows.view(batch, -1, views, height_out, images.shape[-1]).transpose(1, 2)
+    x = rows @ columns.view(batch, views, 1, width_out, -1).transpose(-1, -2)
     for amount, number, by_mean in ((recipe.brightness, u[6], False), (recipe.contrast, u[7], True)):
         factor = torch.where(u[5] < recipe.jitter_p, 1 + amount * (2 * number - 1), 1.0).view(batch, views, 1, 1, 1)
         base = x.mean((-1, -2, -3), keepdim=True) * (1 - factor) if by_mean else torch.zeros(())

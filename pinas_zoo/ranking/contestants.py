@@ -1,8 +1,8 @@
 """Who is compared, by which recipe, at which cost.
 
 Cost is counted in path units: forward and backward of one path on one batch are one unit, a forward pass alone is a
-third. Every contestant has the same budget; the linear stage of the unsupervised ones is paid from it. BN re-estimation
-and scoring are the same for all and outside of it.
+third. Every contestant has the same budget, unless its label says otherwise; the linear stage of the unsupervised ones
+is paid from it. BN re-estimation and scoring are the same for all and outside of it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from pinas_zoo.contrast import PiNAS
-from pinas_zoo.methods import METHODS, Method
+from pinas_zoo.methods import METHODS, AdamProximal, Method
 from pinas_zoo.supernet import SuperNet
 
 __all__ = [
     'CONTESTANTS',
     'FORWARD',
+    'GROUPS',
     'TRIVIAL',
     'Contestant',
     'SupernetRecipe',
     'build_method',
-    'pretrain_steps',
+    'training_units',
 ]
 
 #: Path units of a forward pass without a backward pass.
@@ -42,11 +45,23 @@ class Contestant:
         label: Its name in tables and figures.
         method: 'PiNAS', or a name of `pinas_zoo.methods.METHODS`.
         switches: Settings of the method that make it this contestant.
+        scaled: Further settings, by the path units of its training: warm-ups and the like are shares of it.
+        share: Share of the budget that it has.
+        lr_factor: Factor of the recipe's learning rate.
+        clip_value: Largest gradient entry; None does not clip.
+        arch_optimiser: Optimiser of the architecture parameters, by them and the path units of the training.
+        headline: What the method's paper claims; of other data, spaces and budgets, and never a figure of ours.
     """
 
     label: str
     method: str = 'PiNAS'
     switches: Mapping[str, Any] = field(default_factory=dict)
+    scaled: Callable[[float], Mapping[str, Any]] = lambda units: {}
+    share: float = 1.0
+    lr_factor: float = 1.0
+    clip_value: float | None = None
+    arch_optimiser: Callable[[list, float], torch.optim.Optimizer] | None = None
+    headline: str = ''
 
     @property
     def supervised(self) -> bool:
@@ -54,14 +69,67 @@ class Contestant:
         return self.method != 'PiNAS'
 
 
+def _adam(lr: float) -> Callable[[list, float], torch.optim.Optimizer]:
+    return lambda parameters, units: torch.optim.Adam(parameters, lr, betas=(0.5, 0.999))
+
+
+def _sparse_group_lasso(parameters: list, units: float) -> torch.optim.Optimizer:
+    """The pace falls as the steps become more, so that a training of any length shrinks a factor as far."""
+    return AdamProximal(parameters, lr=15 / units, momentum=0.5, l1=1.5, l2=0.3, ramp=max(1, round(units / 18)))
+
+
+#: AttentiveNAS as released adds up the gradients of four paths and clips them.
+_ATTENTIVE: dict[str, Any] = dict(lr_factor=0.5, clip_value=1.0)
+
 CONTESTANTS: dict[str, Contestant] = {
-    'pinas': Contestant('Pi-NAS'),
+    'pinas': Contestant('Pi-NAS', headline='ImageNet 81.6 %; COCO box AP 44.07; ADE20K mIoU 45.47'),
     'no_cross_path': Contestant('Pi-NAS without cross-path', switches={'cross_path': False}),
     'no_teacher': Contestant('Pi-NAS without mean teacher', switches={'mean_teacher': False}),
     'no_negatives': Contestant('Pi-NAS without negatives', switches={'negatives': False}),
     'moco': Contestant('MoCo on single paths', switches={'single_path': True}),
-    'spos': Contestant('SPOS', 'SPOS'),
-    'fairnas': Contestant('FairNAS', 'FairNAS'),
+    'spos': Contestant('SPOS', 'SPOS', headline='ImageNet 74.4 % at 323 MFLOPs'),
+    'fairnas': Contestant('FairNAS', 'FairNAS', headline='ImageNet 75.34 % (77.5 % with SE)'),
+    'bnnas': Contestant('BN-NAS (R)', 'BNNAS', {'variant': 'R'}, lr_factor=0.6, clip_value=5.0),
+    'bnnas_tenth': Contestant(
+        'BN-NAS (R), a tenth of the budget',
+        'BNNAS',
+        {'variant': 'R'},
+        share=0.1,
+        lr_factor=0.6,
+        clip_value=5.0,
+        headline='training over 10x shorter; ImageNet 75.7 % at 470 MFLOPs',
+    ),
+    'bnnas_p_tenth': Contestant(
+        'BN-NAS (P), a tenth of the budget', 'BNNAS', {'variant': 'P'}, share=0.1, lr_factor=0.6, clip_value=5.0
+    ),
+    'attentivenas': Contestant(
+        'AttentiveNAS (BestUp-3)', 'AttentiveNAS', {'arm': 'best'}, headline='ImageNet 77.3-80.7 %', **_ATTENTIVE
+    ),
+    'attentivenas_worst': Contestant('AttentiveNAS (WorstUp-3)', 'AttentiveNAS', {'arm': 'worst'}, **_ATTENTIVE),
+    'attentivenas_uniform': Contestant('sandwich, uniform paths', 'AttentiveNAS', {'arm': 'uniform'}, **_ATTENTIVE),
+    'attentivenas_random': Contestant('four random paths', 'AttentiveNAS', {'arm': 'random'}, **_ATTENTIVE),
+    'fpnas': Contestant(
+        'FP-NAS*',
+        'FPNAS',
+        scaled=lambda units: {'warmup_steps': round(0.15 * units)},
+        lr_factor=0.5,
+        arch_optimiser=_adam(0.01),
+        headline='64 % fewer samples and 2.1x faster than PARSEC',
+    ),
+    'sparse': Contestant(
+        'sparse supernet*',
+        'SparseSupernet',
+        scaled=lambda units: {'warmup_steps': round(0.025 * units)},
+        arch_optimiser=_sparse_group_lasso,
+        headline='not readable',
+    ),
+    'entrannas': Contestant(
+        'EnTranNAS*',
+        'EnTranNAS',
+        scaled=lambda units: {'warmup_steps': round(0.13 * units), 'anneal_steps': max(1, round(0.2 * units))},
+        arch_optimiser=_adam(0.05),
+        headline='CIFAR-10 error 2.22 % in 0.07 GPU-days; ImageNet 76.2 %',
+    ),
 }
 
 
@@ -85,7 +153,7 @@ class SupernetRecipe:
         jitter: Most change of brightness and contrast in a view.
         blur: Probability of a blurred view.
         flip: Probability of a mirrored view.
-        supervised_lr: Rate of SPOS and FairNAS, which falls to 0 linearly.
+        supervised_lr: Rate of the supervised methods, which falls to 0 linearly; `Contestant.lr_factor` scales it.
         supervised_decay: Their weight decay; none on BN and biases.
         label_smoothing: Theirs.
         linear_steps: Steps of the linear stage, one path each.
@@ -152,6 +220,12 @@ class SupernetRecipe:
             parsed[name] = json.loads(text.lower()) if kinds[name] is bool else kinds[name](text)
         return dataclasses.replace(self, **parsed)
 
+#: Who stands together in a picture, by the picture's suffix: Pi-NAS with its ablations and baselines, and its peers.
+GROUPS = {
+    '': ('pinas', 'no_cross_path', 'no_teacher', 'no_negatives', 'moco', 'spos', 'fairnas'),
+    '_peers': ('pinas', 'spos', 'bnnas', 'attentivenas', 'fpnas', 'sparse', 'entrannas'),
+}
+
 
 def build_method(
     contestant: Contestant, recipe: SupernetRecipe, supernet: SuperNet, num_classes: int, seed: int
@@ -159,6 +233,7 @@ def build_method(
     """The method object of a contestant."""
     if contestant.supervised:
         settings: dict[str, Any] = dict(num_classes=num_classes, label_smoothing=recipe.label_smoothing)
+        settings |= contestant.scaled(training_units(contestant, recipe))
         return METHODS[contestant.method](supernet, seed=seed, **settings, **contestant.switches)
     return PiNAS(
         supernet,
@@ -171,7 +246,7 @@ def build_method(
     )
 
 
-def pretrain_steps(contestant: Contestant, recipe: SupernetRecipe, method: Method) -> int:
-    """Steps that the budget allows after the linear stage."""
+def training_units(contestant: Contestant, recipe: SupernetRecipe) -> float:
+    """Path units that a contestant has for its training, after the linear stage."""
     linear = 0 if contestant.supervised else recipe.linear_steps * FORWARD
-    return int((recipe.units - linear) / method.units(0))
+    return recipe.units * contestant.share - linear

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.figures import INK, LINES, Figure, _draw
-from pinas_zoo.ranking.contestants import CONTESTANTS
-from pinas_zoo.ranking.report import VIEWS, scores_of, true_values
+from pinas_zoo.ranking.contestants import GROUPS
+from pinas_zoo.ranking.report import NATIVE, VIEWS, scores_of, true_values
 from pinas_zoo.ranking.truth import Truth
 
 __all__ = ['SHIFT_PANELS', 'TAU_PANELS', 'curves_figure', 'scatter_figure']
 
-#: One colour a contestant, the same in every picture.
-COLOURS = dict(zip(CONTESTANTS, (*LINES, '#a8912c'), strict=True))
+#: One colour a contestant of a group, the same in every picture of it.
+COLOURS = {
+    group: dict(zip(names, (*LINES, '#a8912c'), strict=True)) for group, names in GROUPS.items()
+}
 SHIFT_PANELS = {
     'feature_mean': 'feature shift: channel means',
     'feature_variance': 'feature shift: channel variances',
@@ -34,7 +36,11 @@ Curves = Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]]
 
 
 def scatter_figure(
-    report: Mapping[str, Any], truth: Truth, rows: Mapping[str, Sequence[Mapping[str, Any]]], view: str
+    report: Mapping[str, Any],
+    truth: Truth,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    view: str,
+    group: str = '',
 ) -> Figure:
     """Estimates against the truth, a panel a contestant: the mean over its seeds, and the range of the seeds.
 
@@ -43,6 +49,7 @@ def scatter_figure(
         truth: The truth table.
         rows: Lines of the report's recipe by contestant, see `report.of_recipe`.
         view: 'accuracy' or 'minus_loss'.
+        group: Whose panels: a key of `GROUPS`.
     """
     paths = truth.half(report['half'])
     seeds = np.stack([true_values(paths, view, seed) for seed in range(truth.study.seeds)])
@@ -52,7 +59,7 @@ def scatter_figure(
     def draw(axes: Any, name: str) -> None:
         unit, scale = COSTS.get(name, ('', 1))
         x, scores = seeds.mean(axis=0), np.stack(everyone[name]) / scale
-        y, colour = scores.mean(axis=0), COLOURS.get(name, INK)
+        y, colour = scores.mean(axis=0), COLOURS[group].get(name.removesuffix(NATIVE), INK)
         bars = dict(fmt='none', ecolor=colour, elinewidth=0.6, alpha=0.3)
         axes.errorbar(x, y, xerr=np.abs(seeds - x).max(axis=0), yerr=np.abs(scores - y).max(axis=0), **bars)
         axes.scatter(x, y, s=9, color=colour, linewidths=0)
@@ -67,7 +74,8 @@ def scatter_figure(
         f'Estimated against true {words}, {report["paths"]} paths of the {report["half"]} half; mean and range of the '
         f'seeds, tau with its 95 % interval over paths.'
     )
-    order = [name for name in everyone if name != 'random']
+    shown = [n for n in everyone if n.removesuffix(NATIVE) in GROUPS[group]]
+    order = shown if group else [*shown, 'macs', 'params']
     return _panels(order, draw, caption, below, f'estimated {words}')
 
 
@@ -76,12 +84,23 @@ def _tau(entry: Mapping[str, Any]) -> str:
     return f'tau {entry["tau"]["mean"]:.2f} [{low:.2f}, {high:.2f}]'
 
 
-def curves_figure(curves: Curves, panels: Mapping[str, str], labels: Mapping[str, str], caption: str) -> Figure:
+def curves_figure(
+    curves: Curves, panels: Mapping[str, str], labels: Mapping[str, str], caption: str, group: str = ''
+) -> Figure:
     """Curves over path units, a panel a quantity: the mean over the seeds, and their range as a band.
+
+    Args:
+        curves: What `report.curves` gave.
+        panels: Titles by quantity.
+        labels: Names of the contestants in the legend.
+        caption: What is seen.
+        group: Whose curves: a key of `GROUPS`.
 
     Raises:
         ValueError: There is no curve of any panel.
     """
+    colours = COLOURS[group]
+    curves = {q: {n: seeds for n, seeds in table.items() if n in colours} for q, table in curves.items()}
     present = [name for name in panels if curves.get(name)]
     if not present:
         raise ValueError(f'no curve of {list(panels)}, there are {sorted(curves)}')
@@ -91,8 +110,8 @@ def curves_figure(curves: Curves, panels: Mapping[str, str], labels: Mapping[str
             length = min(map(len, seeds))  # equal for equal recipes
             table = np.array([points[:length] for points in seeds])
             x, y = table[0, :, 0], table[:, :, 1]
-            axes.plot(x, y.mean(axis=0), color=COLOURS[name], linewidth=1.6, label=labels[name])
-            axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=COLOURS[name], alpha=0.15, linewidth=0)
+            axes.plot(x, y.mean(axis=0), color=colours[name], linewidth=1.6, label=labels[name])
+            axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colours[name], alpha=0.15, linewidth=0)
         axes.set_title(panels[quantity], fontsize=9)
         axes.set_xlim(left=0)
 

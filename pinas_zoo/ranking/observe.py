@@ -10,6 +10,7 @@ import numpy as np
 
 from pinas_zoo.contrast import PiNAS
 from pinas_zoo.methods import Method
+from pinas_zoo.methods.mixture import MixtureMethod
 from pinas_zoo.ranking.contestants import SupernetRecipe
 from pinas_zoo.ranking.shifts import UpdateWatch, feature_shift
 from pinas_zoo.ranking.task import PairTask, compose, normalise
@@ -27,7 +28,7 @@ class Observer:
 
     Args:
         method: What is trained.
-        steps: How many steps it takes.
+        units: How many path units it takes.
         task: The images.
         recipe: How often, and how paths are scored.
         archs: Paths that are scored on the way.
@@ -35,33 +36,43 @@ class Observer:
     """
 
     def __init__(
-        self, method: Method, steps: int, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], seed: int
+        self, method: Method, units: float, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], seed: int
     ) -> None:
         self.method, self.task, self.recipe, self.archs, self.seed = method, task, recipe, archs, seed
         self.supernet = supernet_of(method)
         space = self.supernet.space
         rng = np.random.default_rng(0)
         self.paths = [space.sample(rng) for _ in range(PROBE_PATHS)]
-        self.images = normalise(compose(task, 'train').images[:PROBE_IMAGES])
+        self.images = normalise(compose(task, 'train').images[:PROBE_IMAGES], task.patch)
         self.watch = UpdateWatch(self.supernet.blocks[space.num_positions // 2])
-        self.probes = set(np.linspace(0, steps - 1, recipe.probes, dtype=int).tolist())
-        self.checkpoints = {round(steps * k / (recipe.checkpoints + 1)) for k in range(1, recipe.checkpoints + 1)}
+        # Path units at which something is due. No step begins at the end, so the last probe is a little before it.
+        last = max(min(0.99 * units, units - 2 * method.units(0)), 0)
+        self.probes = list(np.linspace(0, last, recipe.probes))
+        self.checkpoints = [units * k / (recipe.checkpoints + 1) for k in range(1, recipe.checkpoints + 1)]
         self.shifts: list[dict[str, Any]] = []
         self.scores: list[dict[str, Any]] = []
         self.seconds = 0.0
 
-    def before_step(self, step: int) -> None:
-        """Measures what is due; the training goes on as if nothing had been."""
+    def before_step(self, step: int, units: float) -> None:
+        """Measures what is due; the training goes on as if nothing had been.
+
+        Args:
+            step: Index of the step.
+            units: Path units that were used before it.
+        """
         start = time.perf_counter()
-        units = step * self.method.units(0)
-        if step in self.probes:
+        if self.probes and units >= self.probes[0]:
+            self.probes = [due for due in self.probes if due > units]
             self.shifts.append({'step': step, 'units': units, **self._shifts()})
-        if step in self.checkpoints:
+        if self.checkpoints and units >= self.checkpoints[0]:
+            self.checkpoints = [due for due in self.checkpoints if due > units]
             self.scores.append({'step': step, 'units': units, 'scores': self._scores()})
         self.seconds += time.perf_counter() - start
 
     def after_backward(self, step: int) -> None:
-        """Compares the updates of the watched blocks."""
+        """Compares the updates of the watched blocks; not those of mixtures, which have no path of their own."""
+        if isinstance(self.method, MixtureMethod):
+            return
         self.watch.after_backward(self.method.paths(step))
 
     def _shifts(self) -> dict[str, Any]:

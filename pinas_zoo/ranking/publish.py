@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.ranking.contestants import SupernetRecipe
+from pinas_zoo.ranking.contestants import GROUPS, SupernetRecipe
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
 from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe
 from pinas_zoo.ranking.truth import Truth
@@ -49,13 +49,20 @@ def write_report(
     report = compute(truth, rows, recipe, half)
     lines, moved = of_recipe(rows, truth, recipe.id), curves(truth, rows, recipe)
     report['curves'] = moved
-    figures = {f'scatter_{view}': scatter_figure(report, truth, lines, view) for view in VIEWS if lines}
-    for name, panels, caption in (
-        ('tau', TAU_PANELS, "Kendall's tau over training, on paths of the tuning half"),
-        ('shifts', SHIFT_PANELS, 'Both shifts over training'),
-    ):
-        if set(panels) & set(moved):
-            figures[name] = curves_figure(moved, panels, report['labels'], f'{caption}; mean and range of the seeds.')
+    figures = {}
+    for group, names in GROUPS.items():
+        # Pi-NAS and SPOS stand in every group: a picture of them alone is drawn once.
+        if not (set(names) - set(GROUPS['']) if group else set(names)) & set(lines):
+            continue
+        for view in VIEWS:
+            figures[f'scatter_{view}{group}'] = scatter_figure(report, truth, lines, view, group)
+        for name, panels, caption in (
+            ('tau', TAU_PANELS, "Kendall's tau over training, on paths of the tuning half"),
+            ('shifts', SHIFT_PANELS, 'Both shifts over training'),
+        ):
+            caption = f'{caption}; mean and range of the seeds.'
+            if any(set(names) & set(moved.get(panel, ())) for panel in panels):
+                figures[name + group] = curves_figure(moved, panels, report['labels'], caption, group)
     for name, figure in figures.items():
         figure.save(folder / f'{prefix}{name}.png')
     write_text(folder / f'{prefix}report.json', json.dumps(report, indent=1, allow_nan=False) + '\n')

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL, SupernetRecipe
+from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
 from pinas_zoo.ranking.statistics import bootstrap_difference, ceiling, few_paths, measure, summarise
 from pinas_zoo.ranking.truth import Truth, TruthRow
 
-__all__ = ['DIFFERENCES', 'SIGN', 'VIEWS', 'compute', 'curves', 'markdown', 'of_recipe', 'trials']
+__all__ = ['DIFFERENCES', 'NATIVE', 'SIGN', 'VIEWS', 'compute', 'curves', 'markdown', 'of_recipe', 'trials']
 
 Row = Mapping[str, Any]
 
 #: The two ways of looking at a result, with the words of the tables.
 VIEWS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
+#: What the name of a contestant ends with where its own score ranks, and not the accuracy of its paths.
+NATIVE = ':native'
 #: Pairs whose difference is reported.
 DIFFERENCES = tuple(('pinas', other) for other in CONTESTANTS if other != 'pinas')
 SIGN = (
@@ -63,7 +65,11 @@ def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, view: 
     """The estimates of everyone, trivial ones included: one row a seed."""
     paths = truth.half(half)
     names = [truth.study.space.format(row.arch) for row in paths]
-    table = {name: [estimates(row['scores'], names, view) for row in lines] for name, lines in rows.items()}
+    table = {}
+    for name, lines in rows.items():
+        table[name] = [estimates(row['scores'], names, view) for row in lines]
+        if all('native' in row for row in lines):
+            table[name + NATIVE] = [np.array([row['native'][path] for path in names]) for row in lines]
     rngs = [np.random.default_rng([seed, 7]) for seed in range(3)]
     table['random'] = [rng.random(len(paths)) for rng in rngs]
     for cost in ('macs', 'params'):
@@ -97,7 +103,7 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
         'settings': next((row[0]['settings'] for row in lines.values()), None),
         'truth': {key: truth.header[key] for key in ('code', 'torch', 'data', 'recipe', 'seeds')},
         'runs': {name: _run_facts(seeds) for name, seeds in lines.items()},
-        'labels': {name: _label(name) for name in (*lines, *TRIVIAL)},
+        'labels': {name: _label(name) for name in scores_of(truth, lines, half, 'accuracy')},
     }
     for view in VIEWS:
         true = true_values(paths, view)
@@ -117,6 +123,8 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
 
 def _label(name: str) -> str:
     trivial = {'random': 'random', 'macs': 'MACs', 'params': 'parameters'}
+    if name.endswith(NATIVE):
+        return f'{CONTESTANTS[name.removesuffix(NATIVE)].label}, native score'
     return trivial.get(name) or CONTESTANTS[name].label
 
 
@@ -125,12 +133,14 @@ def _run_facts(seeds: Sequence[Row]) -> dict[str, Any]:
     return {
         'seeds': [row['seed'] for row in seeds],
         'steps': seeds[0]['steps'],
-        'units': seeds[0]['units'],
+        'units': {key: float(np.mean([row['units'][key] for row in seeds])) for key in seeds[0]['units']},
         'seconds': {key: float(np.mean([row['seconds'][key] for row in seeds])) for key in seeds[0]['seconds']},
         'total_seconds': float(np.mean(total)),
         'threads': sorted({row['threads'] for row in seeds}),
         'peak_memory_mb': max(row['peak_memory_mb'] for row in seeds),
         'code': sorted({row['code'] for row in seeds}),
+        'derived': [row['derived'] for row in seeds if 'derived' in row],
+        'at_the_end': [row['at_the_end'] for row in seeds if 'at_the_end' in row],
     }
 
 
@@ -256,11 +266,15 @@ def _difference_table(report: Mapping[str, Any]) -> str:
 
 def _cost_table(report: Mapping[str, Any]) -> str:
     header = ['', 'seeds', 'steps', 'path units (training + linear stage)', 'seconds, all', 'of which training']
-    header += ['threads', 'peak memory / MiB']
+    header += ['threads', 'peak memory / MiB', 'regret of its best path / points', 'claim of its paper (not ours)']
     rows = []
     for name, run in report['runs'].items():
         units = f'{run["units"]["train"]:.0f} + {run["units"]["linear"]:.0f}'
         cells = [report['labels'][name], str(len(run['seeds'])), str(run['steps']), units]
         cells += [f'{run["total_seconds"]:.0f}', f'{run["seconds"]["train"]:.0f}']
-        rows.append([*cells, ', '.join(map(str, run['threads'])), str(run['peak_memory_mb'])])
+        cells += [', '.join(map(str, run['threads'])), str(run['peak_memory_mb'])]
+        # The path that it would give: by its own score where it has one.
+        entries = report['accuracy']['contestants']
+        regret = entries.get(name + NATIVE, entries[name])['regret']
+        rows.append([*cells, f'{regret["mean"]:.2f} ({_spread(regret["seeds"])})', CONTESTANTS[name].headline])
     return _table(header, rows)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=True
     )
     average: list[Tensor] = []
-    for step, chosen in enumerate(index_batches(len(pairs), recipe.batch, recipe.steps, draw)):
+    for step, chosen in enumerate(islice(index_batches(len(pairs), recipe.batch, draw), recipe.steps)):
         for group in optimizer.param_groups:
             group['lr'] = recipe.lr_at(step)
         images = normalise(augment(pairs.images[chosen], draw, recipe.shift), task.patch)
@@ -110,12 +111,8 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
-        _calibrate(
-            net,
-            recipe,
-            task,
-            (pairs.images[i] for i in index_batches(len(pairs), recipe.batch, recipe.calibration, draw)),
-        )
+        chosen = islice(index_batches(len(pairs), recipe.batch, draw), recipe.calibration)
+        _calibrate(net, recipe, task, (pairs.images[i] for i in chosen))
         top1, test_loss = _test(net, recipe, task)
     if not math.isfinite(test_loss):
         raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')

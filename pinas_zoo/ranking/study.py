@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pinas_zoo import __version__
 from pinas_zoo.methods import Method
@@ -27,11 +26,20 @@ from pinas_zoo.ranking.contestants import (
     Contestant,
     SupernetRecipe,
     build_method,
-    pretrain_steps,
+    training_units,
 )
 from pinas_zoo.ranking.observe import Observer
 from pinas_zoo.ranking.task import PairTask, compose
-from pinas_zoo.ranking.train import cosine, labelled_batches, linear, optimise, score_method, view_batches
+from pinas_zoo.ranking.train import (
+    cosine,
+    halved_batches,
+    labelled_batches,
+    linear,
+    native_scores,
+    optimise,
+    score_method,
+    view_batches,
+)
 from pinas_zoo.space import Arch, SearchSpace
 from pinas_zoo.supernet import SuperNet
 
@@ -125,16 +133,16 @@ def train_contestant(job: Job) -> dict[str, Any]:
     clock = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = SuperNet(job.space, in_chans=1, zero_init_last=recipe.zero_init_last)
+        net = SuperNet(job.space, in_chans=task.in_chans, zero_init_last=recipe.zero_init_last)
         method = build_method(contestant, recipe, net, task.num_classes, seed)
     method.to(memory_format=torch.channels_last).train()
-    steps = pretrain_steps(contestant, recipe, method)
+    units = training_units(contestant, recipe)
     tuning = job.archs[::2][: recipe.checkpoint_paths]
-    observer = Observer(method, steps, task, recipe, tuning, seed)
-    losses = optimise(
+    observer = Observer(method, units, task, recipe, tuning, seed)
+    training = optimise(
         method,
-        _batches(contestant, method, task, recipe, steps, seed),
-        steps,
+        _batches(contestant, method, task, recipe, seed),
+        units,
         before_step=observer.before_step,
         after_backward=observer.after_backward,
         warmup=recipe.warmup,
@@ -142,10 +150,12 @@ def train_contestant(job: Job) -> dict[str, Any]:
         **_rates(contestant, recipe),
     )
     trained = time.perf_counter()
+    native = native_scores(method, job.archs)
     scores = score_method(method, task, recipe, job.archs, recipe.linear_steps, seed)
     linear_units = 0 if contestant.supervised else recipe.linear_steps * FORWARD
     seconds = {'train': trained - clock - observer.seconds, 'observe': observer.seconds}
     seconds['linear_and_score'] = time.perf_counter() - trained
+    losses = np.array_split(training.losses, min(len(training.losses), 50))
     return {
         'contestant': job.contestant,
         'seed': seed,
@@ -157,26 +167,42 @@ def train_contestant(job: Job) -> dict[str, Any]:
         'code': __version__,
         'torch': torch.__version__.split('+')[0],
         'threads': torch.get_num_threads(),
-        'steps': steps,
-        'units': {'train': steps * method.units(0), 'linear': linear_units},
+        'steps': len(training.losses),
+        'units': {'train': round(training.units, 2), 'linear': linear_units},
         'seconds': {name: round(value, 1) for name, value in seconds.items()},
         'peak_memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        'loss': [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(len(losses), 50))],
+        'loss': [round(float(np.mean(part)), 4) for part in losses],
         'shifts': observer.shifts,
         'on_the_way': observer.scores,
         'scores': scores,
+        **({} if native is None else {'native': {name: round(value, 6) for name, value in native.items()}}),
+        **_found(method, job.space, len(training.losses) - 1),
     }
 
 
 def _batches(
-    contestant: Contestant, method: Method, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int
-) -> Iterator[dict[str, Tensor]]:
+    contestant: Contestant, method: Method, task: PairTask, recipe: SupernetRecipe, seed: int
+) -> Iterator[dict[str, Any]]:
+    if contestant.arch_optimiser:
+        return halved_batches(task, recipe.batch, seed)
     if contestant.supervised:
-        return labelled_batches(task, recipe.batch, steps, seed)
-    return view_batches(task, recipe, 2 * len(method.paths(0)), steps, seed)
+        return labelled_batches(task, recipe.batch, seed)
+    return view_batches(task, recipe, 2 * len(method.paths(0)), seed)
 
 
 def _rates(contestant: Contestant, recipe: SupernetRecipe) -> dict[str, Any]:
+    shared = dict(clip_value=contestant.clip_value, arch_optimiser=contestant.arch_optimiser)
     if contestant.supervised:
-        return dict(lr=recipe.supervised_lr, rate=linear, weight_decay=recipe.supervised_decay)
-    return dict(lr=recipe.contrast_lr, rate=cosine, weight_decay=recipe.contrast_decay)
+        lr = recipe.supervised_lr * contestant.lr_factor
+        return dict(lr=lr, rate=linear, weight_decay=recipe.supervised_decay, **shared)
+    return dict(lr=recipe.contrast_lr, rate=cosine, weight_decay=recipe.contrast_decay, **shared)
+
+
+def _found(method: Method, space: SearchSpace, step: int) -> dict[str, Any]:
+    """The architecture that the training itself chose, and the numbers that the method logs; where there are."""
+    out: dict[str, Any] = {}
+    if hasattr(method, 'derive'):
+        out['derived'] = space.format(method.derive())
+    if hasattr(method, 'log_scalars'):
+        out['at_the_end'] = {name: round(float(value), 6) for name, value in method.log_scalars(step).items()}
+    return out

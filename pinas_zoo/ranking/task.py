@@ -61,7 +61,7 @@ class PairTask:
     def __post_init__(self) -> None:
         if self.item < 1 or self.patch < 1 or self.item % self.patch:
             raise ValueError(
-                f'item and patch must be at least 1 pixel and item a multiple of patch, got {self.item} and {self.patch}'
+                f'item and patch must be at least 1 and item a multiple of patch, got {self.item} and {self.patch}'
             )
         for part in PARTS:
             if getattr(self, part) < 1:
@@ -161,10 +161,10 @@ def to_patches(images: Tensor, patch: int) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
-def index_batches(images: int, batch: int, steps: int, draw: torch.Generator) -> Iterator[Tensor]:
-    """Indices of `steps` whole batches, every image once before one comes again."""
+def index_batches(images: int, batch: int, draw: torch.Generator) -> Iterator[Tensor]:
+    """Indices of whole batches without end, every image once before one comes again."""
     queue = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
+    while True:
         while len(queue) < batch:
             queue = torch.cat([queue, torch.randperm(images, generator=draw)])
         yield queue[:batch]

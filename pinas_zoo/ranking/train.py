@@ -9,23 +9,29 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pinas_zoo.contrast import PiNAS
 from pinas_zoo.data import ViewRecipe, augment_batch
-from pinas_zoo.methods import LinearHead, Method, SupervisedMethod, zero_momenta
+from pinas_zoo.methods import LinearHead, Method, SparseSupernet, SupervisedMethod, zero_momenta
+from pinas_zoo.methods.alternating import HELD_OUT
 from pinas_zoo.rank import Evaluator, PathScore
-from pinas_zoo.ranking.contestants import SupernetRecipe
-from pinas_zoo.ranking.task import MEAN, STD, PairTask, augment, compose, index_batches, normalise
+from pinas_zoo.ranking.contestants import FORWARD, SupernetRecipe
+from pinas_zoo.ranking.task import MEAN, STD, PairSet, PairTask, augment, compose, index_batches, normalise, to_patches
 from pinas_zoo.space import Arch
 from pinas_zoo.supernet import SuperNet
 
 __all__ = [
+    'Training',
     'cosine',
+    'halved_batches',
     'labelled_batches',
     'linear',
+    'native_scores',
     'optimise',
     'score_method',
     'score_paths',
@@ -38,25 +44,47 @@ __all__ = [
 #: Held-out images in a batch.
 SCORE_BATCH = 500
 
-Batches = Iterator[dict[str, Tensor]]
+Batches = Iterator[dict[str, Any]]
 Rate = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training was: the loss of each step, summed over its parts, and the path units that it took."""
+
+    losses: list[float]
+    units: float
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def labelled_batches(task: PairTask, batch: int, steps: int, seed: int) -> Batches:
-    """Augmented images with their labels."""
+def labelled_batches(task: PairTask, batch: int, seed: int) -> Batches:
+    """Augmented images with their labels, without end."""
     pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
-    for chosen in index_batches(len(pairs), batch, steps, draw):
-        yield {'image': normalise(augment(pairs.images[chosen], draw)), 'label': pairs.labels[chosen]}
+    for chosen in index_batches(len(pairs), batch, draw):
+        yield _labelled(task, pairs, chosen, draw)
 
 
-def view_batches(task: PairTask, recipe: SupernetRecipe, views: int, steps: int, seed: int) -> Batches:
-    """Views of the images without their labels: (N, views, 1, side, side)."""
+def halved_batches(task: PairTask, batch: int, seed: int) -> Batches:
+    """As `labelled_batches`, of one half of the images, with a held-out batch of the other one beside."""
+    pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
+    half = len(pairs) // 2
+    for chosen, other in zip(*(index_batches(half, batch, draw) for _ in range(2)), strict=True):
+        yield _labelled(task, pairs, chosen, draw) | {HELD_OUT: _labelled(task, pairs, other + half, draw)}
+
+
+def _labelled(task: PairTask, pairs: PairSet, chosen: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+    images = augment(pairs.images[chosen], draw)
+    return {'image': normalise(images, task.patch), 'label': pairs.labels[chosen]}
+
+
+def view_batches(task: PairTask, recipe: SupernetRecipe, views: int, seed: int) -> Batches:
+    """Views of the images without their labels, without end: (N, views, channels, height, width)."""
     pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
     settings = ViewRecipe(
         scale=(recipe.crop_area, 1.0),
+        ratio=(1.5, 8 / 3),  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
         brightness=recipe.jitter,
         contrast=recipe.jitter,
         saturation=0,
@@ -68,9 +96,10 @@ def view_batches(task: PairTask, recipe: SupernetRecipe, views: int, steps: int,
         mean=(MEAN,),
         std=(STD,),
     )
-    for chosen in index_batches(len(pairs), recipe.batch, steps, draw):
+    for chosen in index_batches(len(pairs), recipe.batch, draw):
         numbers = torch.rand(len(chosen), views, 10, generator=draw)
-        yield {'views': augment_batch(pairs.images[chosen], numbers, task.side, settings)[:, :, :1]}
+        canvases = augment_batch(pairs.images[chosen], numbers, task.size, settings)[:, :, :1]
+        yield {'views': to_patches(canvases, task.patch)}
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -94,47 +123,51 @@ def stairs(done: float) -> float:
 def optimise(
     method: Method,
     batches: Batches,
-    steps: int,
+    units: float,
     lr: float,
     rate: Rate,
     weight_decay: float = 0.0,
     warmup: int = 0,
     bfloat16: bool = False,
-    before_step: Callable[[int], None] | None = None,
+    clip_value: float | None = None,
+    arch_optimiser: Callable[[list, float], torch.optim.Optimizer] | None = None,
+    before_step: Callable[[int, float], None] | None = None,
     after_backward: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Trains a method with SGD of momentum 0.9.
+) -> Training:
+    """Trains a method with SGD of momentum 0.9 until its path units are used up.
 
     Args:
-        method: A method whose parameters are all of the group 'weights'.
-        batches: Its batches, at least one a step.
-        steps: Optimiser steps.
+        method: The method; its parameters are of the group 'weights', and 'arch' where there is an `arch_optimiser`.
+        batches: Its batches, one a step.
+        units: Path units, as `method.units` counts them; the last step is the one that still fits.
         lr: Full learning rate.
-        rate: Factor of it by the share of the steps that is done.
+        rate: Factor of it by the share of the path units that is used.
         weight_decay: Weight decay, where the method's groups do not say otherwise.
         warmup: Steps in which the rate rises.
         bfloat16: Forward passes under autocast.
-        before_step: Called with the index of each step.
+        clip_value: Largest gradient entry of the weights.
+        arch_optimiser: Optimiser of the group 'arch', by its parameters and `units`; its rate stays.
+        before_step: Called with the index of each step and the path units that were used before it.
         after_backward: Called with the index of each step, before the optimiser moves.
-
-    Returns:
-        The loss of each step, summed over its parts.
 
     Raises:
         ValueError: The method has other groups of parameters.
         FloatingPointError: A loss is not finite.
     """
     groups = method.param_groups()
-    if set(groups) != {'weights'}:
-        raise ValueError(f"this loop trains the group 'weights' alone, the method has {sorted(groups)}")
-    optimiser = torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)
-    zero_momenta(optimiser)
-    losses = []
-    for step in range(steps):
+    if set(groups) != ({'weights', 'arch'} if arch_optimiser else {'weights'}):
+        raise ValueError(f"'weights' trains here, and 'arch' with an arch_optimiser; the method has {sorted(groups)}")
+    weights = [p for group in groups['weights'] for p in (group['params'] if isinstance(group, dict) else [group])]
+    optimisers = [torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)]
+    zero_momenta(optimisers[0])
+    if arch_optimiser:
+        optimisers.append(arch_optimiser(groups['arch'], units))
+    losses, used, step = [], 0.0, 0
+    while used + (cost := method.units(step)) <= units + 1e-6:
         if before_step:
-            before_step(step)
-        for group in optimiser.param_groups:
-            group['lr'] = lr * rate(step / steps) * min(1.0, (step + 1) / max(warmup, 1))
+            before_step(step, used)
+        for group in optimisers[0].param_groups:
+            group['lr'] = lr * rate(used / units) * min(1.0, (step + 1) / max(warmup, 1))
         batch, loss = next(batches), 0.0
         for part in range(method.parts(step)):
             with torch.autocast('cpu', torch.bfloat16, enabled=bfloat16):
@@ -145,10 +178,14 @@ def optimise(
             raise FloatingPointError(f'the loss of step {step} is {loss}')
         if after_backward:
             after_backward(step)
-        optimiser.step()
-        optimiser.zero_grad()
+        if clip_value:
+            nn.utils.clip_grad_value_(weights, clip_value, foreach=True)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
         losses.append(loss)
-    return losses
+        used, step = used + cost, step + 1
+    return Training(losses, used)
 
 
 def supernet_of(method: Method) -> SuperNet:
@@ -161,8 +198,8 @@ def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe
     with torch.random.fork_rng(devices=[]):  # the head's first weights; the training's random state goes on as it was
         torch.manual_seed(seed)
         method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed)
-    batches = labelled_batches(task, recipe.batch, steps, seed)
-    optimise(method, batches, steps, recipe.linear_lr, stairs, bfloat16=recipe.bfloat16)
+    batches = labelled_batches(task, recipe.batch, seed)
+    optimise(method, batches, steps * FORWARD, recipe.linear_lr, stairs, bfloat16=recipe.bfloat16)
     return method.head
 
 
@@ -178,8 +215,9 @@ def score_paths(
             f'{len(train)} and {len(held)}'
         )
     images, labels = held.images[: recipe.held_out], held.labels[: recipe.held_out]
-    calibration = [normalise(x) for x in train.images[:count].split(recipe.batch)]
-    evaluation = [(normalise(x), y) for x, y in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True)]
+    calibration = [normalise(x, task.patch) for x in train.images[:count].split(recipe.batch)]
+    batches = zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True)
+    evaluation = [(normalise(x, task.patch), y) for x, y in batches]
     with torch.autocast('cpu', torch.bfloat16, enabled=recipe.bfloat16):
         return Evaluator(supernet, head, calibration, evaluation)(archs)
 
@@ -188,10 +226,17 @@ def score_method(
     method: Method, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], linear_steps: int, seed: int
 ) -> dict[str, list[float]]:
     """Top-1 in percent and loss of each path by its name; a method without a head goes through the linear stage."""
-    net = supernet_of(method)
+    net = method.folded() if isinstance(method, SparseSupernet) else supernet_of(method)
     if isinstance(method, SupervisedMethod):
         head: nn.Module = method.head
     else:
         head = train_linear_head(net, task, recipe, linear_steps, seed)
     scores = score_paths(net, head, task, recipe, archs)
     return {net.space.format(score.arch): [round(score.top1, 4), round(score.loss, 6)] for score in scores}
+
+
+def native_scores(method: Method, archs: Sequence[Arch]) -> dict[str, float] | None:
+    """The method's own score of each path by its name; None where it has none."""
+    name = supernet_of(method).space.format
+    scores = {name(arch): method.score(arch) for arch in archs}
+    return None if None in scores.values() else scores
