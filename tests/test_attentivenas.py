@@ -339,9 +339,10 @@ def test_two_ranks_choose_alike(tmp_path: Path) -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
-def test_training_through_the_runner_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize('processes', [1, 2])
+def test_training_through_the_runner_resumes_exactly(processes: int, tmp_path: Path) -> None:
     """The update counts too."""
-    logged = resumes_exactly('attentivenas_pinas-nano-supernet_b128-coslr_fmnist', tmp_path)
+    logged = resumes_exactly('attentivenas_pinas-nano-supernet_b128-coslr_fmnist', tmp_path, processes=processes)
     assert len(logged[6, 'paths']) == 4 and {(6, name) for name in ('same_winner', 'updates_most')} <= set(logged)
     updates = engine_utils.last_checkpoint(tmp_path / 'whole')['state_dict']['method.updates']
     assert updates.sum(dim=1).tolist() == [4 * 6] * 3

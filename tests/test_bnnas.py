@@ -267,8 +267,9 @@ def test_derive_and_the_papers_evolution() -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
-def test_training_through_the_runner_resumes_exactly(tmp_path: Path) -> None:
-    logged = resumes_exactly('bnnas_pinas-nano-supernet_b128-lin_fmnist', tmp_path)
+@pytest.mark.parametrize('processes', [1, 2])
+def test_training_through_the_runner_resumes_exactly(processes: int, tmp_path: Path) -> None:
+    logged = resumes_exactly('bnnas_pinas-nano-supernet_b128-lin_fmnist', tmp_path, processes=processes)
     assert (6, 'loss') in logged and len(logged[6, 'paths']) == 1
     weights = engine_utils.last_checkpoint(tmp_path / 'whole')
     optimiser = weights['optimizer']['param_groups']

@@ -240,9 +240,10 @@ def test_native_score() -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
-def test_training_through_the_runner_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize('processes', [1, 2])
+def test_training_through_the_runner_resumes_exactly(processes: int, tmp_path: Path) -> None:
     options = [f'model.method.{setting}' for setting in ('warmup_steps=1', 'anneal_steps=4', 'engines=1')]
-    logged = resumes_exactly('entrannas_pinas-nano-supernet_b128-lin_fmnist', tmp_path, *options)
+    logged = resumes_exactly('entrannas_pinas-nano-supernet_b128-lin_fmnist', tmp_path, *options, processes=processes)
     assert logged[1, 'temperature'] == 5.0 and logged[6, 'temperature'] == pytest.approx(0.5)
     state = engine_utils.last_checkpoint(tmp_path / 'whole')['optimizer']['arch']['state']
     assert (6, 'loss') in logged and len(state) == 6  # alpha and beta of three positions have been engine

@@ -180,9 +180,10 @@ def test_a_space_with_skips_is_refused() -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
-def test_training_through_the_runner_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize('processes', [1, 2])
+def test_training_through_the_runner_resumes_exactly(processes: int, tmp_path: Path) -> None:
     options = ['model.method.warmup_steps=1', *(f'optim_wrapper.arch.optimizer.{s}' for s in ('lr=0.02', 'ramp=2'))]
-    logged = resumes_exactly('sparse_pinas-nano-supernet_b128-lin_fmnist', tmp_path, *options)
+    logged = resumes_exactly('sparse_pinas-nano-supernet_b128-lin_fmnist', tmp_path, *options, processes=processes)
     assert (6, 'loss') in logged and logged[1, 'factor'] == 0.25 and logged[6, 'factor'] != 0.25
     state = engine_utils.last_checkpoint(tmp_path / 'whole')['optimizer']['arch']['state'][0]
     assert set(state) == {'velocity', 'mean', 'square', 'step'} and state['step'] == 5
