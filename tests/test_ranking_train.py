@@ -104,7 +104,7 @@ def test_training_ends_where_the_path_units_do() -> None:
 
 
 def test_a_recipe_is_known_by_its_values() -> None:
-    assert SupernetRecipe().id == SupernetRecipe(units=3000).id != SupernetRecipe(units=3001).id
+    assert SupernetRecipe().id == SupernetRecipe(units=6000).id != SupernetRecipe(units=6001).id
     changed = SupernetRecipe().changed({'units': '120', 'linear_steps': '9', 'bfloat16': 'False', 'temperature': '0.5'})
     assert (changed.units, changed.linear_steps, changed.bfloat16, changed.temperature) == (120.0, 9, False, 0.5)
 

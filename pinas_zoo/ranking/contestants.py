@@ -166,11 +166,11 @@ class SupernetRecipe:
         checkpoint_paths: Paths of the tuning half that are scored there.
     """
 
-    units: float = 3000
-    batch: int = 128
+    units: float = 6000
+    batch: int = 32
     warmup: int = 20
     zero_init_last: bool = True
-    bfloat16: bool = True
+    bfloat16: bool = False
     contrast_lr: float = 0.1
     contrast_decay: float = 1e-4
     dim: int = 64
@@ -184,13 +184,13 @@ class SupernetRecipe:
     supervised_lr: float = 0.1
     supervised_decay: float = 5e-4
     label_smoothing: float = 0.1
-    linear_steps: int = 900
+    linear_steps: int = 1500
     linear_lr: float = 0.3
-    calibration_batches: int = 16
-    held_out: int = 2000
+    calibration_batches: int = 32
+    held_out: int = 4000
     probes: int = 12
     checkpoints: int = 4
-    checkpoint_linear_steps: int = 300
+    checkpoint_linear_steps: int = 400
     checkpoint_paths: int = 48
 
     def __post_init__(self) -> None:
