@@ -173,13 +173,13 @@ class SupernetRecipe:
     warmup: int = 20
     zero_init_last: bool = True
     bfloat16: bool = False
-    contrast_lr: float = 0.1
+    contrast_lr: float = 0.05
     contrast_decay: float = 1e-4
     dim: int = 64
-    queue_length: int = 4096
+    queue_length: int = 512
     teacher_momentum: float = 0.99
     temperature: float = 0.2
-    crop_area: float = 0.2
+    crop_area: float = 0.8
     jitter: float = 0.4
     blur: float = 0.0
     flip: float = 0.5
@@ -190,10 +190,10 @@ class SupernetRecipe:
     linear_lr: float = 0.3
     calibration_batches: int = 32
     held_out: int = 4000
-    probes: int = 12
-    checkpoints: int = 4
-    checkpoint_linear_steps: int = 400
-    checkpoint_paths: int = 48
+    probes: int = 8
+    checkpoints: int = 2
+    checkpoint_linear_steps: int = 300
+    checkpoint_paths: int = 32
 
     def __post_init__(self) -> None:
         counts = ('batch', 'dim', 'queue_length', 'calibration_batches', 'held_out')
