@@ -177,13 +177,15 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
     truth, rows, _ = files
     page = tmp_path / 'docs' / 'ranking.md'
     page.parent.mkdir()
-    page.write_text('before\n<!-- written by tools/rank.py report -->\nold\n<!-- end of report -->\nafter\n')
+    names = ('result', 'trials')
+    marks = [f'<!-- {n} written by tools/rank.py report -->\nold\n<!-- end of {n} -->\n' for n in names]
+    page.write_text('before\n' + 'between\n'.join(marks) + 'after\n')
     report = write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
     assert json.loads((tmp_path / 'out' / 'report.json').read_text()) == json.loads(json.dumps(report))
     names = {'scatter_accuracy.png', 'scatter_minus_loss.png', 'tau.png', 'shifts.png'}
     assert {path.name for path in (tmp_path / 'out').glob('*.png')} == names
     text = page.read_text()
-    assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
+    assert text.startswith('before\n') and text.endswith('after\n') and 'between' in text and 'old' not in text
     assert all(f'](../out/{name})' in text for name in names) and markdown(report) in text
     write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
     assert page.read_text() == text
@@ -194,7 +196,7 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
 def test_a_page_without_markers(tmp_path: Path) -> None:
     (tmp_path / 'page.md').write_text('nothing')
     with pytest.raises(ValueError, match='lacks the lines'):
-        fill_page(tmp_path / 'page.md', '', {})
+        fill_page(tmp_path / 'page.md', {'result': ''})
 
 
 # ---- the tool -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 from pinas_zoo.rank import read_lines
 from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
 from pinas_zoo.ranking.publish import write_report
-from pinas_zoo.ranking.report import markdown, trials
+from pinas_zoo.ranking.report import markdown, trials, trials_markdown
 from pinas_zoo.ranking.study import Job, missing_jobs, run
 from pinas_zoo.ranking.truth import HALVES, Study, draw_paths, extend, read_truth, verify
 from pinas_zoo.search_log import SearchRecord
@@ -152,12 +152,7 @@ def add_trials(commands: argparse._SubParsersAction) -> None:
 
 
 def run_trials(args: argparse.Namespace) -> int:
-    print('| contestant | seeds | settings off the default | tau, accuracy | tau, minus loss |')
-    print('| --- | --- | --- | --- | --- |')
-    for trial in trials(read_truth(args.truth), read_lines(args.scores)):
-        changed = ', '.join(f'{key}={value}' for key, value in trial['changed'].items()) or 'none'
-        cells = [CONTESTANTS[trial['contestant']].label, str(trial['seeds']), changed]
-        print(f'| {" | ".join(cells)} | {trial["tau_accuracy"]:.3f} | {trial["tau_minus_loss"]:.3f} |')
+    print(trials_markdown(trials(read_truth(args.truth), read_lines(args.scores))), end='')
     return 0
 
 

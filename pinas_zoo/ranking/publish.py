@@ -11,14 +11,14 @@ from typing import Any
 
 from pinas_zoo.ranking.contestants import GROUPS, SupernetRecipe
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
-from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe
+from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe, trials, trials_markdown
 from pinas_zoo.ranking.truth import Truth
 from pinas_zoo.weights.load import write_text
 
 __all__ = ['fill_page', 'write_report']
 
-#: What stands between these lines of a page is written here.
-BLOCK = re.compile(r'(<!-- written by tools/rank.py report -->\n).*?(<!-- end of report -->)', re.DOTALL)
+#: What stands between a block's lines in a page is written here.
+BLOCK = '(<!-- {0} written by tools/rank.py report -->\n).*?(<!-- end of {0} -->)'
 
 
 def write_report(
@@ -68,21 +68,25 @@ def write_report(
     write_text(folder / f'{prefix}report.json', json.dumps(report, indent=1, allow_nan=False) + '\n')
     if page is not None:
         pictures = {figure.caption: folder / f'{prefix}{name}.png' for name, figure in figures.items()}
-        fill_page(page, markdown(report), pictures)
+        links = ''.join(
+            f'\n![{caption}]({os.path.relpath(path, Path(page).parent)})\n\n{caption}\n'
+            for caption, path in pictures.items()
+        )
+        blocks = {'result': markdown(report) + links, 'trials': trials_markdown(trials(truth, rows))}
+        fill_page(page, blocks)
     return report
 
 
-def fill_page(page: str | Path, tables: str, pictures: Mapping[str, Path]) -> None:
-    """Puts tables and pictures (by caption) between the markers of a page.
+def fill_page(page: str | Path, blocks: Mapping[str, str]) -> None:
+    """Puts texts between the markers of a page, by the name of the block.
 
     Raises:
-        ValueError: The markers are missing.
+        ValueError: A marker is missing.
     """
-    page = Path(page)
-    old = page.read_text()
-    if not BLOCK.search(old):
-        raise ValueError(f'{page} lacks the lines between which a report goes: {BLOCK.pattern}')
-    links = ''.join(
-        f'\n![{caption}]({os.path.relpath(path, page.parent)})\n\n{caption}\n' for caption, path in pictures.items()
-    )
-    write_text(page, BLOCK.sub(lambda match: f'{match[1]}\n{tables}{links}\n{match[2]}', old))
+    text = Path(page).read_text()
+    for name, block in blocks.items():
+        pattern = BLOCK.format(name)
+        text, found = re.subn(pattern, lambda m, b=block: f'{m[1]}\n{b}\n{m[2]}', text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f'{page} lacks the lines between which {name} goes: {pattern}')
+    write_text(page, text)

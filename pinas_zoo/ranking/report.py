@@ -15,7 +15,18 @@ from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
 from pinas_zoo.ranking.statistics import bootstrap_difference, ceiling, few_paths, measure, summarise
 from pinas_zoo.ranking.truth import Truth, TruthRow
 
-__all__ = ['DIFFERENCES', 'NATIVE', 'SIGN', 'VIEWS', 'compute', 'curves', 'markdown', 'of_recipe', 'trials']
+__all__ = [
+    'DIFFERENCES',
+    'NATIVE',
+    'SIGN',
+    'VIEWS',
+    'compute',
+    'curves',
+    'markdown',
+    'of_recipe',
+    'trials',
+    'trials_markdown',
+]
 
 Row = Mapping[str, Any]
 
@@ -188,13 +199,16 @@ def _tau_curve(row: Row, tuning: Mapping[str, TruthRow], view: str) -> list[list
 
 
 def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every recipe that was tried, on the tuning half: contestant, seeds, settings off the default, tau."""
+    """Every recipe that was tried, on the tuning half: contestant, seeds, settings off the default, tau.
+
+    How often a training was looked at changes nothing in it, and is left out.
+    """
     found: list[dict[str, Any]] = []
     default = vars(SupernetRecipe())
     for recipe in dict.fromkeys(row['recipe'] for row in rows):
         for name, lines in of_recipe(rows, truth, recipe).items():
             settings = lines[0]['settings']
-            changed = {key: value for key, value in settings.items() if default.get(key) != value}
+            changed = {k: v for k, v in settings.items() if default.get(k) != v and k not in _OBSERVATION}
             trial = {'contestant': name, 'recipe': recipe, 'seeds': len(lines), 'changed': changed}
             for view in VIEWS:
                 true = true_values(truth.half('tuning'), view)
@@ -202,6 +216,9 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 trial[f'tau_{view}'] = float(np.mean(taus))
             found.append(trial)
     return found
+
+
+_OBSERVATION = ('probes', 'checkpoints', 'checkpoint_linear_steps', 'checkpoint_paths')
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------------------
@@ -218,6 +235,17 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report['runs']:
         out += ['Cost of one supernet:', _cost_table(report)]
     return '\n\n'.join(out) + '\n'
+
+
+def trials_markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """The table of what `trials` gave."""
+    header = ['contestant', 'seeds', 'settings off the default', 'tau, accuracy', 'tau, minus loss']
+    rows = []
+    for trial in found:
+        changed = ', '.join(f'{key}={value}' for key, value in trial['changed'].items()) or 'none'
+        taus = [f'{trial[f"tau_{view}"]:.2f}' for view in VIEWS]
+        rows.append([CONTESTANTS[trial['contestant']].label, str(trial['seeds']), changed, *taus])
+    return _table(header, rows) + '\n'
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
