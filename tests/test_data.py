@@ -310,6 +310,16 @@ def test_batched_colour_images() -> None:
     assert data.augment_batch(images, torch.rand(2, 4, 10), 24, recipe).shape == (2, 4, 3, 24, 24)
 
 
+def test_batched_views_need_not_be_square() -> None:
+    """Turned by a quarter, with the numbers of rows and columns exchanged, the views are turned too."""
+    recipe = ViewRecipe(saturation=0.0, hue=0.0, grey_p=0.0, blur_p=1.0, flip_p=0.0, ratio=(1.0, 1.0))
+    images, numbers = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8), torch.rand(2, 4, 10)
+    wide = data.augment_batch(images, numbers, (16, 24), recipe)
+    high = data.augment_batch(images.mT, numbers[..., [0, 1, 3, 2, 4, 5, 6, 7, 8, 9]], (24, 16), recipe)
+    assert wide.shape == (2, 4, 3, 16, 24)
+    torch.testing.assert_close(wide, high.mT)
+
+
 def test_batched_refuses(digits: DigitsSource, folder: Path) -> None:
     with pytest.raises(ValueError, match=r'hue=0\.4'):
         BatchedViews(digits, 28, ViewRecipe())

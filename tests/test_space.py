@@ -83,6 +83,7 @@ def test_a_stage_that_keeps_its_shape_has_no_projection() -> None:
         ({'depths': (3, 4, True, 3)}, 'depths must be integers'),
         ({'expansion': 0}, 'expansion must be an integer of at least 1, got 0'),
         ({'stem_stride': 2.0}, 'stem_stride must be an integer of at least 1, got 2.0'),
+        ({'stem_kernel': 2}, 'stem_kernel must be odd, got 2'),
         ({'input_size': -224}, 'input_size must be an integer of at least 1, got -224'),
         ({'min_attention_width': True}, 'min_attention_width must be an integer of at least 1, got True'),
     ],

@@ -115,6 +115,15 @@ def test_cost_table_of_other_forms(output_stride, size):
     assert CostTable(space).table[1][0] == Cost()
 
 
+def test_cost_table_of_an_oblong_image_and_a_stem_of_single_pixels():
+    space = SearchSpace('oblong', stem_kernel=1, candidates=(Candidate(), Candidate(kernel=5)))
+    table, path = CostTable(space, (20, 37), 10, 16), [0, 1] * 8
+    with torch.device('meta'):
+        net = PiNASNet(path, space, 10, 16)
+    assert count(net, (20, 37), 16) == table.of(path) and net.conv1[0].weight.shape == (32, 16, 1, 1)
+    assert CostTable(space, 20, 10, 16).of(path) == CostTable(space, (20, 20), 10, 16).of(path)
+
+
 def test_latency_is_measured_per_position_and_candidate():
     net = SuperNet(PINAS_NANO)
     rows = measure_latency(net, torch.zeros(1, 3, 28, 28), min_seconds=1e-4)
