@@ -194,6 +194,11 @@ def test_the_loop_refuses_what_it_cannot_train() -> None:
         optimise(method, iter(()), 1, 0.1, linear)
 
 
+def test_a_budget_below_one_step() -> None:
+    with pytest.raises(ValueError, match='a step costs 4 path units, the budget has 3'):
+        optimise(method_of('fairnas'), labelled_batches(TASK, 16, 0), 3, 0.1, linear)
+
+
 def test_a_loss_that_is_not_finite_stops() -> None:
     with pytest.raises(FloatingPointError, match='loss of step'):
         optimise(method_of('spos'), labelled_batches(TASK, 16, 0), 30, 1e20, linear)

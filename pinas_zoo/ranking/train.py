@@ -151,7 +151,7 @@ def optimise(
         after_backward: Called with the index of each step, before the optimiser moves.
 
     Raises:
-        ValueError: The method has other groups of parameters.
+        ValueError: The method has other groups of parameters, or not one step fits the budget.
         FloatingPointError: A loss is not finite.
     """
     groups = method.param_groups()
@@ -185,6 +185,8 @@ def optimise(
             optimiser.zero_grad()
         losses.append(loss)
         used, step = used + cost, step + 1
+    if not losses:
+        raise ValueError(f'a step costs {cost:.3g} path units, the budget has {units:.3g}')
     return Training(losses, used)
 
 
