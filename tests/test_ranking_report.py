@@ -37,7 +37,8 @@ def line(contestant: str, seed: int, scores: dict[str, list[float]], **changes: 
     shift = dict.fromkeys(('mean', 'variance', 'cka', 'cosine'), 0.1 * (seed + 1))
     names = list(scores)[::2][:8]
     row = dict(contestant=contestant, seed=seed, recipe=recipe.id, settings=dataclasses.asdict(recipe))
-    row |= dict(space=SPACE.to_dict(), task=dataclasses.asdict(STUDY.task), data='x', code='1', torch='2', threads=1)
+    row |= dict(space=SPACE.to_dict(), task=dataclasses.asdict(STUDY.task), data=STUDY.header()['data'])
+    row |= dict(code='1', torch='2', threads=1)
     row |= dict(steps=10, units={'train': 27.0, 'linear': 3.0}, peak_memory_mb=100 + seed, loss=[1.0])
     row |= dict(seconds={'train': 1.0, 'observe': 2.0, 'linear_and_score': 3.0}, scores=scores)
     row['shifts'] = [
@@ -107,7 +108,7 @@ def test_contestants_and_differences(files: Any) -> None:
     paths = truth.half('reporting')
     assert macs == pytest.approx([kendalltau([sum(p.top1) for p in paths], [p.macs for p in paths])[0]])
     for view in ('accuracy', 'minus_loss'):
-        assert list(report[view]['differences']) == ['pinas - spos']
+        assert list(report[view]['differences']) == ['pinas - spos', 'pinas - macs', 'pinas - params']
         entry = report[view]['differences']['pinas - spos']['tau']
         assert entry['interval'][0] > 0  # built so
         assert report[view]['contestants']['pinas']['tau']['mean'] > 0.6
@@ -121,8 +122,8 @@ def test_contestants_and_differences(files: Any) -> None:
 def test_lines_of_other_recipes_and_tasks_do_not_count(files: Any) -> None:
     truth, rows, _ = files
     other = line('fairnas', 0, rows[0]['scores'], units=999.0)
-    strange = line('fairnas', 0, rows[0]['scores']) | {'task': {'side': 1}}
-    assert set(of_recipe([*rows, other, strange], truth, RECIPE.id)) == {'pinas', 'spos'}
+    strange = [line('fairnas', 0, rows[0]['scores']) | change for change in ({'task': {'item': 1}}, {'data': 'digits'})]
+    assert set(of_recipe([*rows, other, *strange], truth, RECIPE.id)) == {'pinas', 'spos'}
     again = rows[0] | {'steps': 11}
     assert [row['steps'] for row in of_recipe([*rows, again], truth, RECIPE.id)['pinas']] == [11, 10, 10]
     short = copy.deepcopy(rows[0])
@@ -154,7 +155,7 @@ def test_curves(files: Any) -> None:
     moved = curves(truth, rows, RECIPE)
     assert 'teacher_distance' not in moved  # no line has one
     assert moved['feature_cka']['pinas'][1] == [[0.0, 0.2], [9.0, 0.2], [18.0, 0.2]]
-    assert moved['update_cosine']['spos'][0] == [[9.0, 1], [18.0, 2]]
+    assert moved['update_cosine']['spos'][0] == [[0.0, None], [9.0, 1], [18.0, 2]]
     ((first, last),) = moved['tau_accuracy']['pinas'][:1]
     assert (first[0], last[0]) == (13.5, 27.0) and first[1] == last[1]  # the same scores on the same eight paths
 
@@ -170,6 +171,19 @@ def test_tables(files: Any) -> None:
     for label in ('noise ceiling', 'Pi-NAS', 'SPOS', 'random', 'MACs', 'parameters'):
         assert f'| {label} |' in tables[0] and f'| {label} |' in tables[1]
     assert '| Pi-NAS minus SPOS |' in tables[2] and '| Pi-NAS | 3 | 10 | 27 + 3 | 6 | 1 |' in tables[3]
+
+
+def test_native_scores_have_rows_of_their_own(files: Any, tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    truth, rows, _ = files
+    best = {SPACE.format(row.arch): sum(row.top1) for row in truth.rows}
+    peers = [line('fpnas', seed, rows[3]['scores']) | {'native': best} for seed in range(2)]
+    report = write_report(tmp_path, truth, [*rows, *peers], RECIPE)
+    entry = report['accuracy']['contestants']['fpnas:native']
+    assert entry['tau']['mean'] == pytest.approx(1) and entry['regret']['mean'] == 0
+    assert 'pinas - fpnas:native' in report['accuracy']['differences']
+    assert '| FP-NAS*, native score |' in markdown(report)
+    assert len(list(tmp_path.glob('*.png'))) == 8 and len({p.stem for p in tmp_path.glob('*_peers.png')}) == 4
 
 
 def test_everything_is_written(files: Any, tmp_path: Path) -> None:

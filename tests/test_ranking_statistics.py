@@ -9,6 +9,7 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from pinas_zoo.ranking.statistics import (
     CORRELATIONS,
+    attainable_tau,
     bootstrap,
     bootstrap_difference,
     ceiling,
@@ -170,3 +171,14 @@ def test_few_paths_warn() -> None:
 def test_nothing_to_summarise() -> None:
     with pytest.raises(ValueError, match='no score'):
         summarise([1.0, 2.0, 3.0], [])
+
+
+def test_attainable_tau_of_noisy_seeds() -> None:
+    """Against a simulation: what the noiseless truth itself reaches."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=4000)
+    first, second = (true + 0.6 * rng.normal(size=4000) for _ in range(2))
+    reached = kendalltau(true, first + second)[0]
+    assert attainable_tau(first, second) == pytest.approx(reached, abs=0.02)
+    assert attainable_tau(first, second) > kendalltau(first, second)[0] + 0.05
+    assert attainable_tau([1, 2, 3], [3, 2, 1]) == 0

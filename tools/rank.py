@@ -74,9 +74,13 @@ def verify_truth(file: Path, count: int) -> int:
 # ---- supernets -------------------------------------------------------------------------------------------------------
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
+def add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--truth', type=Path, default=TRUTH, help=f'the truth table; default {TRUTH.name}')
     parser.add_argument('--scores', type=Path, default=SCORES, help=f'the supernets; default {SCORES.name} beside it')
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    add_files(parser)
     parser.add_argument(
         '--set',
         nargs='+',
@@ -147,7 +151,7 @@ def run_report(args: argparse.Namespace) -> int:
 
 def add_trials(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('trials', help='tau of every recipe in the scores, on the tuning half')
-    add_recipe(parser)
+    add_files(parser)
     parser.set_defaults(run=run_trials)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     'CONTESTANTS',
     'FORWARD',
     'GROUPS',
+    'GROUP_WORDS',
     'TRIVIAL',
     'Contestant',
     'SupernetRecipe',
@@ -45,7 +46,7 @@ class Contestant:
         label: Its name in tables and figures.
         method: 'PiNAS', or a name of `pinas_zoo.methods.METHODS`.
         switches: Settings of the method that make it this contestant.
-        scaled: Further settings, by the path units of its training: warm-ups and the like are shares of it.
+        scaled: Further settings, by the path units of its training: warm-ups and the like grow with it.
         share: Share of the budget that it has.
         lr_factor: Factor of the recipe's learning rate.
         clip_value: Largest gradient entry; None does not clip.
@@ -137,7 +138,9 @@ CONTESTANTS: dict[str, Contestant] = {
 
 @dataclass(frozen=True)
 class SupernetRecipe:
-    """All that a run depends on beside contestant, seed and task. Contrast settings are shared by Pi-NAS and kin.
+    """What a run depends on beside contestant, seed and task. Contrast settings are shared by Pi-NAS and kin.
+
+    The constants of a contestant are code: whoever changes them has to drop the contestant's lines of scores.jsonl.
 
     Args:
         units: Budget in path units.
@@ -222,7 +225,8 @@ class SupernetRecipe:
             parsed[name] = json.loads(text.lower()) if kinds[name] is bool else kinds[name](text)
         return dataclasses.replace(self, **parsed)
 
-#: Who stands together in a picture, by the picture's suffix: Pi-NAS with its ablations and baselines, and its peers.
+#: Who stands together in a picture, by the end of the picture's name; the words of its caption.
+GROUP_WORDS = {'': 'Pi-NAS, its ablations and baselines', '_peers': 'Pi-NAS, SPOS and the peers'}
 GROUPS = {
     '': ('pinas', 'no_cross_path', 'no_teacher', 'no_negatives', 'moco', 'spos', 'fairnas'),
     '_peers': ('pinas', 'spos', 'bnnas', 'attentivenas', 'fpnas', 'sparse', 'entrannas'),

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.figures import INK, LINES, Figure, _draw
-from pinas_zoo.ranking.contestants import GROUPS
+from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
 from pinas_zoo.ranking.report import NATIVE, VIEWS, scores_of, true_values
 from pinas_zoo.ranking.truth import Truth
 
 __all__ = ['SHIFT_PANELS', 'TAU_PANELS', 'curves_figure', 'scatter_figure']
 
 #: One colour a contestant of a group, the same in every picture of it.
-COLOURS = {
-    group: dict(zip(names, (*LINES, '#a8912c'), strict=True)) for group, names in GROUPS.items()
-}
+COLOURS = {group: dict(zip(names, (*LINES, '#a8912c'), strict=True)) for group, names in GROUPS.items()}
 SHIFT_PANELS = {
     'feature_mean': 'feature shift: channel means',
     'feature_variance': 'feature shift: channel variances',
@@ -71,8 +69,8 @@ def scatter_figure(
     if report['warning']:
         below += f'\nWarning: {report["warning"]}'
     caption = (
-        f'Estimated against true {words}, {report["paths"]} paths of the {report["half"]} half; mean and range of the '
-        f'seeds, tau with its 95 % interval over paths.'
+        f'{GROUP_WORDS[group]}. Estimated against true {words}, {report["paths"]} paths of the {report["half"]} half; '
+        f'mean and range of the seeds, tau with its 95 % interval over paths.'
     )
     shown = [n for n in everyone if n.removesuffix(NATIVE) in GROUPS[group]]
     order = shown if group else [*shown, 'macs', 'params']
@@ -108,8 +106,9 @@ def curves_figure(
     def draw(axes: Any, quantity: str) -> None:
         for name, seeds in curves[quantity].items():
             length = min(map(len, seeds))  # equal for equal recipes
-            table = np.array([points[:length] for points in seeds])
-            x, y = table[0, :, 0], table[:, :, 1]
+            table = np.array([points[:length] for points in seeds], dtype=float)  # None, not measured: nan
+            table = table[:, np.isfinite(table[..., 1]).all(axis=0)]
+            x, y = table[..., 0].mean(axis=0), table[..., 1]
             axes.plot(x, y.mean(axis=0), color=colours[name], linewidth=1.6, label=labels[name])
             axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colours[name], alpha=0.15, linewidth=0)
         axes.set_title(panels[quantity], fontsize=9)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.ranking.contestants import GROUPS, SupernetRecipe
+from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS, SupernetRecipe
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
 from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe, trials, trials_markdown
 from pinas_zoo.ranking.truth import Truth
@@ -17,6 +17,9 @@ from pinas_zoo.weights.load import write_text
 
 __all__ = ['fill_page', 'write_report']
 
+TAU_CAPTION = (
+    "Kendall's tau over training, on paths of the tuning half (before the end the linear head has had fewer steps)"
+)
 #: What stands between a block's lines in a page is written here.
 BLOCK = '(<!-- {0} written by tools/rank.py report -->\n).*?(<!-- end of {0} -->)'
 
@@ -57,10 +60,10 @@ def write_report(
         for view in VIEWS:
             figures[f'scatter_{view}{group}'] = scatter_figure(report, truth, lines, view, group)
         for name, panels, caption in (
-            ('tau', TAU_PANELS, "Kendall's tau over training, on paths of the tuning half"),
+            ('tau', TAU_PANELS, TAU_CAPTION),
             ('shifts', SHIFT_PANELS, 'Both shifts over training'),
         ):
-            caption = f'{caption}; mean and range of the seeds.'
+            caption = f'{GROUP_WORDS[group]}. {caption}; mean and range of the seeds.'
             if any(set(names) & set(moved.get(panel, ())) for panel in panels):
                 figures[name + group] = curves_figure(moved, panels, report['labels'], caption, group)
     for name, figure in figures.items():

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
-from pinas_zoo.ranking.statistics import bootstrap_difference, ceiling, few_paths, measure, summarise
+from pinas_zoo.ranking.statistics import (
+    attainable_tau,
+    bootstrap_difference,
+    ceiling,
+    few_paths,
+    measure,
+    summarise,
+)
 from pinas_zoo.ranking.truth import Truth, TruthRow
 
 __all__ = [
@@ -35,7 +42,9 @@ VIEWS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
 #: What the name of a contestant ends with where its own score ranks, and not the accuracy of its paths.
 NATIVE = ':native'
 #: Pairs whose difference is reported.
-DIFFERENCES = tuple(('pinas', other) for other in CONTESTANTS if other != 'pinas')
+DIFFERENCES = tuple(
+    ('pinas', other + kind) for other in (*CONTESTANTS, 'macs', 'params') if other != 'pinas' for kind in ('', NATIVE)
+)
 SIGN = (
     'Sign: higher is better for truth and estimate; a loss counts as minus the loss; of MACs and parameters, more '
     'counts as better.'
@@ -50,7 +59,7 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
     header = truth.header
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
-        if row['recipe'] == recipe and row['task'] == header['task'] and row['space'] == header['space']:
+        if row['recipe'] == recipe and all(row[key] == header[key] for key in ('task', 'space', 'data')):
             found.setdefault(row['contestant'], {})[row['seed']] = row
     return {name: [seeds[s] for s in sorted(seeds)] for name in CONTESTANTS if (seeds := found.get(name))}
 
@@ -122,6 +131,7 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
         report[view] = {
             'truth': {'least': float(true.min()), 'most': float(true.max())},
             'ceiling': ceiling(true_values(paths, view, 0), true_values(paths, view, 1)),
+            'attainable_tau': attainable_tau(true_values(paths, view, 0), true_values(paths, view, 1)),
             'contestants': {name: summarise(true, scores) for name, scores in everyone.items()},
             'differences': {
                 f'{one} - {other}': bootstrap_difference(true, everyone[one], everyone[other])
@@ -158,6 +168,8 @@ def _run_facts(seeds: Sequence[Row]) -> dict[str, Any]:
 def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[str, dict[str, list[list[list[float]]]]]:
     """What moved during training: by quantity and contestant, one curve of [path units, value] a seed.
 
+    A value that was not measured at a point is None.
+
     Quantities: 'tau_accuracy' and 'tau_minus_loss' on the tuning half's paths that were scored on the way, the last
     point with the final scores of the same paths; 'feature_' + mean, variance, cka, cosine at the input of the last
     position; 'update_cosine'; 'teacher_distance'.
@@ -172,8 +184,8 @@ def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[st
     for name, lines in of_recipe(rows, truth, recipe.id).items():
         for row in lines:
             for quantity, value in _SHIFTS.items():
-                found = [(shift['units'], value(shift)) for shift in row['shifts']]
-                add(quantity, name, [[units, v] for units, v in found if v is not None])
+                found = [[shift['units'], value(shift)] for shift in row['shifts']]
+                add(quantity, name, found if any(v is not None for _, v in found) else [])
             for view in VIEWS:
                 add(f'tau_{view}', name, _tau_curve(row, by_name, view))
     return table
@@ -205,10 +217,14 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     default = vars(SupernetRecipe())
+    seen: set[tuple[str, str]] = set()
     for recipe in dict.fromkeys(row['recipe'] for row in rows):
         for name, lines in of_recipe(rows, truth, recipe).items():
             settings = lines[0]['settings']
             changed = {k: v for k, v in settings.items() if default.get(k) != v and k not in _OBSERVATION}
+            if (not changed and recipe != SupernetRecipe().id) or (key := (name, str(changed))) in seen:
+                continue  # a trial of what became the default
+            seen.add(key)
             trial = {'contestant': name, 'recipe': recipe, 'seeds': len(lines), 'changed': changed}
             for view in VIEWS:
                 true = true_values(truth.half('tuning'), view)
@@ -231,6 +247,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         out.append(f'**Warning: {report["warning"]}.**')
     for view, words in VIEWS.items():
         out += [f'Estimate and truth as {words}:', _main_table(report, view)]
+        out.append(
+            'The noise ceiling compares two seeds of the truth with each other. Estimates are compared with the mean '
+            f'of both: a perfect one would have a tau of about {report[view]["attainable_tau"]:.2f}.'
+        )
     out += ["Differences of Kendall's tau, paired over paths:", _difference_table(report)]
     if report['runs']:
         out += ['Cost of one supernet:', _cost_table(report)]
@@ -271,9 +291,13 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
     for label, entry in entries.items():
         cells = [label, _with_interval(entry['tau']), _spread(entry['tau']['seeds'])]
         cells += [_with_interval(entry[name]) for name in ('spearman', 'pearson')]
-        cells += [f'{entry["tau_top_half"]["mean"]:.2f}', f'{entry["precision_top10"]["mean"]:.2f}']
+        cells.append(f'{entry["tau_top_half"]["mean"]:.2f}')
+        if entry is part['ceiling']:  # one seed takes the place of the truth: not to be compared with the rows below
+            rows.append([*cells, '', '', ''])
+            continue
         digits = 2 if view == 'accuracy' else 3
-        rows.append([*cells, f'{entry["best_rank"]["mean"]:.1f}', f'{entry["regret"]["mean"]:.{digits}f}'])
+        cells += [f'{entry["precision_top10"]["mean"]:.2f}', f'{entry["best_rank"]["mean"]:.1f}']
+        rows.append([*cells, f'{entry["regret"]["mean"]:.{digits}f}'])
     return _table(header, rows)
 
 

@@ -89,8 +89,10 @@ def linear_cka(x_NF: Tensor, y_NF: Tensor) -> float:
 class UpdateWatch:
     """Cosine between successive updates of the shared blocks of one position.
 
-    An update is the gradient that the optimiser gets: momentum would make any two successive moves alike. A block is
-    compared with itself at the last step in which it trained; both times it lay on another path, with another batch.
+    An update is the gradient of a step before clipping and momentum, which would make any two successive moves alike.
+    A block is compared with itself at the last step in which it trained, on another batch, where the steps' paths were
+    not all the same. In a sandwich the blocks of the largest and the smallest path lie on those in every step: their
+    cosines then show less of the shift.
 
     Args:
         position: The position whose candidates are watched.

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
-__all__ = ['CORRELATIONS', 'FEW', 'bootstrap', 'bootstrap_difference', 'ceiling', 'measure', 'summarise']
+__all__ = [
+    'CORRELATIONS',
+    'FEW',
+    'attainable_tau',
+    'bootstrap',
+    'bootstrap_difference',
+    'ceiling',
+    'measure',
+    'summarise',
+]
 
 Floats = NDArray[np.float64]
 
@@ -101,11 +110,25 @@ def few_paths(paths: int) -> str | None:
     return text
 
 
+def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
+    """Kendall's tau that a perfect estimate would have with the mean of two noisy seeds.
+
+    The agreement r of the seeds makes their mean agree with the noiseless truth by sqrt(2 r / (1 + r)), Spearman-Brown.
+    An approximation: r comes from their tau as of normal variables, tau = 2 / pi asin(r), and goes back the same way.
+
+    Returns:
+        0 where the seeds do not agree.
+    """
+    tau = _or_zero(kendalltau, *_pair(first, second))
+    r = max(float(np.sin(np.pi / 2 * tau)), 0.0)
+    return float(2 / np.pi * np.arcsin(np.sqrt(2 * r / (1 + r))))
+
+
 def ceiling(first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """What noise leaves to be reached: stand-alone training ranked by its own second seed, summarised.
 
-    An estimate is compared with the mean of both seeds, which is less noisy than either; a perfect one may therefore
-    pass this figure by a little.
+    An estimate is compared with the mean of both seeds, which is less noisy than either; a perfect one would therefore
+    pass this figure, see `attainable_tau`.
     """
     return summarise(first, [second], resamples, seed)
 

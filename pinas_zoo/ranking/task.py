@@ -1,7 +1,7 @@
 """The images of the ranking study: two Fashion-MNIST items on one canvas, and the unordered pair as the class.
 
 A harder task from the same pixels: ten classes of single items are told apart by nearly every path of a small space,
-55 classes of overlapping pairs are not. Everything follows from the seed; nothing here is random later.
+55 classes of pairs are not. Everything follows from the seed; nothing here is random later.
 """
 
 from __future__ import annotations

@@ -67,7 +67,10 @@ def labelled_batches(task: PairTask, batch: int, seed: int) -> Batches:
 
 
 def halved_batches(task: PairTask, batch: int, seed: int) -> Batches:
-    """As `labelled_batches`, of one half of the images, with a held-out batch of the other one beside."""
+    """As `labelled_batches`, of one half of the pairs, with a held-out batch of the other one beside.
+
+    The pairs are disjoint; the items that they are made of are the same.
+    """
     pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
     half = len(pairs) // 2
     for chosen, other in zip(*(index_batches(half, batch, draw) for _ in range(2)), strict=True):
