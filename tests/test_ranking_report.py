@@ -256,3 +256,21 @@ def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert module.main(['report', *common, '--out', str(tmp_path)]) == 0
     report = json.loads((tmp_path / 'report.json').read_text())
     assert set(report['runs']) == set(CONTESTANTS) and 'FairNAS' in capsys.readouterr().out
+
+
+def test_the_published_report_is_that_of_the_committed_files() -> None:
+    """Means of tau without the bootstrap, straight from truth and scores; and the page shows them."""
+    root = Path(__file__).parents[1]
+    truth = read_truth(root / 'benchmarks/rank/truth.jsonl')
+    report = json.loads((root / 'benchmarks/rank/report.json').read_text())
+    lines = of_recipe(read_lines(root / 'benchmarks/rank/scores.jsonl'), truth, SupernetRecipe().id)
+    assert len(truth.rows) >= 192 and report['recipe'] == SupernetRecipe().id and report['half'] == 'reporting'
+    assert {'pinas', 'spos', 'fairnas', 'fpnas', 'sparse', 'entrannas', 'attentivenas', 'bnnas_tenth'} <= set(lines)
+    assert [[row['seed'] for row in rows] for rows in lines.values()] == [[0, 1, 2]] * len(lines)
+    paths, page = truth.half('reporting'), (root / 'docs/ranking.md').read_text()
+    true = [sum(path.top1) / 2 for path in paths]
+    for name, rows in lines.items():
+        scores = [[row['scores'][truth.study.space.format(path.arch)][0] for path in paths] for row in rows]
+        tau = float(np.mean([kendalltau(true, score)[0] for score in scores]))
+        assert report['accuracy']['contestants'][name]['tau']['mean'] == pytest.approx(tau, abs=1e-9)
+        assert f'| {CONTESTANTS[name].label} | {tau:.2f} [' in page
