@@ -37,7 +37,8 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
     y = 8
     stem = '-'.join(map(str, space.stem_widths))
     pool = ', max pool 3×3' if space.stem_pool else ''
-    y = _bar(out, y, width, f'Stem: {space.stem_kernel}×{space.stem_kernel} conv {stem}, stride {space.stem_stride}{pool}')
+    kernel = f'{space.stem_kernel}×{space.stem_kernel}'
+    y = _bar(out, y, width, f'Stem: {kernel} conv {stem}, stride {space.stem_stride}{pool}')
     position, reduction = 0, space.stem_reduction
     for stage, depth in enumerate(space.depths):
         reduction *= space.strides[stage]
