@@ -29,6 +29,7 @@ __all__ = [
     'Contestant',
     'SupernetRecipe',
     'build_method',
+    'linear_units',
     'training_units',
 ]
 
@@ -255,5 +256,9 @@ def build_method(
 
 def training_units(contestant: Contestant, recipe: SupernetRecipe) -> float:
     """Path units that a contestant has for its training, after the linear stage."""
-    linear = 0 if contestant.supervised else recipe.linear_steps * FORWARD
-    return recipe.units * contestant.share - linear
+    return recipe.units * contestant.share - linear_units(contestant, recipe)
+
+
+def linear_units(contestant: Contestant, recipe: SupernetRecipe) -> float:
+    """Path units of the linear stage, which the supervised ones do not need."""
+    return 0 if contestant.supervised else recipe.linear_steps * FORWARD

@@ -22,10 +22,10 @@ from pinas_zoo.methods import Method
 from pinas_zoo.rank import append_lines, read_lines
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
-    FORWARD,
     Contestant,
     SupernetRecipe,
     build_method,
+    linear_units,
     training_units,
 )
 from pinas_zoo.ranking.observe import Observer
@@ -154,7 +154,6 @@ def train_contestant(job: Job) -> dict[str, Any]:
     trained = time.perf_counter()
     native = native_scores(method, job.archs)
     scores = score_method(method, task, recipe, job.archs, recipe.linear_steps, seed)
-    linear_units = 0 if contestant.supervised else recipe.linear_steps * FORWARD
     seconds = {'train': trained - clock - observer.seconds, 'observe': observer.seconds}
     seconds['linear_and_score'] = time.perf_counter() - trained
     losses = np.array_split(training.losses, min(len(training.losses), 50))
@@ -170,7 +169,7 @@ def train_contestant(job: Job) -> dict[str, Any]:
         'torch': torch.__version__.split('+')[0],
         'threads': torch.get_num_threads(),
         'steps': len(training.losses),
-        'units': {'train': round(training.units, 2), 'linear': linear_units},
+        'units': {'train': round(training.units, 2), 'linear': linear_units(contestant, recipe)},
         'seconds': {name: round(value, 1) for name, value in seconds.items()},
         'peak_memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         'loss': [round(float(np.mean(part)), 4) for part in losses],
