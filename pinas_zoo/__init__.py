@@ -1,8 +1,14 @@
 """pinas_zoo: Pi-NAS supernets, searched backbones and their way into detection and segmentation.
 
-Importing the package registers the models with timm (`timm.create_model('pinas_a')`) and loads torch and timm only.
+Importing the package registers the models with timm (`timm.create_model('pinas_a')`), lets mmcv do without compiled
+operators (`mmcv_ext`), and loads torch and timm only.
 """
 
 __version__ = '0.1.0'
 
-from pinas_zoo import backbone  # noqa: F401  registers the model names with timm
+from pinas_zoo import (
+    backbone,  # noqa: F401  registers the model names with timm
+    mmcv_ext,
+)
+
+mmcv_ext.register()

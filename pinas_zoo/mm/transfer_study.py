@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import torch
 from mmengine.config import Config
 
@@ -189,6 +190,7 @@ class Study(Job):
 
 
 def _versions() -> dict[str, Any]:
-    names = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
+    packages = {name: version(name) for name in ('torch', 'mmengine', 'mmdet', 'mmsegmentation')}
+    packages['mmcv'] = mmcv.__version__  # its distribution is mmcv or mmcv-lite
     threads = int(os.environ.get('PINAS_THREADS') or torch.get_num_threads())
-    return {'pinas_zoo': __version__, **{name: version(name) for name in names}, 'threads': threads}
+    return {'pinas_zoo': __version__, **packages, 'threads': threads}
