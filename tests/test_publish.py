@@ -8,9 +8,10 @@ import pytest
 import timm
 import torch
 
-from pinas_zoo.backbone import PINAS_A, PINAS_B, PiNASNet
+from pinas_zoo.files import file_sha256
+from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY
-from pinas_zoo.weights.load import file_sha256, read_weights
+from pinas_zoo.weights.load import read_weights
 from pinas_zoo.weights.publish import publish
 from tools.publish_model import main
 

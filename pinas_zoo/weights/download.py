@@ -23,11 +23,11 @@ from typing import Any
 
 import torch.distributed as dist
 
+from pinas_zoo.files import file_lock, file_sha256, write_text
 from pinas_zoo.space import get_space
-from pinas_zoo.weights.convert import convert_file
-from pinas_zoo.weights.load import file_lock, file_sha256, write_text
+from pinas_zoo.weights.fetch import Policy, TransferError, copy_file, from_drive, from_url, offline
 from pinas_zoo.weights.manifest import Entry, find_entry, package_file
-from pinas_zoo.weights.transfer import Policy, TransferError, copy_file, from_drive, from_url, offline
+from pinas_zoo.weights.released.convert import convert_file
 
 __all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
 
