@@ -106,7 +106,7 @@ def test_peak_memory_counts_a_large_tensor():
 
 
 def test_mutations_are_distinct():
-    from pinas_zoo.speed.paths import mutations
+    from pinas_zoo.speed.rank import mutations
 
     archs = mutations(PINAS_NANO, 8, 64, seed=0)
     assert len(set(archs)) == 64
@@ -115,7 +115,7 @@ def test_mutations_are_distinct():
 
 
 def test_evaluation_one_by_one_scores_as_shared():
-    from pinas_zoo.speed.paths import measure
+    from pinas_zoo.speed.rank import measure
     from pinas_zoo.speed.timing import Settings
 
     result = measure(Settings(quick=True, rounds=1, warmups=0))

@@ -21,7 +21,8 @@ from golden import filled, keys
 from pinas_zoo.files import file_sha256
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.space import PINAS_NANO
-from pinas_zoo.weights import download, manifest, transfer
+from pinas_zoo.weights import download, manifest
+from pinas_zoo.weights import fetch as transfer
 from pinas_zoo.weights.download import DownloadError, fetch
 from pinas_zoo.weights.fetch import Policy
 from pinas_zoo.weights.load import read_weights

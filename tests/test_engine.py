@@ -25,7 +25,8 @@ from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from pinas_zoo.mm.engine import launch, process, rewrite, state  # noqa: E402
+from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
+from pinas_zoo.mm.engine import launch, process, rewrite  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
 from pinas_zoo.mm.engine.sampling import (  # noqa: E402

@@ -18,7 +18,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ('mm/pretrain.py',)
-STEP = ('space.py', 'blocks.py', 'supernet.py', 'contrast.py', 'data/sources.py', 'data/views.py')
+STEP = ('space.py', 'models/blocks.py', 'models/supernet.py', 'methods/pinas.py', 'data/sources.py', 'data/views.py')
 SMALL = (*STEP, 'data/batched.py')  # views of a whole batch at once, for small images
 
 CODE = """

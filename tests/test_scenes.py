@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pinas_zoo import scene_images, scenes
+from pinas_zoo.data.scenes import images as scene_images
+from pinas_zoo.data.scenes import prepare as scenes
 from pinas_zoo.data import DigitsSource, SubsetSource
 from pinas_zoo.data.scenes.prepare import (
     FLOOR,
