@@ -82,10 +82,10 @@ def test_the_paper_recipe():
 
 def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
     """Where Fashion-MNIST is neither installed nor to be had, the same configs run on digits, parts still disjoint."""
-    from pinas_zoo.data import open_source, small_sets
+    from pinas_zoo.data import fashion_mnist, open_source
     from pinas_zoo.mm.run_search import Batches
 
-    monkeypatch.setattr(small_sets, 'DEBIAN_FOLDER', tmp_path)
+    monkeypatch.setattr(fashion_mnist, 'DEBIAN_FOLDER', tmp_path)
     monkeypatch.setenv('PINAS_CACHE_DIR', str(tmp_path))
     monkeypatch.setenv('PINAS_OFFLINE', '1')
     trained = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import random
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from pinas_zoo.data import (
     BrokenImageError,
     BrokenRateError,
     DigitsSource,
-    FashionMNISTSource,
     FolderSource,
     FourViews,
     ImageReader,
@@ -33,7 +31,6 @@ from pinas_zoo.data import (
     load_tensor,
     normalise,
     open_source,
-    small_sets,
 )
 
 
@@ -53,12 +50,6 @@ def folder(tmp_path: Path) -> Path:
             Image.fromarray(pixels).save(tmp_path / name / f'{i}.png')
     (tmp_path / 'dog' / '2.png').write_bytes((tmp_path / 'dog' / '2.png').read_bytes()[:90])
     return tmp_path
-
-
-def write_idx(path: Path, values: np.ndarray) -> None:
-    sizes = b''.join(int(n).to_bytes(4, 'big') for n in values.shape)
-    with gzip.open(path, 'wb') as file:
-        file.write(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
 
 
 class Seeded(Dataset):
@@ -97,36 +88,6 @@ def test_digits_statistics(digits: DigitsSource) -> None:
     pixels = digits.images.float() / 255
     assert pixels.mean().item() == pytest.approx(digits.mean[0], abs=1e-3)
     assert pixels.std().item() == pytest.approx(digits.std[0], abs=1e-3)
-
-
-def test_fashion_mnist_reads_idx_files(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    sets = {}
-    for stem, count in (('train', 7), ('t10k', 4)):
-        sets[stem] = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        write_idx(tmp_path / f'{stem}-images-idx3-ubyte.gz', sets[stem])
-        write_idx(tmp_path / f'{stem}-labels-idx1-ubyte.gz', np.arange(count, dtype=np.uint8))
-    source = FashionMNISTSource('test', root=tmp_path)
-    assert len(source) == 4 and source.label(3) == 3 and source.classes[9] == 'Ankle boot'
-    assert source.load(2)[1].equal(torch.from_numpy(sets['t10k'][2]))
-    assert FashionMNISTSource('train', root=tmp_path, limit=2, start=3).name(1) == ('fashion-mnist/train/4')
-    assert source.description['data'] == 'fashion-mnist'
-    (tmp_path / 'train-images-idx3-ubyte.gz').write_bytes(gzip.compress(b'\0\0\x08\x01\0\0\0\x05ab'))
-    with pytest.raises(ValueError, match='not an idx file'):
-        FashionMNISTSource('train', root=tmp_path)
-
-
-def test_fashion_mnist_falls_back_to_digits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    source = FashionMNISTSource('test', root=tmp_path / 'none', download=False)
-    assert 'digits' in capsys.readouterr().out
-    assert source.description['data'] == 'digits' and source.name(0) == 'digits/test/0'
-    assert source.mean == data.DIGITS_MEAN and source.load(0).shape == (3, 28, 28)
-
-
-def test_offline_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(data.OFFLINE_VARIABLE, '1')
-    monkeypatch.setattr(small_sets, '_download_fashion_mnist', lambda target: pytest.fail('downloads'))
-    assert FashionMNISTSource('test', root=tmp_path).description['data'] == 'digits'
 
 
 def test_folder_source(folder: Path) -> None:

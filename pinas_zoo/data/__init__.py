@@ -20,9 +20,13 @@ from pinas_zoo.data.small_sets import (
     FASHION_MNIST_CLASSES,
     FASHION_MNIST_MEAN,
     FASHION_MNIST_STD,
+    FASHION_MNIST_VARIABLE,
     OFFLINE_VARIABLE,
+    DataSetInfo,
     DigitsSource,
     FashionMNISTSource,
+    resolve_digits,
+    resolve_fashion_mnist,
 )
 from pinas_zoo.data.sources import (
     IMAGENET_MEAN,
@@ -47,6 +51,7 @@ __all__ = [
     'FASHION_MNIST_CLASSES',
     'FASHION_MNIST_MEAN',
     'FASHION_MNIST_STD',
+    'FASHION_MNIST_VARIABLE',
     'IMAGENET_MEAN',
     'IMAGENET_STD',
     'OFFLINE_VARIABLE',
@@ -57,6 +62,7 @@ __all__ = [
     'BatchedViews',
     'BrokenImageError',
     'BrokenRateError',
+    'DataSetInfo',
     'DigitsSource',
     'FashionMNISTSource',
     'FolderSource',
@@ -78,4 +84,6 @@ __all__ = [
     'normalise',
     'open_source',
     'resize_weights',
+    'resolve_digits',
+    'resolve_fashion_mnist',
 ]

@@ -1,11 +1,11 @@
-"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it is missing."""
+"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it cannot be had."""
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import os
-import socket
-import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,151 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pinas_zoo.data import fashion_mnist
+from pinas_zoo.data.fashion_mnist import CLASSES as FASHION_MNIST_CLASSES
+from pinas_zoo.data.fashion_mnist import DEBIAN_FOLDER, FILES, read_idx
+from pinas_zoo.data.fashion_mnist import VARIABLE as FASHION_MNIST_VARIABLE
 from pinas_zoo.data.sources import ArraySource
+
+__all__ = [
+    'DEBIAN_FOLDER',
+    'DIGITS_MEAN',
+    'DIGITS_STD',
+    'FASHION_MNIST_CLASSES',
+    'FASHION_MNIST_MEAN',
+    'FASHION_MNIST_STD',
+    'FASHION_MNIST_VARIABLE',
+    'OFFLINE_VARIABLE',
+    'DataSetInfo',
+    'DigitsSource',
+    'FashionMNISTSource',
+    'resolve_digits',
+    'resolve_fashion_mnist',
+]
 
 FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.2860,), (0.3530,)
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3238,)
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-    "Ankle boot",
-)  # fmt: skip
-DEBIAN_FOLDER = Path('/usr/share/datasets/fashion-mnist')
 OFFLINE_VARIABLE = 'PINAS_OFFLINE'
+#: Test images are the last fifth of the digits: other writers.
+DIGITS_TRAIN_SHARE = 0.8
+SPLITS = ('train', 'test')
+IMAGE_SIZE = FILES['train', 'images'].shape[1]
+
+
+@dataclass(frozen=True)
+class DataSetInfo:
+    """Which data set is in use, and everything that a job has to know about it.
+
+    Args:
+        name: 'fashion-mnist' or 'digits'.
+        title: Its name for people.
+        classes: Class names by label.
+        mean, std: Of the pixels in [0, 1], one value.
+        sizes: Images by split.
+        image_size: Side of an image in px.
+        origin: How it was found.
+        folder: Where its files are; None for digits.
+        fingerprint: Of all pixels and labels, in hexadecimal: the same data always have the same.
+        problems: Why each place that comes before did not have Fashion-MNIST.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sizes: Mapping[str, int]
+    image_size: int
+    origin: str
+    folder: Path | None
+    fingerprint: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which other processes use the very same data, whatever becomes available meanwhile."""
+        return {FASHION_MNIST_VARIABLE: self.name if self.folder is None else str(self.folder)}
+
+    def __str__(self) -> str:
+        counts = ' + '.join(f'{self.sizes[split]:,} {split}' for split in SPLITS)
+        what = f'{counts} images of {self.image_size} px, {len(self.classes)} classes'
+        return f'{self.title} ({what}; from {self.origin})'
+
+
+def resolve_fashion_mnist(root: str | Path | None = None, download: bool | None = None) -> DataSetInfo:
+    """Find or fetch Fashion-MNIST; scikit-learn's digits take its place where it cannot be had.
+
+    Looked for, in this order: `root`, else ``$PINAS_FASHION_MNIST``; the folder of Debian's package; the cache
+    (``$PINAS_CACHE_DIR``/fashion-mnist); torchvision's mirrors; the distribution's package, unpacked without root. What
+    is fetched goes into the cache. All four files are checked by hash. Where digits take its place, one line says
+    why.
+
+    Args:
+        root: Folder with the four gzip idx files.
+        download: False never asks the network. PINAS_OFFLINE and HF_HUB_OFFLINE forbid it in any case.
+
+    Raises:
+        ValueError: The given folder holds other files under these names.
+        ImportError: Digits take its place and scikit-learn is missing.
+    """
+    if root is None and os.environ.get(FASHION_MNIST_VARIABLE) == 'digits':
+        return resolve_digits(f'scikit-learn, ${FASHION_MNIST_VARIABLE} asks for it')
+    found = fashion_mnist.locate(root, download)
+    if found.folder is None:
+        tried = '; '.join(found.problems)
+        _print_once(f"Fashion-MNIST could not be had, scikit-learn's digits take its place. Tried: {tried}")
+        return resolve_digits(problems=found.problems)
+    return DataSetInfo(
+        'fashion-mnist',
+        'Fashion-MNIST',
+        FASHION_MNIST_CLASSES,
+        FASHION_MNIST_MEAN,
+        FASHION_MNIST_STD,
+        {split: FILES[split, 'images'].shape[0] for split in SPLITS},
+        IMAGE_SIZE,
+        found.origin,
+        found.folder,
+        hashlib.sha256(''.join(file.sha256 for file in FILES.values()).encode()).hexdigest(),
+        found.problems,
+    )
+
+
+@lru_cache(maxsize=64)
+def _print_once(line: str) -> None:
+    print(line, flush=True)
+
+
+def resolve_digits(origin: str = 'scikit-learn', problems: tuple[str, ...] = ()) -> DataSetInfo:
+    """scikit-learn's digits, in the size of Fashion-MNIST's images.
+
+    Args:
+        origin: How they were chosen.
+        problems: Why Fashion-MNIST was not.
+
+    Raises:
+        ImportError: scikit-learn is missing.
+    """
+    parts = {split: _read_digits(split, IMAGE_SIZE) for split in SPLITS}
+    digest = hashlib.sha256()
+    for images, labels in parts.values():
+        digest.update(images.tobytes() + labels.astype(np.uint8).tobytes())
+    return DataSetInfo(
+        'digits',
+        "scikit-learn's digits",
+        _digit_classes(),
+        DIGITS_MEAN,
+        DIGITS_STD,
+        {split: len(labels) for split, (_, labels) in parts.items()},
+        IMAGE_SIZE,
+        origin,
+        None,
+        digest.hexdigest(),
+        problems,
+    )
 
 
 class DigitsSource(ArraySource):
-    """scikit-learn's 1,797 digits; the last 360 (other writers) are the test split.
+    """scikit-learn's digits; the last fifth (other writers) is the test split.
 
     Args:
         split: 'train' or 'test'.
@@ -37,27 +168,29 @@ class DigitsSource(ArraySource):
 
     mean, std = DIGITS_MEAN, DIGITS_STD
 
-    def __init__(self, split: str, limit: int | None = None, start: int = 0, size: int = 28) -> None:
+    def __init__(self, split: str, limit: int | None = None, start: int = 0, size: int = IMAGE_SIZE) -> None:
         _check_split(split)
         images, labels = _read_digits(split, size)
-        super().__init__(images, labels, [str(i) for i in range(10)], f'digits/{split}', start, limit)
+        super().__init__(images, labels, _digit_classes(), f'digits/{split}', start, limit)
         self.description = _describe('digits', split, 'scikit-learn', start, len(self))
 
 
 class FashionMNISTSource(ArraySource):
-    """Fashion-MNIST: the Debian package, else torchvision's download, else digits.
+    """Fashion-MNIST, or what takes its place (`resolve_fashion_mnist`).
 
-    What is used instead is printed, and `description` records it. Digits are fewer: `start` and `limit` then shrink
-    with the set (see `share`), so that parts which are disjoint stay so.
+    `description` records what is used. Digits are fewer: `start` and `limit` then shrink with the set (see `share`), so
+    that parts which are disjoint stay so.
 
     Args:
-        split: 'train' (60,000) or 'test' (10,000).
+        split: 'train' or 'test'.
         limit, start: part of the split.
-        root: folder with the four gzip idx files; default: Debian's folder, then the cache.
+        root: folder with the four gzip idx files.
         download: whether a missing set may be fetched; default: unless PINAS_OFFLINE is set.
+
+    Raises:
+        ValueError: the given folder holds other files under these names.
     """
 
-    mean, std = FASHION_MNIST_MEAN, FASHION_MNIST_STD
     #: Images here for each image of the real set: 1, or less where digits stand in.
     share: float = 1.0
 
@@ -70,25 +203,20 @@ class FashionMNISTSource(ArraySource):
         download: bool | None = None,
     ) -> None:
         _check_split(split)
-        folder, origin = _find_fashion_mnist(root, download)
-        if folder is None:
-            print(f"Fashion-MNIST is not available ({origin}): scikit-learn's digits at 28 px take its place")
-            self.mean, self.std = DIGITS_MEAN, DIGITS_STD
-            images, labels = _read_digits(split, 28)
-            data, origin, classes = 'digits', 'scikit-learn', tuple(str(i) for i in range(10))
-            self.share = len(labels) / {'train': 60_000, 'test': 10_000}[split]
-            start, limit = self.shrink(start), self.shrink(limit)
+        self.info = info = resolve_fashion_mnist(root, download)
+        if info.folder is None:
+            images, labels = _read_digits(split, info.image_size)
+            self.share = info.sizes[split] / FILES[split, 'images'].shape[0]
+            start, limit = self.shrink(start), None if limit is None else self.shrink(limit)
         else:
-            stem = 'train' if split == 'train' else 't10k'
-            images = _read_idx(folder / f'{stem}-images-idx3-ubyte.gz')
-            labels = _read_idx(folder / f'{stem}-labels-idx1-ubyte.gz')
-            data, classes = 'fashion-mnist', FASHION_MNIST_CLASSES
-        super().__init__(images, labels, classes, f'{data}/{split}', start, limit)
-        self.description = _describe(data, split, origin, start, len(self))
+            images, labels = read_idx(info.folder, split, 'images'), read_idx(info.folder, split, 'labels')
+        self.mean, self.std = info.mean, info.std
+        super().__init__(images, labels, info.classes, f'{info.name}/{split}', start, limit)
+        self.description = _describe(info.name, split, info.origin, start, len(self))
 
-    def shrink(self, count: int | None) -> int | None:
+    def shrink(self, count: int) -> int:
         """A count or place of the real set, in the set that stands in; at least 1 of each 1 or more."""
-        return count if not count else max(1, int(count * self.share))
+        return max(1, int(count * self.share)) if count else 0
 
 
 def _describe(data: str, split: str, origin: str, start: int, images: int) -> dict[str, Any]:
@@ -96,65 +224,28 @@ def _describe(data: str, split: str, origin: str, start: int, images: int) -> di
 
 
 def _check_split(split: str) -> None:
-    if split not in ('train', 'test'):
+    if split not in SPLITS:
         raise ValueError(f'split={split!r}; allowed: train, test')
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    """One gzip idx file: two zero bytes, type 8 (bytes), number of axes, big-endian sizes, data."""
-    with gzip.open(path) as file:
-        content = file.read()
-    axes = content[3]
-    shape = np.frombuffer(content, '>u4', axes, 4)
-    if content[:3] != b'\0\0\x08' or len(content) != 4 + 4 * axes + int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f'{path} is not an idx file of bytes: header {content[:4]!r}, shape {shape.tolist()}')
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
-
-
-@lru_cache(maxsize=4)
-def _read_digits(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=1)
+def _load_digits() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("the digits set needs scikit-learn: pip install 'pinas_zoo[search]'") from error
-    data = load_digits()
-    part = slice(0, 1437) if split == 'train' else slice(1437, None)
+    return load_digits()
+
+
+def _digit_classes() -> tuple[str, ...]:
+    return tuple(map(str, _load_digits().target_names))
+
+
+@lru_cache(maxsize=4)
+def _read_digits(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    data = _load_digits()
+    border = int(len(data.target) * DIGITS_TRAIN_SHARE)
+    part = slice(0, border) if split == 'train' else slice(border, None)
     images = torch.from_numpy(data.images[part] / 16).float()[:, None]
     images = F.interpolate(images, size=(size, size), mode='bilinear', antialias=True)[:, 0]
     return (images * 255).round().to(torch.uint8).numpy(), data.target[part]
-
-
-def _find_fashion_mnist(root: str | Path | None, download: bool | None) -> tuple[Path | None, str]:
-    """Folder of the idx files and where they came from; (None, why not) if there are none."""
-    cache = Path(os.environ.get('PINAS_CACHE_DIR', Path.home() / '.cache' / 'pinas_zoo')) / 'fashion-mnist'
-    places = {'given folder': Path(root)} if root else {'Debian package': DEBIAN_FOLDER, 'torchvision': cache}
-    for origin, folder in places.items():
-        if all(any(folder.glob(f'{stem}-{kind}-*.gz')) for stem in ('train', 't10k') for kind in ('images', 'labels')):
-            return folder, origin
-    if download is None:
-        download = not os.environ.get(OFFLINE_VARIABLE)
-    if not download:
-        return None, f'not in {", ".join(map(str, places.values()))}; download is off'
-    return _download_fashion_mnist(Path(root) if root else cache)
-
-
-def _download_fashion_mnist(target: Path) -> tuple[Path | None, str]:
-    from torchvision.datasets import FashionMNIST
-
-    timeout = socket.getdefaulttimeout()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            socket.setdefaulttimeout(20)
-            FashionMNIST(folder, download=True)
-            target.mkdir(exist_ok=True)
-            # One rename a file: processes may fetch at once, and a killed one leaves no half file.
-            for file in Path(folder, 'FashionMNIST', 'raw').glob('*.gz'):
-                with file.open('rb') as stream:
-                    os.fsync(stream.fileno())
-                file.replace(target / file.name)
-    except (OSError, RuntimeError) as error:
-        return None, f'download failed: {error}'
-    finally:
-        socket.setdefaulttimeout(timeout)
-    return target, 'torchvision'

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ import torch.distributed as dist
 
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.convert import convert_file
-from pinas_zoo.weights.load import file_sha256, write_text
+from pinas_zoo.weights.load import file_lock, file_sha256, write_text
 from pinas_zoo.weights.manifest import Entry, find_entry, package_file
-from pinas_zoo.weights.transfer import Policy, TransferError, copy_file, from_drive, from_url
+from pinas_zoo.weights.transfer import Policy, TransferError, copy_file, from_drive, from_url, offline
 
 __all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
 
@@ -195,7 +195,7 @@ def _sources(entry: Entry, file: str, size: int | None, policy: Policy) -> Itera
         yield url, lambda part: from_url(url, part, size, policy)
     else:
         yield f'the mirror {mirror}', lambda part: copy_file(Path(mirror, file), part)
-    offline = os.environ.get('PINAS_OFFLINE', '') not in ('', '0')
+    forbidden = offline()
     for source in entry.sources:
         if 'url' in source:
             label, get = source['url'], lambda part, url=source['url']: from_url(url, part, size, policy)
@@ -204,7 +204,7 @@ def _sources(entry: Entry, file: str, size: int | None, policy: Policy) -> Itera
             get = lambda part, s=source: from_drive(s['drive_folder'], s['file'], part)  # noqa: E731
         else:
             continue
-        yield label, _offline if offline else get
+        yield label, _offline if forbidden else get
 
 
 def _no_mirror(part: Path) -> None:
@@ -212,7 +212,7 @@ def _no_mirror(part: Path) -> None:
 
 
 def _offline(part: Path) -> None:
-    raise TransferError('not asked, $PINAS_OFFLINE is set')
+    raise TransferError(f'not asked, {offline()}')
 
 
 def _check(part: Path, size: int | None, expected: str | None) -> None:
@@ -278,18 +278,15 @@ def _set_aside(path: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds the lock of a cache file; the system gives it back when a process dies."""
-    import fcntl  # not on every system that can import the package
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path.with_name(f'.{path.name}.lock'), 'a')  # noqa: SIM115
-    except OSError as error:
-        raise DownloadError(
-            f'{path} is missing or damaged, and the cache {path.parent} cannot be written ({error}); '
-            'set $PINAS_ZOO_HOME to a folder that can'
-        ) from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(path.with_name(f'.{path.name}.lock')))
+        except OSError as error:
+            raise DownloadError(
+                f'{path} is missing or damaged, and the cache {path.parent} cannot be written ({error}); '
+                'set $PINAS_ZOO_HOME to a folder that can'
+            ) from error
         try:
             yield
         except OSError as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 __all__ = [
     'Checkpoint',
     'LoadReport',
+    'file_lock',
     'file_sha256',
     'load_weights',
     'read_checkpoint',
@@ -242,7 +243,7 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, fsyncs it and renames it: all of it or nothing.
 
     Args:
@@ -262,6 +263,26 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> Iterator[IO[str]]:
+    """Holds an exclusive lock; the system gives it back when a process dies, so nothing stale is left.
+
+    Args:
+        path: File of the lock; it is made where it is missing and stays. Its text may be read and written inside.
+        on_wait: Called once where another process holds it.
+    """
+    import fcntl  # not on every system that can import the package
+
+    with open(path, 'a+', encoding='utf-8') as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from torch.hub import tqdm  # the one that is installed, or a plain stand-in
 
-__all__ = ['Policy', 'TransferError', 'check_space', 'copy_file', 'from_drive', 'from_url']
+__all__ = ['Policy', 'TransferError', 'check_space', 'copy_file', 'from_drive', 'from_url', 'offline']
 
 CHUNK = 1 << 20
 #: Left free on the disk beside the file itself.
@@ -46,6 +46,14 @@ class Policy:
     attempts: int = 4
     pause: float = 1.0
     timeout: float = 30.0
+
+
+def offline() -> str | None:
+    """Why the network may not be asked: '$PINAS_OFFLINE is set', or Hugging Face's $HF_HUB_OFFLINE; else None."""
+    for name in ('PINAS_OFFLINE', 'HF_HUB_OFFLINE'):
+        if os.environ.get(name, '').lower() not in ('', '0', 'off', 'no', 'false'):
+            return f'${name} is set'
+    return None
 
 
 def check_space(folder: Path, need: int) -> None:

@@ -1,0 +1,205 @@
+"""Public files by HTTP, and files of a Debian package without root, each with bounded waiting.
+
+What counts is progress: a slow line may take its time, a dead one is given up after `patience` seconds.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePosixPath
+
+from pinas_zoo.weights.transfer import Policy, TransferError, from_url
+
+__all__ = ['FetchError', 'fetch_package_files', 'fetch_urls']
+
+#: Bytes that count as progress: a server that sends one byte a minute is as good as none.
+STEP = 1 << 16
+#: No hook of the machine's apt (clean-ups, notices to a desktop) belongs to a download into a folder of our own.
+APT_CONFIGURATION = ''.join(
+    f'#clear APT::Update::{hook};\n' for hook in ('Pre-Invoke', 'Post-Invoke', 'Post-Invoke-Success')
+)
+
+
+class FetchError(RuntimeError):
+    """A source did not give the files; the message says why in one line."""
+
+
+class _Watch:
+    """Whether a folder still grows.
+
+    Args:
+        folder: Where files arrive.
+        patience: Seconds without progress after which it counts as stalled.
+    """
+
+    def __init__(self, folder: Path, patience: float) -> None:
+        self.folder, self.patience = folder, patience
+        self.size, self.moved = self._size(), time.monotonic()
+
+    def _size(self) -> int:
+        total = 0
+        for folder, _, files in os.walk(self.folder):
+            for file in files:
+                try:
+                    total += os.stat(os.path.join(folder, file), follow_symlinks=False).st_size
+                except FileNotFoundError:  # renamed since
+                    continue
+        return total
+
+    def wait(self, running: Callable[[], bool]) -> None:
+        """Returns when nothing runs any more.
+
+        Raises:
+            FetchError: It runs on without progress.
+        """
+        while running():
+            time.sleep(0.05)
+            now, size = time.monotonic(), self._size()
+            if abs(size - self.size) >= STEP:  # apt replaces a packed list by its unpacked form
+                self.size, self.moved = size, now
+            elif now - self.moved > self.patience:
+                raise FetchError(f'given up after {self.patience:g} s without progress')
+
+
+# ---- HTTP -----------------------------------------------------------------------------------------------------------
+
+
+def fetch_urls(urls: Sequence[str], folder: Path, patience: float) -> None:
+    """Download files, each under the last part of its address.
+
+    Args:
+        urls: http or https addresses.
+        folder: Where they go; nothing else may write there.
+        patience: Seconds without progress.
+
+    Raises:
+        FetchError: One could not be had.
+    """
+    faults: list[Exception] = []
+    policy = Policy(attempts=2, timeout=2 * patience)  # the watch is faster; this ends the thread that is left behind
+
+    def run() -> None:
+        try:
+            for url in urls:
+                from_url(url, folder / url.rsplit('/', 1)[-1], None, policy)
+        except Exception as error:  # it has to reach the waiting thread, whatever it is
+            faults.append(error)
+
+    # A thread that can be left behind: no time-out bounds the look-up of a name.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    _Watch(folder, patience).wait(thread.is_alive)
+    for fault in faults:
+        if not isinstance(fault, (TransferError, OSError)):
+            raise fault
+        raise FetchError(str(fault)) from fault
+
+
+# ---- apt ------------------------------------------------------------------------------------------------------------
+
+
+def fetch_package_files(package: str, names: Collection[str], folder: Path, patience: float) -> None:
+    """Take files out of a package of the machine's distribution; nothing is installed and no root is needed.
+
+    The machine's package lists are used where they know the package, else fresh ones are fetched into a folder of
+    our own. The machine's sources and keys stay in force.
+
+    Args:
+        package: Its name.
+        names: File names, unique in the package.
+        folder: Where they go; nothing else may write there.
+        patience: Seconds without progress.
+
+    Raises:
+        FetchError: The files could not be had.
+    """
+    if shutil.which('apt-get') is None:
+        raise FetchError('no apt-get on this machine')
+    work = folder / 'apt'
+    for part in ('lists/partial', 'cache/archives/partial', 'package'):
+        (work / part).mkdir(parents=True)
+    (work / 'apt.conf').write_text(APT_CONFIGURATION)
+    watch, own_lists = _Watch(work, patience), [f'Dir::State::Lists={work / "lists"}']
+    if _apt(work, watch, ['download', package]) is not None:
+        updated = _apt(work, watch, ['update'], own_lists)  # one unreachable source of several is no obstacle
+        if (failed := _apt(work, watch, ['download', package], own_lists)) is not None:
+            raise FetchError(failed if updated is None else f'{failed} (apt-get update: {updated})')
+    packages = sorted((work / 'package').glob('*.deb'))
+    if not packages:
+        raise FetchError(f'apt-get download brought no file of {package}')
+    _unpack(packages[0], names, folder)
+    shutil.rmtree(work)
+
+
+def _apt(work: Path, watch: _Watch, command: list[str], settings: Sequence[str] = ()) -> str | None:
+    """Run apt-get with folders of our own; the reason of a failure, else None."""
+    # As root apt would hand the download to a user who cannot write here.
+    private = [f'Dir::Cache={work / "cache"}', 'APT::Sandbox::User=root', 'Acquire::Languages=none']
+    waiting = [f'Acquire::{kind}::Timeout={max(1, int(watch.patience / 2))}' for kind in ('http', 'https')]
+    options = [x for setting in (*private, *waiting, 'Acquire::Retries=1', *settings) for x in ('-o', setting)]
+    log = work / f'{command[0]}.log'
+    with log.open('w') as output:
+        process = subprocess.Popen(
+            ['apt-get', '-q', '-c', str(work / 'apt.conf'), *options, *command],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=work / 'package',
+            env={**os.environ, 'LC_ALL': 'C'}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            watch.wait(lambda: process.poll() is None)
+        finally:
+            if process.poll() is None:  # its helpers too
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return None if process.returncode == 0 else _reason(log, process.returncode)
+
+
+def _reason(log: Path, code: int) -> str:
+    lines = [line.strip() for line in log.read_text(errors='replace').splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(('E:', 'Err:'))] or lines
+    return errors[-1][:200] if errors else f'exit status {code}'
+
+
+def _unpack(package: Path, names: Collection[str], folder: Path) -> None:
+    """Write the named files of a .deb into the folder; no other member of it is looked at."""
+    try:
+        if shutil.which('dpkg-deb'):
+            command = ['dpkg-deb', '--fsys-tarfile', str(package)]
+            with (
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+                tarfile.open(fileobj=process.stdout, mode='r|') as archive,
+            ):
+                _take(archive, names, folder)
+        else:
+            with tarfile.open(fileobj=io.BytesIO(_data_member(package))) as archive:
+                _take(archive, names, folder)
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+        raise FetchError(f'{package.name} cannot be unpacked: {error}') from error
+
+
+def _take(archive: tarfile.TarFile, names: Collection[str], folder: Path) -> None:
+    for member in archive:
+        name = PurePosixPath(member.name).name
+        if name in names and (content := archive.extractfile(member)) is not None:
+            with content, (folder / name).open('wb') as file:
+                shutil.copyfileobj(content, file)
+
+
+def _data_member(package: Path) -> bytes:
+    """The data.tar of a .deb, which is an ar archive of three members."""
+    with package.open('rb') as file:
+        if file.read(8) != b'!<arch>\n':
+            raise ValueError('it is no ar archive')
+        while len(header := file.read(60)) == 60:
+            size = int(header[48:58])
+            if header.startswith(b'data.tar'):
+                return file.read(size)
+            file.seek(size + size % 2, os.SEEK_CUR)
+    raise ValueError('it has no data.tar')
