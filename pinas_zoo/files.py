@@ -24,7 +24,7 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, fsyncs it and renames it: all of it or nothing.
 
     Args:

@@ -144,6 +144,17 @@ def test_digits_where_everything_failed(toys: dict[str, bytes], tmp_path: Path, 
     assert source.classes == info.classes and capsys.readouterr().out == ''  # said once, tried once
 
 
+def test_counts_are_those_of_the_real_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PINAS_FASHION_MNIST', 'digits')
+    spec = {'kind': 'fashion-mnist', 'split': 'train'}
+    held, trained = (data.open_source({**spec, 'part': part, 'holdout': 6000}) for part in ('holdout', 'train'))
+    assert (len(held), len(held) + len(trained)) == (143, 1437)
+    assert len(data.open_source({**spec, 'part': 'holdout', 'holdout': 0.2})) == 287
+    assert len(data.open_source({**spec, 'start': 30_000, 'limit': None})) == 1437 - 718
+    first, second = (data.open_source({**spec, 'start': start, 'limit': 20_000}) for start in (0, 40_000))
+    assert len(first) == len(second) == 479 and second.name(0) == 'digits/train/958'
+
+
 def test_digits_on_demand(toys: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that began with digits stays with them."""
     place(toys, tmp_path / 'debian')

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -264,8 +265,8 @@ def _sources() -> Iterator[tuple[str, Callable[[Path], None]]]:
     names = [file.name for file in FILES.values()]
     for mirror in FashionMNIST.mirrors:
         urls = [f'{mirror.rstrip("/")}/{name}' for name in names]
-        yield mirror, lambda folder, urls=urls: fetch_urls(urls, folder, MIRROR_PATIENCE)
-    yield f'package {DEBIAN_PACKAGE}', lambda folder: fetch_package_files(DEBIAN_PACKAGE, names, folder, APT_PATIENCE)
+        yield mirror, partial(fetch_urls, urls, patience=MIRROR_PATIENCE)
+    yield f'package {DEBIAN_PACKAGE}', partial(fetch_package_files, DEBIAN_PACKAGE, names, patience=APT_PATIENCE)
 
 
 def _accept(folder: Path, cache: Path) -> None:
@@ -283,4 +284,4 @@ def _accept(folder: Path, cache: Path) -> None:
 def copy_files(source: Path, target: Path) -> None:
     """Copy the four files of a checked folder; each is all there or not at all."""
     for file in FILES.values():
-        write_atomic(target / file.name, lambda temporary, name=file.name: shutil.copyfile(source / name, temporary))
+        write_atomic(target / file.name, partial(shutil.copyfile, source / file.name))

@@ -207,16 +207,16 @@ class FashionMNISTSource(ArraySource):
         if info.folder is None:
             images, labels = _read_digits(split, info.image_size)
             self.share = info.sizes[split] / FILES[split, 'images'].shape[0]
-            start, limit = self.shrink(start), self.shrink(limit)
+            start, limit = self.shrink(start), None if limit is None else self.shrink(limit)
         else:
             images, labels = read_idx(info.folder, split, 'images'), read_idx(info.folder, split, 'labels')
         self.mean, self.std = info.mean, info.std
         super().__init__(images, labels, info.classes, f'{info.name}/{split}', start, limit)
         self.description = _describe(info.name, split, info.origin, start, len(self))
 
-    def shrink(self, count: int | None) -> int | None:
+    def shrink(self, count: int) -> int:
         """A count or place of the real set, in the set that stands in; at least 1 of each 1 or more."""
-        return count if not count else max(1, int(count * self.share))
+        return max(1, int(count * self.share)) if count else 0
 
 
 def _describe(data: str, split: str, origin: str, start: int, images: int) -> dict[str, Any]:

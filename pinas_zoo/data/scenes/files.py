@@ -9,14 +9,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pinas_zoo.data.scenes.images import SPLITS, VERSION, Scene
+from pinas_zoo.data.scenes.images import FLOOR, RIM, SPLITS, VERSION, WALL, Scene
 
-# ADE20K: 0 is "other" and ignored (reduce_zero_label), items are 1 to 10, wall 11, floor 12.
-ADE20K_LABELS = np.array([*range(1, 11), 11, 12, 0], dtype=np.uint8)
-# Cityscapes: items take its ten countable classes, in the order of the table in docs/data.md; the rim is out of roi.
+# Cityscapes: items take its ten countable classes, in the order of the table in docs/data.md; wall, floor and rim (out
+# of roi) follow.
 CITYSCAPES_IDS = np.array([24, 25, 26, 27, 28, 31, 32, 33, 19, 20, 12, 7, 3], dtype=np.uint8)
 CITYSCAPES_TRAIN_IDS = np.array([11, 12, 13, 14, 15, 16, 17, 18, 6, 7, 3, 0, 255], dtype=np.uint8)
 Files = list[tuple[str, bytes]]
+
+
+def label_table(items: Sequence[int], wall: int, floor: int, rim: int) -> np.ndarray:
+    """A format's label by a scene's label. Shape: (256,) uint8"""
+    table = np.zeros(256, dtype=np.uint8)
+    table[: len(items)] = items
+    table[[WALL, FLOOR, RIM]] = wall, floor, rim
+    return table
+
+
+def ade20k_table(classes: int) -> np.ndarray:
+    """ADE20K's labels: 0 is "other" and ignored (reduce_zero_label), items follow from 1 on, then wall and floor."""
+    return label_table(range(1, classes + 1), classes + 1, classes + 2, 0)
+
+
+_CITYSCAPES_TABLES = [
+    label_table(ids[:-3].tolist(), *ids[-3:].tolist()) for ids in (CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS)
+]
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
@@ -83,16 +100,17 @@ def _ade20k_files(scene: Scene, split: str, number: int) -> Files:
     stem = f'{folder}/ADE_{split}_{number + 1:08d}'
     return [
         (f'images/{stem}.jpg', _encode(scene.image, 'JPEG')),
-        (f'annotations/{stem}.png', _encode(ADE20K_LABELS[scene.labels], 'PNG')),
+        (f'annotations/{stem}.png', _encode(ade20k_table(scene.classes)[scene.labels], 'PNG')),
     ]
 
 
 def _cityscapes_files(scene: Scene, split: str, number: int) -> Files:
     stem = f'{split}/scenes/scenes_{number:06d}_000019'
+    ids, train_ids = (table[scene.labels] for table in _CITYSCAPES_TABLES)
     return [
         (f'leftImg8bit/{stem}_leftImg8bit.png', _encode(scene.image, 'PNG')),
-        (f'gtFine/{stem}_gtFine_labelIds.png', _encode(CITYSCAPES_IDS[scene.labels], 'PNG')),
-        (f'gtFine/{stem}_gtFine_labelTrainIds.png', _encode(CITYSCAPES_TRAIN_IDS[scene.labels], 'PNG')),
+        (f'gtFine/{stem}_gtFine_labelIds.png', _encode(ids, 'PNG')),
+        (f'gtFine/{stem}_gtFine_labelTrainIds.png', _encode(train_ids, 'PNG')),
     ]
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 VERSION = 1  # raise it when the same settings would give other pixels
 FORMATS = ('coco', 'ade20k', 'cityscapes')
 SPLITS = ('train', 'val')
-WALL, FLOOR, RIM = 10, 11, 12
+#: Labels that are no item's category, whatever number of those there is.
+WALL, FLOOR, RIM = 253, 254, 255
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Scene:
     """One composed image.
 
     Shape: image (H, W, 3) uint8; ids (H, W) number of the visible item or -1; labels (H, W) category, WALL, FLOOR or
-    RIM; categories and names by item number.
+    RIM; categories and names by item number. `classes` is how many categories there are.
     """
 
     image: np.ndarray
@@ -85,6 +86,7 @@ class Scene:
     labels: np.ndarray
     categories: tuple[int, ...]
     names: tuple[str, ...]
+    classes: int
 
 
 def cut_items(source: Source, count: int, seed: int) -> Items:
@@ -96,10 +98,11 @@ def cut_items(source: Source, count: int, seed: int) -> Items:
         seed: of the draw.
 
     Raises:
-        ValueError: the source has other than 10 classes.
+        ValueError: the source has no classes, or so many that their labels meet those of wall, floor and rim.
     """
-    if len(source.classes) != 10:
-        raise ValueError(f'scenes need a source with 10 classes, came: {len(source.classes)} ({source.description})')
+    if not 1 <= len(source.classes) <= WALL:
+        count = len(source.classes)
+        raise ValueError(f'scenes need a source with 1 to {WALL} classes, came: {count} ({source.description})')
     order = np.random.default_rng([seed, 7]).permutation(len(source))[:count].tolist()
     pixels = np.stack([source.load(i)[0].numpy() for i in order])
     masks = solid_masks(pixels)
@@ -145,7 +148,7 @@ def compose(items: Items, rng: np.random.Generator, height: int, width: int, set
         labels[edge] = RIM
     pixels = (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     categories = tuple(int(items.categories[n]) for n in numbers)
-    return Scene(pixels, ids, labels, categories, tuple(items.names[n] for n in numbers))
+    return Scene(pixels, ids, labels, categories, tuple(items.names[n] for n in numbers), len(items.classes))
 
 
 @dataclass(frozen=True)

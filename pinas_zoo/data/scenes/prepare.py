@@ -6,13 +6,11 @@ each format (`scene_files`). A scene depends on (seed, format, split, number) al
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinas_zoo.data.scenes.files import (
-    ADE20K_LABELS,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAIN_IDS,
     WRITERS,
@@ -43,15 +40,16 @@ from pinas_zoo.data.scenes.images import (
     paint_background,
     solid_masks,
 )
+from pinas_zoo.files import file_lock, write_text
 
 if TYPE_CHECKING:
     from pinas_zoo.data import Source
 
 
 __all__ = [
-    'ADE20K_LABELS',
     'CITYSCAPES_IDS',
     'CITYSCAPES_TRAIN_IDS',
+    'CLASS_NAMES',
     'FLOOR',
     'FORMATS',
     'RIM',
@@ -71,6 +69,7 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int], None]
+CLASS_NAMES = 'classes.txt'
 
 
 def prepare_scenes(
@@ -89,7 +88,7 @@ def prepare_scenes(
     Args:
         root: folder to make.
         settings: what to make.
-        train, val: labelled sources of 10 classes without a common image.
+        train, val: labelled sources of the same classes without a common image.
         overwrite: replace a set that was made with other settings.
         progress: called with (step, done, total).
 
@@ -97,13 +96,16 @@ def prepare_scenes(
         The manifest, and whether anything was written.
 
     Raises:
-        ValueError: root holds a set with other settings, or something that is no scene set.
+        ValueError: root holds a set with other settings, or something that is no scene set; or the sources do not
+            fit each other or a format.
     """
+    _check_classes(train, val, settings)
     root = Path(root).absolute()
     wanted = json.loads(json.dumps({'version': VERSION, **asdict(settings), 'data': _describe(train, val)}))
     root.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(root.with_name(f'.{root.name}.lock')):
+    with file_lock(root.with_name(f'.{root.name}.lock')):
         if (found := _read_manifest(root, wanted, overwrite)) is not None:
+            _write_class_names(root, found)
             return found, False
         partial = root.with_name(f'.{root.name}.partial')
         shutil.rmtree(partial, ignore_errors=True)
@@ -122,8 +124,27 @@ def prepare_scenes(
             'sha256': hashlib.sha256(listing.encode()).hexdigest(),
         }
         _write(partial, 'manifest.json', json.dumps(manifest, indent=1).encode(), {})
+        _write_class_names(partial, manifest)
         _replace(partial, root)
     return manifest, True
+
+
+def _check_classes(train: Source, val: Source, settings: SceneSettings) -> None:
+    if train.classes != val.classes:
+        raise ValueError(f'the sources for train and val differ in their classes: {train.classes} and {val.classes}')
+    countable = len(CITYSCAPES_IDS) - 3  # wall, floor and rim are the others
+    if 'cityscapes' in settings.formats and len(train.classes) > countable:
+        raise ValueError(
+            f'formats={settings.formats!r}: Cityscapes has {countable} countable classes, the source has '
+            f'{len(train.classes)}; leave cityscapes out'
+        )
+
+
+def _write_class_names(root: Path, manifest: dict[str, Any]) -> None:
+    """One name per line beside the label maps, which carry none; COCO's files have theirs. Earlier sets lack it."""
+    folder = root / 'ade20k'
+    if folder.is_dir() and not (folder / CLASS_NAMES).is_file():
+        write_text(folder / CLASS_NAMES, '\n'.join(manifest['ade20k_classes']) + '\n')
 
 
 def _describe(train: Source, val: Source) -> dict[str, Any]:
@@ -149,14 +170,6 @@ def _read_manifest(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[
         text = '; '.join(f'{k} is {old!r}, asked for {new!r}' for k, old, new in differing)
         raise ValueError(f'{root} holds a scene set with other settings: {text}. Give --overwrite or another --root')
     return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time; the lock goes with the process, so a killed one leaves no stale lock."""
-    with path.open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _replace(partial: Path, root: Path) -> None:
