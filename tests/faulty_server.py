@@ -7,16 +7,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FaultyServer:
-    """Serves `content` at every path; `fault` is what happens to the next `times` requests (-1: to all).
+    """Serves `content` at every path, or by the last part of the path.
+
+    `fault` is what happens to the next `times` requests (-1: to all).
 
     Faults: an HTTP status as int; 'dies' (closes in the middle of the body), 'truncated' (a complete answer of half the
     bytes), 'corrupted' (right length, wrong bytes), 'no range' (ignores Range), 'odd range' (answers another range),
-    'stalls' (sends half and then nothing), 'slow' (waits a moment before it answers well).
+    'stalls' (sends half and then nothing), 'slow' (waits a moment before it answers well), 'stop' (answers 404
+    once `release` is set).
     """
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes | dict[str, bytes]):
         self.content, self.fault, self.times = content, None, -1
         self.requests: list[str | None] = []  # the Range header of each
+        self.release = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,9 +59,15 @@ class FaultyServer:
         if isinstance(fault, int):
             handler.send_error(fault)
             return
+        if fault == 'stop':
+            self.release.wait(60)
+            handler.send_error(404)
+            return
         if fault == 'slow':
             time.sleep(0.3)
         body, start = self.content, 0
+        if isinstance(body, dict):
+            body = body[handler.path.rsplit('/', 1)[-1]]
         if fault == 'truncated':
             body = body[: len(body) // 2]
         elif fault == 'corrupted':

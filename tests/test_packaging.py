@@ -14,9 +14,10 @@ import pytest
 from project_copy import copy_project, run_in
 
 import pinas_zoo
-from pinas_zoo.backbone import PiNASNet
+from pinas_zoo.files import file_sha256
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.space import PINAS_NANO
-from pinas_zoo.weights.load import file_sha256, save_weights
+from pinas_zoo.weights.load import save_weights
 from pinas_zoo.weights.manifest import put_rows
 
 ROOT = Path(__file__).resolve().parents[1]

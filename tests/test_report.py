@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinas_zoo.report import (
+from pinas_zoo.report.page import (
     Facts,
     Figure,
     Note,
@@ -32,7 +32,7 @@ from pinas_zoo.report import (
     search_trace_figure,
     write_report,
 )
-from pinas_zoo.search_log import SearchRecord
+from pinas_zoo.search.log import SearchRecord
 from pinas_zoo.space import PINAS, PINAS_NANO, SPACES, Candidate
 
 CHROMIUM = shutil.which('chromium')

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pinas_zoo import scene_images, scenes
 from pinas_zoo.data import DigitsSource, SubsetSource
-from pinas_zoo.scenes import FLOOR, RIM, WALL, SceneSettings, compose, cut_items, prepare_scenes, run_lengths
+from pinas_zoo.data.scenes import images as scene_images
+from pinas_zoo.data.scenes import prepare as scenes
+from pinas_zoo.data.scenes.prepare import (
+    FLOOR,
+    RIM,
+    WALL,
+    SceneSettings,
+    compose,
+    cut_items,
+    prepare_scenes,
+    run_lengths,
+)
 
 SMALL = SceneSettings(size=64, train=6, val=3, seed=1, pool=60)
 CLASSES = tuple(str(i) for i in range(10))
@@ -103,11 +113,43 @@ def test_run_lengths() -> None:
     assert run_lengths(np.ones((2, 2), dtype=bool))['counts'] == [0, 4]
 
 
-def test_cut_items_refuses_other_class_counts() -> None:
-    source = DigitsSource('test')
-    source.classes = ('a', 'b')
-    with pytest.raises(ValueError, match='10 classes, came: 2'):
-        cut_items(source, 5, 0)
+def test_the_classes_follow_from_the_source(tmp_path: Path) -> None:
+    """A source of four classes gives scenes of four, and of wall and floor behind them."""
+    parts = [DigitsSource('train', 300), DigitsSource('test')]
+    for source in parts:
+        source.labels = source.labels % 4
+        source.classes = ('north', 'east', 'south', 'west')
+    settings = SceneSettings(64, 4, 2, 0, ('coco', 'ade20k', 'cityscapes'), pool=60)
+    manifest, _ = prepare_scenes(tmp_path / 's', settings, *parts)
+    assert manifest['ade20k_classes'] == ['north', 'east', 'south', 'west', 'wall', 'floor']
+    document = json.loads((tmp_path / 's/coco/annotations/instances_train2017.json').read_text())
+    assert [c['name'] for c in document['categories']] == manifest['classes']
+    seen = {v for p in (tmp_path / 's/ade20k/annotations').rglob('*.png') for v in np.unique(png(p)).tolist()}
+    assert seen == set(range(7))
+    assert (tmp_path / 's/ade20k/classes.txt').read_text().splitlines() == manifest['ade20k_classes']
+    seen = {v for p in (tmp_path / 's/cityscapes').rglob('*TrainIds.png') for v in np.unique(png(p)).tolist()}
+    assert seen == {11, 12, 13, 14, 3, 0, 255}
+
+
+def test_sources_that_do_not_fit(tmp_path: Path) -> None:
+    train, val = DigitsSource('train', 50), DigitsSource('test', 50)
+    train.classes = ()
+    with pytest.raises(ValueError, match='1 to 253 classes, came: 0'):
+        cut_items(train, 5, 0)
+    with pytest.raises(ValueError, match='differ in their classes'):
+        prepare_scenes(tmp_path / 's', SMALL, train, val)
+    train.classes = val.classes = tuple(map(str, range(11)))
+    with pytest.raises(ValueError, match='Cityscapes has 10 countable classes, the source has 11; leave cityscapes'):
+        prepare_scenes(tmp_path / 's', SMALL, train, val)
+
+
+def test_an_earlier_set_gets_its_class_names(root: Path) -> None:
+    file = root / 'ade20k' / scenes.CLASS_NAMES
+    content = file.read_text()
+    file.unlink()
+    _, written = prepare_scenes(root, SMALL, DigitsSource('train'), DigitsSource('test'))
+    assert not written and file.read_text() == content
+    assert content.splitlines() == [*CLASSES, 'wall', 'floor']
 
 
 @pytest.mark.parametrize(
@@ -233,7 +275,7 @@ def test_mmseg_reads_ade20k_and_cityscapes(root: Path) -> None:
     named = BaseSegDataset(
         data_root=str(root / 'ade20k'),
         data_prefix={'img_path': 'images/validation', 'seg_map_path': 'annotations/validation'},
-        metainfo={'classes': json.loads((root / 'manifest.json').read_text())['ade20k_classes']},
+        metainfo={'classes': str(root / 'ade20k' / scenes.CLASS_NAMES)},  # mmengine reads such a file
         reduce_zero_label=True,
         pipeline=pipeline,
     )

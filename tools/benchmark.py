@@ -85,15 +85,16 @@ def run_worker(task: str, args: argparse.Namespace) -> dict[str, Any]:
 def run_task(args: argparse.Namespace) -> None:
     """In the worker: measures one part, or one contestant's memory ('memory: NAME'), and writes the result."""
     import torch
-    from benchmarks.timing import Settings
+
+    from pinas_zoo.speed.timing import Settings
 
     torch.set_num_threads(args.threads)
     settings = Settings(args.quick, args.rounds, args.warmups, args.threads, args.seed)
     part, _, contestant = args.task.partition(': ')
     if contestant:
-        result = import_module('benchmarks.step').measure_memory(settings, contestant)
+        result = import_module('pinas_zoo.speed.step').measure_memory(settings, contestant)
     else:
-        result = import_module(f'benchmarks.{part}').measure(settings)
+        result = import_module(f'pinas_zoo.speed.{part}').measure(settings)
     result['torch'] = {'threads': torch.get_num_threads(), 'capability': torch.backends.cpu.get_cpu_capability()}
     args.out.write_text(json.dumps(result))
 

@@ -4,9 +4,11 @@
     python tools/prepare_data.py cityscapes --root data/cityscapes --link /archive/cityscapes
     python tools/prepare_data.py ade20k --mini 64
     python tools/prepare_data.py scenes --root data/scenes
+    python tools/prepare_data.py fashion-mnist
 
 coco, ade20k and cityscapes check a tree, link data that lie elsewhere and cut a mini set; cityscapes also makes the
-train ids. scenes composes detection and segmentation sets from real pixels.
+train ids. scenes composes detection and segmentation sets from real pixels. fashion-mnist finds or fetches the four
+files and says where they are.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinas_zoo.data import open_source
+from pinas_zoo.data.fashion_mnist import FILES, cache_folder, copy_files, locate
+from pinas_zoo.data.scenes.prepare import FORMATS, SceneSettings, prepare_scenes
 from pinas_zoo.data.trees import SPLITS, TREES, Tree, cores, link_tree, make_mini, make_train_ids
-from pinas_zoo.scenes import FORMATS, SceneSettings, prepare_scenes
 
 
 class ProgressLine:
@@ -66,6 +69,24 @@ def add_scenes_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--data', choices=('fashion-mnist', 'digits'), default='fashion-mnist', help='where items are')
     parser.add_argument('--overwrite', action='store_true', help='replace a set that has other settings')
     parser.set_defaults(run=run_scenes)
+
+
+def run_fashion_mnist(args: argparse.Namespace) -> None:
+    found = locate()
+    if found.folder is None:
+        by_hand = f'By hand: put {", ".join(file.name for file in FILES.values())} into {cache_folder()}'
+        raise ValueError(f'Fashion-MNIST could not be had. Tried: {"; ".join(found.problems)}. {by_hand}')
+    if args.root:
+        copy_files(found.folder, Path(args.root))
+    folder = args.root or str(found.folder)
+    print(f'Fashion-MNIST: {folder} (from {found.origin})')
+    print(json.dumps({'folder': folder, 'origin': found.origin}))
+
+
+def add_fashion_mnist_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser('fashion-mnist', help='find or fetch Fashion-MNIST, and say where it is')
+    parser.add_argument('--root', help='copy the four files there too, for a machine without a network')
+    parser.set_defaults(run=run_fashion_mnist)
 
 
 def run_tree(args: argparse.Namespace) -> None:
@@ -117,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for tree in TREES.values():
         add_tree_parser(commands, tree)
     add_scenes_parser(commands)
+    add_fashion_mnist_parser(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)

@@ -14,22 +14,35 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from pinas_zoo.data.fetching import FetchError, fetch_package_files, fetch_urls
-from pinas_zoo.weights.load import file_lock, write_atomic
-from pinas_zoo.weights.transfer import offline
+from pinas_zoo.files import file_lock, write_atomic
+from pinas_zoo.weights.fetch import offline
 
-__all__ = ['CLASSES', 'DEBIAN_FOLDER', 'FILES', 'IdxFile', 'Located', 'cache_folder', 'locate', 'read_idx']
+__all__ = [
+    'CLASSES',
+    'DEBIAN_FOLDER',
+    'FILES',
+    'IdxFile',
+    'Located',
+    'cache_folder',
+    'copy_files',
+    'locate',
+    'read_idx',
+]
 
 CLASSES = (
     'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
 )  # fmt: skip
 DEBIAN_FOLDER = Path('/usr/share/datasets/fashion-mnist')
 DEBIAN_PACKAGE = 'dataset-fashion-mnist'
+#: A folder with the four files, or the word digits.
+VARIABLE = 'PINAS_FASHION_MNIST'
 #: Seconds without progress after which a source is given up; apt also needs some to read its lists.
 MIRROR_PATIENCE, APT_PATIENCE = 15.0, 30.0
 
@@ -115,19 +128,20 @@ def locate(root: str | Path | None = None, download: bool | None = None) -> Loca
     """Find Fashion-MNIST: the given folder, Debian's, the cache, torchvision's mirrors, the distribution's package.
 
     Args:
-        root: Folder with the four files.
+        root: Folder with the four files; else ``$PINAS_FASHION_MNIST``, where it names one.
         download: False never asks the network; nor does anything where PINAS_OFFLINE or HF_HUB_OFFLINE is set.
 
     Raises:
         ValueError: The given folder holds other files under these names.
     """
     problems = []
+    root = Path(root).expanduser() if root is not None else _variable_folder()
     if root is not None:
-        missing, fault = _inspect(Path(root))
+        missing, fault = _inspect(root)
         if fault:
             raise ValueError(f'{fault}: give the folder of the original four files, or none')
         if not missing:
-            return Located(Path(root), f'the given folder {root}')
+            return Located(root, f'the given folder {root}')
         problems.append(f'{root}: {_no(missing)}')
     for folder, origin in ((DEBIAN_FOLDER, "Debian's package"), (_cache_or_none(), 'the cache')):
         missing, fault = _inspect(folder) if folder else (['home folder'], '')
@@ -146,6 +160,11 @@ def locate(root: str | Path | None = None, download: bool | None = None) -> Loca
     return Located(found.folder, found.origin, (*problems, *found.problems))
 
 
+def _variable_folder() -> Path | None:
+    value = os.environ.get(VARIABLE, '')
+    return Path(value).expanduser() if value not in ('', 'digits') else None
+
+
 def _cache_or_none() -> Path | None:
     try:
         return cache_folder()
@@ -158,20 +177,30 @@ def _no(missing: list[str]) -> str:
 
 
 def _inspect(folder: Path) -> tuple[list[str], str]:
-    """Names of the files that a folder has not got, and what is wrong with one that it has ('': nothing)."""
-    missing = [file.name for file in FILES.values() if not (folder / file.name).is_file()]
-    faults = (_fault(folder / file.name, file) for file in FILES.values() if file.name not in missing)
+    """Names of the files that a folder has not got, and what is wrong with the first bad one ('': nothing)."""
+    missing, faults = [], []
+    for file in FILES.values():
+        try:
+            faults.append(_fault(folder / file.name, file))
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(file.name)
     return missing, next(filter(None, faults), '')
 
 
 def _fault(path: Path, file: IdxFile) -> str:
-    """Why a file is not the original one; '' if it is."""
+    """Why a file is not the original one; '' if it is.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: There is none.
+    """
     try:
         status = path.stat()
         key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
         if key in _checked:
             return ''
         found = hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except (OSError, EOFError, zlib.error) as error:
         return f'{path} cannot be read: {error}'
     if found != file.sha256:
@@ -236,8 +265,8 @@ def _sources() -> Iterator[tuple[str, Callable[[Path], None]]]:
     names = [file.name for file in FILES.values()]
     for mirror in FashionMNIST.mirrors:
         urls = [f'{mirror.rstrip("/")}/{name}' for name in names]
-        yield mirror, lambda folder, urls=urls: fetch_urls(urls, folder, MIRROR_PATIENCE)
-    yield f'package {DEBIAN_PACKAGE}', lambda folder: fetch_package_files(DEBIAN_PACKAGE, names, folder, APT_PATIENCE)
+        yield mirror, partial(fetch_urls, urls, patience=MIRROR_PATIENCE)
+    yield f'package {DEBIAN_PACKAGE}', partial(fetch_package_files, DEBIAN_PACKAGE, names, patience=APT_PATIENCE)
 
 
 def _accept(folder: Path, cache: Path) -> None:
@@ -249,5 +278,10 @@ def _accept(folder: Path, cache: Path) -> None:
     missing, fault = _inspect(folder)
     if missing or fault:
         raise FetchError(fault.replace(f'{folder}/', '') or _no(missing))
+    copy_files(folder, cache)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the four files of a checked folder; each is all there or not at all."""
     for file in FILES.values():
-        write_atomic(cache / file.name, lambda temporary, name=file.name: shutil.copyfile(folder / name, temporary))
+        write_atomic(target / file.name, partial(shutil.copyfile, source / file.name))

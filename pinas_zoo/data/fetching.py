@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 
-from pinas_zoo.weights.transfer import Policy, TransferError, from_url
+from pinas_zoo.weights.fetch import Policy, TransferError, from_url
 
 __all__ = ['FetchError', 'fetch_package_files', 'fetch_urls']
 
@@ -84,11 +84,12 @@ def fetch_urls(urls: Sequence[str], folder: Path, patience: float) -> None:
         FetchError: One could not be had.
     """
     faults: list[Exception] = []
+    policy = Policy(attempts=2, timeout=2 * patience)  # the watch is faster; this ends the thread that is left behind
 
     def run() -> None:
         try:
             for url in urls:
-                from_url(url, folder / url.rsplit('/', 1)[-1], None, Policy(2, timeout=patience))
+                from_url(url, folder / url.rsplit('/', 1)[-1], None, policy)
         except Exception as error:  # it has to reach the waiting thread, whatever it is
             faults.append(error)
 

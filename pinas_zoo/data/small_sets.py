@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pinas_zoo.data import fashion_mnist
 from pinas_zoo.data.fashion_mnist import CLASSES as FASHION_MNIST_CLASSES
 from pinas_zoo.data.fashion_mnist import DEBIAN_FOLDER, FILES, read_idx
+from pinas_zoo.data.fashion_mnist import VARIABLE as FASHION_MNIST_VARIABLE
 from pinas_zoo.data.sources import ArraySource
 
 __all__ = [
@@ -38,8 +39,6 @@ __all__ = [
 FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.2860,), (0.3530,)
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3238,)
 OFFLINE_VARIABLE = 'PINAS_OFFLINE'
-#: A folder with the four files, or the word digits.
-FASHION_MNIST_VARIABLE = 'PINAS_FASHION_MNIST'
 #: Test images are the last fifth of the digits: other writers.
 DIGITS_TRAIN_SHARE = 0.8
 SPLITS = ('train', 'test')
@@ -102,10 +101,8 @@ def resolve_fashion_mnist(root: str | Path | None = None, download: bool | None 
         ValueError: The given folder holds other files under these names.
         ImportError: Digits take its place and scikit-learn is missing.
     """
-    wanted = root if root is not None else os.environ.get(FASHION_MNIST_VARIABLE) or None
-    if str(wanted) == 'digits':
+    if root is None and os.environ.get(FASHION_MNIST_VARIABLE) == 'digits':
         return resolve_digits(f'scikit-learn, ${FASHION_MNIST_VARIABLE} asks for it')
-    root = None if wanted is None else Path(wanted).expanduser()
     found = fashion_mnist.locate(root, download)
     if found.folder is None:
         tried = '; '.join(found.problems)
@@ -210,16 +207,16 @@ class FashionMNISTSource(ArraySource):
         if info.folder is None:
             images, labels = _read_digits(split, info.image_size)
             self.share = info.sizes[split] / FILES[split, 'images'].shape[0]
-            start, limit = self.shrink(start), self.shrink(limit)
+            start, limit = self.shrink(start), None if limit is None else self.shrink(limit)
         else:
             images, labels = read_idx(info.folder, split, 'images'), read_idx(info.folder, split, 'labels')
         self.mean, self.std = info.mean, info.std
         super().__init__(images, labels, info.classes, f'{info.name}/{split}', start, limit)
         self.description = _describe(info.name, split, info.origin, start, len(self))
 
-    def shrink(self, count: int | None) -> int | None:
+    def shrink(self, count: int) -> int:
         """A count or place of the real set, in the set that stands in; at least 1 of each 1 or more."""
-        return count if not count else max(1, int(count * self.share))
+        return max(1, int(count * self.share)) if count else 0
 
 
 def _describe(data: str, split: str, origin: str, start: int, images: int) -> dict[str, Any]:

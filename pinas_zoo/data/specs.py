@@ -103,7 +103,8 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     source = cls(**{k: spec[k] for k in keys if k in spec})
     subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
     if isinstance(source, FashionMNISTSource):
-        subset |= {k: source.shrink(subset[k]) for k in ('start', 'limit') if k in subset}
+        counts = ('start', 'limit', 'holdout')  # of the real set; a hold-out below 1 is a fraction
+        subset |= {k: source.shrink(subset[k]) for k in counts if (subset.get(k) or 0) >= 1}
     if not subset:
         return source
     # Without a part and a seed the order stays: start and limit count along the files.

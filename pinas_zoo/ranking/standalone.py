@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinas_zoo.backbone import PiNASNet
-from pinas_zoo.blocks import init_weights
+from pinas_zoo.models.blocks import init_weights
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.ranking.task import PairTask, augment, compose, index_batches, normalise
 from pinas_zoo.space import Arch, SearchSpace
 
