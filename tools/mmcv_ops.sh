@@ -104,7 +104,7 @@ install_mmcv() {
     if [ -z "$(cached_wheel "$variant")" ]; then build_mmcv; fi
     say "mmcv $(pinned mmcv) ($variant) from its wheel"
     begin_change
-    if has_dist mmcv_lite; then pip_run mmcv pip uninstall -y mmcv-lite; fi
+    if has_dist 'mmcv_lite-*'; then pip_run mmcv pip uninstall -y mmcv-lite; fi
     pip_run mmcv pip install --no-deps --no-index --force-reinstall "$(cached_wheel "$variant")"
     end_change
     exec 8>&-

@@ -130,7 +130,7 @@ pip() { "$env/bin/python" -m pip "$1" -qq "${@:2}"; }
 begin_change() { touch "$env/.pinas-installing"; }
 end_change() { rm -f "$env/.pinas-installing"; }
 
-has_dist() { compgen -G "$env/lib/python3*/site-packages/$1-*.dist-info" >/dev/null; }
+has_dist() { compgen -G "$env/lib/python3*/site-packages/$1.dist-info" >/dev/null; } # pattern of name-version
 
 remove_env() {
     [ -e "$env/.pinas-ours" ] || fail "$env is not $1; remove it or set PINAS_ENV_DIR"
@@ -285,9 +285,9 @@ print(spec.origin if spec else "")' 2>/dev/null) || return 1
 
 # What the environment has stays: compiled operators, a CPU torch, and mm packages where only the core is asked for.
 keep_choices() {
-    if has_dist mmcv; then ops=1; fi
-    if has_dist "torch-*+cpu"; then cpu=1; fi
-    if has_dist mmdet; then core=''; fi
+    if has_dist 'mmcv-*'; then ops=1; fi
+    if has_dist 'torch-*+cpu'; then cpu=1; fi
+    if has_dist 'mmdet-*'; then core=''; fi
     if [ -n "$core" ]; then ops=''; fi
 }
 
