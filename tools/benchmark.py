@@ -23,6 +23,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pinas_zoo.files import write_text
+
 PARTS = ('step', 'rank', 'inference', 'loading')
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'pillow')
 
@@ -127,10 +129,7 @@ def print_part(part: str, result: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
-    partial.write_text(json.dumps(values, indent=2) + '\n')
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=2) + '\n')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
