@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,7 +51,7 @@ def package_version(name: str) -> str | None:
 def describe_environment(threads: int) -> dict[str, Any]:
     """Where the numbers come from."""
     return {
-        'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'date': datetime.now(UTC).isoformat(timespec='seconds'),
         'cpu': cpu_model(),
         'machine': platform.machine(),
         'system': platform.system(),
