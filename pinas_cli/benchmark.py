@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'pillow')
 def describe_environment(threads: int) -> dict[str, Any]:
     """Where the numbers come from."""
     return {
-        'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'date': datetime.now(UTC).isoformat(timespec='seconds'),
         'cpu': cpu_model(),
         'machine': platform.machine(),
         'system': platform.system(),
