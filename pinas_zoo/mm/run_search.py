@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pinas_zoo.cost import CostTable
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.derive import derive, save_backbone
+from pinas_zoo.mm.from_data import fill_from_data
 from pinas_zoo.mm.launch import Options, load_config, set_up
 from pinas_zoo.rank import Evaluator, PathScore, ScoreCache
 from pinas_zoo.report import pareto_figure, search_trace_figure
@@ -163,6 +164,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
+    fill_from_data(cfg)
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
