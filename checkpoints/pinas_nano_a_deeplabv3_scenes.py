@@ -20,9 +20,11 @@ custom_hooks = [
     dict(type='pinas_zoo.PathLogHook'),
 ]
 custom_imports = dict(
-    allow_failed_imports=False, imports=[
+    allow_failed_imports=False,
+    imports=[
         'pinas_zoo.mm.weights',
-    ])
+    ],
+)
 data_preprocessor = dict(
     _scope_='mmseg',
     bgr_to_rgb=True,
@@ -38,7 +40,8 @@ data_preprocessor = dict(
         57.12,
         57.375,
     ],
-    type='SegDataPreProcessor')
+    type='SegDataPreProcessor',
+)
 dataset = dict(
     data_root='work_dirs/quickstart/scenes/ade20k/',
     img_suffix='.jpg',
@@ -56,26 +59,22 @@ dataset = dict(
             'Ankle boot',
             'wall',
             'floor',
-        )),
+        )
+    ),
     reduce_zero_label=True,
     seg_map_suffix='.png',
-    type='BaseSegDataset')
+    type='BaseSegDataset',
+)
 default_hooks = dict(
-    checkpoint=dict(
-        by_epoch=False,
-        interval=50,
-        max_keep_ckpts=2,
-        type='pinas_zoo.ExactCheckpointHook'),
+    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=2, type='pinas_zoo.ExactCheckpointHook'),
     logger=dict(interval=10, log_metric_by_epoch=False, type='LoggerHook'),
     param_scheduler=dict(type='ParamSchedulerHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     timer=dict(type='IterTimerHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+)
 default_scope = 'mmseg'
-env_cfg = dict(
-    cudnn_benchmark=True,
-    dist_cfg=dict(backend='nccl'),
-    mp_cfg=dict(mp_start_method='fork'))
+env_cfg = dict(cudnn_benchmark=True, dist_cfg=dict(backend='nccl'), mp_cfg=dict(mp_start_method='fork'))
 log_level = 'INFO'
 log_processor = dict(by_epoch=False, type='LogProcessor')
 model = dict(
@@ -87,22 +86,20 @@ model = dict(
         dropout_ratio=0.1,
         in_channels=256,
         in_index=2,
-        loss_decode=dict(
-            loss_weight=0.4, type='CrossEntropyLoss', use_sigmoid=False),
+        loss_decode=dict(loss_weight=0.4, type='CrossEntropyLoss', use_sigmoid=False),
         norm_cfg=dict(requires_grad=True, type='BN'),
         num_classes=12,
         num_convs=1,
-        type='FCNHead'),
+        type='FCNHead',
+    ),
     backbone=dict(
         arch='30-02-00-10',
-        init_cfg=dict(
-            checkpoint='work_dirs/nano/retrain/iter_1500.pth',
-            prefix='net.',
-            type='Pretrained'),
+        init_cfg=dict(checkpoint='work_dirs/nano/retrain/iter_1500.pth', prefix='net.', type='Pretrained'),
         norm_cfg=dict(requires_grad=True, type='BN'),
         output_stride=8,
         space='pinas_nano',
-        type='pinas_zoo.PiNASBackbone'),
+        type='pinas_zoo.PiNASBackbone',
+    ),
     data_preprocessor=dict(
         bgr_to_rgb=True,
         mean=[
@@ -121,7 +118,8 @@ model = dict(
             57.12,
             57.375,
         ],
-        type='SegDataPreProcessor'),
+        type='SegDataPreProcessor',
+    ),
     decode_head=dict(
         align_corners=False,
         channels=64,
@@ -134,32 +132,27 @@ model = dict(
         dropout_ratio=0.1,
         in_channels=384,
         in_index=3,
-        loss_decode=dict(
-            loss_weight=1.0, type='CrossEntropyLoss', use_sigmoid=False),
+        loss_decode=dict(loss_weight=1.0, type='CrossEntropyLoss', use_sigmoid=False),
         norm_cfg=dict(requires_grad=True, type='BN'),
         num_classes=12,
-        type='ASPPHead'),
+        type='ASPPHead',
+    ),
     pretrained=None,
     test_cfg=dict(mode='whole'),
     train_cfg=dict(),
-    type='EncoderDecoder')
-model_wrapper_cfg = dict(
-    find_unused_parameters=True, type='MMDistributedDataParallel')
+    type='EncoderDecoder',
+)
+model_wrapper_cfg = dict(find_unused_parameters=True, type='MMDistributedDataParallel')
 norm_cfg = dict(_scope_='mmseg', requires_grad=True, type='BN')
-optim_wrapper = dict(
-    optimizer=dict(foreach=True, lr=0.001, type='AdamW', weight_decay=0.01),
-    type='OptimWrapper')
-param_scheduler = dict(
-    begin=0, by_epoch=False, end=1600, eta_min=1e-05, power=0.9, type='PolyLR')
+optim_wrapper = dict(optimizer=dict(foreach=True, lr=0.001, type='AdamW', weight_decay=0.01), type='OptimWrapper')
+param_scheduler = dict(begin=0, by_epoch=False, end=1600, eta_min=1e-05, power=0.9, type='PolyLR')
 randomness = dict(seed=0)
 root = 'work_dirs/nano/scenes/ade20k/'
 test_cfg = dict()
 test_dataloader = dict(
     batch_size=8,
     dataset=dict(
-        data_prefix=dict(
-            img_path='images/validation',
-            seg_map_path='annotations/validation'),
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         data_root='work_dirs/nano/scenes/ade20k/',
         img_suffix='.jpg',
         metainfo=dict(
@@ -176,7 +169,8 @@ test_dataloader = dict(
                 'Ankle boot',
                 'wall',
                 'floor',
-            )),
+            )
+        ),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(reduce_zero_label=True, type='LoadAnnotations'),
@@ -185,27 +179,28 @@ test_dataloader = dict(
         reduce_zero_label=True,
         seg_map_suffix='.png',
         test_mode=True,
-        type='BaseSegDataset'),
+        type='BaseSegDataset',
+    ),
     num_workers=0,
-    sampler=dict(shuffle=False, type='DefaultSampler'))
+    sampler=dict(shuffle=False, type='DefaultSampler'),
+)
 test_evaluator = dict(
     iou_metrics=[
         'mIoU',
-    ], type='IoUMetric')
+    ],
+    type='IoUMetric',
+)
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(reduce_zero_label=True, type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-train_cfg = dict(
-    max_iters=1600, type='pinas_zoo.ExactIterLoop', val_interval=1600)
+train_cfg = dict(max_iters=1600, type='pinas_zoo.ExactIterLoop', val_interval=1600)
 train_dataloader = dict(
     batch_size=8,
     dataset=dict(
         dataset=dict(
-            data_prefix=dict(
-                img_path='images/training',
-                seg_map_path='annotations/training'),
+            data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
             data_root='work_dirs/nano/scenes/ade20k/',
             img_suffix='.jpg',
             metainfo=dict(
@@ -222,7 +217,8 @@ train_dataloader = dict(
                     'Ankle boot',
                     'wall',
                     'floor',
-                )),
+                )
+            ),
             pipeline=[
                 dict(type='LoadImageFromFile'),
                 dict(reduce_zero_label=True, type='LoadAnnotations'),
@@ -231,11 +227,14 @@ train_dataloader = dict(
             ],
             reduce_zero_label=True,
             seg_map_suffix='.png',
-            type='BaseSegDataset'),
+            type='BaseSegDataset',
+        ),
         seed=0,
-        type='pinas_zoo.SeededDataset'),
+        type='pinas_zoo.SeededDataset',
+    ),
     num_workers=0,
-    sampler=dict(seed=0, shuffle=True, type='pinas_zoo.StatelessSampler'))
+    sampler=dict(seed=0, shuffle=True, type='pinas_zoo.StatelessSampler'),
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(reduce_zero_label=True, type='LoadAnnotations'),
@@ -246,9 +245,7 @@ val_cfg = dict()
 val_dataloader = dict(
     batch_size=8,
     dataset=dict(
-        data_prefix=dict(
-            img_path='images/validation',
-            seg_map_path='annotations/validation'),
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         data_root='work_dirs/nano/scenes/ade20k/',
         img_suffix='.jpg',
         metainfo=dict(
@@ -265,7 +262,8 @@ val_dataloader = dict(
                 'Ankle boot',
                 'wall',
                 'floor',
-            )),
+            )
+        ),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(reduce_zero_label=True, type='LoadAnnotations'),
@@ -274,16 +272,21 @@ val_dataloader = dict(
         reduce_zero_label=True,
         seg_map_suffix='.png',
         test_mode=True,
-        type='BaseSegDataset'),
+        type='BaseSegDataset',
+    ),
     num_workers=0,
-    sampler=dict(shuffle=False, type='DefaultSampler'))
+    sampler=dict(shuffle=False, type='DefaultSampler'),
+)
 val_evaluator = dict(
     iou_metrics=[
         'mIoU',
-    ], type='IoUMetric')
+    ],
+    type='IoUMetric',
+)
 visualizer = dict(
     type='SegLocalVisualizer',
     vis_backends=[
         dict(type='LocalVisBackend'),
         dict(type='TensorboardVisBackend'),
-    ])
+    ],
+)

@@ -6,16 +6,13 @@ calibration = dict(
     batch_size=128,
     batches=3,
     in_memory=True,
-    view=dict(
-        size=28, source=dict(kind='fashion-mnist', limit=50000,
-                             split='train')))
+    view=dict(size=28, source=dict(kind='fashion-mnist', limit=50000, split='train')),
+)
 channels_last = True
 evaluation = dict(
     batch_size=500,
     in_memory=True,
-    view=dict(
-        size=28,
-        source=dict(
-            kind='fashion-mnist', limit=2000, split='train', start=50000)))
+    view=dict(size=28, source=dict(kind='fashion-mnist', limit=2000, split='train', start=50000)),
+)
 num_classes = 10
 space = 'pinas_nano'

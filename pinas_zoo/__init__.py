@@ -6,9 +6,7 @@ operators (`mmcv_ext`), and loads torch and timm only.
 
 __version__ = '0.1.0'
 
-from pinas_zoo import (
-    backbone,  # noqa: F401  registers the model names with timm
-    mmcv_ext,
-)
+from pinas_zoo import mmcv_ext
+from pinas_zoo.weights import entry_points  # noqa: F401  registers the model names with timm
 
 mmcv_ext.register()

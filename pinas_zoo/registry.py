@@ -17,15 +17,15 @@ MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
 
 # Where the members of a registry live, by module of pinas_zoo.mm.
 _HOMES: dict[str, tuple[str, ...]] = {
-    'MODELS': ('weights', 'backbone', 'pretrain', 'classify', 'heads'),
-    'DATASETS': ('stateless', 'pretrain', 'classify'),
-    'DATA_SAMPLERS': ('stateless',),
+    'MODELS': ('checkpoint_loader', 'backbone', 'pretrain', 'classify', 'heads'),
+    'DATASETS': ('engine.sampling', 'pretrain', 'classify'),
+    'DATA_SAMPLERS': ('engine.sampling',),
     'TRANSFORMS': ('pretrain', 'classify'),
-    'LOOPS': ('loop',),
-    'HOOKS': ('hooks', 'checkpoint', 'pretrain', 'classify'),
+    'LOOPS': ('engine.loop',),
+    'HOOKS': ('engine.hooks', 'engine.checkpoint_hook', 'pretrain', 'classify'),
     'METRICS': ('classify',),
-    'FUNCTIONS': ('stateless', 'pretrain', 'classify'),
-    'OPTIM_WRAPPERS': ('loop', 'pretrain'),
+    'FUNCTIONS': ('engine.sampling', 'pretrain', 'classify'),
+    'OPTIM_WRAPPERS': ('engine.loop', 'pretrain'),
     'OPTIM_WRAPPER_CONSTRUCTORS': ('pretrain',),
     'OPTIMIZERS': ('pretrain', 'classify'),
     'MODEL_WRAPPERS': ('pretrain',),

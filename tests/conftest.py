@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from here (docs/mmcv_ops.md)
+
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 

@@ -12,14 +12,14 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from pinas_zoo.backbone import PiNASNet
 from pinas_zoo.data import open_source
-from pinas_zoo.derive import save_backbone
-from pinas_zoo.mm.checkpoint import unwrap
-from pinas_zoo.mm.hooks import batch_names
-from pinas_zoo.mm.quickstart import DETECTION, SEGMENTATION
+from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
+from pinas_zoo.mm.engine.checkpoint_hook import unwrap
+from pinas_zoo.mm.engine.hooks import batch_names
+from pinas_zoo.mm.quickstart.job import DETECTION, SEGMENTATION
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.registry import HOOKS
-from pinas_zoo.scenes import SceneSettings, prepare_scenes
+from pinas_zoo.search.derive import save_backbone
 
 CONFIGS = {'detection': DETECTION, 'segmentation': SEGMENTATION}
 LAYOUTS = {'detection': 'coco', 'segmentation': 'ade20k'}

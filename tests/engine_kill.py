@@ -20,7 +20,8 @@ from pathlib import Path
 
 def arm(at: int, moment: str) -> None:
     """Patch the loop and the file writing of this process."""
-    from pinas_zoo.mm import loop, state
+    from pinas_zoo.mm.engine import checkpoint_content as state
+    from pinas_zoo.mm.engine import loop
 
     reached = [0]
     run_iter, validate = loop.ExactIterLoop.run_iter, loop.ExactIterLoop._validate

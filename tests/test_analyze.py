@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pinas_zoo.curves import Run, choose_keys, draw_curves, read_run
-from pinas_zoo.figures import LINES
+from pinas_zoo.report.curves import Run, choose_keys, draw_curves, read_run
+from pinas_zoo.report.figures import LINES
 
 ROOT = Path(__file__).parents[1]
 DETECTION = 'checkpoints/pinas_nano_a_mask-rcnn_scenes.py'
@@ -53,7 +53,7 @@ def macs_by_hooks(model: nn.Module, call) -> int:
 @pytest.mark.mm
 class TestModel:
     def test_the_paper_network(self):
-        from pinas_zoo.mm.analyze import analyze
+        from pinas_zoo.mm.inference.analyze import analyze
 
         found = analyze('pinas_a')
         assert (found.size, found.params) == ((224, 224), 27_046_278)
@@ -63,7 +63,7 @@ class TestModel:
     def test_a_backbone_at_a_size(self):
         import timm
 
-        from pinas_zoo.mm.analyze import analyze
+        from pinas_zoo.mm.inference.analyze import analyze
 
         net = timm.create_model('pinas_nano').eval()
         found = analyze('pinas_nano', (40, 56))
@@ -74,7 +74,7 @@ class TestModel:
     def test_a_detector_with_all_its_proposals(self, seed):
         from mmengine.config import Config
 
-        from pinas_zoo.mm import analyze as module
+        from pinas_zoo.mm.inference import analyze as module
 
         torch.manual_seed(seed)
         found = module.analyze(str(ROOT / DETECTION))
@@ -91,7 +91,7 @@ class TestModel:
         assert found.macs == macs_by_hooks(model, lambda: model(**batch, mode='predict'))
 
     def test_a_segmentor_leaves_the_auxiliary_head_out(self):
-        from pinas_zoo.mm.analyze import analyze
+        from pinas_zoo.mm.inference.analyze import analyze
 
         found = analyze(str(ROOT / SEGMENTATION))
         assert found.size == (128, 128) and found.kept is None
@@ -103,7 +103,7 @@ class TestModel:
 
     @pytest.mark.parametrize('name', ['pinas_nano', DETECTION, SEGMENTATION])
     def test_latency(self, name):
-        from pinas_zoo.mm.analyze import Timing, analyze
+        from pinas_zoo.mm.inference.analyze import Timing, analyze
 
         name = str(ROOT / name) if name.endswith('.py') else name
         found = analyze(name, timing=Timing(warmup=1, seconds=0.0, batch_size=2))
@@ -111,7 +111,7 @@ class TestModel:
 
     def test_the_warm_up_is_not_timed(self):
         """The first calls sleep, the others do next to nothing."""
-        from pinas_zoo.mm import analyze as module
+        from pinas_zoo.mm.inference import analyze as module
 
         calls = []
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from peer_toys import resumes_exactly, run_two_ranks, train_both, wrapped
 from test_methods import SKIPPING, SMALL, batch, gradients, make, on_path, train
 
-from pinas_zoo.cost import CostTable
 from pinas_zoo.methods.attentivenas import ARMS, AttentiveNAS
 from pinas_zoo.methods.cost_bins import CostBins
 from pinas_zoo.methods.distillation import soft_cross_entropy
 from pinas_zoo.methods.predictor import AccuracyPredictor
-from pinas_zoo.search_log import SearchLog, SearchRecord
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.space import PINAS, Arch
-from pinas_zoo.supernet import SuperNet
 
 ARCHS = list(SMALL.all_archs())
 

@@ -9,10 +9,11 @@ import torch
 from golden import arrays, filled, image, keys
 
 import pinas_zoo
-from pinas_zoo.backbone import PINAS_A, PINAS_B, PiNASNet, load_backbone, stage_geometry
-from pinas_zoo.blocks import Bottleneck, make_block
+from pinas_zoo.models.blocks import Bottleneck, make_block
+from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet, stage_geometry
 from pinas_zoo.space import PINAS, PINAS_NANO, Candidate, SearchSpace
 from pinas_zoo.weights.load import read_weights, save_weights
+from pinas_zoo.weights.loading import load_backbone
 from pinas_zoo.weights.manifest import entries
 
 #: Networks that the manifest has with their architecture: entry points are made of its rows.

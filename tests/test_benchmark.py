@@ -31,7 +31,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def trainers():
-    from benchmarks.step import Sizes, Trainer
+    from pinas_zoo.speed.step import Sizes, Trainer
 
     return [Trainer(Sizes('pinas_nano', 6, 28, 32), 'contiguous') for _ in range(3)]
 
@@ -75,7 +75,7 @@ def test_two_warm_ups_meet_every_candidate(trainers):
 
 
 def test_contestants_alternate(capsys):
-    from benchmarks.timing import Settings, alternate, compare, row
+    from pinas_zoo.speed.timing import Settings, alternate, compare, row
 
     calls: list[tuple[str, int]] = []
     contestants = {name: lambda index, name=name: calls.append((name, index)) for name in 'ab'}
@@ -93,7 +93,7 @@ def test_contestants_alternate(capsys):
 
 
 def test_peak_memory_counts_a_large_tensor():
-    from benchmarks.timing import peak_memory
+    from pinas_zoo.speed.timing import peak_memory
 
     before = peak_memory()
     kept = torch.ones(64 * 2**20)  # 256 MiB
@@ -106,7 +106,7 @@ def test_peak_memory_counts_a_large_tensor():
 
 
 def test_mutations_are_distinct():
-    from benchmarks.rank import mutations
+    from pinas_zoo.speed.rank import mutations
 
     archs = mutations(PINAS_NANO, 8, 64, seed=0)
     assert len(set(archs)) == 64
@@ -115,8 +115,8 @@ def test_mutations_are_distinct():
 
 
 def test_evaluation_one_by_one_scores_as_shared():
-    from benchmarks.rank import measure
-    from benchmarks.timing import Settings
+    from pinas_zoo.speed.rank import measure
+    from pinas_zoo.speed.timing import Settings
 
     result = measure(Settings(quick=True, rounds=1, warmups=0))
     assert result['ratios']['largest difference of a loss']['ratio'] < 1e-5
@@ -124,7 +124,7 @@ def test_evaluation_one_by_one_scores_as_shared():
 
 
 def test_photos_weigh_as_photos_do(tmp_path):
-    from benchmarks.loading import write_photos
+    from pinas_zoo.speed.loading import write_photos
 
     write_photos(tmp_path, 2, seed=0)
     assert all(50_000 < file.stat().st_size < 200_000 for file in tmp_path.iterdir())

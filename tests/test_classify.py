@@ -16,8 +16,9 @@ from mmengine.optim import OptimWrapper  # noqa: E402
 
 from pinas_zoo.mm.classify import Classifier, LinearStage, TopAccuracy  # noqa: E402
 from pinas_zoo.mm.pretrain import SupernetPretraining  # noqa: E402
+from pinas_zoo.models.supernet import SuperNet  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402
-from pinas_zoo.supernet import SuperNet, load_supernet  # noqa: E402
+from pinas_zoo.weights.loading import load_supernet  # noqa: E402
 
 SPACE = SearchSpace('small', (1, 2), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, input_size=16)
 

@@ -19,7 +19,7 @@ def read(path: Path):
     from mmengine.registry import init_default_scope
 
     import pinas_zoo.registry  # noqa: F401
-    from pinas_zoo.mm.from_data import fill_from_data
+    from pinas_zoo.mm.engine.from_data import fill_from_data
 
     cfg = Config.fromfile(ROOT / path)
     fill_from_data(cfg, names=[str(number) for number in range(10)])  # where a config leaves them to its data
@@ -35,7 +35,7 @@ def test_there_are_configs_of_both_kinds():
 def test_training_config_builds(path):
     from mmengine.registry import DATASETS, MODELS
 
-    from pinas_zoo.mm.rewrite import replace_sync_bn
+    from pinas_zoo.mm.engine.rewrite import replace_sync_bn
 
     cfg = read(path)
     replace_sync_bn(cfg, [])
@@ -62,7 +62,7 @@ def test_training_config_builds(path):
 
 @pytest.mark.parametrize('path', SEARCHES, ids=str)
 def test_search_config_builds(path):
-    from pinas_zoo.search import build_searcher
+    from pinas_zoo.search.strategies import build_searcher
     from pinas_zoo.space import get_space
 
     cfg = read(path)
@@ -85,7 +85,7 @@ def test_the_paper_recipe():
 def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
     """Where Fashion-MNIST is neither installed nor to be had, the same configs run on digits, parts still disjoint."""
     from pinas_zoo.data import fashion_mnist, open_source
-    from pinas_zoo.mm.run_search import Batches
+    from pinas_zoo.mm.search import Batches
 
     monkeypatch.setattr(fashion_mnist, 'DEBIAN_FOLDER', tmp_path)
     monkeypatch.setenv('PINAS_CACHE_DIR', str(tmp_path))

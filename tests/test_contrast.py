@@ -10,10 +10,10 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from golden import arrays, filled, keys
 
-from pinas_zoo.contrast import PiNAS
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PINAS_TINY, SearchSpace
-from pinas_zoo.supernet import SuperNet
-from pinas_zoo.weights.remap import supernet_from_released
+from pinas_zoo.weights.released.remap import supernet_from_released
 
 SMALL = SearchSpace('small', depths=(1, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16)
 

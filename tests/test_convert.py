@@ -10,12 +10,14 @@ import torch
 from golden import arrays, fill_value, filled, image, keys
 from released import deeplab_shapes_released, mask_rcnn_shapes_released
 
-from pinas_zoo.backbone import PINAS_A, PINAS_B, PiNASNet
-from pinas_zoo.contrast import PiNAS
+from pinas_zoo.files import file_sha256
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY, Candidate, SearchSpace
-from pinas_zoo.supernet import SuperNet, load_supernet
-from pinas_zoo.weights.convert import convert_file, recognise
-from pinas_zoo.weights.load import file_sha256, read_weights
+from pinas_zoo.weights.load import read_weights
+from pinas_zoo.weights.loading import load_supernet
+from pinas_zoo.weights.released.convert import convert_file, recognise
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of, supernet_shapes
 from tools.convert_checkpoint import main
 

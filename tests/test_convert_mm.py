@@ -14,7 +14,7 @@ from released import (
     mask_rcnn_shapes_released,
 )
 
-from pinas_zoo.backbone import PINAS_B
+from pinas_zoo.models.network import PINAS_B
 from pinas_zoo.space import PINAS, PINAS_TINY
 from pinas_zoo.weights.load import read_weights
 from tools.convert_checkpoint import main
@@ -33,7 +33,7 @@ def build(config: str, space=PINAS):
     from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
 
-    from pinas_zoo.mm.rewrite import replace_sync_bn
+    from pinas_zoo.mm.engine.rewrite import replace_sync_bn
 
     cfg = Config.fromfile(ROOT / 'configs' / config)
     replace_sync_bn(cfg, [])
@@ -64,7 +64,7 @@ def converted(folder: Path, shapes: dict, kind: str, suffix: str, **extras) -> t
 @pytest.mark.parametrize('name', RELEASED)
 def test_configs_are_complete(name):
     """Every weight of the model that a config builds is one of the released file's, at full size."""
-    from pinas_zoo.weights.heads import deeplab_shapes, mask_rcnn_shapes
+    from pinas_zoo.weights.released.heads import deeplab_shapes, mask_rcnn_shapes
     from pinas_zoo.weights.shapes import backbone_shapes, shapes_of
 
     config, released, classes = RELEASED[name]
@@ -221,9 +221,9 @@ def test_classifier_in_mmengine(tmp_path):
     """A converted classifier fits `pinas_zoo.Classifier`, so tools/test.py evaluates it."""
     from mmengine.registry import MODELS
 
-    import pinas_zoo.mm.weights  # noqa: F401
-    from pinas_zoo.backbone import PiNASNet
-    from pinas_zoo.weights.convert import convert_file
+    import pinas_zoo.mm.checkpoint_loader  # noqa: F401
+    from pinas_zoo.models.network import PiNASNet
+    from pinas_zoo.weights.released.convert import convert_file
 
     net = PiNASNet('01-23-32-10', 'pinas_nano', num_classes=10)
     torch.save({'state_dict': net.state_dict()}, tmp_path / 'a.pth')
@@ -237,7 +237,7 @@ def test_classifier_in_mmengine(tmp_path):
 def test_mmengine_reads_safetensors_and_names(tmp_path, monkeypatch):
     from mmengine.runner.checkpoint import CheckpointLoader
 
-    import pinas_zoo.mm.weights  # noqa: F401
+    import pinas_zoo.mm.checkpoint_loader  # noqa: F401
     from pinas_zoo.weights.load import save_weights
 
     save_weights(tmp_path / 'a.safetensors', {'x': torch.ones(2)}, {'dataset_meta': json.dumps({'classes': ['a']})})

@@ -10,11 +10,12 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import pinas_zoo
-from pinas_zoo.backbone import PiNASNet
-from pinas_zoo.derive import backbone_metadata, derive, save_backbone
+from pinas_zoo.files import file_sha256
+from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.derive import backbone_metadata, derive, save_backbone
 from pinas_zoo.space import Candidate, SearchSpace
-from pinas_zoo.supernet import SuperNet
-from pinas_zoo.weights.load import file_sha256, read_weights
+from pinas_zoo.weights.load import read_weights
 
 SPACE = SearchSpace(
     'derived',

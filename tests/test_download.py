@@ -18,13 +18,15 @@ import torch
 from faulty_server import FaultyServer
 from golden import filled, keys
 
-from pinas_zoo.backbone import PiNASNet
+from pinas_zoo.files import file_sha256
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.space import PINAS_NANO
-from pinas_zoo.weights import download, manifest, transfer
+from pinas_zoo.weights import download, manifest
+from pinas_zoo.weights import fetch as transfer
 from pinas_zoo.weights.download import DownloadError, fetch
-from pinas_zoo.weights.load import file_sha256, read_weights
+from pinas_zoo.weights.fetch import Policy
+from pinas_zoo.weights.load import read_weights
 from pinas_zoo.weights.manifest import Entry, entries, find_entry
-from pinas_zoo.weights.transfer import Policy
 from tools.download import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,7 +443,7 @@ class TestManifest:
 
 class TestTables:
     def test_never_mix_and_agree(self, rows, tmp_path):
-        from tools.make_tables import check_weights, table, weights_table
+        from tools.dev.make_tables import check_weights, table, weights_table
 
         model = dict(
             Name='m', Config='c.py', Weights=None, Metadata=dict(Arch=ARCH, Space='pinas_nano'),

@@ -17,9 +17,9 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from pinas_zoo.mm import rewrite  # noqa: E402
 from pinas_zoo.mm.backbone import PiNASBackbone  # noqa: E402
-from pinas_zoo.mm.from_data import fill_from_data  # noqa: E402
+from pinas_zoo.mm.engine import rewrite  # noqa: E402
+from pinas_zoo.mm.engine.from_data import fill_from_data  # noqa: E402
 from pinas_zoo.registry import MODELS, OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
 

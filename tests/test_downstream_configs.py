@@ -197,7 +197,7 @@ def test_batches_of_generated_data(path, generated):
     """Every schedule and crop through the rewrites of tools/train.py; the models run in test_downstream_train.py."""
     from mmengine.runner import Runner
 
-    from pinas_zoo.mm import rewrite
+    from pinas_zoo.mm.engine import rewrite
 
     cfg = read(path)
     make_small(cfg, generated / path.parent.name)

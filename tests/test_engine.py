@@ -25,10 +25,11 @@ from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from pinas_zoo.mm import launch, process, rewrite, state  # noqa: E402
-from pinas_zoo.mm.checkpoint import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
-from pinas_zoo.mm.hooks import batch_names  # noqa: E402
-from pinas_zoo.mm.stateless import (  # noqa: E402
+from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
+from pinas_zoo.mm.engine import launch, process, rewrite  # noqa: E402
+from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
+from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
+from pinas_zoo.mm.engine.sampling import (  # noqa: E402
     SeededDataset,
     SkippingBatchSampler,
     StatelessSampler,
@@ -169,7 +170,7 @@ def test_samples_depend_on_seed_and_draw() -> None:
 def test_ranks_share_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for rank in range(3):
-        monkeypatch.setattr('pinas_zoo.mm.stateless.get_dist_info', lambda rank=rank: (rank, 3))
+        monkeypatch.setattr('pinas_zoo.mm.engine.sampling.get_dist_info', lambda rank=rank: (rank, 3))
         sampler = StatelessSampler(range(7), seed=2)
         iterator = iter(sampler)
         drawn += [next(iterator) for _ in range(7)]
@@ -291,7 +292,7 @@ def test_torn_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(state.os, 'replace', die)
+    monkeypatch.setattr('pinas_zoo.files.os.fsync', die)
     with pytest.raises(KeyboardInterrupt):
         backend.put(b'new', path)
     assert path.read_bytes() == b'old'

@@ -11,8 +11,8 @@ from peer_toys import pair, resumes_exactly
 from test_methods import SKIPPING, SMALL, batch, gradients, make, on_path
 
 from pinas_zoo.methods import EnTranNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PINAS_NANO, SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 #: Four positions of different kinds.
 FOUR = SearchSpace('four', depths=(2, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16)

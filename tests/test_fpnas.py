@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from peer_toys import optimisers, pair, resumes_exactly, run_two_ranks, train_both, wrapped
 from test_methods import SKIPPING, SMALL, batch, gradients, make
 
-from pinas_zoo.cost import CostTable
 from pinas_zoo.methods.candidates import batch_statistics, forward_only
 from pinas_zoo.methods.fpnas import FPNAS, factor_matrix
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
-from pinas_zoo.search_log import Limits
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.log import Limits
 from pinas_zoo.space import PINAS, PINAS_NANO, Arch
-from pinas_zoo.supernet import SuperNet
 
 ARCHS = list(SMALL.all_archs())
 FACTORS = ('radix', 'cardinality')

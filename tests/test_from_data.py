@@ -10,9 +10,9 @@ from downstream_runs import short_config
 from mmengine.config import Config
 
 from pinas_zoo.data import DigitsSource
-from pinas_zoo.mm.bad_input import BadInputError
-from pinas_zoo.mm.from_data import FROM_DATA, fill_from_data, is_open
-from pinas_zoo.scenes import SceneSettings, prepare_scenes
+from pinas_zoo.data.scenes import SceneSettings, prepare_scenes
+from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
+from pinas_zoo.mm.preflight.bad_input import BadInputError
 
 pytestmark = pytest.mark.mm
 NAMES = ('north', 'east', 'south', 'west')
@@ -127,8 +127,8 @@ def test_data_sets_that_say_nothing_or_different_things(scenes: Path, tmp_path: 
 @pytest.mark.parametrize('kind', ['detection', 'segmentation'])
 def test_the_quickstart_trains_on_any_classes(kind: str, scenes: Path, tmp_path: Path) -> None:
     """Trained, tested and used, with the shipped config throughout; only the training needs its data."""
-    from pinas_zoo.mm.launch import Options, test, train
-    from pinas_zoo.mm.predictors import open_predictor
+    from pinas_zoo.mm.engine.launch import Options, test, train
+    from pinas_zoo.mm.inference.predictors import open_predictor
 
     names = [*NAMES, 'wall', 'floor'] if kind == 'segmentation' else list(NAMES)
     cfg = short_config(kind, scenes, 2)
@@ -153,7 +153,7 @@ def test_the_quickstart_trains_on_any_classes(kind: str, scenes: Path, tmp_path:
 
 
 def test_a_training_without_its_data(tmp_path: Path) -> None:
-    from pinas_zoo.mm.launch import Options, train
+    from pinas_zoo.mm.engine.launch import Options, train
 
     cfg = short_config('detection', tmp_path / 'none', 2)
     file = tmp_path / 'config.py'
@@ -163,7 +163,7 @@ def test_a_training_without_its_data(tmp_path: Path) -> None:
 
 
 def test_stages_of_classification_count_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pinas_zoo.mm.launch import Options, prepare_training
+    from pinas_zoo.mm.engine.launch import Options, prepare_training
 
     monkeypatch.setenv('PINAS_FASHION_MNIST', 'digits')
     root = Path(__file__).parents[1] / 'configs/quickstart'

@@ -26,7 +26,7 @@ def read(config: str):
     from mmengine.config import Config
 
     import pinas_zoo.registry  # noqa: F401
-    from pinas_zoo.mm.from_data import fill_from_data
+    from pinas_zoo.mm.engine.from_data import fill_from_data
 
     cfg = Config.fromfile(ROOT / config)
     fill_from_data(cfg, names=CLASSES[config])
@@ -36,7 +36,7 @@ def read(config: str):
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     """Random weights in files, by config; the classifier's do not say which classes there are."""
-    from pinas_zoo.mm.predictors import build_network
+    from pinas_zoo.mm.inference.predictors import build_network
     from pinas_zoo.weights.load import save_weights
 
     root, files = tmp_path_factory.mktemp('weights'), {}
@@ -95,8 +95,8 @@ def test_instances_are_those_of_mmdet(weights, folder, tmp_path):
     from mmdet.apis import inference_detector, init_detector
     from mmengine.runner import load_checkpoint
 
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
     predictor = open_predictor(str(ROOT / DETECTION), weights[DETECTION], 'cpu', Choice(score_thr=0.1))
     outcome = infer(folder / 'b.jpg', predictor, tmp_path / 'out', progress=False)
@@ -128,8 +128,8 @@ def test_instances_are_those_of_mmdet(weights, folder, tmp_path):
 def test_segments_are_those_of_mmseg(weights, folder, tmp_path):
     from mmseg.apis import inference_model, init_model
 
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.predictors import open_predictor
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import open_predictor
 
     predictor = open_predictor(str(ROOT / SEGMENTATION), weights[SEGMENTATION], 'cpu')
     infer(folder / 'b.jpg', predictor, tmp_path / 'out', progress=False)
@@ -152,8 +152,8 @@ def test_ranking_is_that_of_timm(folder, tmp_path):
     import timm
     from timm.data import create_transform, resolve_data_config
 
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
     from pinas_zoo.weights.load import save_weights
 
     net = timm.create_model('pinas_nano').eval()
@@ -176,7 +176,7 @@ def test_a_classifier_of_a_config_sees_what_its_evaluation_sees(weights):
     """The config's own test data through its own model, and the same image through the predictor."""
     from mmengine.registry import DATASETS
 
-    from pinas_zoo.mm.predictors import Choice, load_network, open_predictor
+    from pinas_zoo.mm.inference.predictors import Choice, load_network, open_predictor
 
     cfg = read(CLASSIFICATION)
     cfg.test_dataloader.dataset.source.limit = 200  # of digits, where they stand in, 7
@@ -195,10 +195,10 @@ def test_a_classifier_of_a_config_sees_what_its_evaluation_sees(weights):
 def test_the_test_set_and_the_files_give_the_same(weights, tmp_path):
     """A segmentor on scenes as the evaluation reads them, and on the same files."""
     from pinas_zoo.data import DigitsSource
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.pictures import predict
-    from pinas_zoo.mm.predictors import open_predictor
-    from pinas_zoo.scenes import SceneSettings, prepare_scenes
+    from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.pictures import predict
+    from pinas_zoo.mm.inference.predictors import open_predictor
 
     settings = SceneSettings(128, 1, 3, 0, ('ade20k',))
     prepare_scenes(tmp_path / 'scenes', settings, DigitsSource('train'), DigitsSource('test'))
@@ -241,8 +241,8 @@ def test_packaged_names_work_offline(name, folder, tmp_path, monkeypatch):
 
 
 def test_a_name_of_the_manifest_opens_its_config_and_weights(weights, folder, tmp_path, monkeypatch):
+    from pinas_zoo.files import file_sha256
     from pinas_zoo.weights import manifest
-    from pinas_zoo.weights.load import file_sha256
 
     row = dict(name='nano_det', model='mask-rcnn', task='Instance Segmentation', dataset='scenes', arch='30-32-20-03')
     row |= dict(space='pinas_nano', num_classes=10, file='nano_det.safetensors', licence='Apache-2.0', config=DETECTION)
@@ -282,7 +282,7 @@ def test_a_wrong_name_is_one_line(arguments, message, folder, tmp_path, monkeypa
 
 
 def test_weights_that_do_not_fit_are_refused(weights, tmp_path):
-    from pinas_zoo.mm.predictors import open_predictor
+    from pinas_zoo.mm.inference.predictors import open_predictor
     from pinas_zoo.weights.load import read_weights, save_weights
 
     with pytest.raises(ValueError, match='do not fit EncoderDecoder'):
@@ -335,8 +335,8 @@ def test_a_second_run_leaves_the_first_ones_pictures_alone(weights, folder):
 
 
 def test_what_was_found_outlives_an_error(folder, tmp_path):
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.predictors import Predictor, Ranking
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Predictor, Ranking
 
     calls = []
 
@@ -354,8 +354,8 @@ def test_what_was_found_outlives_an_error(folder, tmp_path):
 
 @pytest.mark.parametrize('name', ['nothing', 'images/notes.txt', 'bare'])
 def test_nothing_to_read_is_said(name, folder, tmp_path):
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.predictors import Predictor
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Predictor
 
     (tmp_path / 'bare').mkdir()
     with pytest.raises(ValueError, match=f'{name} (does not exist|holds no image)'):
@@ -393,8 +393,8 @@ def test_a_video_becomes_a_video(weights, tmp_path):
 
 
 def test_a_video_of_rankings_keeps_one_size(tmp_path):
-    from pinas_zoo.mm.infer import infer
-    from pinas_zoo.mm.predictors import Predictor, Ranking
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Predictor, Ranking
 
     film = tmp_path / 'film.avi'
     write_video(film.with_suffix('.mp4'), 4, (28, 28), 5)
@@ -421,7 +421,7 @@ def test_a_video_that_does_not_decode_is_an_error(weights, tmp_path, capsys):
 
 def test_drawings_show_what_was_found():
     """Boxes at their place, masks in the colour of their class, names inside the picture."""
-    from pinas_zoo.mm.pictures import draw_instances, draw_ranking, draw_segments
+    from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
 
     image = np.zeros((100, 200, 3), np.uint8)
     mask = torch.zeros(1, 100, 200, dtype=torch.bool)

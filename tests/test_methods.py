@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pinas_zoo.contrast import PiNAS
 from pinas_zoo.methods import METHODS, SPOS, FairNAS, LinearHead, Method, SupervisedMethod, reaching_only
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PAPER_CANDIDATES, Arch, Candidate, SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 SMALL = SearchSpace('small', depths=(1, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16)
 #: The first position cannot be skipped: it has three candidates, the others four.

@@ -9,14 +9,15 @@ import timm
 import torch
 from test_supernet import randomised
 
-from pinas_zoo.backbone import PiNASNet
-from pinas_zoo.blocks import Bottleneck, MixedBottleneck
-from pinas_zoo.cost import CostTable, count
-from pinas_zoo.derive import derive, save_backbone
-from pinas_zoo.export import export_onnx, export_program, fold_batch_norms, run_onnx
+from pinas_zoo.models.blocks import Bottleneck, MixedBottleneck
+from pinas_zoo.models.cost import CostTable, count
+from pinas_zoo.models.export import export_onnx, export_program, fold_batch_norms, run_onnx
+from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.space import PAPER_CANDIDATES, PINAS, PINAS_NANO, Candidate, SearchSpace, kept
-from pinas_zoo.supernet import SuperNet, load_supernet
 from pinas_zoo.weights.load import read_weights
+from pinas_zoo.weights.loading import load_supernet
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, shapes_of
 
 SMALL = SearchSpace('small', depths=(1, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16)

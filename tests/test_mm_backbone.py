@@ -17,8 +17,8 @@ pytestmark = pytest.mark.mm
 
 from downstream_runs import ARCH, write_backbone  # noqa: E402
 
-from pinas_zoo.backbone import PiNASNet  # noqa: E402
 from pinas_zoo.mm.backbone import PiNASBackbone  # noqa: E402
+from pinas_zoo.models.network import PiNASNet  # noqa: E402
 from pinas_zoo.registry import MODELS  # noqa: E402
 from pinas_zoo.space import get_space  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402

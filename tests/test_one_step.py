@@ -18,7 +18,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ('mm/pretrain.py',)
-STEP = ('space.py', 'blocks.py', 'supernet.py', 'contrast.py', 'data/sources.py', 'data/views.py')
+STEP = ('space.py', 'models/blocks.py', 'models/supernet.py', 'methods/pinas.py', 'data/sources.py', 'data/views.py')
 SMALL = (*STEP, 'data/batched.py')  # views of a whole batch at once, for small images
 
 CODE = """
@@ -66,10 +66,10 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 sys.meta_path.insert(0, Finder())
 
 import torch
-from pinas_zoo.contrast import PiNAS
+from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.data.sources import FolderSource
 from pinas_zoo.space import SearchSpace
-from pinas_zoo.supernet import SuperNet
+from pinas_zoo.models.supernet import SuperNet
 
 from pinas_zoo.data.views import FourViews as Views, ViewRecipe
 from torch.utils.data import default_collate as collate

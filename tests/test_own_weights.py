@@ -6,7 +6,8 @@ import pytest
 import torch
 from project_copy import ROOT
 
-from pinas_zoo.weights.load import file_sha256, read_weights
+from pinas_zoo.files import file_sha256
+from pinas_zoo.weights.load import read_weights
 from pinas_zoo.weights.manifest import entries
 
 OWN = [entry for entry in entries().values() if entry.own]
@@ -16,7 +17,7 @@ own = pytest.mark.parametrize('entry', OWN, ids=[entry.name for entry in OWN])
 
 def test_every_file_has_a_row():
     if not FILES and not OWN:
-        pytest.skip('no weights of our own are there yet: tools/publish_zoo.py makes them')
+        pytest.skip('no weights of our own are there yet: tools/dev/publish_zoo.py makes them')
     assert sorted(entry.file for entry in OWN) == FILES
     models = {entry.model for entry in OWN}
     assert {'pinas_nano_a', 'pinas_nano_b', 'supernet', 'mask-rcnn', 'deeplabv3'} <= models
@@ -45,7 +46,7 @@ def test_what_belongs_to_a_file(entry):
 def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path):
     """To 0.1 points, by tools/test.py on the shipped config, weights by name; scenes are composed from their seed."""
     from pinas_zoo.data import open_source
-    from pinas_zoo.mm.measure import compose_scenes, measure, scene_options
+    from pinas_zoo.mm.release.measure import compose_scenes, measure, scene_options
 
     used = open_source({'kind': 'fashion-mnist', 'split': 'test', 'limit': 1}).description['data']
     if used != 'fashion-mnist':

@@ -48,7 +48,7 @@ def case(sets: Path, tmp_path: Path) -> Callable[[str], tuple[Any, Path]]:
 
 def found(cfg: Any, *splits: str) -> tuple[list[str], list[str]]:
     """Errors and warnings."""
-    from pinas_zoo.mm.preflight import find_problems
+    from pinas_zoo.mm.preflight.check import find_problems
 
     findings = find_problems(cfg, splits or ('train', 'val'))
     return findings.errors, findings.warnings
@@ -125,7 +125,7 @@ def test_classes_as_a_text(case):
 def test_heads_of_cascades_are_found():
     from mmengine.config import ConfigDict
 
-    from pinas_zoo.mm.preflight import _class_counts
+    from pinas_zoo.mm.preflight.check import _class_counts
 
     heads = [{'num_classes': 80}, {'num_classes': 81}]
     model = {
@@ -401,7 +401,7 @@ def dataset_of(cfg: Any, split: str, **settings: Any) -> Any:
 
 
 def test_samples_name_their_files(case):
-    from pinas_zoo.mm.bad_input import BadInputError
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
 
     cfg, root = case('ade20k')
     dataset = dataset_of(cfg, 'train', num_classes=150)
@@ -431,7 +431,7 @@ def test_other_errors_name_the_image_and_keep_their_cause(case):
 
 
 def test_validation_labels_are_checked(case):
-    from pinas_zoo.mm.bad_input import BadInputError
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
 
     cfg, root = case('cityscapes')
     dataset = dataset_of(cfg, 'val', num_classes=19)
@@ -445,7 +445,7 @@ def test_validation_labels_are_checked(case):
 def test_last_line_of_a_worker():
     from torch._utils import ExceptionWrapper
 
-    from pinas_zoo.mm.bad_input import BadInputError, last_line
+    from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 
     try:
         raise BadInputError('a.jpg: broken')
@@ -460,7 +460,7 @@ def test_last_line_of_a_worker():
 
 
 def launch(cfg: Any, work_dir: Path, **options: Any) -> Any:
-    from pinas_zoo.mm.launch import Options, train
+    from pinas_zoo.mm.engine.launch import Options, train
 
     work_dir.mkdir(exist_ok=True)
     cfg.dump(work_dir.parent / 'config.py')
@@ -468,7 +468,7 @@ def launch(cfg: Any, work_dir: Path, **options: Any) -> Any:
 
 
 def test_the_tool_stops_before_it_builds_anything(case, tmp_path: Path):
-    from pinas_zoo.mm.bad_input import BadInputError
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
 
     cfg, root = case('coco')
     (root / TRAIN_FILE).unlink()
@@ -484,7 +484,7 @@ def test_the_tool_stops_before_it_builds_anything(case, tmp_path: Path):
 
 
 def test_the_test_tool_looks_at_the_test_set_only(case, tmp_path: Path):
-    from pinas_zoo.mm.launch import BadInputError, Options, test
+    from pinas_zoo.mm.engine.launch import BadInputError, Options, test
 
     cfg, root = case('ade20k')
     shutil.rmtree(root / 'images/training')
@@ -497,7 +497,7 @@ def test_the_test_tool_looks_at_the_test_set_only(case, tmp_path: Path):
 
 
 def test_switched_off(case):
-    from pinas_zoo.mm.preflight import check_data
+    from pinas_zoo.mm.preflight.check import check_data
 
     cfg, root = case('coco')
     shutil.rmtree(root)
@@ -510,7 +510,7 @@ def test_switched_off(case):
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_bad_sample_in_a_run_loses_nothing(workers: int, case, tmp_path: Path):
-    from pinas_zoo.mm.bad_input import BadInputError
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
 
     cfg, root = case('ade20k')
     cfg.model.backbone = dict(type='pinas_zoo.PiNASBackbone', space='pinas_nano', arch='30-32-20-03', output_stride=8)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pinas_zoo.data import DigitsSource
+from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
 from pinas_zoo.data.trees import (
     ADE20K,
     CITYSCAPES,
@@ -23,7 +24,6 @@ from pinas_zoo.data.trees import (
     make_mini,
     make_train_ids,
 )
-from pinas_zoo.scenes import SceneSettings, prepare_scenes
 
 COUNTS = (6, 3)
 

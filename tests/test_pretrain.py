@@ -25,9 +25,9 @@ from mmengine.hooks import Hook  # noqa: E402
 from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.optim import OptimWrapper  # noqa: E402
 
-from pinas_zoo.mm import launch  # noqa: E402
-from pinas_zoo.mm.checkpoint import NonFiniteError, unwrap  # noqa: E402
-from pinas_zoo.mm.hooks import path_names  # noqa: E402
+from pinas_zoo.mm.engine import launch  # noqa: E402
+from pinas_zoo.mm.engine.checkpoint_hook import NonFiniteError, unwrap  # noqa: E402
+from pinas_zoo.mm.engine.hooks import path_names  # noqa: E402
 from pinas_zoo.mm.pretrain import MethodOptimWrapperConstructor, SupernetPretraining  # noqa: E402
 from pinas_zoo.registry import HOOKS, MODELS  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402

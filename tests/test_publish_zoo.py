@@ -1,4 +1,4 @@
-"""tools/publish_zoo.py on trainings of a few iterations, in a copy of the project; then all that reads the result."""
+"""tools/dev/publish_zoo.py on trainings of a few iterations, in a copy of the project; then what reads the result."""
 
 import json
 import shutil
@@ -10,10 +10,11 @@ from project_copy import ROOT, copy_project, run_in
 pytest.importorskip('mmengine')
 pytestmark = [pytest.mark.mm, pytest.mark.slow]
 
-from pinas_zoo.mm.quickstart import STEPS, Job  # noqa: E402
-from pinas_zoo.mm.zoo import publish_zoo  # noqa: E402
-from pinas_zoo.search_log import SearchLog, SearchRecord  # noqa: E402
-from pinas_zoo.weights.load import file_sha256, read_weights  # noqa: E402
+from pinas_zoo.files import file_sha256  # noqa: E402
+from pinas_zoo.mm.quickstart.job import STEPS, Job  # noqa: E402
+from pinas_zoo.mm.release.zoo import publish_zoo  # noqa: E402
+from pinas_zoo.search.log import SearchLog, SearchRecord  # noqa: E402
+from pinas_zoo.weights.load import read_weights  # noqa: E402
 from pinas_zoo.weights.manifest import MANIFEST  # noqa: E402
 
 ARCHS = ('21-00-33-22', '01-23-32-10')
@@ -61,7 +62,7 @@ def runs(tmp_path_factory) -> list[Path]:
 def project(runs, tmp_path_factory) -> Path:
     """A copy of the project with the published weights."""
     project = copy_project(tmp_path_factory.mktemp('zoo') / 'project')
-    command = ['tools/publish_zoo.py', *map(str, runs), '--hardware', 'two CPU cores', '--anew']
+    command = ['tools/dev/publish_zoo.py', *map(str, runs), '--hardware', 'two CPU cores', '--anew']
     done = run_in(project, *command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line.split(':')[0] for line in done.stdout.splitlines()[-5:]] == list(NAMES)
@@ -103,8 +104,8 @@ def test_the_tests_of_shipped_weights_hold_for_them(project):
 
 
 def test_tables(project):
-    assert run_in(project, 'tools/make_tables.py').returncode == 0
-    assert run_in(project, 'tools/make_tables.py', '--check').returncode == 0
+    assert run_in(project, 'tools/dev/make_tables.py').returncode == 0
+    assert run_in(project, 'tools/dev/make_tables.py', '--check').returncode == 0
     for line in (project / 'MODEL_CARD.md').read_text().splitlines():
         if line.startswith('| `pinas_nano_'):
             cells = line.split(' | ')
@@ -174,7 +175,7 @@ def test_inferencers(project):
 
 
 def test_refusals(project, runs, tmp_path, monkeypatch):
-    from pinas_zoo.mm import zoo
+    from pinas_zoo.mm.release import zoo
 
     manifest, out = tmp_path / 'manifest.json', tmp_path / 'out'
     shutil.copy(MANIFEST, manifest)

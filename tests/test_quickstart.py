@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def start(root: Path) -> subprocess.Popen:
-    command = [sys.executable, '-m', 'pinas_zoo.mm.quickstart', '--root', str(root), '--quick']
+    command = [sys.executable, '-m', 'pinas_zoo.mm.quickstart.job', '--root', str(root), '--quick']
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from pinas_zoo.rank import Evaluator, PathScore, PrefixTree, ScoreCache
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.evaluate import Evaluator, PathScore, PrefixTree, ScoreCache
 from pinas_zoo.space import Candidate, SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 SPACE = SearchSpace(
     'ranked',

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from pinas_zoo.cost import CostTable
-from pinas_zoo.rank import append_lines, read_lines
+from pinas_zoo.files import append_lines, read_lines
+from pinas_zoo.models.cost import CostTable
 from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL, SupernetRecipe
 from pinas_zoo.ranking.publish import fill_page, write_report
 from pinas_zoo.ranking.report import compute, curves, markdown, of_recipe, trials
 from pinas_zoo.ranking.standalone import Recipe
 from pinas_zoo.ranking.task import PairTask
 from pinas_zoo.ranking.truth import Study, Truth, draw_paths, extend, read_truth
-from pinas_zoo.search_log import SearchLog, SearchRecord
+from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.space import SearchSpace
 
 SPACE = SearchSpace('small', (2, 2), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, expansion=1, input_size=12)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pinas_zoo.methods import SPOS, FairNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking.shifts import (
     FEATURE_SHIFTS,
     UpdateWatch,
@@ -17,7 +18,6 @@ from pinas_zoo.ranking.shifts import (
     shift_of_pair,
 )
 from pinas_zoo.space import SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 SMALL = SearchSpace('small', depths=(1, 2), planes=(16, 32), strides=(1, 2), stem_widths=(8, 8, 16), input_size=16)
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pinas_zoo.contrast import PiNAS
+from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.methods import SPOS
-from pinas_zoo.rank import append_lines, read_lines
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking import study
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
@@ -38,7 +39,6 @@ from pinas_zoo.ranking.train import (
     view_batches,
 )
 from pinas_zoo.space import SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 SPACE = SearchSpace('small', (1, 1), (16, 32), (1, 2), (8, 8, 16), stem_pool=False, expansion=1, input_size=12)
 TASK = PairTask(item=8, patch=2, train=256, heldout=64, test=64)

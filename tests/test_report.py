@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinas_zoo.report import (
+from pinas_zoo.report.page import (
     Facts,
     Figure,
     Note,
@@ -32,7 +32,7 @@ from pinas_zoo.report import (
     search_trace_figure,
     write_report,
 )
-from pinas_zoo.search_log import SearchRecord
+from pinas_zoo.search.log import SearchRecord
 from pinas_zoo.space import PINAS, PINAS_NANO, SPACES, Candidate
 
 CHROMIUM = shutil.which('chromium')
@@ -111,7 +111,7 @@ def test_an_existing_page_survives_a_failed_write(tmp_path: Path, monkeypatch: p
     def fail(_: int) -> None:
         raise OSError('disk full')
 
-    monkeypatch.setattr('pinas_zoo.weights.load.os.fsync', fail)
+    monkeypatch.setattr('pinas_zoo.files.os.fsync', fail)
     with pytest.raises(OSError, match='disk full'):
         write_report(path, 'new', [])
     assert '<h1>old</h1>' in path.read_text()

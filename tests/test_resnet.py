@@ -12,9 +12,9 @@ for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(package)
 pytestmark = pytest.mark.mm
 
-from pinas_zoo.backbone import PiNASNet  # noqa: E402
-from pinas_zoo.cost import CostTable, count  # noqa: E402
 from pinas_zoo.mm.resnet import NanoResNet, ResNetBackbone, matched_channels  # noqa: E402
+from pinas_zoo.models.cost import CostTable, count  # noqa: E402
+from pinas_zoo.models.network import PiNASNet  # noqa: E402
 from pinas_zoo.registry import MODELS  # noqa: E402
 from pinas_zoo.space import PINAS_NANO  # noqa: E402
 

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.mm
 import engine_utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-from pinas_zoo.cost import CostTable  # noqa: E402
-from pinas_zoo.mm import run_search  # noqa: E402
+from pinas_zoo.mm import search as run_search  # noqa: E402
 from pinas_zoo.mm.classify import LinearStage  # noqa: E402
-from pinas_zoo.mm.launch import Options  # noqa: E402
-from pinas_zoo.rank import PrefixTree  # noqa: E402
-from pinas_zoo.search import SearchLog  # noqa: E402
+from pinas_zoo.mm.engine.launch import Options  # noqa: E402
+from pinas_zoo.models.cost import CostTable  # noqa: E402
+from pinas_zoo.search.evaluate import PrefixTree  # noqa: E402
+from pinas_zoo.search.strategies import SearchLog  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402
 from pinas_zoo.weights.load import read_weights  # noqa: E402
 

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pinas_zoo import scene_images, scenes
 from pinas_zoo.data import DigitsSource, SubsetSource
-from pinas_zoo.scenes import FLOOR, RIM, WALL, SceneSettings, compose, cut_items, prepare_scenes, run_lengths
+from pinas_zoo.data.scenes import images as scene_images
+from pinas_zoo.data.scenes import prepare as scenes
+from pinas_zoo.data.scenes.prepare import (
+    FLOOR,
+    RIM,
+    WALL,
+    SceneSettings,
+    compose,
+    cut_items,
+    prepare_scenes,
+    run_lengths,
+)
 
 SMALL = SceneSettings(size=64, train=6, val=3, seed=1, pool=60)
 CLASSES = tuple(str(i) for i in range(10))

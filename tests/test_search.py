@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pinas_zoo.search import (
+from pinas_zoo.search.strategies import (
     Limits,
     PartitionTree,
     RandomSearch,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinas_zoo.search import RandomSearch
-from pinas_zoo.search_log import Limits, SearchLog, SearchRecord, pareto_front
+from pinas_zoo.search.log import Limits, SearchLog, SearchRecord, pareto_front
+from pinas_zoo.search.strategies import RandomSearch
 from pinas_zoo.space import PINAS
 
 
@@ -88,7 +88,7 @@ def test_log_refuses_gaps_and_damage(tmp_path: Path) -> None:
 
 def test_every_append_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr('pinas_zoo.search_log.os.fsync', synced.append)
+    monkeypatch.setattr('pinas_zoo.search.log.os.fsync', synced.append)
     with SearchLog(tmp_path / 'archs.jsonl', header()) as log:
         before = len(synced)
         log.append(SearchRecord(0, '0' * 16, 0.5))

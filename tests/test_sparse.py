@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from peer_toys import pair, resumes_exactly
 from test_methods import CLASSES, SKIPPING, SMALL, batch, gradients, make, on_path
 
-from pinas_zoo.cost import CostTable
 from pinas_zoo.methods import AdamProximal, ProximalGradient, SparseSupernet
-from pinas_zoo.search_log import Limits
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.search.log import Limits
 
 
 def sparse(**settings: Any) -> SparseSupernet:

@@ -5,11 +5,12 @@ import pytest
 import torch
 from golden import arrays, filled, image, keys
 
-from pinas_zoo.backbone import PINAS_A, PINAS_B, PiNASNet
-from pinas_zoo.cost import Cost, CostTable, count, measure_latency
+from pinas_zoo.models.cost import Cost, CostTable, count, measure_latency
+from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY, Candidate, SearchSpace
-from pinas_zoo.supernet import SuperNet, load_supernet
-from pinas_zoo.weights.remap import supernet_from_released
+from pinas_zoo.weights.loading import load_supernet
+from pinas_zoo.weights.released.remap import supernet_from_released
 
 
 def randomised(space: SearchSpace, seed: int = 0) -> SuperNet:

@@ -43,7 +43,7 @@ def wandb(monkeypatch):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=label)
 def test_one_entry_of_every_config(path, wandb):
-    from pinas_zoo.mm.trackers import use_wandb
+    from pinas_zoo.mm.engine.trackers import use_wandb
 
     cfg = read(path)
     assert kinds(cfg) == ['LocalVisBackend', 'TensorboardVisBackend']
@@ -60,7 +60,7 @@ def test_one_entry_of_every_config(path, wandb):
 def test_configs_with_other_backends(wandb):
     from mmengine.config import Config
 
-    from pinas_zoo.mm.trackers import use_wandb
+    from pinas_zoo.mm.engine.trackers import use_wandb
 
     cfg = Config({'visualizer': {'type': 'DetLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}})
     use_wandb(cfg, 'mine')
@@ -75,7 +75,7 @@ def test_scalars_arrive(wandb, tmp_path):
     from mmengine.registry import VISUALIZERS
     from mmengine.visualization import Visualizer  # noqa: F401  registers itself
 
-    from pinas_zoo.mm.trackers import use_wandb
+    from pinas_zoo.mm.engine.trackers import use_wandb
 
     cfg = Config({'work_dir': str(tmp_path / 'run')})
     use_wandb(cfg, 'mine')
@@ -92,7 +92,7 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     from mmengine.config import Config
     from mmengine.visualization import WandbVisBackend
 
-    from pinas_zoo.mm.trackers import use_wandb
+    from pinas_zoo.mm.engine.trackers import use_wandb
 
     monkeypatch.setitem(sys.modules, 'wandb', None)
     cfg = Config({})

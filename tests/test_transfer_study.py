@@ -17,16 +17,16 @@ pytestmark = pytest.mark.mm
 
 from downstream_runs import ARCH, write_backbone, write_scenes  # noqa: E402
 
-from pinas_zoo.mm import transfer_report  # noqa: E402
-from pinas_zoo.mm.quickstart import RETRAIN, Job  # noqa: E402
-from pinas_zoo.mm.trainings import OF_A_PROCESS  # noqa: E402
-from pinas_zoo.mm.transfer_plan import ARMS, Inputs, Run, planned  # noqa: E402
-from pinas_zoo.mm.transfer_results import ResultsFile  # noqa: E402
-from pinas_zoo.mm.transfer_study import Study  # noqa: E402
+from benchmarks.transfer import report as transfer_report  # noqa: E402
+from benchmarks.transfer.plan import ARMS, Inputs, Run, planned  # noqa: E402
+from benchmarks.transfer.results import ResultsFile  # noqa: E402
+from benchmarks.transfer.study import Study  # noqa: E402
+from pinas_zoo.mm.quickstart.job import RETRAIN, Job  # noqa: E402
+from pinas_zoo.mm.release.trainings import OF_A_PROCESS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / 'benchmarks/transfer.json', ROOT / 'docs/transfer.md'
+RESULTS, PAGE = ROOT / 'benchmarks/transfer/results.json', ROOT / 'docs/transfer.md'
 
 
 @pytest.fixture(scope='module')
@@ -169,7 +169,7 @@ def test_table() -> None:
 def test_page_is_written_and_checked(tmp_path: Path) -> None:
     results, page = tmp_path / 'transfer.json', tmp_path / 'transfer.md'
     results.write_text(json.dumps(synthetic()))
-    page.write_text('before\n<!-- table: benchmarks/transfer.json -->\n<!-- end of table -->\nafter\n')
+    page.write_text('before\n<!-- table: benchmarks/transfer/results.json -->\n<!-- end of table -->\nafter\n')
     assert not transfer_report.is_current(results, page)
     table = transfer_report.write_page(results, page)
     text = page.read_text()
@@ -195,7 +195,7 @@ def test_the_page_of_the_project_is_current() -> None:
 
 @pytest.mark.slow
 def test_a_study_runs_continues_and_reports(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    main = runpy.run_path(str(ROOT / 'tools/transfer_study.py'))['main']
+    main = runpy.run_path(str(ROOT / 'benchmarks/transfer/__main__.py'))['main']
     call = ['run', '--source', str(inputs.root), '--work-dir', str(tmp_path), '--quick', '--seeds', '0', '--tasks']
     assert main([*call, 'segmentation', '--arms', 'pinas', 'resnet']) == 0
     assert 'about 0 min left' in capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_a_study_runs_continues_and_reports(inputs: Inputs, tmp_path: Path, caps
         log = (tmp_path / f'logs/segmentation-{name}-seed0.log').read_text()
         assert re.search(rf'{re.escape(str(start))}: matched \d+, .*missing 0, unexpected 0, mismatched 0', log), name
     page = tmp_path / 'transfer.md'
-    page.write_text('<!-- table: benchmarks/transfer.json -->\n<!-- end of table -->\n')
+    page.write_text('<!-- table: benchmarks/transfer/results.json -->\n<!-- end of table -->\n')
     report = ['report', '--results', str(tmp_path / 'transfer.json'), '--page', str(page)]
     assert main([*report, '--check']) == 1 and main(report) == 0 and main([*report, '--check']) == 0
     assert main([*call, 'detection', '--arms', 'random', '--out', str(page)]) == 1  # no file of figures

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from pinas_zoo.backbone import PiNASNet
-from pinas_zoo.cost import count
 from pinas_zoo.data import open_source
+from pinas_zoo.models.cost import count
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.ranking import truth as truth_module
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.standalone import Recipe, Result, train_path
 from pinas_zoo.ranking.task import PARTS, PairTask, augment, compose, index_batches, normalise, pair_class, to_patches
 from pinas_zoo.ranking.truth import HALVES, Study, draw_paths, extend, read_truth, verify
-from pinas_zoo.search_log import SearchLog
+from pinas_zoo.search.log import SearchLog
 from pinas_zoo.space import Candidate, SearchSpace
 
 TASK = PairTask(item=8, patch=2, train=96, heldout=32, test=60)
@@ -69,10 +69,7 @@ def test_another_seed_makes_other_pairs():
 
 def test_training_and_heldout_items_are_disjoint():
     spec = {'kind': 'fashion-mnist', 'split': 'train', 'holdout': 1 / 6, 'seed': TASK.seed}
-    parts = [
-        set(open_source(spec | {'part': part}).indices.tolist())
-        for part in ('train', 'holdout')
-    ]
+    parts = [set(open_source(spec | {'part': part}).indices.tolist()) for part in ('train', 'holdout')]
     assert not parts[0] & parts[1] and len(parts[0]) > len(parts[1]) > 0
 
 

@@ -12,9 +12,10 @@ import pytest
 import timm
 import torch
 
-from pinas_zoo.backbone import PiNASNet, load_backbone
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.space import PINAS_NANO
 from pinas_zoo.weights.load import load_weights, read_checkpoint, read_weights, save_weights
+from pinas_zoo.weights.loading import load_backbone
 
 ARCH = '01-23-32-10'
 
@@ -192,7 +193,7 @@ def test_mmengine_reads_classes_and_scope(tmp_path, before, after):
     """An Inferencer that was given our scope builds the model in the one that the file names; other scopes stay."""
     from mmengine.registry import DefaultScope, init_default_scope
 
-    from pinas_zoo.mm.weights import load_from_pinas_zoo
+    from pinas_zoo.mm.checkpoint_loader import load_from_pinas_zoo
 
     meta = {'default_scope': 'mmseg', 'dataset_meta': json.dumps({'classes': ['wall', 'floor']})}
     save_weights(tmp_path / 'a.safetensors', {'x': torch.ones(2)}, meta)
@@ -208,7 +209,8 @@ def test_mmengine_reads_classes_and_scope(tmp_path, before, after):
 
 
 def test_equal_weights_have_equal_hashes(tmp_path):
-    from pinas_zoo.weights.load import file_sha256, read_weights, save_weights
+    from pinas_zoo.files import file_sha256
+    from pinas_zoo.weights.load import read_weights, save_weights
 
     state = {'a': torch.arange(3.0), 'b.weight': torch.ones(2, 3, dtype=torch.bfloat16)}
     facts = {f'key {i}': i for i in range(12)}

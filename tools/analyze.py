@@ -17,14 +17,14 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from pinas_zoo.curves import choose_keys, draw_curves, read_run
-from pinas_zoo.weights.load import write_atomic, write_text
+from pinas_zoo.files import write_atomic, write_text
+from pinas_zoo.report.curves import choose_keys, draw_curves, read_run
 
 
 def run_model(args: argparse.Namespace) -> None:
     import torch
 
-    from pinas_zoo.mm.analyze import Timing, analyze, table  # curves do without mmcv
+    from pinas_zoo.mm.inference.analyze import Timing, analyze, table  # curves do without mmcv
 
     if args.checkpoint and len(args.models) > 1:
         raise ValueError(f'--checkpoint belongs to one model, got {len(args.models)}')

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pinas_zoo.files import write_text
 
 PARTS = ('step', 'rank', 'inference', 'loading')
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'pillow')
@@ -49,7 +51,7 @@ def package_version(name: str) -> str | None:
 def describe_environment(threads: int) -> dict[str, Any]:
     """Where the numbers come from."""
     return {
-        'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'date': datetime.now(UTC).isoformat(timespec='seconds'),
         'cpu': cpu_model(),
         'machine': platform.machine(),
         'system': platform.system(),
@@ -85,15 +87,16 @@ def run_worker(task: str, args: argparse.Namespace) -> dict[str, Any]:
 def run_task(args: argparse.Namespace) -> None:
     """In the worker: measures one part, or one contestant's memory ('memory: NAME'), and writes the result."""
     import torch
-    from benchmarks.timing import Settings
+
+    from pinas_zoo.speed.timing import Settings
 
     torch.set_num_threads(args.threads)
     settings = Settings(args.quick, args.rounds, args.warmups, args.threads, args.seed)
     part, _, contestant = args.task.partition(': ')
     if contestant:
-        result = import_module('benchmarks.step').measure_memory(settings, contestant)
+        result = import_module('pinas_zoo.speed.step').measure_memory(settings, contestant)
     else:
-        result = import_module(f'benchmarks.{part}').measure(settings)
+        result = import_module(f'pinas_zoo.speed.{part}').measure(settings)
     result['torch'] = {'threads': torch.get_num_threads(), 'capability': torch.backends.cpu.get_cpu_capability()}
     args.out.write_text(json.dumps(result))
 
@@ -126,10 +129,7 @@ def print_part(part: str, result: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
-    partial.write_text(json.dumps(values, indent=2) + '\n')
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=2) + '\n')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import pinas_zoo.backbone as backbone
+import pinas_zoo.weights.entry_points as backbone
 from pinas_zoo.space import SPACES
-from pinas_zoo.weights.convert import KINDS, convert_file
+from pinas_zoo.weights.released.convert import KINDS, convert_file
 
 ARCHS = {'pinas_a': backbone.PINAS_A, 'pinas_b': backbone.PINAS_B}
 

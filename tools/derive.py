@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-from pinas_zoo.mm.launch import Options
-from pinas_zoo.mm.run_search import derive_best
+from pinas_zoo.mm.engine.launch import Options
+from pinas_zoo.mm.search import derive_best
 
 
 def main(argv: Sequence[str] | None = None) -> int:

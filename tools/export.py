@@ -15,8 +15,8 @@ from pathlib import Path
 import timm
 import torch
 
-from pinas_zoo.export import Features, compare, export_onnx, export_program, fold_batch_norms, run_onnx
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.files import write_atomic
+from pinas_zoo.models.export import Features, compare, export_onnx, export_program, fold_batch_norms, run_onnx
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-from pinas_zoo.mm.infer import infer
-from pinas_zoo.mm.predictors import Choice, open_predictor
+from pinas_zoo.mm.inference.infer import infer
+from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from pinas_zoo.data import open_source
 from pinas_zoo.data.fashion_mnist import FILES, cache_folder, copy_files, locate
+from pinas_zoo.data.scenes.prepare import FORMATS, SceneSettings, prepare_scenes
 from pinas_zoo.data.trees import SPLITS, TREES, Tree, cores, link_tree, make_mini, make_train_ids
-from pinas_zoo.scenes import FORMATS, SceneSettings, prepare_scenes
 
 
 class ProgressLine:

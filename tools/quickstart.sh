@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, from a fresh machine: set up, then search on Fashion-MNIST and carry the found network to detection and
-# segmentation. A later call continues where an interrupted one stopped. Options go to pinas_zoo.mm.quickstart (--help).
+# segmentation. A later call continues where an interrupted one stopped. Options go to pinas_zoo.mm.quickstart.job (--help).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup_env.sh
-exec "$(bash tools/setup_env.sh --where)/bin/python" -m pinas_zoo.mm.quickstart "$@"
+exec "$(bash tools/setup_env.sh --where)/bin/python" -m pinas_zoo.mm.quickstart.job "$@"

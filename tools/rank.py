@@ -14,13 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pinas_zoo.rank import read_lines
+from pinas_zoo.files import read_lines
 from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
 from pinas_zoo.ranking.publish import write_report
 from pinas_zoo.ranking.report import markdown, trials, trials_markdown
 from pinas_zoo.ranking.study import Job, missing_jobs, run
 from pinas_zoo.ranking.truth import HALVES, Study, draw_paths, extend, read_truth, verify
-from pinas_zoo.search_log import SearchRecord
+from pinas_zoo.search.log import SearchRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 TRUTH = ROOT / 'benchmarks' / 'rank' / 'truth.jsonl'

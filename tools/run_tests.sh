@@ -27,5 +27,5 @@ PATH=$(bash tools/setup_env.sh --where)/bin:$PATH
 export PATH
 check ruff check .
 check lint-imports --no-logo
-if [ -f tools/make_tables.py ]; then check python tools/make_tables.py --check; fi
+if [ -f tools/dev/make_tables.py ]; then check python tools/dev/make_tables.py --check; fi
 exec python -m pytest "${pytest_arguments[@]}" "$@"

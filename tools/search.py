@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-from pinas_zoo.mm.launch import LAUNCHERS, Options
-from pinas_zoo.mm.run_search import search
+from pinas_zoo.mm.engine.launch import LAUNCHERS, Options
+from pinas_zoo.mm.search import search
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-from pinas_zoo.mm.launch import LAUNCHERS, BadInputError, Options, train
+from pinas_zoo.mm.engine.launch import LAUNCHERS, BadInputError, Options, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,9 @@
 _base_ = '../quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
 
 root = 'work_dirs/nano/scenes/ade20k/'
-model = dict(backbone=dict(arch='30-02-00-10', init_cfg=dict(type='Pretrained', checkpoint='pinas://pinas_nano_a.fmnist')))
+model = dict(
+    backbone=dict(arch='30-02-00-10', init_cfg=dict(type='Pretrained', checkpoint='pinas://pinas_nano_a.fmnist'))
+)
 train_dataloader = dict(dataset=dict(data_root=root))
 val_dataloader = dict(dataset=dict(data_root=root))
 test_dataloader = val_dataloader

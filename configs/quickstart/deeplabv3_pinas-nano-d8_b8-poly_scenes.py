@@ -32,7 +32,11 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 dataset = dict(
-    type='BaseSegDataset', data_root=root, metainfo=dict(classes=classes), reduce_zero_label=True, img_suffix='.jpg',
+    type='BaseSegDataset',
+    data_root=root,
+    metainfo=dict(classes=classes),
+    reduce_zero_label=True,
+    img_suffix='.jpg',
     seg_map_suffix='.png',
 )
 train_dataloader = dict(
@@ -40,7 +44,8 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), pipeline=train_pipeline,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
         **dataset,
     ),
 )
@@ -49,8 +54,10 @@ val_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'), pipeline=test_pipeline,
-        test_mode=True, **dataset,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+        test_mode=True,
+        **dataset,
     ),
 )
 test_dataloader = val_dataloader
@@ -59,9 +66,7 @@ test_evaluator = val_evaluator
 train_cfg = dict(by_epoch=False, max_iters=160, val_interval=160)
 val_cfg = dict()
 test_cfg = dict()
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, foreach=True)
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, foreach=True))
 param_scheduler = dict(type='PolyLR', power=0.9, eta_min=1e-5, by_epoch=False, begin=0, end=160)
 model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=True)
 visualizer = dict(

@@ -50,8 +50,11 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        ann_file='annotations/instances_train2017.json', data_prefix=dict(img='train2017/'), pipeline=train_pipeline,
-        filter_cfg=dict(filter_empty_gt=True), **dataset,
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+        pipeline=train_pipeline,
+        filter_cfg=dict(filter_empty_gt=True),
+        **dataset,
     ),
 )
 val_dataloader = dict(
@@ -59,8 +62,11 @@ val_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        ann_file='annotations/instances_val2017.json', data_prefix=dict(img='val2017/'), pipeline=test_pipeline,
-        test_mode=True, **dataset,
+        ann_file='annotations/instances_val2017.json',
+        data_prefix=dict(img='val2017/'),
+        pipeline=test_pipeline,
+        test_mode=True,
+        **dataset,
     ),
 )
 test_dataloader = val_dataloader

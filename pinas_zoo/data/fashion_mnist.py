@@ -21,8 +21,8 @@ from typing import IO
 import numpy as np
 
 from pinas_zoo.data.fetching import FetchError, fetch_package_files, fetch_urls
-from pinas_zoo.weights.load import file_lock, write_atomic
-from pinas_zoo.weights.transfer import offline
+from pinas_zoo.files import file_lock, write_atomic
+from pinas_zoo.weights.fetch import offline
 
 __all__ = [
     'CLASSES',

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 
-from pinas_zoo.weights.transfer import Policy, TransferError, from_url
+from pinas_zoo.weights.fetch import Policy, TransferError, from_url
 
 __all__ = ['FetchError', 'fetch_package_files', 'fetch_urls']
 

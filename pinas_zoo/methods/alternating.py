@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pinas_zoo.blocks import Bottleneck
 from pinas_zoo.methods.base import SupervisedMethod, decay_groups, reaching_only
-from pinas_zoo.supernet import SuperNet
+from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.supernet import SuperNet
 
 __all__ = ['HELD_OUT', 'AlternatingMethod', 'held_out', 'wake_branches']
 

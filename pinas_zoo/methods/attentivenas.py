@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.cost import CostTable
 from pinas_zoo.methods.base import SupervisedMethod, top1_percent
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.cost_bins import CostBins
 from pinas_zoo.methods.distillation import soft_cross_entropy
 from pinas_zoo.methods.predictor import AccuracyPredictor
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import SuperNet
 
 __all__ = ['ARMS', 'AttentiveNAS']
 

@@ -1,6 +1,6 @@
 """What a training loop asks of a method, and what the supervised ones have in common. torch only.
 
-Pi-NAS (`pinas_zoo.contrast`) and its peers meet every loop through the four members of `Method`.
+Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the four members of `Method`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import SuperNet
 
 __all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent', 'zero_momenta']
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.blocks import Bottleneck
 from pinas_zoo.methods.alternating import wake_branches
 from pinas_zoo.methods.knapsack import best_arch, sum_of
 from pinas_zoo.methods.spos import SPOS
-from pinas_zoo.search_log import Limits
+from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import SuperNet
 
 __all__ = ['BNNAS', 'last_norm']
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from pinas_zoo.methods.mixture import MixtureMethod
+from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import Path, SuperNet
 
 __all__ = ['EnTranNAS']
 

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.cost import CostTable
 from pinas_zoo.methods.alternating import AlternatingMethod
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
 from pinas_zoo.methods.knapsack import best_arch, sum_of
-from pinas_zoo.search_log import Limits
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch, SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 __all__ = ['FPNAS', 'factor_matrix']
 

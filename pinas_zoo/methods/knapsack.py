@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pinas_zoo.search_log import Limits
-from pinas_zoo.searcher import Searcher
+from pinas_zoo.search.log import Limits
+from pinas_zoo.search.searcher import Searcher
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['best_arch', 'search_by_score', 'sum_of']
@@ -40,7 +40,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
     Args:
         table: ``table[position][candidate]``, finite; what does not fit a position is not looked at.
         space: The space.
-        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.cost` are; None is no limit.
+        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.models.cost` are; None is no limit.
 
     Raises:
         ValueError: No architecture is within the limits; the message has the cheapest one. Or the costs are no sums.

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.methods.spos import SPOS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import SuperNet
 
 __all__ = ['LinearHead', 'freeze']
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pinas_zoo.methods.alternating import AlternatingMethod
 from pinas_zoo.methods.knapsack import best_arch
-from pinas_zoo.search_log import Limits
+from pinas_zoo.models.supernet import Path
+from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch, kept
-from pinas_zoo.supernet import Path
 
 __all__ = ['MixtureMethod']
 

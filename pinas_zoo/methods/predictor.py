@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pinas_zoo.search_log import SearchLog
+from pinas_zoo.search.log import SearchLog
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['AccuracyPredictor']

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.blocks import Bottleneck
 from pinas_zoo.methods.mixture import MixtureMethod
+from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import Path, SuperNet
 
 __all__ = ['SparseSupernet']
 

@@ -18,7 +18,7 @@ class SPOS(SupervisedMethod):
 
     Example:
         >>> import torch
-        >>> from pinas_zoo.supernet import SuperNet
+        >>> from pinas_zoo.models.supernet import SuperNet
         >>> method = SPOS(SuperNet('pinas_nano'), num_classes=10)
         >>> batch = {'image': torch.randn(4, 3, 28, 28), 'label': torch.tensor([0, 1, 2, 3])}
         >>> method.loss(batch, step=0)['loss'].backward()

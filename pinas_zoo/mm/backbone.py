@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from pinas_zoo.backbone import STAGES, PiNASNet, load_backbone
+from pinas_zoo.models.network import STAGES, PiNASNet
 from pinas_zoo.registry import MODELS
 from pinas_zoo.space import SearchSpace, get_space
+from pinas_zoo.weights.loading import load_backbone
 
 __all__ = ['PiNASBackbone']
 

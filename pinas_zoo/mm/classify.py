@@ -21,9 +21,10 @@ from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
 from pinas_zoo.methods.linear import freeze
 from pinas_zoo.mm.pretrain import SteppedModel, run_seed
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space
-from pinas_zoo.supernet import SuperNet, load_supernet
+from pinas_zoo.weights.loading import load_supernet
 
 __all__ = ['Classifier', 'LinearStage', 'TopAccuracy']
 

@@ -12,7 +12,7 @@ from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from pinas_zoo.mm import weights  # noqa: F401  lets mmengine read pinas:// and .safetensors
+from pinas_zoo.mm import checkpoint_loader as weights  # noqa: F401  lets mmengine read pinas:// and .safetensors
 from pinas_zoo.registry import MODELS
 
 __all__ = ['ReleasedASPPHead', 'ReleasedEncoderDecoder']

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pinas_zoo.mm.from_data import fill_from_data
-from pinas_zoo.mm.launch import Options, load_config, set_up
-from pinas_zoo.mm.run_search import build_evaluator
+from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.from_data import fill_from_data
+from pinas_zoo.mm.engine.launch import Options, load_config, set_up
+from pinas_zoo.mm.search import build_evaluator
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.download import find_weights
-from pinas_zoo.weights.load import file_sha256, write_text
 
 __all__ = ['score_path']
 

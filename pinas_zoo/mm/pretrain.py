@@ -16,9 +16,10 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
-from pinas_zoo.contrast import PiNAS
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import (
     DATASETS,
     FUNCTIONS,
@@ -29,7 +30,6 @@ from pinas_zoo.registry import (
     OPTIMIZERS,
 )
 from pinas_zoo.space import SearchSpace, get_space
-from pinas_zoo.supernet import SuperNet
 
 __all__ = [
     'MethodDistributedDataParallel',

@@ -17,7 +17,7 @@ from timm.models import register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from pinas_zoo.cost import count
+from pinas_zoo.models.cost import count
 from pinas_zoo.registry import MODELS
 from pinas_zoo.space import PINAS_NANO
 from pinas_zoo.weights.load import load_weights, read_weights

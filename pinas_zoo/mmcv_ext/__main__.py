@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pinas_zoo.files import write_text
 from pinas_zoo.mmcv_ext import BUILD, compiled, mmcv_folder
-from pinas_zoo.weights.load import write_text
 
 MARK = '# Written by `python -m pinas_zoo.mmcv_ext install`.'
 STUB = f"""{MARK}

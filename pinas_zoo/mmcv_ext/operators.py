@@ -100,11 +100,12 @@ def softnms(
 
 
 def _overlap(box: Tensor, others: Tensor, offset: int) -> Tensor:
-    """IoU of one box with others (N, 4 or more), in mmcv's order of operations."""
+    """IoU of one box with others (N, 4 or more), in mmcv's order of operations; 0 of two boxes without area."""
     top, bottom = torch.maximum(box[:2], others[:, :2]), torch.minimum(box[2:4], others[:, 2:4])
     shared = (bottom - top + offset).clamp(min=0).prod(dim=1)
     area, areas = (box[2:4] - box[:2] + offset).prod(), (others[:, 2:4] - others[:, :2] + offset).prod(dim=1)
-    return shared / (area + areas - shared)
+    overlap = shared / (area + areas - shared)
+    return torch.where(overlap.isnan(), 0, overlap)
 
 
 def _close_gaps(keep: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from pinas_zoo.contrast import PiNAS
 from pinas_zoo.methods import METHODS, AdamProximal, Method
-from pinas_zoo.supernet import SuperNet
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.supernet import SuperNet
 
 __all__ = [
     'CONTESTANTS',
@@ -226,6 +226,7 @@ class SupernetRecipe:
         for name, text in values.items():
             parsed[name] = json.loads(text.lower()) if kinds[name] is bool else kinds[name](text)
         return dataclasses.replace(self, **parsed)
+
 
 #: Who stands together in a picture, by the end of the picture's name; the words of its caption.
 GROUP_WORDS = {'': 'Pi-NAS, its ablations and baselines', '_peers': 'Pi-NAS, SPOS and the peers'}

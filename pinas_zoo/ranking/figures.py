@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.figures import INK, LINES, Figure, _draw
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
 from pinas_zoo.ranking.report import NATIVE, VIEWS, scores_of, true_values
 from pinas_zoo.ranking.truth import Truth
+from pinas_zoo.report.figures import INK, LINES, Figure, _draw
 
 __all__ = ['SHIFT_PANELS', 'TAU_PANELS', 'curves_figure', 'scatter_figure']
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pinas_zoo.files import write_text
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS, SupernetRecipe
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
 from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe, trials, trials_markdown
 from pinas_zoo.ranking.truth import Truth
-from pinas_zoo.weights.load import write_text
 
 __all__ = ['fill_page', 'write_report']
 

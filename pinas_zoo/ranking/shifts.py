@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinas_zoo.methods.candidates import batch_statistics
+from pinas_zoo.models.supernet import Position, SuperNet
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import Position, SuperNet
 
 __all__ = ['FEATURE_SHIFTS', 'UpdateWatch', 'feature_shift', 'linear_cka', 'shift_of_pair']
 

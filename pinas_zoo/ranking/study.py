@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from pinas_zoo import __version__
+from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.methods import Method
-from pinas_zoo.rank import append_lines, read_lines
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
     Contestant,
@@ -41,7 +42,6 @@ from pinas_zoo.ranking.train import (
     view_batches,
 )
 from pinas_zoo.space import Arch, SearchSpace
-from pinas_zoo.supernet import SuperNet
 
 __all__ = ['Job', 'is_result_of', 'missing_jobs', 'run', 'train_contestant']
 

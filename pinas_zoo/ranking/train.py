@@ -1,6 +1,6 @@
 """Trains a contestant's supernet and scores its paths: torch alone, in this process, on the images of the truth.
 
-The method objects are those of every other training here (`pinas_zoo.contrast`, `pinas_zoo.methods`); the loop is
+The method objects are those of every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the loop is
 plain, so that the whole study fits a CPU.
 """
 
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.contrast import PiNAS
 from pinas_zoo.data import ViewRecipe, augment_batch
 from pinas_zoo.methods import LinearHead, Method, SparseSupernet, SupervisedMethod, zero_momenta
 from pinas_zoo.methods.alternating import HELD_OUT
-from pinas_zoo.rank import Evaluator, PathScore
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking.contestants import FORWARD, SupernetRecipe
 from pinas_zoo.ranking.task import MEAN, STD, PairSet, PairTask, augment, compose, index_batches, normalise, to_patches
+from pinas_zoo.search.evaluate import Evaluator, PathScore
 from pinas_zoo.space import Arch
-from pinas_zoo.supernet import SuperNet
 
 __all__ = [
     'Training',

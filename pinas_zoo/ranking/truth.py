@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from pinas_zoo import __version__
-from pinas_zoo.cost import CostTable
+from pinas_zoo.models.cost import CostTable
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.standalone import Recipe, Result, train_path
 from pinas_zoo.ranking.task import PairTask, compose
-from pinas_zoo.search_log import SearchLog, SearchRecord
+from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['HALVES', 'Check', 'Study', 'Truth', 'TruthRow', 'draw_paths', 'extend', 'read_truth', 'verify']

@@ -7,16 +7,13 @@ training files carry beside the weights. Every load gives a `LoadReport` and is 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pinas_zoo.files import write_atomic
+
 __all__ = [
     'Checkpoint',
     'LoadReport',
-    'file_lock',
-    'file_sha256',
     'load_weights',
     'read_checkpoint',
     'read_weights',
     'save_weights',
-    'write_atomic',
-    'write_text',
 ]
 
 FAULTS = ('missing', 'unexpected', 'mismatched')
@@ -173,20 +168,21 @@ def _named(function: Callable[..., Any], module: str, name: str) -> Callable[...
     return alias
 
 
-#: The one allow-list: numpy's reconstructors, and the classes of plain dtypes (no objects) whose state they set.
-_NUMPY: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
+#: The one allow-list of what may be unpickled beyond torch's own: numpy's reconstructors, and the classes of plain
+#: dtypes (no objects) whose state they set.
+PLAIN_GLOBALS: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-    _NUMPY.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
-    _NUMPY.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
+    PLAIN_GLOBALS.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
+    PLAIN_GLOBALS.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
 
 
 @contextmanager
 def _only_numpy_allowed() -> Iterator[None]:
-    """Nothing but `_NUMPY` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
+    """Nothing but `PLAIN_GLOBALS` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
-    serialization.add_safe_globals(_NUMPY)
+    serialization.add_safe_globals(PLAIN_GLOBALS)
     try:
         yield
     finally:
@@ -235,59 +231,6 @@ def load_weights(
         raise ValueError(f'the weights do not fit {type(module).__name__}:\n{report.summary()}')
     module.load_state_dict({name: state[name] for name in report.matched if name in state}, strict=False)
     return report
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, fsyncs it and renames it: all of it or nothing.
-
-    Args:
-        path: Final name; missing folders are made.
-        write: Writes the content to the temporary path that it is given.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> Iterator[IO[str]]:
-    """Holds an exclusive lock; the system gives it back when a process dies, so nothing stale is left.
-
-    Args:
-        path: File of the lock; it is made where it is missing and stays. Its text may be read and written inside.
-        on_wait: Called once where another process holds it.
-    """
-    import fcntl  # not on every system that can import the package
-
-    with open(path, 'a+', encoding='utf-8') as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is not None:
-                on_wait()
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text, atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pinas_zoo
+from pinas_zoo.files import write_text
 from pinas_zoo.space import get_space
-from pinas_zoo.weights.load import write_text
 
 __all__ = ['MANIFEST', 'Entry', 'Released', 'Result', 'entries', 'find_entry', 'package_file', 'put_rows', 'read_rows']
 
@@ -56,7 +56,7 @@ class Released:
 
     Args:
         file: Its name.
-        kind: Kind for `pinas_zoo.weights.convert`.
+        kind: Kind for `pinas_zoo.weights.released.convert`.
         size: Bytes; None until known.
         sha256: None until known; the observed one is recorded beside the file and checked from then on.
     """

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import pinas_zoo
+from pinas_zoo.files import file_sha256, write_atomic, write_text
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
-from pinas_zoo.weights.load import file_sha256, read_weights, save_weights, write_atomic, write_text
+from pinas_zoo.weights.load import read_weights, save_weights
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of
 
 __all__ = ['Card', 'Published', 'describe', 'find_network', 'model_card', 'publish']

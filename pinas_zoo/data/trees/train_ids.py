@@ -11,7 +11,7 @@ from pinas_zoo.data.trees.label_maps import LabelMapTree
 from pinas_zoo.data.trees.layout import SPLITS, Progress
 from pinas_zoo.data.trees.listing import shorten
 from pinas_zoo.data.trees.parallel import in_processes
-from pinas_zoo.weights.load import write_atomic
+from pinas_zoo.files import write_atomic
 
 #: By label id, 0 to 33, as the data set's own table has it; 255 is ignored.
 TRAIN_IDS = {

@@ -1,0 +1,75 @@
+"""The file of a transfer study's figures: one recipe, what each backbone comes from, and one entry a run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pinas_zoo.files import write_text
+
+__all__ = ['ResultsFile', 'leaves', 'locked']
+
+
+def leaves(node: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """The values inside nested containers, with their dotted names."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else None
+    if items is None:
+        yield name, node
+    else:
+        for key, value in items:
+            yield from leaves(value, f'{name}.{key}' if name else str(key))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process."""
+    with open(path, 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class ResultsFile:
+    """Figures in JSON, replaced whole at every change; processes may share it, one task each.
+
+    Args:
+        path: The file.
+        recipe: What the figures depend on; all runs of a file share it.
+        lock: File that orders the writers.
+    """
+
+    def __init__(self, path: Path, recipe: dict[str, Any], lock: Path) -> None:
+        self.path, self.recipe, self.lock = path, json.loads(json.dumps(recipe)), lock
+
+    def read(self) -> dict[str, Any]:
+        """The content, or that of a new file.
+
+        Raises:
+            ValueError: The file holds runs of another recipe.
+        """
+        if not self.path.is_file():
+            return {'recipe': self.recipe, 'pretraining': {}, 'runs': []}
+        content = json.loads(self.path.read_text())
+        if content['recipe'] != self.recipe:
+            old, new = dict(leaves(content['recipe'])), dict(leaves(self.recipe))
+            changed = [f'{k}: {old.get(k)} there, {new.get(k)} now' for k in old | new if old.get(k) != new.get(k)]
+            raise ValueError(f'{self.path} holds runs of another recipe, give another --out: {"; ".join(changed[:5])}')
+        return content
+
+    def append(self, run: dict[str, Any]) -> None:
+        """Adds a finished run."""
+        self._change(lambda content: content['runs'].append(run))
+
+    def set_pretraining(self, arm: str, facts: dict[str, Any]) -> None:
+        """Says where an arm's backbone comes from."""
+        self._change(lambda content: content['pretraining'].update({arm: facts}))
+
+    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
+        with locked(self.lock):
+            content = self.read()
+            change(content)
+            text = json.dumps(content, indent=1) + '\n'
+            write_text(self.path, text)

@@ -1,0 +1,248 @@
+"""Pi-NAS: the unsupervised training of a supernet (Peng et al., ICCV 2021, section 3), in torch alone.
+
+One step draws a pair of paths (a, b) that differ at every position and takes four views of each image. For a, then b:
+the student embeds the query, the mean teacher moves on that path's modules, the teacher embeds the key. Then
+cross-path learning lets the query of one path meet the key of the *other* one, against a queue of negative keys:
+
+    loss = CE([q_a k_b, q_a queue] / T, 0) + CE([q_b k_a, q_b queue] / T, 0)
+
+Shape suffixes: N images on this rank, D embedding dimensions, K queue length.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from pinas_zoo.dist import gather, rank_and_world
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import Arch
+
+__all__ = ['InfoNCE', 'PiNAS', 'Projector']
+
+
+class Projector(nn.Sequential):
+    """Global average pooling and a two-layer perceptron.
+
+    Shape:
+        (N, channels, H, W) -> (N, dim)
+    """
+
+    def __init__(self, channels: int, dim: int = 128) -> None:
+        pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*pool, nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, dim))
+
+
+class Encoder(nn.Module):
+    """A supernet and its projector; the student is one, the teacher another."""
+
+    def __init__(self, backbone: SuperNet, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.projector = backbone, projector
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
+        out_ND = self.projector(self.backbone(x, arch))
+        # Half types hold a norm badly; the embeddings are small.
+        return F.normalize(out_ND if out_ND.dtype == torch.float64 else out_ND.float(), dim=1)
+
+    def on_path(self, arch: Arch) -> list[nn.Parameter]:
+        """Stem, chosen blocks with their shortcuts, and projector."""
+        return [*self.backbone.path(arch).parameters(), *self.projector.parameters()]
+
+
+class InfoNCE(torch.autograd.Function):
+    """Cross-entropy of [q k, q queue] / T with the positive first, averaged over the images.
+
+    The gradient with respect to the queries is formed in the forward pass, so that nothing holds on to the queue: it
+    can be written in place before the backward pass, and no loss term copies it.
+
+    Shape:
+        q_ND, k_ND: (N, D); queue_DK: (D, K). Returns the scalar loss and the top-1 accuracy in percent.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_ND: Tensor, k_ND: Tensor, queue_DK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        with torch.autocast(q_ND.device.type, enabled=False):
+            positive_N1 = (q_ND * k_ND).sum(dim=1, keepdim=True)
+            logits = torch.cat([positive_N1, q_ND @ queue_DK], dim=1) / temperature
+            log_p = logits.log_softmax(dim=1)
+            loss, top1 = -log_p[:, 0].mean(), (logits.argmax(dim=1) == 0).to(logits).mean() * 100
+            p = log_p.exp_()
+            grad_ND = (p[:, :1] - 1) * k_ND + p[:, 1:] @ queue_DK.t()
+        ctx.save_for_backward(grad_ND / (temperature * len(q_ND)))
+        ctx.mark_non_differentiable(top1)
+        return loss, top1
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad_loss * ctx.saved_tensors[0], None, None, None
+
+
+class PiNAS(nn.Module):
+    """The supernet-Pi model: cross-path learning and a mean teacher with negative samples.
+
+    The switches exist for ablations; their defaults are the paper's setting.
+
+    Args:
+        supernet: Student backbone.
+        dim: Embedding dimensions D.
+        queue_length: Negative keys K.
+        momentum: m of the teacher update k <- m k + (1 - m) q.
+        temperature: T of the logits.
+        cross_path: Off: q_a meets k_a and q_b meets k_b.
+        mean_teacher: Off: keys come from the student itself, without gradient.
+        negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
+        single_path: Plain MoCo: one path a step and two views; `cross_path` is then without meaning.
+        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Not
+            needed with SyncBN; without effect in a single process.
+        seed: Paths and shuffles are drawn from (seed, step): equal on all ranks, whatever stopped in between.
+
+    Raises:
+        ValueError: A number is out of its range.
+
+    Example:
+        >>> method = PiNAS(SuperNet('pinas_nano'), queue_length=256)
+        >>> losses = method.loss({'views': torch.randn(8, 4, 3, 28, 28)}, step=0)
+        >>> losses['loss'].backward()
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        dim: int = 128,
+        queue_length: int = 49152,
+        momentum: float = 0.999,
+        temperature: float = 0.2,
+        cross_path: bool = True,
+        mean_teacher: bool = True,
+        negatives: bool = True,
+        single_path: bool = False,
+        shuffle_keys: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dim < 1 or queue_length < 1 or temperature <= 0 or not 0 <= momentum <= 1 or seed < 0:
+            raise ValueError(
+                f'allowed: dim >= 1, queue_length >= 1, temperature > 0, momentum in 0..1, seed >= 0; got '
+                f'{dim=}, {queue_length=}, {temperature=}, {momentum=}, {seed=}'
+            )
+        self.student = Encoder(supernet, Projector(supernet.space.num_features, dim))
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False) if mean_teacher else None
+        queue_DK = F.normalize(torch.randn(dim, queue_length), dim=0) if negatives else None
+        self.register_buffer('queue', queue_DK)
+        self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.long) if negatives else None)
+        self.temperature, self.momentum, self.seed = temperature, momentum, seed
+        self.cross_path, self.single_path, self.shuffle_keys = cross_path, single_path, shuffle_keys
+        self._move_teacher = get_ema_multi_avg_fn(momentum)
+
+    # ---- the method -----------------------------------------------------------------------------
+
+    def paths(self, step: int) -> tuple[Arch, ...]:
+        """The paths of a step: a pair that differs at every position, or one path for plain MoCo."""
+        rng = np.random.default_rng([self.seed, step])
+        space = self.student.backbone.space
+        return (space.sample(rng),) if self.single_path else space.distinct_pair(rng)
+
+    def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
+        """One forward pass: queries, teacher updates, keys, loss, queue, in this order.
+
+        Args:
+            batch: 'views' of shape (N, 4, C, H, W), in the order query a, key a, query b, key b; plain MoCo uses the
+                first two.
+            step: Index of the optimiser step; the paths depend on it.
+            part: Index of the backward pass within the step. The teacher moves in part 0 only; the queue takes the
+                keys of every part (gradient accumulation).
+
+        Returns:
+            'loss', to be differentiated; 'top1' of the contrast in percent, and 'feature_std', the standard deviation
+            over the batch of an embedding dimension times sqrt(D): about 1 when spread out, 0 when collapsed.
+        """
+        views, queries, keys = batch['views'], [], []
+        for index, arch in enumerate(self.paths(step)):
+            queries.append(self.student(views[:, 2 * index], arch))
+            if part == 0:
+                self.update_teacher(arch)
+            keys.append(self.embed_keys(views[:, 2 * index + 1], arch, (step, part, index)))
+        partners = keys[::-1] if self.cross_path else keys  # the query of one path meets the other's key
+        terms = [self.term(q_ND, k_ND) for q_ND, k_ND in zip(queries, partners, strict=True)]
+        if self.queue is not None:
+            self.enqueue(torch.stack(keys).mean(dim=0))
+        spread = torch.cat([q_ND.detach() for q_ND in queries]).std(dim=0).mean()
+        return {
+            'loss': torch.stack([loss for loss, _ in terms]).sum(),
+            'top1': torch.stack([top1 for _, top1 in terms]).mean(),
+            'feature_std': spread * math.sqrt(queries[0].shape[1]),
+        }
+
+    def update_teacher(self, arch: Arch) -> None:
+        """k <- m k + (1 - m) q on the parameters of one path; BN buffers stay the teacher's own."""
+        if self.teacher is not None:
+            self._move_teacher(self.teacher.on_path(arch), self.student.on_path(arch), 0)
+
+    @torch.no_grad()
+    def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
+        """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
+        encoder = self.student if self.teacher is None else self.teacher
+        rank, ranks = rank_and_world()
+        if ranks == 1 or not self.shuffle_keys:
+            return encoder(x, arch)
+        order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
+        mine, back = (torch.from_numpy(o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
+        return gather(encoder(gather(x)[mine], arch))[back]
+
+    def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """One term of the loss, and its top-1 accuracy in percent (among the batch's keys without a queue)."""
+        if self.queue is not None:
+            return InfoNCE.apply(q_ND, k_ND, self.queue, self.temperature)
+        nearest = (q_ND.detach() @ k_ND.t()).argmax(dim=1)
+        top1 = (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
+        return (2 - 2 * (q_ND * k_ND).sum(dim=1)).mean(), top1
+
+    @torch.no_grad()
+    def enqueue(self, keys_ND: Tensor) -> None:
+        """Writes keys over the oldest ones; any number of them, gathered over the ranks."""
+        keys_ND = gather(keys_ND)
+        length = self.queue.shape[1]
+        count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
+        self.queue.index_copy_(1, (self.queue_ptr + count) % length, keys_ND[-length:].t())
+        self.queue_ptr.add_(len(keys_ND)).remainder_(length)
+
+    # ---- the interface of a method --------------------------------------------------------------
+
+    def parts(self, step: int) -> int:
+        """Backward passes in a step."""
+        return 1
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of each optimiser."""
+        return {'weights': list(self.student.parameters())}
+
+    def score(self, arch: Arch) -> float | None:
+        """No native score: Pi-NAS ranks by the accuracy of a linear head (`pinas_zoo.search.evaluate`)."""
+        return None
+
+    def units(self, step: int) -> float:
+        """Path units of a step: on each path the query forward and backward (1) and the key forward (1/3)."""
+        return len(self.paths(step)) * 4 / 3
+
+    def log_scalars(self, step: int) -> dict[str, float]:
+        """Numbers that are too dear for every step."""
+        return {'teacher_distance': self.teacher_distance(self.paths(step)[0])}
+
+    @torch.no_grad()
+    def teacher_distance(self, arch: Arch) -> float:
+        """Distance from student to teacher on one path, relative to the student's norm; 0 without a teacher."""
+        if self.teacher is None:
+            return 0.0
+        student, teacher = self.student.on_path(arch), self.teacher.on_path(arch)
+        apart = torch.stack(torch._foreach_norm(torch._foreach_sub(student, teacher))).norm()
+        return float(apart / torch.stack(torch._foreach_norm(student)).norm())

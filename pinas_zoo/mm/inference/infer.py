@@ -1,0 +1,254 @@
+"""Predictions on an image, a folder of images or a video, drawn and as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from pinas_zoo.files import write_atomic, write_text
+from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
+from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking
+from pinas_zoo.mm.preflight.bad_input import read_image
+
+__all__ = ['IMAGES', 'VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
+
+#: Suffixes of what is read.
+IMAGES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+#: Those of them that a picture is written in; others become PNG.
+WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
+#: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
+WHOLE = 0.95
+
+
+@dataclass
+class Outcome:
+    """What came of it.
+
+    Args:
+        predictions: The file of JSON lines.
+        written: Pictures, or frames of the video.
+        failed: Reasons by the name of what could not be read.
+    """
+
+    predictions: Path
+    written: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def infer(
+    source: str | Path, predictor: Predictor, out: str | Path, batch_size: int = 1, progress: bool = True
+) -> Outcome:
+    """Runs a predictor over everything at `source`.
+
+    Args:
+        source: An image, a folder (with its subfolders) or a video.
+        predictor: The network.
+        out: Folder for the pictures (named as their images), the video (as MP4) and `predictions.jsonl`.
+        batch_size: Images a batch.
+        progress: Show a bar.
+
+    Returns:
+        What was written, and what could not be read; that is skipped.
+
+    Raises:
+        ValueError: There is nothing to read at `source`, a video does not decode, or `out` would overwrite `source`.
+    """
+    source, out = Path(source), Path(out)
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+    if not source.exists():
+        raise ValueError(f'{source} does not exist; give an image, a folder or a video')
+    if (source if source.is_dir() else source.parent).resolve() == out.resolve():
+        raise ValueError(
+            f'{out} holds what is read: pictures of the same names would overwrite it; take another folder'
+        )
+    outcome, lines = Outcome(out / 'predictions.jsonl'), []
+    try:
+        if source.suffix.lower() in VIDEOS and source.is_file():
+            _video(source, predictor, batch_size, progress, outcome, lines)
+        else:
+            _pictures(source, predictor, batch_size, progress, outcome, lines)
+    finally:  # what was found so far stays, whatever ended it
+        if lines:
+            write_text(outcome.predictions, ''.join(lines))
+    return outcome
+
+
+def _predicted(
+    named: Iterator[tuple[str, np.ndarray]], predictor: Predictor, batch_size: int
+) -> Iterator[tuple[str, np.ndarray, Prediction]]:
+    while batch := list(islice(named, batch_size)):
+        images = [image for _, image in batch]
+        for (name, image), prediction in zip(batch, predictor.run(images), strict=True):
+            yield name, image, prediction
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def _pictures(
+    source: Path, predictor: Predictor, batch_size: int, progress: bool, outcome: Outcome, lines: list[str]
+) -> None:
+    out = outcome.predictions.parent
+    root, files = (source, _image_files(source, out)) if source.is_dir() else (source.parent, [source])
+    if not files or files[0].suffix.lower() not in IMAGES:
+        raise ValueError(f'{source} holds no image ({" ".join(IMAGES)}) and is no video ({" ".join(VIDEOS)})')
+    names = tqdm(files, disable=not progress, unit='image')
+    for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size):
+        path = out / name
+        if path.suffix.lower() not in WRITTEN:
+            path = path.with_name(f'{path.name}.png')
+        picture = draw(image, prediction, predictor)
+        write_atomic(path, _saver(picture, path.suffix))
+        lines.append(
+            _line({'image': name, 'picture': str(path.relative_to(out))}, image, prediction, predictor.classes)
+        )
+        outcome.written += 1
+
+
+def _image_files(folder: Path, out: Path) -> list[Path]:
+    """Images of a folder and below it, but none that an earlier run has drawn."""
+    drawn = out.resolve()
+    files = (path for path in folder.rglob('*') if path.suffix.lower() in IMAGES and path.is_file())
+    return sorted(path for path in files if drawn not in path.resolve().parents)
+
+
+def _read_images(files: Iterable[Path], root: Path, outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        try:
+            yield name, _read_image(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            outcome.failed[name] = ' '.join(str(error).split()) or type(error).__name__
+
+
+def _read_image(file: Path) -> np.ndarray:
+    """BGR, as the test pipelines read it. OpenCV fills up what a cut file lacks; Pillow refuses such a file."""
+    with Image.open(file) as picture:
+        picture.load()
+    return read_image(str(file))
+
+
+def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
+    kind = Image.registered_extensions()[suffix.lower()]
+    return lambda path: picture.save(path, kind, quality=92)
+
+
+# ---- video -----------------------------------------------------------------------------------------------------------
+
+
+def _video(
+    source: Path, predictor: Predictor, batch_size: int, progress: bool, outcome: Outcome, lines: list[str]
+) -> None:
+    video = cv2.VideoCapture(str(source))
+    try:
+        ok, first = video.read() if video.isOpened() else (False, None)
+        if not ok:
+            raise ValueError(f'{source} does not decode as a video; OpenCV reads what FFmpeg reads')
+        rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        bar = tqdm(total=max(count, 0) or None, disable=not progress, unit='frame')
+
+        def frames() -> Iterator[tuple[str, np.ndarray]]:
+            number, frame, ok = 0, first, True
+            while ok:
+                yield str(number), frame
+                number += 1
+                bar.update()
+                ok, frame = video.read()
+            if number < WHOLE * count:
+                outcome.failed[source.name] = f'only {number} of {count} frames decode'
+
+        def pictures() -> Iterator[Image.Image]:
+            for number, image, prediction in _predicted(frames(), predictor, batch_size):
+                facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
+                lines.append(_line(facts, image, prediction, predictor.classes))
+                outcome.written += 1
+                yield draw(image, prediction, predictor)
+
+        with bar:
+            target = outcome.predictions.with_name(f'{source.stem}.mp4')
+            write_atomic(target, lambda path: _write_mp4(path, pictures(), rate))
+    finally:
+        video.release()
+
+
+def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: float) -> None:
+    """Writes pictures of one size as MPEG-4; OpenCV finds the container by the suffix."""
+    part, writer = path.with_suffix('.mp4'), None
+    try:
+        for picture in pictures:
+            if writer is None:
+                # The codec halves the colour planes: an odd last row or column is left out.
+                size = (picture.width // 2 * 2, picture.height // 2 * 2)
+                writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+                if not writer.isOpened():
+                    raise ValueError(f'OpenCV cannot write MP4 of {size[0]} x {size[1]} at {rate} frames/s here')
+            writer.write(np.ascontiguousarray(np.asarray(picture)[: size[1], : size[0], ::-1]))
+        if writer is not None:
+            writer.release()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# ---- one prediction --------------------------------------------------------------------------------------------------
+
+
+def draw(image: np.ndarray, prediction: Prediction, predictor: Predictor) -> Image.Image:
+    """Draws a prediction onto its BGR image."""
+    pixels, classes, palette = image[..., ::-1], predictor.classes, predictor.palette
+    if isinstance(prediction, Ranking):
+        return draw_ranking(pixels, [classes[label] for label in prediction.labels], prediction.scores)
+    if isinstance(prediction, Instances):
+        found = (prediction.boxes, prediction.labels, prediction.masks, prediction.scores)
+        return draw_instances(pixels, *found, classes, palette=palette)
+    return draw_segments(pixels, prediction.labels, classes=classes, palette=palette)
+
+
+def _line(facts: dict[str, Any], image: np.ndarray, prediction: Prediction, classes: Sequence[str]) -> str:
+    height, width = image.shape[:2]
+    record = {**facts, 'height': height, 'width': width, **describe(prediction, classes)}
+    return json.dumps(record, ensure_ascii=False) + '\n'
+
+
+def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """A prediction as plain values: `ranking`, `instances` or `segments`, masks in COCO's run-length form."""
+    if isinstance(prediction, Ranking):
+        pairs = zip(prediction.labels, prediction.scores, strict=True)
+        return {'ranking': [{'class': classes[label], 'label': label, 'score': round(s, 6)} for label, s in pairs]}
+    if isinstance(prediction, Instances):
+        rows = []
+        for index, label in enumerate(prediction.labels.tolist()):
+            box = [round(value, 2) for value in prediction.boxes[index].tolist()]
+            row = {
+                'class': classes[label],
+                'label': label,
+                'score': round(float(prediction.scores[index]), 6),
+                'box': box,
+            }
+            rows.append(
+                row if prediction.masks is None else {**row, 'mask': _run_lengths(prediction.masks[index].numpy())}
+            )
+        return {'instances': rows}
+    rows = []
+    for label in np.unique(prediction.labels).tolist():
+        here = prediction.labels == label
+        row = {'class': classes[label], 'label': label, 'share': round(float(here.mean()), 6)}
+        rows.append({**row, 'mask': _run_lengths(here)})
+    return {'segments': rows}
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {'size': list(found['size']), 'counts': found['counts'].decode()}

@@ -1,0 +1,319 @@
+"""Networks that are asked for predictions: found by name, built, filled strictly, fed with batches of images.
+
+mmdet's and mmseg's own inferencers are not used: they load loosely, take COCO's or Cityscapes' class names for unknown
+ones, and end at the first image that does not decode. Their test pipelines and `test_step` are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from torch import Tensor, nn
+
+from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
+from pinas_zoo.mm.engine.from_data import FROM_DATA, dataset_meta, fill_from_data, is_open
+from pinas_zoo.mm.engine.rewrite import replace_sync_bn, type_name
+from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.weights.download import SCHEME, find_weights
+from pinas_zoo.weights.load import load_weights, read_checkpoint
+from pinas_zoo.weights.manifest import entries, find_entry, package_file
+from pinas_zoo.weights.released.remap import strip_module
+
+__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'Segments', 'build_network', 'load_network', 'open_predictor']
+
+#: Class names by the manifest's data set, for classifiers whose files do not say them.
+CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects of one image. Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool."""
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    masks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A class for each pixel of one image. Shape: labels (H, W)."""
+
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The likeliest classes of one image, best first, with their probabilities."""
+
+    labels: list[int]
+    scores: list[float]
+
+
+Prediction = Instances | Segments | Ranking
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How much of a prediction is kept.
+
+    Args:
+        score_thr: Least score of an object, 0..1.
+        topk: Classes of a classifier's ranking.
+    """
+
+    score_thr: float = 0.3
+    topk: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_thr <= 1 or self.topk < 1:
+            raise ValueError(f'score_thr must be in 0..1 and topk at least 1, got {self.score_thr} and {self.topk}')
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with all that stands between an image and a prediction.
+
+    Args:
+        run: Predictions of a batch of BGR images, (H, W, 3) uint8.
+        classes: Names by label.
+        palette: RGB by label, where the weights or the data set say it.
+    """
+
+    run: Callable[[Sequence[np.ndarray]], list[Prediction]]
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]] | None = None
+
+
+def open_predictor(
+    name: str,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    choice: Choice | None = None,
+    cfg_options: dict[str, Any] | None = None,
+) -> Predictor:
+    """Opens a network by name.
+
+    Args:
+        name: A name of the manifest, a config file, or a timm name of this project.
+        checkpoint: Its weights; needed with a config, else in place of the named ones.
+        device: Where it runs; None takes a GPU where there is one.
+        choice: How much of a prediction is kept.
+        cfg_options: Dotted keys that override the config.
+
+    Raises:
+        ValueError: The name is unknown, the weights do not fit, or an argument is missing or in vain.
+    """
+    device, choice, entry = device or get_device(), choice or Choice(), entries().get(name)
+    if entry is None and not name.endswith('.py'):
+        known = [*entries(), *timm.list_models('pinas*')]
+        if name.partition('.')[0] not in timm.list_models('pinas*'):
+            raise ValueError(
+                f'no model is called {name!r}; there are: {", ".join(known)}, or a config with --checkpoint'
+            )
+    if not name.endswith('.py') and (entry is None or entry.timm):
+        if cfg_options:
+            raise ValueError(f'--cfg-options {cfg_options}: {name} is a timm model, it has no config')
+        return _timm_predictor(name, checkpoint, device, choice)
+    if entry is not None:
+        file = package_file(entry.config or '')
+        if file is None:
+            raise ValueError(f'{name}: its config {entry.config} is not there')
+        cfg, checkpoint = Config.fromfile(file), checkpoint or f'{SCHEME}{name}'
+    else:
+        cfg = Config.fromfile(name)
+    if 'model' not in cfg:
+        raise ValueError(f'{name} is no single network but a supernet: tools/derive.py takes one out of it')
+    if checkpoint is None:
+        raise ValueError(f'{name} is a config: its weights have to be given with --checkpoint')
+    cfg.merge_from_dict(cfg_options or {})
+    if type_name(cfg.get('model') or {}) == 'Classifier':
+        return _classifier(cfg, checkpoint, device, choice)
+    return _dense(cfg, checkpoint, device, choice)
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def build_network(cfg: Config) -> nn.Module:
+    """Builds a config's model for a single process, in eval mode, with random weights.
+
+    Args:
+        cfg: Config with a model. Where it leaves classes to its data, the training set has to be there. Its norms
+            become ones that need no process group, its pre-trained backbone goes.
+
+    Raises:
+        BadInputError: The data that have to say the classes are not there.
+    """
+    if is_open(cfg.model):
+        try:
+            fill_from_data(cfg)
+        except BadInputError as error:
+            hint = f'or give a number for every num_classes={FROM_DATA!r} by --cfg-options'
+            raise BadInputError(f'{error}; {hint}') from None
+    init_default_scope(cfg.get('default_scope') or 'pinas_zoo')
+    replace_sync_bn(cfg, [])
+    for node in (cfg.model, cfg.model.get('backbone') or {}):
+        for key in ('pretrained', 'init_cfg'):
+            if node.get(key):
+                node[key] = None
+    return MODELS.build(cfg.model).eval()
+
+
+def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Builds a config's model with `build_network` and fills it; everything has to fit.
+
+    Args:
+        cfg: Config with a model.
+        checkpoint: Weight file, or ``pinas://NAME``.
+        device: Where the model goes.
+
+    Returns:
+        The model in eval mode, and what the file says about the data (`dataset_meta`: classes, palette).
+
+    Raises:
+        ValueError: The file is unreadable or does not fit.
+    """
+    file = find_weights(checkpoint)
+    content = read_checkpoint(file)
+    state, meta = strip_module(content.state), dataset_meta(content.extras.get('meta') or content.metadata)
+    if is_open(cfg):
+        numbers = [str(index) for name in ('fc.weight', 'net.fc.weight') for index in range(len(state.get(name, ())))]
+        fill_from_data(cfg, ('test', 'train'), meta.get('classes') or numbers or None)
+    model = build_network(cfg)
+    if content.metadata.get('kind') == 'classifier':
+        state = {f'net.{name.removeprefix("net.")}': tensor for name, tensor in state.items()}
+    load_weights(model, state, str(file))
+    return model.to(device), meta
+
+
+def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[str]:
+    """The class names, or numbers where there are none."""
+    if not classes:
+        return [str(index) for index in range(count)]
+    if len(classes) != count:
+        raise ValueError(f'{origin} names {len(classes)} classes, the model has {count}')
+    return classes
+
+
+# ---- detectors and segmentors ----------------------------------------------------------------------------------------
+
+
+def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
+    """mmdet's or mmseg's model behind its config's test pipeline."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    steps = [dict(step) for step in dataset.pipeline if 'Annotations' not in type_name(step)]
+    model, meta = load_network(cfg, checkpoint, device)
+    for step in steps:
+        if type_name(step) == 'LoadImageFromFile':
+            step['type'] = 'LoadImageFromNDArray'
+    pipeline = Compose(steps)
+    sources = {str(checkpoint): meta, 'the config': dataset.get('metainfo') or {}, 'the data set': _usual(dataset)}
+    origin, known = next(((origin, said) for origin, said in sources.items() if said.get('classes')), ('', {}))
+    count = _num_classes(model)
+    classes = _named(known.get('classes'), count, origin)
+
+    def run(images: Sequence[np.ndarray]) -> list[Prediction]:
+        samples = [pipeline({'img': image, 'img_id': 0}) for image in images]
+        shapes = [tuple(sample['inputs'].shape) for sample in samples]
+        found: dict[int, Prediction] = {}
+        for shape in dict.fromkeys(shapes):  # segmentors stack images of one size only
+            members = [index for index, other in enumerate(shapes) if other == shape]
+            with torch.no_grad():
+                outputs = model.test_step(pseudo_collate([samples[index] for index in members]))
+            found |= {index: _prediction(output, choice) for index, output in zip(members, outputs, strict=True)}
+        return [found[index] for index in range(len(images))]
+
+    return Predictor(run, classes, known.get('palette'))
+
+
+def _usual(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What the class of a data set says about its classes."""
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    return getattr(kind, 'METAINFO', {})
+
+
+def _num_classes(model: nn.Module) -> int:
+    """Of the head that names what is seen: the segmentor's, the last box head's, or the one-stage detector's."""
+    head = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    head = head or model.bbox_head
+    return (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+
+
+def _prediction(sample: Any, choice: Choice) -> Prediction:
+    if 'pred_sem_seg' in sample:
+        return Segments(sample.pred_sem_seg.data[0].cpu().numpy())
+    found = sample.pred_instances
+    found = found[found.scores >= choice.score_thr].cpu()
+    return Instances(found.bboxes, found.labels, found.scores, found.masks if 'masks' in found else None)
+
+
+# ---- classifiers -----------------------------------------------------------------------------------------------------
+
+
+def _ranked(
+    net: nn.Module, view: Callable[[np.ndarray], Tensor], classes: Sequence[str], device: str, choice: Choice
+) -> Predictor:
+    net = net.to(device).eval()
+
+    def run(images: Sequence[np.ndarray]) -> list[Prediction]:
+        with torch.no_grad():
+            logits = net(torch.stack([view(np.ascontiguousarray(image[..., ::-1])) for image in images]).to(device))
+        scores, labels = logits.float().softmax(dim=1).cpu().topk(min(choice.topk, logits.shape[1]))
+        return [Ranking(label, score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+
+    return Predictor(run, classes)
+
+
+def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choice: Choice) -> Predictor:
+    """A timm model of this project, in timm's evaluation geometry and with the weights' class names."""
+    trained_on = ''
+    if checkpoint is None:
+        net = timm.create_model(name, pretrained=True)
+        entry = find_entry(f'{net.pretrained_cfg["architecture"]}.{net.pretrained_cfg["tag"]}')
+        content, trained_on = read_checkpoint(find_weights(f'{SCHEME}{entry.name}'), tensors=False), entry.dataset
+    else:
+        content = read_checkpoint(find_weights(checkpoint))
+        if 'fc.weight' not in content.state:
+            raise ValueError(f'{checkpoint} holds no classifier (no fc.weight), only features')
+        net = timm.create_model(name, checkpoint=checkpoint, num_classes=len(content.state['fc.weight']))
+    meta = dataset_meta(content.extras.get('meta') or content.metadata)
+    classes = meta.get('classes') or net.pretrained_cfg.get('label_names') or CLASSES.get(trained_on, ())
+    if not classes and (subset := infer_imagenet_subset(net)):
+        info = ImageNetInfo(subset)
+        classes = [info.index_to_description(index) for index in range(net.num_classes)]
+    transform = create_transform(**resolve_data_config(net.pretrained_cfg))
+    classes = _named(classes, net.num_classes, name)
+    return _ranked(net, lambda image: transform(Image.fromarray(image)), classes, device, choice)
+
+
+def _classifier(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
+    """`pinas_zoo.Classifier` behind the evaluation view of its config's test set; the set need not be there."""
+    model, meta = load_network(cfg, checkpoint, device)
+    view, count = cfg.test_dataloader.dataset, model.net.num_classes
+    source: Source | type[Source] = SOURCES[view.source.kind][0]
+    with suppress(OSError, ValueError):  # the class alone knows mean and std, but no names
+        source = open_source(view.source)
+    mean, std = view.get('mean') or source.mean, view.get('std') or source.std
+    classes = _named(meta.get('classes') or source.classes, count, str(checkpoint))
+
+    def look(image: np.ndarray) -> Tensor:
+        pixels = centre_view(torch.from_numpy(image).permute(2, 0, 1), view.size, view.get('crop_pct', 0.875))
+        return normalise(pixels, mean, std)
+
+    return _ranked(model.net, look, classes, device, choice)

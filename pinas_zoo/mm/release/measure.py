@@ -1,0 +1,76 @@
+"""What tools/test.py says of published weights, in points; and the composed scenes that it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from pinas_zoo.data import open_source
+from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
+from pinas_zoo.weights.manifest import package_file
+
+__all__ = ['METRICS', 'compose_scenes', 'measure', 'scene_options']
+
+#: tools/test.py's metrics: what metafiles call them, and the factor to points.
+METRICS = {
+    'accuracy/top1': ('Top 1 Accuracy', 1),
+    'coco/bbox_mAP': ('box AP', 100),
+    'coco/segm_mAP': ('mask AP', 100),
+    'mIoU': ('mIoU', 1),
+    'aAcc': ('Pixel Accuracy', 1),
+}
+
+
+def measure(config: str | Path, checkpoint: str, options: dict[str, Any], work_dir: Path) -> dict[str, float]:
+    """What tools/test.py says of a checkpoint, in points, by the metafiles' names.
+
+    Args:
+        config: Config.
+        checkpoint: Weights, as the tool takes them.
+        options: Its --cfg-options.
+        work_dir: Where it writes.
+
+    Raises:
+        RuntimeError: The tool failed.
+    """
+    tool = package_file('tools/test.py')
+    assert tool is not None
+    command = [sys.executable, str(tool), str(config), str(checkpoint), '--work-dir', str(work_dir)]
+    if options:
+        command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f'{" ".join(command)} failed with {done.returncode}:\n{done.stdout[-3000:]}')
+    found = json.loads((work_dir / 'test_metrics.json').read_text())['metrics']
+    return {name: round(found[key] * factor, 2) for key, (name, factor) in METRICS.items() if key in found}
+
+
+def scene_options(config: str | Path, scenes: Path) -> dict[str, str]:
+    """The --cfg-options with which a shipped config is tested on scenes that lie elsewhere; none if it needs none."""
+    cfg = Config.fromfile(config)
+    places = {
+        'test_dataloader.dataset.data_root': cfg.get('test_dataloader', {}).get('dataset', {}).get('data_root'),
+        'test_evaluator.ann_file': cfg.get('test_evaluator', {}).get('ann_file'),
+    }
+    return {key: f'{scenes}/{place.rpartition("/scenes/")[2]}' for key, place in places.items() if place is not None}
+
+
+def compose_scenes(root: Path, recorded: dict[str, Any]) -> str:
+    """Makes the scenes that a row's result was measured on, and says their hash.
+
+    Args:
+        root: Folder to make.
+        recorded: `Result.scenes`.
+    """
+    known = {field.name for field in fields(SceneSettings)}
+    settings = SceneSettings(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in recorded['settings'].items() if k in known}
+    )
+    train, val = (open_source({'kind': recorded['data'], 'split': split}) for split in ('train', 'test'))
+    return prepare_scenes(root, settings, train, val)[0]['sha256']

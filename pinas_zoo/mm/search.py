@@ -1,0 +1,220 @@
+"""The search stage: a linear-stage checkpoint in; `archs.jsonl`, `best.json` and pictures out. And the derivation."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pinas_zoo.data import SupervisedView
+from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.from_data import fill_from_data
+from pinas_zoo.mm.engine.launch import Options, load_config, set_up
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.report.page import pareto_figure, search_trace_figure
+from pinas_zoo.search.derive import derive, save_backbone
+from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
+from pinas_zoo.search.strategies import Limits, Searcher, SearchLog, SearchRecord, build_searcher
+from pinas_zoo.space import SearchSpace, get_space
+from pinas_zoo.weights.download import find_weights
+from pinas_zoo.weights.load import load_weights, read_weights
+from pinas_zoo.weights.loading import load_supernet
+
+__all__ = ['Batches', 'derive_best', 'search']
+
+
+class Batches:
+    """Fixed image batches in a fixed order, iterated any number of times.
+
+    Args:
+        view: Arguments of `SupervisedView` (source, size, ...), in evaluation geometry.
+        batch_size: Images a batch.
+        batches: How many; None for the whole source.
+        num_workers: Processes that decode; 0 decodes here.
+        in_memory: Keep the batches on the device after the first pass; for sets that fit.
+        device: Where the batches go.
+        labelled: Give (images, labels) rather than images.
+    """
+
+    def __init__(
+        self,
+        view: dict[str, Any],
+        batch_size: int,
+        batches: int | None = None,
+        num_workers: int = 0,
+        in_memory: bool = False,
+        device: str = 'cpu',
+        labelled: bool = False,
+    ) -> None:
+        self.dataset = SupervisedView(**view, train=False)
+        self.batch_size, self.batches, self.num_workers = batch_size, batches, num_workers
+        self.device, self.labelled = device, labelled
+        self.kept: list[Any] | None = [] if in_memory else None
+        available = len(self.dataset) // batch_size
+        if batches is not None and batches > available:
+            raise ValueError(
+                f'{batches} batches of {batch_size} were asked for, {view["source"]} gives {available} whole ones'
+            )
+
+    @property
+    def name(self) -> str:
+        """Says which images these are; part of the score cache's key."""
+        facts = {'batch_size': self.batch_size, 'batches': self.batches, 'size': self.dataset.size}
+        return json.dumps(self.dataset.source.description | facts, sort_keys=True)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.kept:
+            yield from self.kept
+            return
+        loader = DataLoader(self.dataset, self.batch_size, num_workers=self.num_workers)
+        passed = []
+        for index, batch in enumerate(loader):
+            if index == self.batches:
+                break
+            images: Tensor = batch['image'].to(self.device)
+            item = (images, batch['label'].to(self.device)) if self.labelled else images
+            if self.kept is not None:
+                passed.append(item)
+            yield item
+        self.kept = passed if self.kept is not None else None  # a pass that was broken off is not kept
+
+
+def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
+    device = get_device()
+    supernet = load_supernet(checkpoint, space)
+    head = nn.Linear(space.num_features, cfg.num_classes)
+    state, _ = read_weights(checkpoint)
+    inner = {name.removeprefix('head.'): tensor for name, tensor in state.items() if name.startswith('head.')}
+    if not inner:
+        raise ValueError(f'{checkpoint} has no linear head; train one with a config of configs/linear/ first')
+    load_weights(head, inner, checkpoint)
+    if cfg.get('channels_last'):
+        supernet.to(memory_format=torch.channels_last)
+    calibration = Batches(**cfg.calibration, device=device)
+    evaluation = Batches(**cfg.evaluation, device=device, labelled=True)
+    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name))
+    return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache)
+
+
+def _record(index: int, score: PathScore, space: SearchSpace, costs: CostTable, seconds: float) -> SearchRecord:
+    cost = costs.of(score.arch)
+    return SearchRecord(index, space.format(score.arch), score.top1, score.loss, cost.macs, cost.params, seconds)
+
+
+def _run(searcher: Searcher, evaluate: Evaluator, costs: CostTable, budget: int, log: SearchLog | None) -> None:
+    """Asks, evaluates and tells until the budget is used; rank 0 has the log."""
+    space = searcher.space
+    bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
+    with bar:
+        # While nothing has to be told first, every rank gets a block; later asks stop at the block's end.
+        wanted = searcher.block * get_world_size()
+        while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
+            start = time.perf_counter()
+            scores = evaluate(archs)
+            seconds = (time.perf_counter() - start) / len(archs)
+            for score in scores if log is not None else ():
+                log.append(_record(len(log), score, space, costs, seconds))
+            searcher.tell(archs, [score.top1 for score in scores])
+            arch, best = searcher.best
+            bar.set_postfix_str(f'best {best:.2f} % {space.format(arch)}')
+            bar.update(len(archs))
+
+
+def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
+    """`best.json` and the two pictures."""
+    best = max(records, key=lambda record: record.score)
+    random_mean = facts['random_mean']
+    result = {'arch': best.arch, 'top1': best.score, **vars(best), **facts, 'evaluations': len(records)}
+    text = json.dumps(result, indent=1) + '\n'
+    write_text(work_dir / 'best.json', text)
+    search_trace_figure(
+        records, caption='Best held-out accuracy so far', ylabel='top-1 / %', random_mean=random_mean, kind='png'
+    ).save(work_dir / 'trace.png')
+    pareto_figure(records, caption='Accuracy against cost', ylabel='top-1 / %', kind='png').save(
+        work_dir / 'pareto.png'
+    )
+    return best
+
+
+def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
+    """Searches a supernet, resuming whatever the work_dir holds of the same search.
+
+    Args:
+        config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
+            `limits`, `size`, `seed` and `channels_last`.
+        checkpoint: Checkpoint of the linear stage.
+        options: See `Options`; `resume` is without effect, since a search always continues.
+
+    Returns:
+        The best record.
+
+    Raises:
+        ValueError: The work_dir holds another search, or the checkpoint does not fit.
+    """
+    checkpoint = str(find_weights(checkpoint))
+    cfg = load_config(config, options)
+    fill_from_data(cfg)
+    notes: list[str] = []
+    set_up(cfg, options.launcher, notes)
+    work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
+    seed = cfg.get('seed', 0) if options.seed is None else options.seed
+    costs = CostTable(space, cfg.get('size', space.input_size), cfg.num_classes)
+    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
+    searcher = build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits)
+    sha256 = file_sha256(checkpoint)
+    # What the scores depend on; how the images are read is free.
+    data = [
+        {k: part[k] for k in ('view', 'batch_size', 'batches') if k in part}
+        for part in (cfg.calibration, cfg.evaluation)
+    ]
+    header = searcher.header(sha256) | {'data': data}
+    header = json.loads(json.dumps(header))
+    log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
+    with nullcontext() if log is None else log:
+        done = [[(record.arch, record.score) for record in log.records] if log is not None else None]
+        broadcast_object_list(done)  # all ranks propose the same
+        searcher.replay(done[0])
+        evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
+        _run(searcher, evaluate, costs, cfg.budget, log)
+        if log is None:
+            arch, score = searcher.best
+            return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
+        facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
+        initial = [r.score for r in log.records[: cfg.searcher.get('initial', 80)]]
+        facts |= {'random_mean': sum(initial) / len(initial), 'random_paths': len(initial), 'space': space.name}
+        return _write_results(work_dir, log.records, facts)
+
+
+def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path, options: Options) -> None:
+    """Writes the backbone of one architecture, its BN re-estimated on the config's calibration images.
+
+    Args:
+        config: Config of the search.
+        checkpoint: Checkpoint with the supernet.
+        arch: The architecture, or a `best.json` that names it.
+        out: `.safetensors` file to write.
+        options: See `Options`.
+
+    Raises:
+        ValueError: The architecture is malformed or the checkpoint does not fit.
+    """
+    checkpoint = str(find_weights(checkpoint))
+    cfg = load_config(config, options)
+    set_up(cfg, 'none', [])
+    if arch.endswith('.json'):
+        arch = json.loads(Path(arch).read_text())['arch']
+    supernet = load_supernet(checkpoint, get_space(cfg.space)).to(get_device())
+    net = derive(supernet, arch, Batches(**cfg.calibration, device=get_device()))
+    save_backbone(out, net, checkpoint)

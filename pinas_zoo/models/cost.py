@@ -1,0 +1,197 @@
+"""What an architecture costs: MACs and parameters from a table, latency by measurement.
+
+MACs count convolutions and linear layers only, one image, as `torch.utils.flop_counter` / 2 does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pinas_zoo.models.network import stage_geometry
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import PINAS, SearchSpace, kept
+
+__all__ = ['Cost', 'CostTable', 'count', 'measure_latency']
+
+#: Height and width in pixels.
+Size = tuple[int, int]
+PIXEL: Size = (1, 1)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one image and parameters; both are plain counts."""
+
+    macs: int = 0
+    params: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.macs + other.macs, self.params + other.params)
+
+    def __str__(self) -> str:
+        return f'{self.params / 1e6:.3f} M parameters, {self.macs / 1e9:.4f} GMACs'
+
+
+def _conv(size: Size, kernel: int, inputs: int, outputs: int, groups: int = 1, bias: bool = False) -> Cost:
+    weights = kernel * kernel * inputs // groups * outputs
+    return Cost(size[0] * size[1] * weights, weights + (outputs if bias else 0))
+
+
+def _strided(size: Size, stride: int) -> Size:
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _norm(channels: int) -> Cost:
+    return Cost(0, 2 * channels)
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs of every candidate at every position of a space, from the shapes alone.
+
+    Args:
+        space: The space.
+        size: Image side in pixels, or height and width.
+        num_classes: Classes of the linear layer; 0 leaves it out.
+        in_chans: Image channels.
+        output_stride: 8, 16 or 32, as for `PiNASNet`.
+
+    Example:
+        >>> print(CostTable(PINAS).of('301-3231-203213-032'))
+        27.046 M parameters, 5.3323 GMACs
+    """
+
+    space: SearchSpace = PINAS
+    size: int | Size = 224
+    num_classes: int = 1000
+    in_chans: int = 3
+    output_stride: int = 32
+
+    @cached_property
+    def fixed(self) -> Cost:
+        """Stem, shortcuts and classifier: what every architecture has."""
+        size, kernel = self._stem_size, self.space.stem_kernel
+        cost, channels = Cost(), self.in_chans
+        for width in self.space.stem_widths:
+            cost += _conv(size, kernel, channels, width) + _norm(width)
+            channels = width
+        for position in range(self.space.num_positions):
+            if self.space.has_projection(position):
+                stage, _ = self.space.stage_of(position)
+                outputs = self.space.planes[stage] * self.space.expansion
+                _, size = self._sizes(position)
+                cost += _conv(size, 1, self.space.in_channels(position), outputs) + _norm(outputs)
+        if self.num_classes:
+            cost += _conv(PIXEL, 1, self.space.num_features, self.num_classes, bias=True)
+        return cost
+
+    @cached_property
+    def table(self) -> tuple[tuple[Cost, ...], ...]:
+        """``table[position][candidate]``: cost of the residual branch; zero for a skip."""
+        count = len(self.space.candidates)
+        return tuple(
+            tuple(self._branch(position, choice) for choice in range(count))
+            for position in range(self.space.num_positions)
+        )
+
+    def of(self, arch: str | Sequence[int | Sequence[int]]) -> Cost:
+        """Cost of one architecture, the sum over its positions; a position that keeps several has a factor for each.
+
+        Raises:
+            ValueError: The architecture is malformed.
+        """
+        cost = self.fixed
+        for row, choice in zip(self.table, self.space.parse(arch), strict=True):
+            cost = sum((row[one] for one in kept(choice)), cost)
+            if isinstance(choice, tuple):
+                cost += Cost(0, len(choice))
+        return cost
+
+    @property
+    def _stem_size(self) -> Size:
+        """Size of the stem's convolutions' output."""
+        full = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return _strided(full, self.space.stem_stride)
+
+    def _sizes(self, position: int) -> tuple[Size, Size]:
+        """Sizes of a position's input and output."""
+        stage, block = self.space.stage_of(position)
+        size = _strided(self._stem_size, 2 if self.space.stem_pool else 1)
+        strides = [stride for stride, *_ in stage_geometry(self.space, self.output_stride)]
+        for stride in strides[:stage]:
+            size = _strided(size, stride)
+        output = _strided(size, strides[stage])
+        return (size if block == 0 else output), output
+
+    def _branch(self, position: int, choice: int) -> Cost:
+        candidate, space = self.space.candidates[choice], self.space
+        if candidate.skip:
+            return Cost()
+        planes = space.planes[space.stage_of(position)[0]]
+        width, splits = candidate.group_width(planes), candidate.group_width(planes) * candidate.radix
+        hidden = candidate.attention_width(planes, space.min_attention_width)
+        size, output = self._sizes(position)
+        groups = candidate.cardinality
+        return (
+            _conv(size, 1, space.in_channels(position), width)
+            + _norm(width)
+            # The 3x3 works at the input's resolution; the average pooling after it takes the stride.
+            + _conv(size, candidate.kernel, width, splits, groups * candidate.radix)
+            + _norm(splits)
+            + _conv(PIXEL, 1, width, hidden, groups, bias=True)
+            + _norm(hidden)
+            + _conv(PIXEL, 1, hidden, splits, groups, bias=True)
+            + _conv(output, 1, width, planes * space.expansion)
+            + _norm(planes * space.expansion)
+        )
+
+
+@torch.no_grad()
+def count(model: nn.Module, size: int | Size = 224, in_chans: int = 3) -> Cost:
+    """Counts a built model on one image: convolutions and linear layers only."""
+    reference, training = next(model.parameters()), model.training
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.zeros(1, in_chans, height, width, device=reference.device, dtype=reference.dtype)
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    model.train(training)
+    return Cost(counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()))
+
+
+@torch.no_grad()
+def measure_latency(supernet: SuperNet, images: torch.Tensor, min_seconds: float = 0.2) -> list[list[float]]:
+    """Median seconds of every candidate at every position, in eval mode, on the supernet's device.
+
+    Args:
+        supernet: The supernet.
+        images: Input of the stem, (N, in_chans, H, W).
+        min_seconds: Time spent on each measurement, after a warm-up.
+
+    Returns:
+        ``seconds[position][candidate]``; NaN where a candidate does not fit the position.
+    """
+    from torch.utils.benchmark import Timer  # looks for compilers when it is imported
+
+    training = supernet.training
+    supernet.eval()
+    x, rows = supernet.forward_stem(images), []
+    for index, position in enumerate(supernet.blocks):
+        row = [float('nan')] * len(position)
+        for choice in supernet.space.choices(index):
+            timer = Timer(
+                'position(x, choice)',
+                globals=dict(position=position, x=x, choice=choice),
+                num_threads=torch.get_num_threads(),
+            )
+            row[choice] = timer.blocked_autorange(min_run_time=min_seconds).median
+        rows.append(row)
+        x = position(x, supernet.space.choices(index)[0])
+    supernet.train(training)
+    return rows

@@ -1,0 +1,165 @@
+"""Networks that leave: ONNX and torch.export, compared with eager; BN folded into convolutions where that holds.
+
+Dynamic: the batch, and for fully convolutional forms (features, no classifier) height and width too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pinas_zoo.files import write_atomic
+
+__all__ = ['Features', 'compare', 'export_onnx', 'export_program', 'fold_batch_norms', 'run_onnx']
+
+#: What has to be installed for ONNX.
+ONNX_ADVICE = "pip install 'pinas-zoo[export]'"
+
+
+class Features(nn.Module):
+    """The last stages of a network as a plain tuple, for export.
+
+    Args:
+        net: A `PiNASNet`.
+        indices: Features to put out: 0 the stem, 1..4 the stages.
+
+    Shape:
+        (N, C, H, W) -> one (N, C_i, h_i, w_i) an index
+    """
+
+    def __init__(self, net: nn.Module, indices: Sequence[int] = (1, 2, 3, 4)) -> None:
+        super().__init__()
+        self.net, self.indices = net, list(indices)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net.forward_intermediates(x, self.indices, intermediates_only=True))
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """A copy in eval mode whose BN layers are folded into the convolution right before them.
+
+    It holds where a convolution's output goes to its BN and nowhere else, which is so in every block here: the stem's
+    pairs, conv1/bn1, conv2.conv/bn0, conv2.fc1/bn1, conv3/bn3 and the shortcut's pair. What is folded is left as an
+    identity, so the names stay.
+
+    Raises:
+        ValueError: The module has a BN layer that follows no convolution.
+    """
+    module = copy.deepcopy(module).eval()
+    total = sum(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+    folded = sum(_fold(parent) for parent in list(module.modules()))
+    if folded != total:
+        raise ValueError(f'{total - folded} of {total} BN layers follow no convolution and cannot be folded')
+    return module
+
+
+def _fold(parent: nn.Module) -> int:
+    """Folds the pairs among the direct children, which stand in the order in which they run."""
+    folded, before = 0, None
+    for name, child in list(parent.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            source, conv_name = (parent, before) if before is not None else (None, None)
+            if source is None:
+                continue
+            conv = getattr(source, conv_name)
+            owner, key = (conv, str(len(conv) - 1)) if isinstance(conv, nn.Sequential) else (source, conv_name)
+            last = getattr(owner, key)
+            if isinstance(last, nn.Conv2d):
+                setattr(owner, key, fuse_conv_bn_eval(last, child))
+                setattr(parent, name, nn.Identity())
+                folded += 1
+        before = name
+    return folded
+
+
+def export_program(module: nn.Module, example: Tensor, dynamic_size: bool = False) -> torch.export.ExportedProgram:
+    """torch.export with a dynamic batch, and height and width where asked.
+
+    Args:
+        module: Network; exported in eval mode.
+        example: Example input, (N, C, H, W) with N of at least 2.
+        dynamic_size: Whether height and width vary too.
+    """
+    with torch.no_grad():
+        return torch.export.export(module.eval(), (example,), dynamic_shapes=(_dynamic(dynamic_size),), strict=False)
+
+
+def _dynamic(dynamic_size: bool) -> dict[int, Any]:
+    kind = getattr(torch.export.Dim, 'AUTO', None)
+    if kind is None:  # before torch 2.6
+        return {axis: torch.export.Dim(f'axis{axis}') for axis in ((0, 2, 3) if dynamic_size else (0,))}
+    return dict.fromkeys((0, 2, 3) if dynamic_size else (0,), kind)
+
+
+def export_onnx(module: nn.Module, example: Tensor, path: str | Path, dynamic_size: bool = False) -> None:
+    """Writes an ONNX file with a dynamic batch, atomically.
+
+    Args:
+        module: Network; exported in eval mode.
+        example: Example input, (N, C, H, W).
+        path: File to write.
+        dynamic_size: Whether height and width vary too; for networks without classifier.
+
+    Raises:
+        ImportError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f'ONNX export needs onnx: {ONNX_ADVICE}') from error
+    axes = {0: 'batch', **({2: 'height', 3: 'width'} if dynamic_size else {})}
+    with torch.no_grad():
+        outputs = module.eval()(example)
+    count = len(outputs) if isinstance(outputs, (tuple, list)) else 1
+    names = ['output'] if count == 1 else [f'output{index}' for index in range(count)]
+    out_axes = {0: 'batch', **({2: 'height_out', 3: 'width_out'} if dynamic_size else {})}
+
+    def write(temporary: Path) -> None:
+        # The tracing exporter: it needs onnx alone, and keeps the names of the weights.
+        torch.onnx.export(
+            module,
+            (example,),
+            str(temporary),
+            input_names=['input'],
+            output_names=names,
+            dynamic_axes={'input': axes, **dict.fromkeys(names, out_axes)},
+            opset_version=17,
+            dynamo=False,
+        )
+        onnx.checker.check_model(str(temporary), full_check=True)
+
+    write_atomic(path, write)
+
+
+def run_onnx(path: str | Path, x: Tensor) -> list[Tensor]:
+    """The outputs of an ONNX file under onnxruntime, on a CPU.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f'running ONNX needs onnxruntime: {ONNX_ADVICE}') from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return [torch.from_numpy(array) for array in session.run(None, {'input': x.numpy()})]
+
+
+def compare(ours: Any, theirs: Any) -> float:
+    """Largest absolute difference between outputs.
+
+    Raises:
+        ValueError: Their number or shapes differ.
+    """
+    ours, theirs = (list(x) if isinstance(x, (tuple, list)) else [x] for x in (ours, theirs))
+    if [x.shape for x in ours] != [x.shape for x in theirs]:
+        raise ValueError(f'shapes {[tuple(x.shape) for x in ours]} and {[tuple(x.shape) for x in theirs]} differ')
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))

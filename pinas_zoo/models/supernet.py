@@ -1,0 +1,213 @@
+"""SuperNet: every candidate at every position, and paths through it as views.
+
+`SuperNet.path(arch)` is the one primitive: the stem and the chosen blocks, nothing copied. The architecture is always
+an argument, never state of a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pinas_zoo.models.blocks import Skeleton, Skip, add_branches, init_weights, make_block, make_shortcut
+from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.space import PINAS, Arch, SearchSpace, get_space, kept
+
+__all__ = ['Factors', 'Path', 'Position', 'SuperNet']
+
+#: By position the factors of the candidates that it adds up; None where there is one without a factor.
+Factors = Sequence[Tensor | None]
+
+
+class Position(nn.Module):
+    """The candidates of one position and the one shortcut that they share.
+
+    Args:
+        space: The space.
+        position: Position from 0.
+    """
+
+    def __init__(self, space: SearchSpace, position: int) -> None:
+        super().__init__()
+        self.downsample = make_shortcut(space, position)
+        # A skip that does not fit keeps its index; no valid arch reaches it.
+        self.candidates = nn.ModuleList(
+            make_block(space, position, choice) if choice in space.choices(position) else Skip()
+            for choice in range(len(space.candidates))
+        )
+
+    def __getitem__(self, choice: int) -> nn.Module:
+        return self.candidates[choice]
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def shortcut(self, x: Tensor) -> Tensor | None:
+        """Output of the shared shortcut; None where the shape does not change."""
+        return None if self.downsample is None else self.downsample(x)
+
+    def forward(self, x: Tensor, choice: int | tuple[int, ...], factors: Tensor | None = None) -> Tensor:
+        """Runs one candidate, or adds up several behind their shortcut, which is computed once.
+
+        Args:
+            x: Input.
+            choice: The candidate; a tuple adds up the branches of all of its members, a skip's being zero.
+            factors: Factor of each member, (len(choice),); None gives each 1 / len(choice), as a new network has them.
+
+        Shape:
+            That of `Bottleneck`.
+        """
+        identity = self.shortcut(x)
+        if not isinstance(choice, tuple):
+            return self.candidates[choice](x, identity)
+        if factors is None:
+            factors = torch.full((len(choice),), 1 / len(choice), device=x.device, dtype=x.dtype)
+        places = [place for place, one in enumerate(choice) if not isinstance(self.candidates[one], Skip)]
+        branches = [self.candidates[choice[place]].branch(x) for place in places]
+        return add_branches(x if identity is None else identity, branches, factors[places])
+
+
+class Path:
+    """One architecture of a supernet: a view that shares every module with it.
+
+    Args:
+        supernet: The supernet.
+        arch: The architecture, checked by the caller's `SuperNet.path`. A method that weighs candidates makes its path
+            here itself: a tuple of any length is then a mixture.
+        factors: Factors of the positions that add up several candidates; None for those of a new network.
+
+    Raises:
+        ValueError: The factors do not fit the architecture.
+    """
+
+    def __init__(self, supernet: SuperNet, arch: Arch, factors: Factors | None = None) -> None:
+        factors = [None] * len(arch) if factors is None else list(factors)
+        if len(factors) != len(arch):
+            raise ValueError(f'{len(arch)} positions need as many factors or None, got {len(factors)}')
+        for position, (choice, factor) in enumerate(zip(arch, factors, strict=True)):
+            if factor is not None and (not isinstance(choice, tuple) or factor.shape != (len(choice),)):
+                raise ValueError(f'position {position} keeps {choice}, its factors have shape {tuple(factor.shape)}')
+        self.supernet, self.arch, self.factors = supernet, arch, factors
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of the last stage. Shape: (N, in_chans, H, W) -> (N, num_features, h, w)"""
+        x = self.supernet.forward_stem(x)
+        for position, choice, factors in zip(self.supernet.blocks, self.arch, self.factors, strict=True):
+            x = position(x, choice, factors)
+        return x
+
+    def children(self) -> Iterator[nn.Module]:
+        """The path's modules in order: stem, then shortcut (where there is one) and chosen blocks of each position."""
+        yield from self.supernet.stem_modules()
+        for position, choice in zip(self.supernet.blocks, self.arch, strict=True):
+            if position.downsample is not None:
+                yield position.downsample
+            for one in kept(choice):
+                yield position[one]
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module on the path, nested ones too."""
+        for child in self.children():
+            yield from child.modules()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters on the path, in a fixed order."""
+        return [parameter for child in self.children() for parameter in child.parameters()]
+
+    def batch_norms(self) -> list[_BatchNorm]:
+        """The path's BN layers in order, SyncBN included."""
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The path's tensors under the names of a stand-alone `PiNASNet`; views, nothing copied.
+
+        The factors that are not given are left out: a new network has them already.
+        """
+        net = self.supernet
+        state = {f'conv1.{k}': v for k, v in net.conv1.state_dict().items()}
+        state |= {f'bn1.{k}': v for k, v in net.bn1.state_dict().items()}
+        for index, (position, choice) in enumerate(zip(net.blocks, self.arch, strict=True)):
+            stage, block = net.space.stage_of(index)
+            prefix = f'layer{stage + 1}.{block}.'
+            for one in kept(choice):
+                inner = f'{prefix}candidates.{one}.' if isinstance(choice, tuple) else prefix
+                state |= {inner + k: v for k, v in position[one].state_dict().items()}
+            if self.factors[index] is not None:
+                state[f'{prefix}factors'] = self.factors[index].detach()
+            if position.downsample is not None:
+                shortcut = position.downsample.state_dict()
+                state |= {f'{prefix}downsample.{k}': v for k, v in shortcut.items()}
+        return state
+
+
+class SuperNet(Skeleton):
+    """The weight-sharing network of a search space.
+
+    Args:
+        space: Search space, its name, or its dict of fields.
+        in_chans: Image channels.
+        zero_init_last: Every block starts as its shortcut (as released).
+
+    Shape:
+        forward: (N, in_chans, H, W), an architecture -> (N, num_features, h, w)
+
+    Example:
+        >>> net = SuperNet('pinas_nano')
+        >>> net(torch.zeros(2, 3, 28, 28), net.space.parse('30-32-20-03')).shape
+        torch.Size([2, 384, 2, 2])
+    """
+
+    def __init__(
+        self,
+        space: str | dict[str, Any] | SearchSpace = PINAS,
+        in_chans: int = 3,
+        zero_init_last: bool = True,
+    ) -> None:
+        space = get_space(space)
+        super().__init__(space, in_chans)
+        self.blocks = nn.ModuleList(Position(space, p) for p in range(space.num_positions))
+        init_weights(self, zero_init_last)
+
+    def path(self, arch: str | Sequence[int | Sequence[int]], factors: Factors | None = None) -> Path:
+        """The view of one architecture.
+
+        Args:
+            arch: The architecture; positions in brackets add up the candidates that they keep.
+            factors: By position the factors of those candidates, (number kept,), in rising order of the candidates;
+                None where one is kept, or for the factors of a new network.
+
+        Raises:
+            ValueError: The architecture is malformed, or the factors do not fit it.
+        """
+        return Path(self, self.space.parse(arch), factors)
+
+    def forward(self, x: Tensor, arch: str | Sequence[int | Sequence[int]]) -> Tensor:
+        return self.path(arch)(x)
+
+    def extract(
+        self, arch: str | Sequence[int | Sequence[int]], factors: Factors | None = None, **kwargs: Any
+    ) -> PiNASNet:
+        """A stand-alone copy of one path, in eval mode.
+
+        Its outputs are bit-equal to the path's in eval mode: eager, on the same batch, memory format, dtype and thread
+        count.
+
+        Args:
+            arch: The architecture.
+            factors: Factors of the positions in brackets, as for `path`.
+            **kwargs: Arguments of `PiNASNet`; without `num_classes` the network has no classifier.
+
+        Raises:
+            ValueError: The architecture is malformed, or the factors do not fit it.
+        """
+        path, stem = self.path(arch, factors), self.conv1[0].weight
+        kwargs = dict(num_classes=0, in_chans=stem.shape[1], device=stem.device, dtype=stem.dtype) | kwargs
+        net = PiNASNet(path.arch, self.space, **kwargs)
+        missing, unexpected = net.load_state_dict(path.state_dict(), strict=False)
+        left = [name for name in missing if not name.startswith('fc.') and not name.endswith('.factors')]
+        assert not unexpected and not left, (left, unexpected)
+        return net.eval()

@@ -1,0 +1,158 @@
+"""Learning curves of several runs in one picture, one panel a key. matplotlib is imported only when it is drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pinas_zoo.report.figures import LINES, Points, read_scalars
+
+__all__ = ['Run', 'choose_keys', 'draw_curves', 'read_run']
+
+#: What a log holds besides results, left out unless it is asked for.
+MACHINE = ('base_lr', 'data_time', 'grad_norm', 'images_per_second', 'lr', 'memory', 'momentum', 'time')
+
+
+@dataclass(frozen=True)
+class Run:
+    """The scalars of one run.
+
+    Args:
+        name: Its line in the legend.
+        scalars: Points (step, value) by key.
+    """
+
+    name: str
+    scalars: Mapping[str, Points]
+
+
+def read_run(log: str | Path, name: str | None = None) -> Run:
+    """Reads mmengine's scalars.
+
+    Args:
+        log: A file of JSON lines, such as vis_data/scalars.json, or a work dir: its runs continue each other.
+        name: Its name; None takes that of the work dir.
+
+    Raises:
+        ValueError: There is no such log, or it is unreadable or empty.
+    """
+    log = Path(log)
+    files = [log] if log.is_file() else sorted(log.glob('*/vis_data/scalars.json')) or sorted(log.glob('scalars.json'))
+    if not files:
+        raise ValueError(f'{log} is no log: neither a file of JSON lines, nor a work dir with */vis_data/scalars.json')
+    scalars = read_scalars(*files)
+    if not scalars:
+        raise ValueError(f'{log}: no number stands in {", ".join(map(str, files))}')
+    if name is None:
+        # WORK_DIR/TIMESTAMP/vis_data/scalars.json is named as WORK_DIR is.
+        inside = log.is_file() and log.parent.name == 'vis_data'
+        name = log.resolve().parents[2].name if inside else log.stem if log.is_file() else log.resolve().name
+    return Run(name, scalars)
+
+
+def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> list[str]:
+    """The keys to draw.
+
+    Args:
+        runs: The runs.
+        patterns: Names or shell patterns such as ``loss*``; None takes everything that is no time, memory or rate.
+
+    Raises:
+        ValueError: A pattern fits no key; the keys are listed.
+    """
+    known = sorted({key for run in runs for key in run.scalars})
+    if patterns is None:
+        chosen = [key for key in known if key.rsplit('/', 1)[-1] not in MACHINE]
+        return chosen or known
+    chosen = []
+    for pattern in patterns:
+        fitting = [key for key in known if fnmatch(key, pattern)]
+        if not fitting:
+            raise ValueError(f'no key fits {pattern!r}; there are: {", ".join(known)}')
+        chosen += fitting
+    return list(dict.fromkeys(chosen))
+
+
+def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title: str = '') -> bytes:
+    """Draws one panel a key, with a line for each run that has it.
+
+    Args:
+        runs: One or more runs; their names differ.
+        keys: What to draw.
+        smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
+        title: Above everything.
+
+    Returns:
+        A PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: There is nothing to draw, two runs have one name, or `smooth` is below 1.
+    """
+    names = [run.name for run in runs]
+    if not runs or not keys or smooth < 1 or len(set(names)) < len(names):
+        raise ValueError(
+            f'curves need runs of different names, keys, and smooth of at least 1; got runs {names}, '
+            f'keys {list(keys)}, smooth {smooth}'
+        )
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
+    except ImportError as error:
+        raise ImportError('curves need matplotlib: pip install pinas_zoo[search]') from error
+    columns = min(len(keys), 3 if len(keys) > 4 else 2)
+    rows = -(-len(keys) // columns)
+    style = {'font.size': 10, 'axes.titlesize': 11, 'axes.grid': True, 'grid.alpha': 0.2, 'axes.axisbelow': True}
+    style |= {'axes.spines.top': False, 'axes.spines.right': False}
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style}):
+        canvas = Canvas(figsize=(4.6 * columns, 3.1 * rows + 0.4), layout='constrained')
+        if title:
+            canvas.suptitle(title, fontsize=13)
+        grid = canvas.subplots(rows, columns, squeeze=False).flat
+        end = max((step for run in runs for key in keys for step, _ in run.scalars.get(key, ())), default=0)
+        for key, axes in zip(keys, grid, strict=False):
+            _panel(axes, runs, key, smooth)
+            axes.set_xlim(0, 1.02 * end or 1)  # the same in all panels
+        for axes in grid:  # places of the last row that no key fills
+            axes.set_axis_off()
+        legend = {name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)}
+        legend = legend if len(runs) > 1 else {}
+        if smooth > 1:
+            legend[f'faint: raw, bold: mean of {smooth}'] = dict(color='black', alpha=0.25, linewidth=1)
+        if legend:
+            handles = [matplotlib.lines.Line2D([], [], label=name, **look) for name, look in legend.items()]
+            # A letter is about a twelfth of an inch wide, a line with its gaps five letters.
+            fitting = max(1, int(12 * canvas.get_figwidth() / (max(map(len, legend)) + 5)))
+            canvas.legend(handles=handles, loc='outside lower center', ncols=min(len(legend), fitting), frameon=False)
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format='png', dpi=150, facecolor='white')
+    return buffer.getvalue()
+
+
+def _colour(index: int) -> str:
+    return LINES[index % len(LINES)]
+
+
+def _panel(axes: Any, runs: Sequence[Run], key: str, smooth: int) -> None:
+    """One key: raw values faint below their mean; few points as dots, a single one as a level."""
+    for index, run in enumerate(runs):
+        points = [(x, y) for x, y in run.scalars.get(key, ()) if isfinite(y)]
+        if not points:
+            continue
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        few = len(points) < 12
+        if smooth > 1 and not few:
+            axes.plot(x, y, color=_colour(index), alpha=0.25, linewidth=1)
+            half = smooth // 2
+            y = [fmean(y[max(0, place - half) : place + half + 1]) for place in range(len(y))]
+        # Runs beyond the colours are told apart by their dashes.
+        dashes = ('-', '--', ':', '-.')[index // len(LINES) % 4]
+        axes.plot(x, y, dashes, color=_colour(index), linewidth=1.8, marker='o' if few else None, markersize=4.5)
+    axes.set_title(key, loc='left')
+    axes.set_xlabel('iteration')

@@ -1,0 +1,246 @@
+"""Figures of a run: curves, search trace, Pareto picture. matplotlib is imported only when a figure asks for it.
+
+Drawings are inline SVG with text in `currentColor`, so that they follow the page's light or dark setting.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pinas_zoo.files import numbered_lines, write_bytes
+from pinas_zoo.search.log import SearchRecord, pareto_front
+
+Points = Sequence[tuple[float, float]]
+Kind = Literal['svg', 'png']
+#: Line colours that stand out on white and on near-black.
+LINES = ('#3f86d1', '#e0782f', '#2f9e77', '#b065c9', '#d24d67', '#8a9099')
+#: Stands for the text colour while matplotlib draws; becomes `currentColor` in the SVG.
+INK = '#010203'
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption.
+
+    Args:
+        caption: Line below the picture.
+        data: SVG text, or the bytes of a PNG or JPEG.
+        alt: What a screen reader says; the caption where empty.
+        wide: Takes the full width of the page instead of half of it.
+
+    Raises:
+        ValueError: The data are neither SVG text nor PNG nor JPEG bytes, or the SVG carries a script.
+    """
+
+    caption: str
+    data: str | bytes
+    alt: str = ''
+    wide: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, str):
+            good = self.data.startswith('<svg') and '<script' not in self.data.lower()
+        else:
+            good = self.data.startswith((b'\x89PNG\r\n', b'\xff\xd8\xff'))
+        if not good:
+            raise ValueError(f'a figure is SVG text without scripts, PNG or JPEG bytes, got {self.data[:40]!r}')
+
+    def save(self, path: str | Path) -> None:
+        """Writes the picture alone, with the suffix that its data have."""
+        data = self.data
+        if isinstance(data, str):
+            # Alone, a drawing needs its namespaces and a colour for its text.
+            spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#222"'
+            data = data.replace('<svg', f'<svg {spaces}', 1).encode()
+        write_bytes(path, data)
+
+
+def read_scalars(path: str | Path, *more: str | Path) -> dict[str, list[tuple[float, float]]]:
+    """Reads mmengine's scalars (vis_data/scalars.json, JSON lines).
+
+    Args:
+        path: The file; an incomplete last line is ignored.
+        more: Files of the same run, continued. Where a step was repeated, the later file counts.
+
+    Returns:
+        Curves by name, each a list of (step, value) by rising step.
+
+    Raises:
+        ValueError: A line before the last is unreadable, or one has neither step nor iter.
+    """
+    curves: dict[str, dict[float, float]] = {}
+    for file in (path, *more):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f'no file {file}')
+        for number, _, values in numbered_lines(file):
+            step = values.get('step', values.get('iter'))
+            if step is None:
+                raise ValueError(f'{file}: line {number} has neither step nor iter, got {sorted(values)}')
+            for name, value in values.items():
+                number_like = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if number_like and name not in ('step', 'iter', 'epoch'):
+                    curves.setdefault(name, {})[step] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def curve_figure(
+    series: Mapping[str, Points],
+    *,
+    caption: str,
+    xlabel: str = 'iteration',
+    ylabel: str = '',
+    smooth: int = 1,
+    lines: Mapping[str, float] | None = None,
+    kind: Kind = 'svg',
+) -> Figure:
+    """Draws curves over a common axis.
+
+    Args:
+        series: Points by curve name.
+        caption: Line below the figure.
+        xlabel: Name of the x axis.
+        ylabel: Name of the y axis.
+        smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
+        lines: Levels to mark with a dashed line, by name.
+        kind: ``'svg'`` for the page, ``'png'`` for a file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: There is no point at all, or `smooth` is below 1.
+    """
+    if smooth < 1 or not any(len(points) for points in series.values()):
+        raise ValueError(f'a curve needs points and smooth of at least 1, got {list(series)} and {smooth}')
+
+    def draw(axes: Any) -> None:
+        for color, (name, points) in zip(LINES * (1 + len(series) // len(LINES)), series.items(), strict=False):
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            if smooth > 1:
+                axes.plot(x, y, color=color, alpha=0.3, linewidth=1)
+                half = smooth // 2
+                y = [fmean(y[max(0, i - half) : i + half + 1]) for i in range(len(y))]
+            axes.plot(x, y, color=color, linewidth=2, label=name, marker='o' if len(x) < 12 else None, markersize=4)
+        for name, level in (lines or {}).items():
+            axes.axhline(level, color=INK, linestyle='--', linewidth=1, alpha=0.7, label=name)
+
+    return _draw(draw, caption, xlabel, ylabel, kind)
+
+
+def search_trace_figure(
+    records: Sequence[SearchRecord | Mapping[str, Any]],
+    *,
+    caption: str = 'Search: every evaluation and the best so far',
+    ylabel: str = 'accuracy',
+    random_mean: float | None = None,
+    kind: Kind = 'svg',
+) -> Figure:
+    """Draws the score of every evaluation and the best so far.
+
+    Args:
+        records: `SearchLog.records`, or their fields as dicts.
+        caption: Line below the figure.
+        ylabel: Name of the score.
+        random_mean: Mean score of random architectures, marked if given.
+        kind: ``'svg'`` for the page, ``'png'`` for a file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: There are no records.
+    """
+    rows = _records(records)
+    best = list(accumulate((row.score for row in rows), max))
+
+    def draw(axes: Any) -> None:
+        x = range(1, len(rows) + 1)
+        axes.scatter(x, [row.score for row in rows], s=12, color=LINES[0], alpha=0.55, linewidths=0, label='evaluated')
+        axes.step(x, best, where='post', color=LINES[1], linewidth=2, label='best so far')
+        if random_mean is not None:
+            axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
+
+    return _draw(draw, caption, 'evaluation', ylabel, kind)
+
+
+def pareto_figure(
+    records: Sequence[SearchRecord | Mapping[str, Any]],
+    *,
+    caption: str = 'Accuracy against cost',
+    ylabel: str = 'accuracy',
+    kind: Kind = 'svg',
+) -> Figure:
+    """Draws scores against multiply-accumulates with the Pareto front, and a star on the best.
+
+    Args:
+        records: `SearchLog.records`, or their fields as dicts; those without `macs` are left out.
+        caption: Line below the figure.
+        ylabel: Name of the score.
+        kind: ``'svg'`` for the page, ``'png'`` for a file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: No record has `macs`.
+    """
+    rows = [row for row in _records(records) if row.macs is not None]
+    if not rows:
+        raise ValueError('a Pareto figure needs records with macs, got none')
+    unit, scale = ('GMACs', 1e9) if max(row.macs or 0 for row in rows) >= 1e9 else ('MMACs', 1e6)
+    points = [((row.macs or 0) / scale, row.score) for row in rows]
+    front = [points[index] for index in pareto_front(points)]
+    best = max(range(len(rows)), key=lambda index: rows[index].score)
+
+    def draw(axes: Any) -> None:
+        axes.scatter(*zip(*points, strict=True), s=14, color=LINES[0], alpha=0.45, linewidths=0, label='evaluated')
+        axes.step(*zip(*front, strict=True), where='post', color=LINES[2], linewidth=1.5, alpha=0.8)
+        axes.plot(*zip(*front, strict=True), 'o', color=LINES[2], markersize=5, label='Pareto front')
+        axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
+
+    return _draw(draw, caption, unit, ylabel, kind)
+
+
+def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
+    if not records:
+        raise ValueError('a search figure needs at least one record')
+    return [row if isinstance(row, SearchRecord) else SearchRecord(**row) for row in records]
+
+
+def _draw(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+    if kind not in ('svg', 'png'):
+        raise ValueError(f"kind must be 'svg' or 'png', got {kind!r}")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install pinas_zoo[search]') from error
+    ink = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick')}
+    ink |= {'axes.labelcolor': INK, 'axes.edgecolor': INK, 'grid.color': INK}
+    style = {'font.size': 10, 'svg.hashsalt': 'pinas_zoo', 'axes.grid': True, 'grid.alpha': 0.15, 'legend.fontsize': 9}
+    frame = {'axes.spines.top': False, 'axes.spines.right': False, 'legend.framealpha': 0, 'axes.axisbelow': True}
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style, **frame, **ink}):
+        canvas = Canvas(figsize=(4.4, 3.2), layout='constrained')
+        axes = canvas.add_subplot()
+        draw(axes)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if len(names := axes.get_legend_handles_labels()[1]) > 1:
+            # Above the axes, where it covers no point.
+            canvas.legend(loc='outside upper center', ncols=min(3, len(names)), handlelength=1.4, columnspacing=1.2)
+        buffer = io.BytesIO()
+        if kind == 'png':
+            canvas.savefig(buffer, format='png', dpi=200, facecolor='white')
+            return Figure(caption, buffer.getvalue())
+        plain = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+        canvas.savefig(buffer, format='svg', transparent=True, metadata=plain)
+    svg = buffer.getvalue().decode()
+    svg = svg[svg.index('<svg') :].strip().replace(INK, 'currentColor')
+    # matplotlib repeats every text in a comment.
+    svg = re.sub(r'<!--.*?-->', '', svg, flags=re.DOTALL)
+    # Inline in HTML the namespaces are implied; a fixed size would not shrink with the column.
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', '', svg)
+    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r'<svg\1', svg)
+    svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r'<svg\1', svg)
+    return Figure(caption, svg)

@@ -1,0 +1,284 @@
+"""Limits on cost, records of evaluations, their append-only log and their Pareto front.
+
+Pure Python. The log is the whole state of a search: a searcher that is told the recorded
+evaluations (`Searcher.replay`) goes on exactly as if it had never been stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from pinas_zoo.files import numbered_lines, sync_folder
+from pinas_zoo.space import Arch
+
+__all__ = ['Cost', 'Limits', 'SearchLog', 'SearchRecord', 'pareto_front']
+
+#: Version of the log's format, written in its header.
+LOG_FORMAT = 1
+
+
+class Cost(Protocol):
+    """What a cost function returns for an architecture: multiply-accumulates and parameters."""
+
+    @property
+    def macs(self) -> float: ...
+
+    @property
+    def params(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds on the cost of a proposed architecture; call it to test one.
+
+    Args:
+        cost: Function from an architecture to an object with `macs` and `params`.
+        max_macs: Most multiply-accumulates allowed, in the unit of `cost`; None is no limit.
+        max_params: Most parameters allowed; None is no limit.
+
+    Raises:
+        ValueError: No limit is given, or one is not a positive number.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> limits = Limits(lambda arch: SimpleNamespace(macs=sum(arch), params=1), max_macs=3)
+        >>> limits((1, 2)), limits((2, 2))
+        (True, False)
+    """
+
+    cost: Callable[[Arch], Cost]
+    max_macs: float | None = None
+    max_params: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.cost):
+            raise ValueError(f'Limits.cost must be a function of an arch, got {self.cost!r}')
+        if self.max_macs is None and self.max_params is None:
+            raise ValueError('Limits needs max_macs or max_params, got neither')
+        for name in ('max_macs', 'max_params'):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f'Limits.{name} must be a positive number, got {value!r}')
+
+    def excess(self, arch: Arch) -> float:
+        """How far an architecture is over the limits, as a sum of fractions; 0 where it fits."""
+        cost = self.cost(arch)
+        pairs = ((cost.macs, self.max_macs), (cost.params, self.max_params))
+        return sum(max(0.0, value / most - 1) for value, most in pairs if most is not None)
+
+    def __call__(self, arch: Arch) -> bool:
+        return self.excess(arch) <= 0
+
+    def __str__(self) -> str:
+        pairs = (('macs', self.max_macs), ('params', self.max_params))
+        return ', '.join(f'{name} <= {most:,.12g}' for name, most in pairs if most is not None)
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """One evaluated architecture, one line of the log.
+
+    Args:
+        index: Place in the order of proposals, from 0.
+        arch: The architecture as `SearchSpace.format` writes it.
+        score: What the search maximises, usually the accuracy in percent; finite.
+        loss: Evaluation loss, if known.
+        macs: Multiply-accumulates, if known.
+        params: Parameters, if known.
+        seconds: Wall-clock time of the evaluation, if known.
+
+    Raises:
+        ValueError: The index is negative, or a number is not finite.
+    """
+
+    index: int
+    arch: str
+    score: float
+    loss: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.index < 0:
+            raise ValueError(f'SearchRecord.index must be at least 0, got {self.index}')
+        for name in ('score', 'loss', 'macs', 'params', 'seconds'):
+            value = getattr(self, name)
+            if value is None and name != 'score':
+                continue
+            if value is None or not math.isfinite(value):
+                raise ValueError(f'{name} of arch {self.arch} must be finite, got {value!r}')
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Finds the points that no other point beats in both cost (lower) and score (higher).
+
+    Args:
+        points: Pairs of (cost, score).
+
+    Returns:
+        Indices into `points`, by rising cost; of equal points the first.
+
+    Raises:
+        ValueError: A number is not finite.
+
+    Example:
+        >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7)])
+        [1, 3, 0]
+    """
+    for cost, score in points:
+        if not (math.isfinite(cost) and math.isfinite(score)):
+            raise ValueError(f'a Pareto front needs finite points, got {(cost, score)}')
+    front: list[int] = []
+    best = -math.inf
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front
+
+
+class SearchLog:
+    """An append-only file of evaluations, `archs.jsonl`: a header line, then one line per record.
+
+    Every line is on the disk before `append` returns. A last line that a kill left torn is cut off
+    on reopening; a whole one that only misses its newline is kept. Only one process may write (rank
+    0); the others use `read`.
+
+    Args:
+        path: The file; created with its folder if missing.
+        header: Plain values that must be equal when the log is continued, see `Searcher.header`.
+
+    Raises:
+        ValueError: The file belongs to a search with another header (each differing field is named
+            with both values), or a line before the last is unreadable.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / 'archs.jsonl'
+        >>> with SearchLog(path, {'seed': 0}) as log:
+        ...     log.append(SearchRecord(0, '30-12', score=0.7))
+        >>> SearchLog.read(path)[1][0].score
+        0.7
+    """
+
+    def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.header = _plain({'format': LOG_FORMAT, **header})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        recorded, self._records, size = _scan(self.path)
+        if recorded is not None:
+            _compare(self.path, recorded, self.header)
+        # Unbuffered, so that a failed write cannot leave bytes that a later flush would emit.
+        self._file = open(self.path, 'r+b' if self.path.exists() else 'x+b', buffering=0)  # noqa: SIM115 - closed by close()
+        self._file.truncate(size)
+        self._file.seek(size)
+        if recorded is None:
+            self._write(self.header)
+            sync_folder(self.path.parent)
+        elif size and not _ends_with_newline(self.path):
+            self._put(b'\n')
+
+    @property
+    def records(self) -> list[SearchRecord]:
+        """The recorded evaluations in the order of their proposals."""
+        return list(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def append(self, record: SearchRecord) -> None:
+        """Writes one evaluation and waits until it is on the disk.
+
+        Raises:
+            ValueError: The record is not the next by its index: one would be lost or repeated.
+        """
+        if record.index != len(self._records):
+            raise ValueError(f'{self.path}: the next record has index {len(self._records)}, got {record.index}')
+        self._write(asdict(record))
+        self._records.append(record)
+
+    def close(self) -> None:
+        """Closes the file; further appends fail."""
+        self._file.close()
+
+    def __enter__(self) -> SearchLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def read(path: str | Path) -> tuple[dict[str, Any], list[SearchRecord]]:
+        """Reads header and records without touching the file, a torn last line left out.
+
+        Raises:
+            ValueError: The file has no readable header, or a line before the last is unreadable.
+        """
+        header, records, _ = _scan(Path(path))
+        if header is None:
+            raise ValueError(f'{path} is no search log: it has no header line')
+        return header, records
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self._put((json.dumps(values, allow_nan=False) + '\n').encode())
+
+    def _put(self, data: bytes) -> None:
+        while data:
+            data = data[self._file.write(data) :]
+        os.fsync(self._file.fileno())
+
+
+def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
+    """Returns header (None if absent), records, and the length of the readable part."""
+    header: dict[str, Any] | None = None
+    records: list[SearchRecord] = []
+    size = 0
+    names = {field.name for field in fields(SearchRecord)}
+    for number, line, values in numbered_lines(path):
+        if header is None:
+            if not isinstance(values, dict) or 'format' not in values:
+                raise ValueError(f'{path} is no search log: its first line is {line[:80]!r}')
+            header = values
+        elif not isinstance(values, dict) or set(values) != names:
+            raise ValueError(f'{path}: line {number} is no record of {sorted(names)}: {line[:80]!r}')
+        elif values['index'] != len(records):
+            raise ValueError(f'{path}: line {number} has index {values["index"]}, expected {len(records)}')
+        else:
+            records.append(SearchRecord(**values))
+        size += len(line)
+    return header, records, size
+
+
+def _compare(path: Path, recorded: dict[str, Any], running: dict[str, Any]) -> None:
+    differing = [
+        f'{key}: recorded {recorded.get(key)!r}, running {running.get(key)!r}'
+        for key in sorted(set(recorded) | set(running))
+        if recorded.get(key) != running.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f'{path} belongs to another search; ' + '; '.join(differing) + '. '
+            'Use the recorded settings, or another work directory.'
+        )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as they come back from JSON, so that a tuple equals the list that it became."""
+    return json.loads(json.dumps(values, allow_nan=False))
+
+
+def _ends_with_newline(path: Path) -> bool:
+    return path.read_bytes()[-1:] == b'\n'

@@ -1,0 +1,172 @@
+"""Search by ask and tell: random, the paper's partition tree, regularised evolution. No torch.
+
+    searcher = build_searcher('tree', PINAS, seed=0)
+    while len(searcher.history) < 1000 and (archs := searcher.ask()):
+        searcher.tell(archs, [evaluate(arch) for arch in archs])
+
+What they have in common, and why a search can be stopped and shared among ranks: `pinas_zoo.search.searcher`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from pinas_zoo.search.log import Limits, SearchLog, SearchRecord, pareto_front
+from pinas_zoo.search.partition_tree import PartitionTree, TreeSettings
+from pinas_zoo.search.searcher import Constraint, Searcher, check_least
+from pinas_zoo.space import Arch, SearchSpace
+
+__all__ = [
+    'SEARCHERS',
+    'EvolutionSettings',
+    'Limits',
+    'PartitionTree',
+    'RandomSearch',
+    'RegularizedEvolution',
+    'SearchLog',
+    'SearchRecord',
+    'Searcher',
+    'TreeSettings',
+    'build_searcher',
+    'pareto_front',
+]
+
+
+class RandomSearch(Searcher):
+    """Uniform random search.
+
+    Example:
+        >>> from pinas_zoo.space import PINAS_NANO
+        >>> len(set(RandomSearch(PINAS_NANO).ask(100)))
+        100
+    """
+
+    name = 'random'
+
+    def propose(self, rng: np.random.Generator, seen: set[Arch]) -> list[Arch]:
+        """See `Searcher.propose`."""
+        return self.draw(rng, self.block, seen)
+
+    def _needs_results(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """Settings of `RegularizedEvolution`.
+
+    Args:
+        population: Evaluations that are alive, at least 1; the first so many are random.
+        sample: Size of a tournament, in 1..population.
+        mutation: Probability that a position is redrawn, in 0..1; at least one position is.
+        crossover: Probability that a child has two parents before it mutates, in 0..1.
+    """
+
+    population: int = 64
+    sample: int = 16
+    mutation: float = 0.1
+    crossover: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_least(self, population=1, sample=1, mutation=0, crossover=0)
+        if self.sample > self.population or max(self.mutation, self.crossover) > 1:
+            raise ValueError(f'sample must be in 1..population, probabilities in 0..1, got {self}')
+
+
+class RegularizedEvolution(Searcher):
+    """Aging evolution: the winner of a tournament has a child, the oldest of the population dies.
+
+    The population is the last `population` evaluations; within a block it stands still. Where a
+    thousand children do not fill the block (known, or outside the limits), unseen random
+    architectures do.
+
+    Source:
+        Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019.
+
+    Example:
+        >>> from pinas_zoo.space import PINAS_NANO
+        >>> searcher = RegularizedEvolution(PINAS_NANO, settings=EvolutionSettings(8, 4))
+        >>> for _ in range(3):
+        ...     archs = searcher.ask()
+        ...     searcher.tell(archs, [float(sum(arch)) for arch in archs])
+        >>> len(searcher.history)
+        24
+    """
+
+    name = 'evolution'
+
+    def __init__(self, space: SearchSpace, *, settings: EvolutionSettings | None = None, **base: Any) -> None:
+        super().__init__(space, **base)
+        self.settings = settings or EvolutionSettings()
+
+    def propose(self, rng: np.random.Generator, seen: set[Arch]) -> list[Arch]:
+        """See `Searcher.propose`."""
+        if not self._needs_results():
+            return self.draw(rng, self.block, seen)
+        alive = self.history[-self.settings.population :]
+        archs = self._take((self._child(alive, rng) for _ in range(1000)), self.block, seen)
+        return archs + self.draw(rng, self.block - len(archs), seen)
+
+    def _needs_results(self) -> bool:
+        return len(self._proposed) >= self.settings.population
+
+    def _settings(self) -> dict[str, Any]:
+        return asdict(self.settings)
+
+    def _child(self, alive: list[tuple[Arch, float]], rng: np.random.Generator) -> Arch:
+        arch = self._winner(alive, rng)
+        if rng.random() < self.settings.crossover:
+            arch = self.space.cross(arch, self._winner(alive, rng), rng)
+        return self.space.mutate(arch, rng, self.settings.mutation)
+
+    def _winner(self, alive: list[tuple[Arch, float]], rng: np.random.Generator) -> Arch:
+        picks = rng.choice(len(alive), size=min(self.settings.sample, len(alive)), replace=False)
+        return max((alive[i] for i in picks), key=lambda item: item[1])[0]
+
+
+#: Searchers by name, each with its settings.
+SEARCHERS: dict[str, tuple[type[Searcher], type | None]] = {
+    'random': (RandomSearch, None),
+    'tree': (PartitionTree, TreeSettings),
+    'evolution': (RegularizedEvolution, EvolutionSettings),
+}
+
+
+def build_searcher(
+    name: str,
+    space: SearchSpace,
+    *,
+    seed: int = 0,
+    block: int = 8,
+    constraint: Constraint | Limits | None = None,
+    **settings: Any,
+) -> Searcher:
+    """Builds a searcher by name.
+
+    Args:
+        name: ``'random'``, ``'tree'`` or ``'evolution'``.
+        space: Where to search.
+        seed: See `Searcher`.
+        block: See `Searcher`.
+        constraint: See `Searcher`.
+        settings: Fields of the searcher's settings, `TreeSettings` or `EvolutionSettings`.
+
+    Raises:
+        ValueError: The name or a setting is unknown; the message lists the known ones.
+
+    Example:
+        >>> from pinas_zoo.space import PINAS_NANO
+        >>> build_searcher('evolution', PINAS_NANO, population=16, sample=4).settings.sample
+        4
+    """
+    if name not in SEARCHERS:
+        raise ValueError(f'unknown searcher {name!r}, allowed: {sorted(SEARCHERS)}')
+    searcher, kind = SEARCHERS[name]
+    allowed = [f.name for f in fields(kind)] if kind else []
+    if unknown := sorted(set(settings) - set(allowed)):
+        raise ValueError(f'unknown settings {unknown} of searcher {name!r}, allowed: {allowed}')
+    base = {'seed': seed, 'block': block, 'constraint': constraint}
+    return searcher(space, **base, settings=kind(**settings)) if kind else searcher(space, **base)

@@ -1,0 +1,35 @@
+"""Inference of pinas_a beside timm's resnest50d."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+
+import pinas_zoo  # noqa: F401  registers the names
+from pinas_zoo.speed.timing import Settings, alternate, compare, row
+
+__all__ = ['measure']
+
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Times of a forward pass in eval mode, random weights, both memory formats."""
+    batch, side = (1, 64) if settings.quick else (8, 224)
+    torch.manual_seed(settings.seed)
+    images, contestants = torch.randn(batch, 3, side, side), {}
+    for name in ('pinas_a', 'resnest50d'):
+        for layout, memory_format in LAYOUTS.items():
+            net = timm.create_model(name).eval().to(memory_format=memory_format)
+            x = images.to(memory_format=memory_format)
+            contestants[f'{name}, {layout}'] = lambda _, net=net, x=x: net(x)
+    with torch.inference_mode():
+        times = alternate(contestants, settings, 'inference')
+    ratios = {f'resnest50d / pinas_a, {k}': compare(times[f'resnest50d, {k}'], times[f'pinas_a, {k}']) for k in LAYOUTS}
+    return {
+        'settings': dict(batch=batch, side=side, dtype='float32'),
+        'rows': [row(name, t, batch) for name, t in times.items()],
+        'ratios': ratios,
+    }

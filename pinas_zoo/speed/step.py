@@ -1,0 +1,268 @@
+"""One training step of the supernet: ours, the released form, and the floor that no form can pass.
+
+The released form is re-stated in plain torch from what the release does: a teacher update parameter by parameter and
+out of place, cross-entropy through autograd on a copy of the queue per loss term, key images shuffled and unshuffled
+also on one process, contiguous tensors, torch's default SGD, and split attention that sums full maps of the splits
+before it pools them. The floor is the two paths' forwards (student and teacher) and backwards alone. All run the same
+weights, paths and images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import SGD
+
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.blocks import SplitAttention
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import Arch
+from pinas_zoo.speed.timing import Settings, Times, alternate, compare, peak_memory, row
+
+__all__ = ['CONTESTANTS', 'Trainer', 'measure', 'measure_memory']
+
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+#: torch's implementations of SGD; 'loop' is its default on a CPU.
+OPTIMISERS: dict[str, dict[str, bool]] = {'loop': {}, 'foreach': dict(foreach=True), 'fused': dict(fused=True)}
+OURS = 'fused'
+CONTESTANTS = (
+    'released, contiguous',
+    'ours, contiguous',
+    'ours, channels_last',
+    'floor, contiguous',
+    'floor, channels_last',
+    'released attention, contiguous',
+)
+PAPER_QUEUE = 49152
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the measured step."""
+
+    space: str = 'pinas'
+    images: int = 8
+    side: int = 128
+    queue: int = 4096
+
+
+QUICK = Sizes('pinas_nano', 4, 28, 64)
+
+
+class Trainer:
+    """A method, its optimisers and a batch, and the forms of a step on them.
+
+    Args:
+        sizes: Sizes of the step.
+        layout: Memory format of the networks: 'contiguous' or 'channels_last'.
+        seed: Seed of weights and images.
+    """
+
+    def __init__(self, sizes: Sizes, layout: str, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.method = PiNAS(SuperNet(sizes.space), queue_length=sizes.queue, seed=seed).train()
+        self.method.to(memory_format=LAYOUTS[layout])
+        self.draw, self.method.paths = self.method.paths, self.paths
+        self.batch = {'views': torch.randn(sizes.images, 4, 3, sizes.side, sizes.side)}
+        self.targets_ND = torch.randn(sizes.images, len(self.method.queue))
+        parameters = self.method.param_groups()['weights']
+        self.optimisers = {
+            name: SGD(parameters, lr=0.03, momentum=0.9, weight_decay=1e-4, **how) for name, how in OPTIMISERS.items()
+        }
+        # A first step would copy the gradient; a buffer of zeros comes to the same, and is there from the start.
+        state = {parameter: {'momentum_buffer': torch.zeros_like(parameter)} for parameter in parameters}
+        for optimiser in self.optimisers.values():
+            optimiser.state.update(state)
+
+    def paths(self, index: int) -> tuple[Arch, ...]:
+        """The pair of a round, as the method draws it; two warm-ups walk through all four candidates."""
+        if index >= 0:
+            return self.draw(index)
+        space = self.method.student.backbone.space
+        choices = [space.choices(position) for position in range(space.num_positions)]
+        return tuple(tuple(c[(2 * index + path) % len(c)] for c in choices) for path in (0, 1))
+
+    def clear(self) -> None:
+        """Drops the gradients."""
+        self.optimisers['loop'].zero_grad()
+
+    def ours(self, index: int, optimiser: str = OURS) -> Tensor:
+        """The project's step."""
+        return self._finish(self.method.loss(self.batch, index)['loss'], optimiser)
+
+    def released(self, index: int) -> Tensor:
+        """The released step's costs, re-stated."""
+        with released_attention():
+            return self._released(index)
+
+    def released_attention(self, index: int) -> Tensor:
+        """The floor on the released form of split attention, to see what that form costs."""
+        with released_attention():
+            return self.floor(index)
+
+    def _released(self, index: int) -> Tensor:
+        method, views, queries, keys = self.method, self.batch['views'], [], []
+        for path, arch in enumerate(self.paths(index)):
+            queries.append(method.student(views[:, 2 * path], arch))
+            move_by_parameter(method, arch)
+            keys.append(embed_shuffled(method.teacher, views[:, 2 * path + 1], arch))
+        loss = sum(released_term(method, *pair) for pair in zip(queries, keys[::-1], strict=True))
+        method.enqueue(torch.stack(keys).mean(dim=0))
+        return self._finish(loss, 'loop')
+
+    def floor(self, index: int) -> Tensor:
+        """Two student forwards, two teacher forwards, the backwards; no loss worth the name, no update."""
+        method, views, terms = self.method, self.batch['views'], []
+        for path, arch in enumerate(self.paths(index)):
+            out_ND = method.student.projector(method.student.backbone(views[:, 2 * path], arch))
+            with torch.no_grad():
+                method.teacher.projector(method.teacher.backbone(views[:, 2 * path + 1], arch))
+            terms.append((out_ND * self.targets_ND).mean())
+        loss = terms[0] + terms[1]
+        loss.backward()
+        return loss.detach()
+
+    def _finish(self, loss: Tensor, optimiser: str) -> Tensor:
+        loss.backward()
+        self.optimisers[optimiser].step()
+        self.optimisers[optimiser].zero_grad()
+        return loss.detach()
+
+
+# ---- the released form, piece by piece -------------------------------------------------------------------------------
+
+
+@contextmanager
+def released_attention() -> Iterator[None]:
+    """Split attention in the released order: sum the splits, then pool; weigh every split, then sum."""
+
+    def forward(self: SplitAttention, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.conv(x)), inplace=True)
+        splits = torch.split(x, x.shape[1] // self.radix, dim=1)
+        hidden = self.attend(F.adaptive_avg_pool2d(sum(splits), 1))
+        logits = self.fc2(hidden)
+        if self.radix == 1:
+            return sum(split * torch.sigmoid(logits) for split in splits)
+        weights = logits.view(len(x), self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
+        weights = weights.reshape(len(x), -1, 1, 1).split(x.shape[1] // self.radix, dim=1)
+        return sum(weight * split for weight, split in zip(weights, splits, strict=True))
+
+    ours, SplitAttention.forward = SplitAttention.forward, forward
+    try:
+        yield
+    finally:
+        SplitAttention.forward = ours
+
+
+@torch.no_grad()
+def move_by_parameter(method: PiNAS, arch: Arch) -> None:
+    """Teacher update in a Python loop, out of place."""
+    teacher, student = method.teacher.on_path(arch), method.student.on_path(arch)
+    for k, q in zip(teacher, student, strict=True):
+        k.data = k.data * method.momentum + q.data * (1 - method.momentum)
+
+
+@torch.no_grad()
+def embed_shuffled(encoder: Any, x: Tensor, arch: Arch) -> Tensor:
+    """Keys of a batch that is gathered, shuffled and put back, though there is one process."""
+    x, order = torch.cat([x.clone()]), torch.randperm(len(x))
+    keys_ND = encoder(x[order.view(1, -1)[0]], arch)
+    return torch.cat([keys_ND.clone()])[order.argsort().view(1, -1)[0]]
+
+
+def released_term(method: Any, q_ND: Tensor, k_ND: Tensor) -> Tensor:
+    """One term of the loss: a copy of the queue, and autograd's cross-entropy."""
+    positive_N1 = torch.einsum('nd,nd->n', q_ND, k_ND)[:, None]
+    negative_NK = torch.einsum('nd,dk->nk', q_ND, method.queue.clone().detach())
+    logits = torch.cat([positive_N1, negative_NK], dim=1) / method.temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Times of whole steps, and of the pieces in which the forms differ."""
+    sizes = QUICK if settings.quick else Sizes()
+    trainers = {layout: Trainer(sizes, layout, settings.seed) for layout in LAYOUTS}
+
+    def clear() -> None:
+        for trainer in trainers.values():
+            trainer.clear()
+
+    times = alternate({name: _step(name, trainers) for name in CONTESTANTS}, settings, 'step', after=clear)
+    ours, floor = (_fastest(times, form) for form in ('ours', 'floor'))
+    pieces = _measure_pieces(trainers['contiguous'], settings)
+    return {
+        'settings': {**vars(sizes), 'views': 4, 'dtype': 'float32', 'sgd of ours': OURS, 'fastest': [ours, floor]},
+        'rows': [
+            *(row(name, t, sizes.images) for name, t in times.items()),
+            *(row(*piece) for piece in pieces.items()),
+        ],
+        'ratios': {
+            'released / ours': compare(times['released, contiguous'], times[ours]),
+            'ours / floor': compare(times[ours], times[floor]),
+            'floor, contiguous / channels_last': compare(times['floor, contiguous'], times['floor, channels_last']),
+            'attention, released / ours': compare(times['released attention, contiguous'], times['floor, contiguous']),
+            'teacher, loop / foreach': compare(pieces['teacher, loop'], pieces['teacher, foreach']),
+            'queue, cloned / in place': compare(pieces['queue, cloned'], pieces['queue, in place']),
+            'sgd, loop / foreach': compare(pieces['sgd, loop'], pieces['sgd, foreach']),
+            'sgd, loop / fused': compare(pieces['sgd, loop'], pieces['sgd, fused']),
+        },
+    }
+
+
+def measure_memory(settings: Settings, contestant: str) -> dict[str, float]:
+    """Peak memory in MiB of one contestant; it has the process to itself."""
+    trainer = Trainer(QUICK if settings.quick else Sizes(), contestant.split(', ')[1], settings.seed)
+    before = peak_memory()
+    for index in (-2, -1, 0):
+        _step(contestant, dict.fromkeys(LAYOUTS, trainer))(index)
+        trainer.clear()
+    return {'peak_mib': peak_memory(), 'networks_mib': before}
+
+
+def _step(contestant: str, trainers: dict[str, Trainer]) -> partial[Tensor]:
+    form, layout = contestant.split(', ')
+    return partial(getattr(Trainer, form.replace(' ', '_')), trainers[layout])
+
+
+def _fastest(times: dict[str, Times], form: str) -> str:
+    return min((name for name in times if name.startswith(form)), key=lambda name: median(times[name].wall))
+
+
+def _measure_pieces(trainer: Trainer, settings: Settings) -> dict[str, Times]:
+    """Each piece alone, for both paths of a step: teacher updates, shuffles, loss terms, and the optimiser."""
+    method, pair, views = trainer.method, trainer.paths(0), trainer.batch['views']
+    q_ND = F.normalize(torch.randn(len(views), len(method.queue)), dim=1)
+    k_ND, q_ND = q_ND.clone(), q_ND.requires_grad_()
+    paper = PiNAS(SuperNet('pinas_nano'), queue_length=PAPER_QUEUE)
+
+    def known(x: Tensor, arch: Arch) -> Tensor:
+        return k_ND  # stands for the teacher, whose own time is no part of the shuffle's
+
+    pieces = {
+        'teacher, loop': lambda _: [move_by_parameter(method, arch) for arch in pair],
+        'teacher, foreach': lambda _: [method.update_teacher(arch) for arch in pair],
+        'shuffle': lambda _: [embed_shuffled(known, views[:, i], pair[0]) for i in (1, 3)],
+        'queue, cloned': lambda _: sum(released_term(method, q_ND, k_ND) for _ in pair).backward(),
+        'queue, in place': lambda _: sum(method.term(q_ND, k_ND)[0] for _ in pair).backward(),
+        'queue of the paper, cloned': lambda _: sum(released_term(paper, q_ND, k_ND) for _ in pair).backward(),
+        'queue of the paper, in place': lambda _: sum(paper.term(q_ND, k_ND)[0] for _ in pair).backward(),
+    }
+    times = alternate(pieces, settings, 'step, pieces', repeats=3)
+    method.loss(trainer.batch, 0)['loss'].backward()
+    for optimiser in trainer.optimisers.values():
+        optimiser.param_groups[0]['lr'] = 0.0  # the same gradients again and again must not blow up the weights
+    sgd = {f'sgd, {name}': lambda _, o=optimiser: o.step() for name, optimiser in trainer.optimisers.items()}
+    times |= alternate(sgd, settings, 'step, pieces', repeats=3)
+    trainer.clear()
+    return times

@@ -1,0 +1,116 @@
+"""Weight files into networks: a backbone, or the supernet of a checkpoint of any stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pinas_zoo.models.network import STAGES, PiNASNet
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import SearchSpace, get_space
+from pinas_zoo.weights.download import find_weights
+from pinas_zoo.weights.load import LoadReport, load_weights, read_weights
+from pinas_zoo.weights.released.remap import strip_module
+from pinas_zoo.weights.shapes import find_arch, shapes_of
+
+__all__ = ['last_checkpoint', 'load_backbone', 'load_supernet']
+
+_logger = logging.getLogger('pinas_zoo')
+
+#: Where the backbone to rank stands in checkpoints: of pre-training (the student; the peers'), linear stage, and alone.
+PREFIXES = ('method.student.backbone.', 'method.supernet.', 'supernet.', '')
+
+
+def load_backbone(
+    net: PiNASNet, checkpoint: str | Path, prefix: str = '', optional: tuple[str, ...] = ('fc.',)
+) -> LoadReport:
+    """Loads a weight file into a network; its features have to fit exactly.
+
+    The classifier is loaded where the file has one of the same shape; the report says when it was left as it is.
+
+    Args:
+        net: The network.
+        checkpoint: `.safetensors` or `.pth` file, the authors' classifier included, or ``pinas://NAME``.
+        prefix: What stands before the network's names in the file; other names are then left alone.
+        optional: Prefixes of the network's names that need not fit.
+
+    Returns:
+        The load report, which is also logged.
+
+    Raises:
+        ValueError: The file is of another architecture or space, or some feature weight is missing, left over or
+            misshapen.
+    """
+    checkpoint = find_weights(checkpoint)
+    state, metadata = read_weights(checkpoint)
+    if 'space' in metadata and (space := SearchSpace.from_dict(json.loads(metadata['space']))) != net.space:
+        raise ValueError(f'{checkpoint} is of another space: {space}, the network of {net.space}')
+    old = {k.removeprefix(prefix): name for k, name in zip(strip_module(state), state) if k.startswith(prefix)}
+    bare = {name: state[full] for name, full in old.items()}
+    if not bare:
+        raise ValueError(f'{checkpoint}: no name begins with {prefix!r}; there are: {", ".join(list(state)[:5])}')
+    came = metadata.get('arch') or _arch_of_shapes(bare, net)
+    wanted = net.space.format(net.arch)
+    if came is not None and came != wanted:
+        raise ValueError(f'{checkpoint} holds architecture {came}, the network is {wanted}')
+    report = load_weights(net, bare, str(checkpoint), optional, old)
+    unfilled = any(name.startswith('fc.') for name in report.skipped) and net.num_classes > 0
+    _logger.log(logging.WARNING if unfilled else logging.INFO, report.summary())
+    return report
+
+
+def _arch_of_shapes(state: dict[str, Tensor], net: PiNASNet) -> str | None:
+    """The architecture of a file that does not say it; None where its shapes do not tell or stages are left out."""
+    built = [name for name in STAGES[: len(net.space.depths)] if len(getattr(net, name))]
+    if len(built) < len(net.space.depths):
+        return None
+    try:
+        return net.space.format(find_arch(shapes_of(state), net.space))
+    except ValueError:
+        return None  # the load report will say what does not fit
+
+
+def last_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint that a training saved last; None where nothing was saved yet.
+
+    Raises:
+        FileNotFoundError: The file that `last_checkpoint` names is missing.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    if not pointer.is_file():
+        return None
+    saved = Path(pointer.read_text().strip())
+    # The work_dir may have been moved since.
+    for candidate in (saved, pointer.with_name(saved.name)):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f'{pointer} names {saved}, which is missing')
+
+
+def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSpace) -> SuperNet:
+    """Reads the supernet out of a checkpoint of any stage: pre-training (the student), linear stage, or weights alone.
+
+    Args:
+        checkpoint: The file, ``pinas://NAME``, or the work_dir of a training, whose last checkpoint is taken.
+        space: The space.
+
+    Raises:
+        FileNotFoundError: There is no such file, or nothing was saved in the folder.
+        ValueError: The weights do not fit the space.
+    """
+    if Path(checkpoint).is_dir():
+        if (last := last_checkpoint(checkpoint)) is None:
+            raise FileNotFoundError(f'{checkpoint} holds no last_checkpoint; give a checkpoint, or train it first')
+        checkpoint = last
+    else:
+        checkpoint = find_weights(checkpoint)
+    state, _ = read_weights(checkpoint)
+    prefix = next(p for p in PREFIXES if any(name.startswith(f'{p}conv1.') for name in state) or not p)
+    net = SuperNet(get_space(space))
+    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    load_weights(net, inner, str(checkpoint))
+    return net

@@ -1,0 +1,313 @@
+"""The authors' released checkpoints, turned into files of this project.
+
+A file is recognised by its names and shapes, its architecture found from the shapes. Everything in it has to be
+accounted for: renamed, or listed in `NON_WEIGHTS`; and everything that the network needs has to be there in the right
+shape. Nobody here has seen the real files: what is known of them is their code, so a real file may bring a surprise,
+which then is an error that names it and never a silent loss.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import pinas_zoo
+from pinas_zoo.files import file_sha256, write_atomic
+from pinas_zoo.space import SearchSpace
+from pinas_zoo.weights.load import Checkpoint, LoadReport, read_checkpoint, save_weights
+from pinas_zoo.weights.released.heads import HEAD_CLASSES, deeplab_shapes, mask_rcnn_shapes
+from pinas_zoo.weights.released.remap import deeplab_name, mask_rcnn_name, strip_module, supernet_name, training_name
+from pinas_zoo.weights.shapes import Shapes, backbone_shapes, find_arch, find_space, shapes_of, supernet_shapes
+
+__all__ = ['KINDS', 'Converted', 'convert', 'convert_file', 'recognise']
+
+KINDS = ('classifier', 'deeplabv3', 'mask-rcnn', 'supernet', 'supernet-training')
+#: The names that tell a kind, as a pattern of their beginning; the first that matches counts.
+SIGNS = {
+    'supernet-training': r'encoder_q\.',
+    'mask-rcnn': r'backbone\.bottom_up\.',
+    'deeplabv3': r'pretrained\.layer',
+    'supernet': r'layer\d+\.\d+\.\d+\.',
+    'classifier': r'layer\d+\.\d+\.(conv|bn)',
+}
+
+#: What training files carry beside the weights (names at the top) and among them (patterns).
+NON_WEIGHTS = (
+    'optimizer', 'epoch', 'iteration', 'scheduler', 'best_pred', 'author', 'meta', 'amp',
+)  # fmt: skip
+NON_WEIGHTS_AMONG = (r'pixel_mean', r'pixel_std', r'proposal_generator\.anchor_generator\.cell_anchors\.\d+')
+
+LICENCE_NOTE = (
+    'weights trained and released by the authors of Pi-NAS without a stated licence; converted, not relicensed'
+)
+
+
+@dataclass
+class Converted:
+    """A converted checkpoint.
+
+    Args:
+        kind: One of `KINDS`.
+        state: Tensors by our names.
+        metadata: Kind, arch, space, origin, licence note, version.
+        report: What became of each released weight.
+    """
+
+    kind: str
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    report: LoadReport = field(repr=False)
+
+
+def recognise(shapes: Shapes) -> str:
+    """The kind of a released checkpoint, by its names.
+
+    Args:
+        shapes: Shapes by released names, without `module.`.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    for kind, sign in SIGNS.items():
+        if any(re.match(sign, name) for name in shapes):
+            return kind
+    some = ', '.join(list(shapes)[:3])
+    raise ValueError(
+        f'this is none of the released checkpoints: its {len(shapes)} tensors begin with {some}. Known kinds: '
+        + ', '.join(f'{kind} (names like {sign})' for kind, sign in SIGNS.items())
+    )
+
+
+def convert(
+    content: Checkpoint,
+    source: str,
+    kind: str | None = None,
+    arch: str | None = None,
+    space: SearchSpace | None = None,
+) -> Converted:
+    """Converts the content of a released checkpoint.
+
+    Args:
+        content: The file's content.
+        source: Its name, for messages and metadata.
+        kind: The kind it has to be of; None for any.
+        arch: The architecture it has to have; None for any.
+        space: The space it has to be of; None for any known one.
+
+    Raises:
+        ValueError: It is of another kind, space or architecture, or a weight is left over, missing or misshapen. The
+            message has the report.
+    """
+    report = LoadReport(source)
+    released = _drop_non_weights(content, report)
+    found = recognise(shapes_of(released))
+    if kind is not None and kind != found:
+        raise ValueError(f'{source} is of kind {found!r}, asked for was {kind!r}; allowed: {KINDS}')
+    plan = _plan(found, released, space)
+    if arch is not None:
+        if plan.arch is None:
+            raise ValueError(f'{source} is a {found}, which has no architecture; asked for was {arch}')
+        if plan.space.parse(arch) != plan.space.parse(plan.arch):
+            wanted = plan.space.format(arch)
+            raise ValueError(f'{source} holds architecture {plan.arch} by its shapes, asked for was {wanted}')
+    state = _renamed(released, plan, report)
+    _check(state, plan.expected, report)
+    if not report.fits:
+        raise ValueError(f'{source} was not converted, it does not fit a {found}:\n{report.summary()}')
+    metadata = {
+        'kind': found,
+        'arch': plan.arch,
+        'space': json.dumps(plan.space.to_dict()),
+        'num_classes': plan.num_classes,
+        'source': source,
+        'licence': LICENCE_NOTE,
+        'version': pinas_zoo.__version__,
+    }
+    return Converted(found, state, metadata, report)
+
+
+def convert_file(
+    source: str | Path,
+    destination: str | Path,
+    kind: str | None = None,
+    arch: str | None = None,
+    space: SearchSpace | None = None,
+) -> Converted:
+    """Converts a file; writes all of the result or nothing.
+
+    Args:
+        source: Released checkpoint.
+        destination: `.safetensors`, or `.pth` as mmengine loads it; the suffix chooses the form.
+        kind: See `convert`.
+        arch: See `convert`.
+        space: See `convert`.
+
+    Raises:
+        FileNotFoundError: There is no such source.
+        ValueError: The source is refused, see `convert`, or the suffix is none of the two.
+    """
+    source, destination = Path(source), Path(destination)
+    if destination.suffix not in ('.safetensors', '.pth'):
+        raise ValueError(f'{destination} must end in .safetensors or .pth')
+    if destination.resolve() == source.resolve():
+        raise ValueError(f'{destination} is the source itself')
+    converted = convert(read_checkpoint(source), source.name, kind, arch, space)
+    converted.metadata['source_sha256'] = file_sha256(source)
+    if destination.suffix == '.safetensors':
+        save_weights(destination, converted.state, converted.metadata)
+    else:
+        meta = {key: str(value) for key, value in converted.metadata.items() if value is not None}
+        content = {'state_dict': converted.state, 'meta': meta}
+        write_atomic(destination, lambda temporary: torch.save(content, temporary))
+    return converted
+
+
+# ---- what a kind becomes --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Plan:
+    """How one kind is renamed, and what has to come out."""
+
+    rename: Callable[[str], str | None]
+    expected: Shapes
+    space: SearchSpace
+    arch: str | None = None
+    num_classes: int | None = None
+    alias: tuple[str, str] | None = None  # names under the first prefix have to equal those under the second
+
+
+def _below(shapes: Shapes, prefix: str) -> Shapes:
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+def _prefixed(shapes: Shapes, prefix: str) -> Shapes:
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def _plan(kind: str, released: Mapping[str, Tensor], space: SearchSpace | None) -> _Plan:
+    shapes = shapes_of(released)
+    if kind == 'supernet':
+        space = space or find_space(_released_as_backbone(shapes))
+        return _Plan(partial(supernet_name, depths=space.depths), supernet_shapes(space), space)
+    if kind == 'supernet-training':
+        return _training_plan(shapes, space)
+    rename, head_shapes, prefix = {
+        'classifier': (lambda name: name, None, ''),
+        'deeplabv3': (deeplab_name, deeplab_shapes, 'backbone.'),
+        'mask-rcnn': (mask_rcnn_name, mask_rcnn_shapes, 'backbone.'),
+    }[kind]
+    ours = {new: shape for name, shape in shapes.items() if (new := rename(name)) is not None}
+    backbone = _below(ours, prefix)
+    space = space or find_space(backbone)
+    arch = find_arch(backbone, space)
+    classes = ours.get('fc.weight' if head_shapes is None else HEAD_CLASSES[kind][0], (1,))[0]
+    if head_shapes is None:
+        expected = backbone_shapes(space, arch, classes)
+    else:
+        classes -= HEAD_CLASSES[kind][1]
+        expected = _prefixed(backbone_shapes(space, arch), prefix) | head_shapes(space, classes)
+    return _Plan(rename, expected, space, space.format(arch), classes)
+
+
+def _released_as_backbone(shapes: Shapes) -> Shapes:
+    """A released supernet's shapes as those of a backbone, of candidate 0: enough to find the space."""
+    return {re.sub(r'^(layer\d+\.\d+)\.0\.', r'\1.', name): shape for name, shape in shapes.items()}
+
+
+def _training_plan(shapes: Shapes, space: SearchSpace | None) -> _Plan:
+    space = space or find_space(_released_as_backbone(_below(shapes, 'encoder_q.0.')))
+    width = space.num_features
+    dim, length = (*shapes.get('queue', ()), 0, 0)[:2]
+    encoder = _prefixed(supernet_shapes(space), 'backbone.') | {
+        'projector.2.weight': (width, width),
+        'projector.2.bias': (width,),
+        'projector.4.weight': (dim, width),
+        'projector.4.bias': (dim,),
+    }
+    expected = {'method.queue': (dim, length), 'method.queue_ptr': (1,)}
+    expected |= _prefixed(encoder, 'method.student.') | _prefixed(encoder, 'method.teacher.')
+    rename = partial(training_name, depths=space.depths)
+    return _Plan(rename, expected, space, alias=('backbone.', 'encoder_q.0.'))
+
+
+# ---- accounting for everything --------------------------------------------------------------------------------------
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensors, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, value))
+    return isinstance(value, Tensor)
+
+
+def _drop_non_weights(content: Checkpoint, report: LoadReport) -> dict[str, Tensor]:
+    for name, value in content.extras.items():
+        if name in NON_WEIGHTS:
+            report.dropped.append(name)
+        elif _holds_tensors(value):
+            report.unexpected.append(f'{name} (beside the state dict, with tensors in it)')
+        else:
+            report.dropped.append(name)
+            report.notes.append(f'{name!r} is not in the list of non-weights, but holds no tensor')
+    state = strip_module(content.state)
+    for name in [name for name in state if any(re.fullmatch(pattern, name) for pattern in NON_WEIGHTS_AMONG)]:
+        del state[name]
+        report.dropped.append(name)
+    for name in [name for name in state if name in NON_WEIGHTS]:  # a plain state dict with them beside its tensors
+        del state[name]
+        report.dropped.append(name)
+    return state
+
+
+def _renamed(released: Mapping[str, Tensor], plan: _Plan, report: LoadReport) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    unequal = 0
+    for name, tensor in released.items():
+        if plan.alias is not None and name.startswith(plan.alias[0]):
+            twin = plan.alias[1] + name.removeprefix(plan.alias[0])
+            if twin not in released or not _same(released[twin], tensor):
+                report.mismatched.append(f'{name} is not equal to {twin}')
+            continue
+        new = plan.rename(name)
+        if new is None or new not in plan.expected:
+            report.unexpected.append(name)
+            continue
+        if new in out and not _same(out[new], tensor):
+            unequal += 1
+        if new != name:
+            report.remapped.append(f'{name} -> {new}')
+        out[new] = tensor
+    if unequal:
+        report.notes.append(f'{unequal} shared shortcut weights differ between the candidates; the last one counts')
+    return out
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+
+
+def _check(state: dict[str, Tensor], expected: Shapes, report: LoadReport) -> None:
+    filled = 0
+    for name, shape in expected.items():
+        if name not in state and name.endswith('num_batches_tracked'):
+            state[name], filled = torch.tensor(0), filled + 1
+        elif name not in state:
+            report.missing.append(name)
+        elif tuple(state[name].shape) != shape:
+            report.mismatched.append(f'{name} {tuple(state[name].shape)} for {shape}')
+        elif not state[name].isfinite().all():
+            report.mismatched.append(f'{name} is not finite')
+        else:
+            report.matched.append(name)
+    if filled:
+        report.notes.append(f'{filled} counters num_batches_tracked are absent and were set to 0')
