@@ -10,7 +10,7 @@ from downstream_runs import short_config
 from mmengine.config import Config
 
 from pinas_zoo.data import DigitsSource
-from pinas_zoo.data.scenes import SceneSettings, prepare_scenes
+from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 

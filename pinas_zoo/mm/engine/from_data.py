@@ -18,7 +18,7 @@ from typing import Any
 from mmengine.config import Config
 
 from pinas_zoo.data import open_source
-from pinas_zoo.data.scenes import CLASS_NAMES
+from pinas_zoo.data.scenes.prepare import CLASS_NAMES
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 
 __all__ = ['FROM_DATA', 'dataset_meta', 'fill_from_data', 'is_open']
