@@ -5,7 +5,7 @@
 
 The kind is recognised and the architecture found; both are checked against what is asked for. The report is printed.
 Where a weight is left over, missing or misshapen, nothing is written and the exit status is 1. The real files could not
-be had here: the names come from the released code.
+be obtained here: the names come from the released code.
 """
 
 import argparse
