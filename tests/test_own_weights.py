@@ -63,18 +63,17 @@ def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path):
 
 @own
 def test_timm_sees_what_the_network_was_measured_on(entry):
-    """timm's transform of the weight row gives the tensor that the evaluation on Fashion-MNIST gives, digits too."""
+    """timm's transform of the weight row gives the tensor that the evaluation of this project gives."""
     if not entry.timm:
         pytest.skip('no network of timm')
     import timm
     from PIL import Image
 
-    from pinas_zoo.data import SupervisedView
-    from pinas_zoo.data.small_sets import FASHION_MNIST_MEAN, FASHION_MNIST_STD
+    from pinas_zoo.data import FASHION_MNIST_MEAN, FASHION_MNIST_STD, SupervisedView
 
-    images = {'kind': 'fashion-mnist', 'split': 'test', 'limit': 3}
-    view = SupervisedView(images, size=28, mean=FASHION_MNIST_MEAN, std=FASHION_MNIST_STD)
+    spec = {'kind': 'fashion-mnist', 'split': 'test'}
+    view = SupervisedView(spec, size=28, mean=FASHION_MNIST_MEAN, std=FASHION_MNIST_STD)  # digits may stand in
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=entry.preprocess))
-    for index in range(len(view)):  # with digits a limit is a share
+    for index in range(3):
         image = Image.fromarray(view.source.load(index).permute(1, 2, 0).numpy())
         torch.testing.assert_close(transform(image), view[index]['image'], rtol=0, atol=1e-6)
