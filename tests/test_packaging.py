@@ -233,7 +233,7 @@ class TestSetUpErrors:
         assert 'venv module is missing' in line and f'python{VERSION}-venv' in line
 
     def test_unknown_argument(self, machine):
-        assert 'unknown argument --fast; allowed: --where, --core' in machine.error('--fast')
+        assert 'unknown argument --fast; allowed: --where, --versions' in machine.error('--fast')
 
     @pytest.mark.skipif(sys.version_info >= (3, 13), reason='mmcv is not compiled on this Python')
     def test_compiled_operators_need_headers(self, machine):
