@@ -48,7 +48,7 @@ def test_training_config_builds(path):
     model = MODELS.build(cfg.model)
     assert sum(p.numel() for p in model.parameters()) > 1e5
     with DATASETS.switch_scope_and_registry(None) as registry:
-        assert registry.get(cfg.train_dataloader.dataset.type) is not None
+        assert registry.get(cfg.train_dataloader.dataset.dataset.type) is not None
     assert cfg.auto_scale_lr.base_batch_size > 0
     hook = cfg.default_hooks.checkpoint
     assert hook.type == 'pinas_zoo.ExactCheckpointHook' and hook.interval > 0
@@ -91,7 +91,7 @@ def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
     trained = set()
     for name in ('pinas-nano-supernet_b128-coslr', 'pinas-nano-linear_b256', 'pinas-nano_b128-coslr'):
         cfg = read(Path(f'configs/quickstart/{name}_fmnist.py'))
-        source = open_source(cfg.train_dataloader.dataset.source)
+        source = open_source(cfg.train_dataloader.dataset.dataset.source)
         assert source.description['data'] == 'digits' and len(source) >= cfg.train_dataloader.batch_size
         trained |= {source.name(i) for i in range(len(source))}
     cfg = read(Path('configs/quickstart/pinas-nano-tree_128_fmnist.py'))

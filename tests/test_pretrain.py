@@ -356,7 +356,7 @@ def test_non_finite_loss_stops(train: Any, tmp_path: Path) -> None:
     'switch, value', [('cross_path', False), ('mean_teacher', False), ('negatives', False), ('single_path', True)]
 )
 def test_switches_train(switch: str, value: bool, train: Any) -> None:
-    views = {'train_dataloader.dataset.views': 2} if switch == 'single_path' else {}
+    views = {'train_dataloader.dataset.dataset.views': 2} if switch == 'single_path' else {}
     runner = train(2, **{f'model.method.{switch}': value}, **views)
     method, logged = runner.model.method, runner.message_hub
     losses = logged.get_scalar('train/loss').data[0]

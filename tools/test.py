@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from mmengine.config import Config, DictAction
 
-from pinas_zoo.mm.engine.launch import LAUNCHERS, BadInputError, Options, test
+from pinas_zoo.mm.engine.launch import LAUNCHERS, BadInputError, Options
+from pinas_zoo.mm.engine.testing import test
 from pinas_zoo.mm.path_score import score_path
 
 
