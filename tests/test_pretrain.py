@@ -43,7 +43,7 @@ custom_imports = dict(imports=['test_pretrain'], allow_failed_imports=False)
 model = dict(space=dict(_delete_=True, **{space!r}), method=dict(dim=16, queue_length={queue}, momentum=0.9))
 train_dataloader = dict(
     batch_size={batch}, num_workers={workers},
-    dataset=dict(size=16, source=dict(_delete_=True, kind='folder', root={images!r})),
+    dataset=dict(dataset=dict(size=16, source=dict(_delete_=True, kind='folder', root={images!r}))),
 )
 train_cfg = dict(max_iters={iterations})
 param_scheduler = dict(T_max={iterations})

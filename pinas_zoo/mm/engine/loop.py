@@ -74,9 +74,7 @@ class ExactIterLoop(IterBasedTrainLoop):
         self.val_begin = val_begin * unit
         self.val_interval = val_interval * unit
         self.stop_training = False
-        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
-            self.val_interval, dynamic_intervals
-        )
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
         self.dataloader_iterator: Iterator | None = None
         self._held: RandomState | None = None
         dataset = self.dataloader.dataset
