@@ -19,6 +19,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
@@ -185,7 +186,7 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     """
     if resume != 'auto':
         if not Path(resume).is_file():
-            raise FileNotFoundError(f'--resume got {resume}, which is no file; or give auto')
+            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
         return str(resume)
     try:
         saved = last_checkpoint(work_dir)
@@ -225,6 +226,8 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         notes: Receives what the log should say about both.
     """
     cfg = load_config(path, options)
+    if FROM_DATA in str(cfg._cfg_dict):
+        fill_from_data(cfg)
     set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
