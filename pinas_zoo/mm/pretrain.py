@@ -7,11 +7,12 @@ the method, which draws its paths from it; nothing here keeps state of its own.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
 from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import (
     DATASETS,
@@ -124,6 +126,8 @@ class SupernetPretraining(SteppedModel):
             and the run's seed unless it sets one.
         zero_init_last: Every block of the supernet starts as its shortcut; see `SuperNet`.
         channels_last: Memory format of the networks; measure which is faster on the device.
+        cuda_graphs: On a GPU, run the blocks from CUDA graphs captured at their first use
+            (`pinas_zoo.models.graphs`): 'auto' where the method can, True requires it, False is eager.
         data_preprocessor: mmengine's preprocessor; moves the batch to the device.
     """
 
@@ -133,6 +137,7 @@ class SupernetPretraining(SteppedModel):
         method: dict[str, Any],
         zero_init_last: bool = True,
         channels_last: bool = False,
+        cuda_graphs: bool | str = 'auto',
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
@@ -142,6 +147,13 @@ class SupernetPretraining(SteppedModel):
         self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
         if channels_last:  # a convolution takes the format of its weights, so the images need not change
             self.to(memory_format=torch.channels_last)
+        if cuda_graphs not in (True, False, 'auto'):
+            raise ValueError(f"cuda_graphs is True, False or 'auto', got {cuda_graphs!r}")
+        use_graphs = getattr(self.method, 'use_graphs', None)
+        if cuda_graphs is True and use_graphs is None:
+            raise ValueError(f"{type(self.method).__name__} cannot run from CUDA graphs: cuda_graphs='auto' or False")
+        if cuda_graphs and use_graphs is not None:
+            use_graphs(CudaRecorder(), partial(print_log, logger='current'))
         self.last_step = 0
 
     @property
