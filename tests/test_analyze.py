@@ -19,8 +19,8 @@ from pinas_zoo.report.curves import Run, choose_keys, draw_curves, read_run
 from pinas_zoo.report.figures import LINES
 
 ROOT = Path(__file__).parents[1]
-DETECTION = 'configs/quickstart/mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
-SEGMENTATION = 'configs/quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
+DETECTION = 'checkpoints/pinas_nano_a_mask-rcnn_scenes.py'
+SEGMENTATION = 'checkpoints/pinas_nano_a_deeplabv3_scenes.py'
 
 
 def run_tool(*arguments: object) -> int:
