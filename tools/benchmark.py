@@ -2,6 +2,7 @@
 
     python tools/benchmark.py --out work_dirs/benchmark.json
     python tools/benchmark.py --only step --threads 1
+    python tools/benchmark.py gpu --out work_dirs/gpu          # on a GPU; docs/gpu.md
 
 Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts. Each part runs in a process of its
 own. docs/benchmark.md says what each row means. It is a benchmark, not a test: nothing fails because it is slow.
@@ -152,6 +153,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == 'gpu':
+        from pinas_zoo.speed.gpu.main import main as check_gpu
+
+        return check_gpu(argv[1:])
     args = parse_args(argv)
     if args.task:
         run_task(args)

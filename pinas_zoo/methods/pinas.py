@@ -114,6 +114,12 @@ class InfoNCE(torch.autograd.Function):
         return grad_loss * ctx.saved_tensors[0], None, None, None
 
 
+def _on(device: torch.device, index: np.ndarray) -> Tensor:
+    """An index on the device, without waiting for it: a copy from memory that is not pinned would."""
+    tensor = torch.from_numpy(index)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
+
+
 class PiNAS(nn.Module):
     """The supernet-Pi model: cross-path learning and a mean teacher with negative samples.
 
@@ -129,8 +135,8 @@ class PiNAS(nn.Module):
         mean_teacher: Off: keys come from the student itself, without gradient.
         negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
         single_path: Plain MoCo: one path a step and two views; `cross_path` is then without meaning.
-        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Not
-            needed with SyncBN; without effect in a single process.
+        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Without
+            effect with SyncBN, whose statistics are of all ranks, and in a single process.
         seed: Paths and shuffles are drawn from (seed, step): equal on all ranks, whatever stopped in between.
 
     Raises:
@@ -220,10 +226,10 @@ class PiNAS(nn.Module):
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
         encoder = self.student if self.teacher is None else self.teacher
         rank, ranks = rank_and_world()
-        if ranks == 1 or not self.shuffle_keys:
+        if ranks == 1 or not self.shuffle_keys or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
-        mine, back = (torch.from_numpy(o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
+        mine, back = (_on(x.device, o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
         return gather(encoder(gather(x)[mine], arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +246,10 @@ class PiNAS(nn.Module):
         keys_ND = gather(keys_ND)
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
-        self.queue.index_copy_(1, (self.queue_ptr + count) % length, keys_ND[-length:].t())
+        places, keys_DN = (self.queue_ptr + count) % length, keys_ND[-length:].t()
+        # An overflow in half precision skips a step; its keys would stay for thousands.
+        keys_DN = torch.where(keys_DN.isfinite().all(dim=0), keys_DN, self.queue[:, places])
+        self.queue.index_copy_(1, places, keys_DN)
         self.queue_ptr.add_(len(keys_ND)).remainder_(length)
 
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:

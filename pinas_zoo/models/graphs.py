@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.models.blocks import Skip
 from pinas_zoo.models.supernet import SuperNet
@@ -180,6 +181,8 @@ class _Graph:
         self.watched = self.parameters + list(segment.buffers())
         self.addresses = [tensor.data_ptr() for tensor in self.watched]
         self.trains = [p.requires_grad for p in self.parameters]
+        self.norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
+        self.tracks = self._tracks()
         self.ticket: weakref.ref[_Ticket] | None = None
         needs_input = self.with_backward and x.requires_grad
         self.input = torch.empty_like(x.detach()).copy_(x.detach()).requires_grad_(needs_input)
@@ -224,7 +227,12 @@ class _Graph:
             and (self.ticket is None or self.ticket() is None)
             and [tensor.data_ptr() for tensor in self.watched] == self.addresses
             and [p.requires_grad for p in self.parameters] == self.trains
+            and self._tracks() == self.tracks
         )
+
+    def _tracks(self) -> list[bool]:
+        """What the BN layers do: batch statistics, and whether they are kept."""
+        return [flag for norm in self.norms for flag in (norm.training, norm.track_running_stats)]
 
     def __call__(self, x: Tensor) -> Tensor:
         return _Replay.apply(self, x, *self.parameters) if self.with_backward else self.run_forward(x)

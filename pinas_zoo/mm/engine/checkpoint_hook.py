@@ -27,6 +27,13 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
+def flush_outputs(runner: Runner) -> None:
+    """Reads the outputs that hooks read late (`LateInfoHook`), before something is saved or validated."""
+    for hook in runner.hooks:
+        if hasattr(hook, 'flush'):
+            hook.flush(runner)
+
+
 def accumulation_steps(optim_wrapper: Any) -> int:
     """Iterations that share one optimiser step (the least common multiple over optimisers)."""
     wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
@@ -123,6 +130,7 @@ class ExactCheckpointHook(CheckpointHook):
         """mmengine's saving in the order: new file, last_checkpoint, then the old files."""
         if not self._is_whole(runner, step):  # a new best inside an accumulation
             return
+        flush_outputs(runner)
         self._check_finite(runner)
         self._replaced = self._rotate(runner, step)
         name = self.filename_tmpl.format(step)
@@ -167,8 +175,12 @@ class ExactCheckpointHook(CheckpointHook):
     @staticmethod
     def _check_finite(runner: Runner) -> None:
         """A finite loss may come with a gradient that is not: never save what it did."""
-        for name, parameter in unwrap(runner.model).named_parameters():
-            if not torch.isfinite(parameter).all():
+        named = list(unwrap(runner.model).named_parameters())
+        if not named:
+            return
+        finite = torch.stack([torch.isfinite(parameter).all() for _, parameter in named]).tolist()
+        for (name, _), good in zip(named, finite, strict=True):
+            if not good:
                 raise NonFiniteError(
                     f'the parameter {name} is not finite after iteration {runner.iter + 1}; '
                     'nothing was saved, the last checkpoint stays as it is'

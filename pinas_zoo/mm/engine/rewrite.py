@@ -160,6 +160,7 @@ def make_exact(cfg: Config, seed: int, world_size: int, notes: list[str]) -> Non
     _convert_checkpoints(hooks, per_epoch, notes)
     if hooks.get('logger') is not None or 'logger' not in hooks:
         hooks.setdefault('logger', ConfigDict(type='LoggerHook'))['log_metric_by_epoch'] = False
+    hooks.setdefault('runtime_info', ConfigDict(type='pinas_zoo.LateInfoHook'))
     cfg.setdefault('log_processor', ConfigDict(type='LogProcessor'))['by_epoch'] = False
     custom = list(cfg.get('custom_hooks') or ())
     for name in ('NonFiniteGuardHook', 'PathLogHook'):
