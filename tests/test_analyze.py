@@ -185,7 +185,7 @@ class TestCurves:
         assert read_run(other).name == 'other' and read_run(other, 'mine').name == 'mine'
 
     def test_no_log_is_said(self, tmp_path):
-        with pytest.raises(ValueError, match='is no log: neither'):
+        with pytest.raises(ValueError, match='is not a log: neither'):
             read_run(tmp_path)
         (tmp_path / 'scalars.json').write_text('')
         with pytest.raises(ValueError, match='no number stands in'):

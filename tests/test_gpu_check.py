@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from pinas_cli.main import main as pinas
 from pinas_zoo.speed.gpu import session as sessions
-from pinas_zoo.speed.gpu.main import PARTS, main
+from pinas_zoo.speed.gpu.main import PARTS, check
 from pinas_zoo.speed.gpu.session import LeftOutError, Part, Session
 
 
 def rehearse(folder: Path, *parts: str) -> tuple[int, dict]:
-    status = main(['--device', 'cpu', '--tiny', '--out', str(folder), '--only', ','.join(parts)])
+    status = check(folder, 440, parts, 'cpu', tiny=True)
     return status, json.loads((folder / 'results.json').read_text())
 
 
@@ -77,7 +78,8 @@ def test_a_part_is_stopped_at_its_limit() -> None:
             time.sleep(0.01)
 
 
-def test_wrong_arguments(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        main(['--only', 'steps', '--device', 'cpu'])
-    assert "--only got ['steps'], allowed: parity" in capsys.readouterr().err
+def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(ValueError, match=r"--only got \['steps'\], allowed: parity"):
+        check(tmp_path, 10, ['steps'], 'cpu')
+    assert pinas(['benchmark', 'gpu', '--only', 'step,x', '--device', 'cpu']) == 1
+    assert "--only got ['x']" in capsys.readouterr().err

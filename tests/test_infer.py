@@ -267,7 +267,7 @@ def test_a_name_of_the_manifest_opens_its_config_and_weights(weights, folder, tm
         (['--model', DETECTION], 'its weights have to be given with --checkpoint'),
         (
             ['--model', 'configs/quickstart/pinas-nano-tree_128_fmnist.py', '--checkpoint', 'x'],
-            'is no single network but a supernet',
+            'is not a single network but a supernet',
         ),
         (['--model', 'pinas_nano'], 'no pretrained weights pinas_nano.untrained'),
         (['--model', 'pinas_nano', '--cfg-options', 'model.x=1'], 'a timm model, it has no config'),

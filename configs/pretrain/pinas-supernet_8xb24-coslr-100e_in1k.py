@@ -21,7 +21,7 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
-    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4),
+    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4, fused=True),
 )
 param_scheduler = dict(type='CosineAnnealingLR', T_max=100, eta_min=0, by_epoch=True, convert_to_iter_based=True)
 auto_scale_lr = dict(base_batch_size=192)

@@ -1,4 +1,4 @@
-# SPOS on the paper's space: one uniform path a step, labels; 8 GPUs x 128 images, 150,000 steps, linear to 0.
+# SPOS on the paper's space: one uniform path per step, labels; 8 GPUs x 128 images, 150,000 steps, linear to 0.
 # Against the authors' release: our uniform draw is over paths rather than over bins of FLOPs first, BN is affine, the
 # images are random resized crops, and 50,000 training images are held out for ranking.
 _base_ = '../_base_/imagenet_labelled.py'
@@ -14,7 +14,7 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
-    optimizer=dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=4e-5),
+    optimizer=dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=4e-5, fused=True),
 )
 param_scheduler = dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=0, end=150000, by_epoch=False)
 auto_scale_lr = dict(base_batch_size=1024)

@@ -1,7 +1,7 @@
 """Proximal operators of sparse penalties, exact, and the optimisers that apply them. torch only.
 
-The matrix of factors A has a row a position (the group) and a column a candidate (the element). Accelerated proximal
-gradient, with step eta, momentum mu and velocity v:
+The matrix of factors A has one row per position (the group), one column per candidate (the element). Accelerated
+proximal gradient, with step eta, momentum mu and velocity v:
 
     z = prox(A - eta * direction)        v <- mu * v + z - A        A <- z + mu * v
 
@@ -50,7 +50,9 @@ def prox_exclusive(z: Tensor, strength: float) -> Tensor:
     """
     size = z.abs().sort(dim=1, descending=True).values
     rank = torch.arange(1, z.shape[1] + 1, device=z.device, dtype=z.dtype)
-    threshold = strength * size.cumsum(dim=1) / (1 + strength * rank)
+    # A sum per element: cumsum of floats has no deterministic form on a GPU, and a row has few elements.
+    sums = torch.stack([size[:, : last + 1].sum(dim=1) for last in range(size.shape[1])], dim=1)
+    threshold = strength * sums / (1 + strength * rank)
     # The elements above their threshold come first; the last of them gives the row's threshold.
     last = (size > threshold).sum(dim=1, keepdim=True).clamp(min=1) - 1
     return soft_threshold(z, threshold.gather(1, last))
@@ -88,7 +90,7 @@ class ProximalGradient(torch.optim.Optimizer):
         guard: Whether a position keeps its strongest candidate when all of them would vanish.
 
     Raises:
-        ValueError: A setting is out of its range, a parameter is no matrix, or both penalties are given.
+        ValueError: A setting is out of its range, a parameter is not a matrix, or both penalties are given.
     """
 
     def __init__(

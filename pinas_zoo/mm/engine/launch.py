@@ -102,7 +102,7 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     """
     if resume != 'auto':
         if not Path(resume).is_file():
-            raise FileNotFoundError(f'--resume got {resume}, which is no file; or give auto')
+            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
         return str(resume)
     try:
         saved = last_checkpoint(work_dir)

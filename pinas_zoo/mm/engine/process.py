@@ -3,7 +3,10 @@
 A checkpoint is never loaded in a way that can run code: weights_only is enforced for the process.
 """
 
+import atexit
+import multiprocessing as mp
 import os
+import sys
 
 import torch
 from mmengine.config import Config
@@ -15,6 +18,8 @@ from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 
 LAUNCHERS = ('none', 'pytorch', 'slurm')
+#: Seconds that a rank waits for the others.
+DIST_TIMEOUT = 7200
 
 
 def _enforce_safe_loading() -> None:
@@ -37,6 +42,8 @@ def _set_ranks(launcher: str | None) -> str:
         env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
         env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
         env.setdefault('MASTER_PORT', '29500')
+        if torch.cuda.device_count() == 1:  # Slurm bound a card to each task, which every task calls 0
+            env['SLURM_LOCALID'] = env['LOCAL_RANK'] = '0'
     return launcher
 
 
@@ -58,6 +65,12 @@ def _set_threads(distributed: bool) -> int:
     return threads
 
 
+def _leave() -> None:
+    """Ends the process group of a run that ended well: NCCL warns of one that is left to the exit."""
+    if torch.distributed.is_initialized() and not hasattr(sys, 'last_value'):
+        torch.distributed.destroy_process_group()
+
+
 def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
 
@@ -70,6 +83,9 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
         The number of processes.
     """
     _enforce_safe_loading()
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # Read when CUDA starts; without it the first matrix product raises.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     cfg.launcher = _set_ranks(launcher)
     distributed = cfg.launcher != 'none'
     threads = _set_threads(distributed)
@@ -85,8 +101,13 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
             rewrite.wrap_for_cpu(cfg)
         rewrite.replace_sync_bn(cfg, notes)
     elif distributed and not is_distributed():
-        # A Runner would do it, but the search has none.
-        init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
+        # A Runner would do it, but the search has none, and would change the start method that this sets. Ranks may
+        # wait for one another longer than NCCL's ten minutes: a search shares out whole paths.
+        env = cfg.get('env_cfg') or {}
+        if (method := (env.get('mp_cfg') or {}).get('mp_start_method')) and not mp.get_start_method(allow_none=True):
+            mp.set_start_method(method)
+        init_dist(cfg.launcher, **{'timeout': DIST_TIMEOUT, **(env.get('dist_cfg') or {})})
+        atexit.register(_leave)
     rewrite.fit_workers(cfg)
     rewrite.fill_runtime(cfg)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')

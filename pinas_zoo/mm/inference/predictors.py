@@ -136,7 +136,7 @@ def open_predictor(
     else:
         cfg = Config.fromfile(name)
     if 'model' not in cfg:
-        raise ValueError(f'{name} is no single network but a supernet: tools/derive.py takes one out of it')
+        raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py takes one out of it')
     if checkpoint is None:
         raise ValueError(f'{name} is a config: its weights have to be given with --checkpoint')
     cfg.merge_from_dict(cfg_options or {})

@@ -1,8 +1,7 @@
-"""The command line of the GPU check."""
+"""The parts of the GPU check in their order, and its run."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pinas_zoo.speed.gpu.right import amp, graphs, host_syncs, parity
 from pinas_zoo.speed.gpu.session import Part, Session
 from pinas_zoo.speed.gpu.steps import autotune, batches, compiled, step
 
-__all__ = ['PARTS', 'main']
+__all__ = ['PARTS', 'check']
 
 #: In the order of a run: what is right, then the step, then the rest; the slowest last.
 PARTS = (
@@ -37,27 +36,29 @@ PARTS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the check; 0 where no part failed."""
-    parser = argparse.ArgumentParser(prog='pinas benchmark gpu', description=__doc__)
-    names = [part.name for part in PARTS]
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu'), help='folder of results.json')
-    parser.add_argument('--budget', type=float, default=440, help='seconds in all; what does not fit is left out')
-    parser.add_argument('--only', default=','.join(names), help=f'parts in this order, of {", ".join(names)}')
-    parser.add_argument('--device', default='cuda', choices=('cuda', 'cpu'), help='cpu is a rehearsal')
-    parser.add_argument('--tiny', action='store_true', help='tiny sizes, to see that every part runs')
-    args = parser.parse_args(argv)
-    wanted = args.only.split(',')
-    if unknown := [name for name in wanted if name not in names]:
-        parser.error(f'--only got {unknown}, allowed: {", ".join(names)}')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        parser.error('torch sees no CUDA device; --device cpu --tiny is a rehearsal')
-    args.out.mkdir(parents=True, exist_ok=True)
-    session = Session(torch.device(args.device), args.tiny, args.out, args.budget)
+def check(out: Path, budget: float, only: Sequence[str] = (), device: str = 'cuda', tiny: bool = False) -> int:
+    """Runs the check; 0 where no part failed.
+
+    Args:
+        out: Folder of results.json, written after every part.
+        budget: Seconds in all; what does not fit is left out.
+        only: Names of parts; none is all of them, in the order of `PARTS`.
+        device: 'cuda', or 'cpu' for a rehearsal.
+        tiny: Tiny sizes, to see that every part runs.
+
+    Raises:
+        ValueError: An unknown part, or no CUDA device.
+    """
     by_name = {part.name: part for part in PARTS}
-    passed = session.run([by_name[name] for name in wanted])
+    if unknown := [name for name in only if name not in by_name]:
+        raise ValueError(f'--only got {unknown}, allowed: {", ".join(by_name)}')
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('torch sees no CUDA device; --device cpu --tiny is a rehearsal')
+    out.mkdir(parents=True, exist_ok=True)
+    session = Session(torch.device(device), tiny, out, budget)
+    passed = session.run([by_name[name] for name in only or by_name])
     print(table(session), flush=True)
-    print(f'written: {args.out / "results.json"}')
+    print(f'written: {out / "results.json"}')
     return int(not passed)
 
 
