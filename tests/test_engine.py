@@ -431,7 +431,7 @@ def test_what_the_user_set_is_kept() -> None:
 def test_amp_by_device() -> None:
     cfg = Config({'optim_wrapper': {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic', 'optimizer': {'type': 'SGD'}}})
     rewrite.set_amp(cfg, requested=False, on_cpu=True, notes=[])
-    assert cfg.optim_wrapper == {'type': 'pinas_zoo.CPUAmpOptimWrapper', 'optimizer': {'type': 'SGD'}}
+    assert cfg.optim_wrapper == {'type': 'pinas_zoo.BFloat16OptimWrapper', 'optimizer': {'type': 'SGD'}}
     cfg = Config({'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
     rewrite.set_amp(cfg, requested=False, on_cpu=True, notes=[])
     assert 'type' not in cfg.optim_wrapper

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from peer_toys import train_both
-from test_contrast import SMALL, assert_same_state, sgd, small_method, views
+from test_contrast import SMALL, LossModule, assert_same_state, sgd, small_method, views
 from test_methods import make
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pinas_zoo.methods import METHODS
 from pinas_zoo.models import graphs
@@ -224,3 +227,31 @@ def test_the_peers_equal_their_eager_steps(name):
 
 #: Their paths add up candidates, or weigh them: these run eagerly.
 MIXING = ('EnTranNAS', 'SparseSupernet')
+
+
+def _ddp_rank(rank: int, port_file: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{port_file}', rank=rank, world_size=2)
+    states = []
+    for graphed in (False, True):
+        method = graphed_method() if graphed else small_method()
+        parallel = DistributedDataParallel(LossModule(method), find_unused_parameters=True, broadcast_buffers=False)
+        optimiser = sgd(method)
+        for step in range(4):
+            parallel(views(10 * step + rank), step).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        states.append(method.state_dict())
+    if rank == 0:
+        torch.save({'states': states, 'replayed': method.student.graphs.replayed}, out)
+    dist.destroy_process_group()
+
+
+@pytest.mark.processes
+def test_two_ranks_average_the_gradients_of_captured_blocks(tmp_path):
+    mp.spawn(_ddp_rank, (str(tmp_path / 'port'), str(tmp_path / 'out.pt')), nprocs=2)
+    found = torch.load(tmp_path / 'out.pt')
+    eager, graphed = found['states']
+    assert found['replayed'] == 4 * 2 * SMALL.num_positions
+    for key, value in eager.items():
+        assert torch.equal(value, graphed[key]), key

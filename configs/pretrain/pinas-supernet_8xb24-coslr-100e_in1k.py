@@ -1,4 +1,6 @@
 # The paper's unsupervised stage: 8 GPUs x 24 images, 100 epochs of ImageNet-1k, half precision.
+# bfloat16 in place of the release's float16: it needs no loss scaler. On cards without it (before Ampere):
+#   --cfg-options optim_wrapper.type=AmpOptimWrapper optim_wrapper.loss_scale=dynamic
 _base_ = '../_base_/runtime.py'
 
 model = dict(
@@ -18,8 +20,7 @@ train_dataloader = dict(
 )
 train_cfg = dict(by_epoch=True, max_epochs=100)
 optim_wrapper = dict(
-    type='AmpOptimWrapper',
-    loss_scale='dynamic',
+    type='pinas_zoo.BFloat16OptimWrapper',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4, fused=True),
 )

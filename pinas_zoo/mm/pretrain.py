@@ -203,8 +203,11 @@ class MethodOptimWrapperConstructor:
         groups = module.method.param_groups()
         if len(groups) == 1:
             return self._wrap(dict(self.cfg), *groups.values())
-        if any('Amp' in str(self.cfg[key].get('type')) for key in groups if key in self.cfg):
-            raise ValueError('several optimisers have a loss scaler each: mixed precision is for methods with one')
+        if any(str(self.cfg[key].get('type')).endswith('AmpOptimWrapper') for key in groups if key in self.cfg):
+            raise ValueError(
+                'several optimisers would have a loss scaler each: float16 is for methods with one. Use bfloat16, '
+                "type='pinas_zoo.BFloat16OptimWrapper', or leave --amp out"
+            )
         if unknown := set(groups) - set(self.cfg):
             raise ValueError(f'optim_wrapper has no settings for {sorted(unknown)}, the groups are {sorted(groups)}')
         return OptimWrapperDict(**{key: self._wrap(dict(self.cfg[key]), params) for key, params in groups.items()})

@@ -286,7 +286,7 @@ def test(
         cfg.pop(key)  # no training data has to be there to test
     cfg.pop('param_scheduler', None)
     runner = _build_runner(cfg, notes)
-    with _bad_input_in_log(runner), torch.autocast(get_device(), torch.bfloat16, enabled=options.amp):
+    with _bad_input_in_log(runner), torch.autocast(get_device(), rewrite.half_type(cfg), enabled=options.amp):
         metrics = runner.test()
     if is_main_process():
         report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}

@@ -1,4 +1,4 @@
-"""A training loop that starts at any iteration, and bfloat16 steps on a CPU.
+"""A training loop that starts at any iteration, and steps in bfloat16.
 
 mmengine's loop resumes by reading k batches again, which neither gives the same random numbers nor
 ends in reasonable time. Stateless data (`pinas_zoo.mm.engine.sampling`) can start at batch k directly.
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import broadcast, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -145,11 +146,11 @@ class ExactIterLoop(IterBasedTrainLoop):
 
 
 @OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
-    """Forward passes in bfloat16 on a CPU, where mmengine's AmpOptimWrapper asserts a GPU."""
+class BFloat16OptimWrapper(OptimWrapper):
+    """Forward passes in bfloat16 on any device, without a loss scaler: its range is float32's."""
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
         """Autocast round mmengine's own context (gradient accumulation)."""
-        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+        with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
             yield

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 
 from pinas_zoo.mm.engine.sampling import build_and_keep
 
@@ -65,13 +67,14 @@ def set_amp(cfg: Config, requested: bool, on_cpu: bool, notes: list[str]) -> Non
     Args:
         cfg: Its `optim_wrapper` is rewritten.
         requested: Whether --amp was given.
-        on_cpu: bfloat16 autocast without loss scaling there; mmengine's wrapper asserts a GPU.
+        on_cpu: bfloat16 autocast without loss scaling there; mmengine's wrapper asserts a GPU. On a GPU --amp is
+            the same, except where `half_type` says float16: then mmengine's wrapper with its scaler.
         notes: Receives what was rewritten.
 
     Raises:
         ValueError: When the config uses a wrapper for which there is no mixed form.
     """
-    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper')
+    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     for node in _dicts(cfg.optim_wrapper):
         if 'optimizer' not in node:
             continue
@@ -80,13 +83,30 @@ def set_amp(cfg: Config, requested: bool, on_cpu: bool, notes: list[str]) -> Non
             if requested:
                 raise ValueError(f'--amp got the optimiser wrapper {kind}, allowed are {allowed}')
         elif on_cpu and (requested or kind == 'AmpOptimWrapper'):
-            node['type'] = 'pinas_zoo.CPUAmpOptimWrapper'
+            node['type'] = 'pinas_zoo.BFloat16OptimWrapper'
             for key in ('loss_scale', 'dtype', 'use_fsdp'):
                 node.pop(key, None)
             notes.append('CPU: mixed precision is autocast to bfloat16, without loss scaling')
-        elif not on_cpu and requested and kind != 'AmpOptimWrapper':
-            node['type'] = 'AmpOptimWrapper'
-            node.setdefault('loss_scale', 'dynamic')
+        elif not on_cpu and requested and kind == 'OptimWrapper':
+            if half_type(cfg) is torch.bfloat16:
+                node['type'] = 'pinas_zoo.BFloat16OptimWrapper'
+                notes.append('GPU: --amp is autocast to bfloat16, without loss scaling')
+            else:
+                node['type'] = 'AmpOptimWrapper'
+                node.setdefault('loss_scale', 'dynamic')
+                notes.append('GPU: --amp is autocast to float16, with a loss scaler')
+
+
+def half_type(cfg: Config) -> torch.dtype:
+    """What --amp computes in.
+
+    bfloat16, but on a GPU that lacks it, and for mmdet's and mmseg's models there, float16: compiled operators of mmcv
+    have no bfloat16 form.
+    """
+    if get_device() == 'cpu':
+        return torch.bfloat16
+    has_it = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return torch.bfloat16 if has_it and cfg.get('default_scope') not in ('mmdet', 'mmseg') else torch.float16
 
 
 def fit_workers(cfg: Config) -> None:

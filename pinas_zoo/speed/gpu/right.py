@@ -122,6 +122,7 @@ def graphs(session: Session) -> None:
 
 
 def _trajectory(session: Session, precision: torch.dtype, accumulate: int, captured: bool) -> dict[str, Any]:
+    session.free()
     trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, precision, captured)
     generator = torch.Generator(session.device).manual_seed(7)
     losses, gradients = [], []

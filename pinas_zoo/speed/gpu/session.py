@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -118,6 +119,12 @@ class Session:
         self.results['parts'][self.current].setdefault('rows', {})[name] = values
         self.say(f'{self.current} {name}: ' + '  '.join(f'{key} {_short(value)}' for key, value in values.items()))
 
+    def free(self) -> None:
+        """Gives back the memory of trainers that are no longer named; they hold themselves in cycles."""
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
+
     def synchronise(self) -> None:
         """Waits for the device."""
         if self.cuda:
@@ -213,8 +220,7 @@ class Session:
         except Exception as error:
             traceback.print_exc(limit=-4)
             result['error'] = f'{type(error).__name__}: {str(error)[:300]}'
-        if self.cuda:
-            torch.cuda.empty_cache()
+        self.free()
         return result
 
     def describe(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def step(session: Session) -> None:
             continue
         if last != (precision, layout, captured):
             trainer = None  # its memory first
+            session.free()
             trainer = Trainer(sizes, layout, 0, session.device, HALVES[precision], captured)
             last = (precision, layout, captured)
         name = f'{form}, {precision}, {layout}{", graphs" * captured}'
@@ -113,6 +114,7 @@ def autotune(session: Session) -> None:
                 timing = session.time(trainer.ours, rounds=20)
             _keep(session, f'{layout}, cudnn.benchmark {how}', timing, sizes.images, first_step_seconds=seconds)
             del trainer
+            session.free()
 
 
 def batches(session: Session) -> None:
@@ -129,8 +131,7 @@ def batches(session: Session) -> None:
                 return
             finally:
                 trainer = None
-                if session.cuda:
-                    torch.cuda.empty_cache()
+                session.free()
 
 
 def compiled(session: Session) -> None:
