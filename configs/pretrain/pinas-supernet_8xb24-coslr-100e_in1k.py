@@ -1,6 +1,5 @@
 # The paper's unsupervised stage: 8 GPUs x 24 images, 100 epochs of ImageNet-1k, half precision.
-# bfloat16 in place of the release's float16: it needs no loss scaler. On cards without it (before Ampere):
-#   --cfg-options optim_wrapper.type=AmpOptimWrapper optim_wrapper.loss_scale=dynamic
+# bfloat16 where the card has it, else the release's float16 with its scaler (optim_wrapper.dtype=float16 asks for that).
 _base_ = '../_base_/runtime.py'
 
 model = dict(
@@ -11,16 +10,20 @@ model = dict(
 train_dataloader = dict(
     batch_size=24,
     num_workers=8,
-    persistent_workers=True,
+    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
     pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224),
+    dataset=dict(
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224),
+    ),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )
-train_cfg = dict(by_epoch=True, max_epochs=100)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_epochs=100)
 optim_wrapper = dict(
-    type='pinas_zoo.BFloat16OptimWrapper',
+    type='pinas_zoo.AmpOptimWrapper',
+    loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4, fused=True),
 )

@@ -6,20 +6,22 @@ the method, which draws its paths from it; nothing here keeps state of its own.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast_object_list
+from mmengine.device import get_device
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
 from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.mm.engine.sampling import run_seed
 from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import (
@@ -47,13 +49,6 @@ for optimiser in ARCH_OPTIMISERS.values():
 for view in (FourViews, BatchedViews, HalvedView):
     DATASETS.register_module(module=view)
 FUNCTIONS.register_module(module=collate_views)
-
-
-def run_seed(seed: int | None) -> int:
-    """The seed that was set for this run, equal on all ranks; `seed` itself where it is given."""
-    seeds = [torch.initial_seed() % 2**32 if seed is None else seed]
-    broadcast_object_list(seeds)
-    return seeds[0]
 
 
 class SteppedModel(BaseModel):
@@ -203,14 +198,15 @@ class MethodOptimWrapperConstructor:
         groups = module.method.param_groups()
         if len(groups) == 1:
             return self._wrap(dict(self.cfg), *groups.values())
-        if any(str(self.cfg[key].get('type')).endswith('AmpOptimWrapper') for key in groups if key in self.cfg):
+        wrappers = {key: self._wrap(dict(self.cfg[key]), groups[key]) for key in groups if key in self.cfg}
+        if any(isinstance(wrapper, AmpOptimWrapper) for wrapper in wrappers.values()):
             raise ValueError(
                 'several optimisers would have a loss scaler each: float16 is for methods with one. Use bfloat16, '
                 "type='pinas_zoo.BFloat16OptimWrapper', or leave --amp out"
             )
         if unknown := set(groups) - set(self.cfg):
             raise ValueError(f'optim_wrapper has no settings for {sorted(unknown)}, the groups are {sorted(groups)}')
-        return OptimWrapperDict(**{key: self._wrap(dict(self.cfg[key]), params) for key, params in groups.items()})
+        return OptimWrapperDict(**wrappers)
 
     @staticmethod
     def _wrap(cfg: dict[str, Any], params: list[nn.Parameter] | list[dict[str, Any]]) -> OptimWrapper:
@@ -219,3 +215,30 @@ class MethodOptimWrapperConstructor:
             zero_momenta(optimiser)
         cfg.setdefault('type', 'OptimWrapper')
         return OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimiser))
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Forward passes in bfloat16 on any device, without a loss scaler: its range is float32's."""
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        """Autocast round mmengine's own context (gradient accumulation)."""
+        with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
+            yield
+
+
+@OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper')
+def mixed_precision(**settings: Any) -> OptimWrapper:
+    """bfloat16 without loss scaling where the device has it, else mmengine's AmpOptimWrapper with these settings.
+
+    ``dtype='float16'`` asks for mmengine's, on a GPU.
+    """
+    if get_device() != 'cpu' and (
+        settings.get('dtype') == 'float16' or not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        return AmpOptimWrapper(**settings)
+    print_log(f'{get_device()}: mixed precision is autocast to bfloat16, without loss scaling', 'current')
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        settings.pop(key, None)
+    return BFloat16OptimWrapper(**settings)
