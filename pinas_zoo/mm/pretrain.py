@@ -234,9 +234,8 @@ def mixed_precision(**settings: Any) -> OptimWrapper:
 
     ``dtype='float16'`` asks for mmengine's, on a GPU.
     """
-    if get_device() != 'cpu' and (
-        settings.get('dtype') == 'float16' or not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    wants_it = settings.get('dtype') != 'float16'
+    if get_device() != 'cpu' and not (wants_it and torch.cuda.is_bf16_supported(including_emulation=False)):
         return AmpOptimWrapper(**settings)
     print_log(f'{get_device()}: mixed precision is autocast to bfloat16, without loss scaling', 'current')
     for key in ('loss_scale', 'dtype', 'use_fsdp'):

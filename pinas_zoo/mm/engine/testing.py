@@ -27,15 +27,13 @@ def _class_names(checkpoint: str) -> list[str] | None:
 
 
 def _half_type(cfg: Config) -> torch.dtype:
-    """What --amp computes in: bfloat16, but on a GPU that lacks it, and for mmdet's and mmseg's models there, float16."""
+    """What --amp computes in: bfloat16; on a GPU without it, and for mmdet's and mmseg's models there, float16."""
     if get_device() == 'cpu':
         return torch.bfloat16
     # Compiled operators of mmcv have no bfloat16 form.
-    return (
-        torch.bfloat16
-        if torch.cuda.is_bf16_supported(including_emulation=False) and cfg.default_scope not in FOREIGN_SCOPES
-        else torch.float16
-    )
+    if cfg.default_scope in FOREIGN_SCOPES or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def _use_tta(cfg: Config) -> None:
