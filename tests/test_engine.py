@@ -301,6 +301,7 @@ def test_resume_compares_conditions() -> None:
     runner: Any = SimpleNamespace(
         seed=4,
         _randomness_cfg={},
+        optim_wrapper=SimpleNamespace(),
         train_dataloader=SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=3)),
         logger=SimpleNamespace(warning=warned.append),
     )
@@ -310,6 +311,11 @@ def test_resume_compares_conditions() -> None:
     assert warned == []
     hook._compare(runner, {**saved, 'threads': 99})
     assert 'threads 99 in the checkpoint' in warned.pop()
+    hook._compare(runner, {**saved, 'device': 'NVIDIA T', 'precision': 'AmpOptimWrapper float16'})
+    line = warned.pop()
+    assert 'device NVIDIA T in the checkpoint' in line and 'precision AmpOptimWrapper float16' in line
+    hook._compare(runner, {key: saved[key] for key in ('world_size', 'seed', 'threads', 'batch_size', 'torch')})
+    assert warned == []
     with pytest.raises(ResumeMismatchError, match='world_size 8 in the checkpoint, 1 now'):
         hook._compare(runner, {**saved, 'world_size': 8})
     ExactCheckpointHook(strict=False)._compare(runner, {**saved, 'world_size': 8})

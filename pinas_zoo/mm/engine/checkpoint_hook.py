@@ -34,6 +34,14 @@ def flush_outputs(runner: Runner) -> None:
             hook.flush(runner)
 
 
+def precision_of(optim_wrapper: Any) -> str:
+    """What the forward passes compute in, by the optimiser's wrapper or those of several."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    dtypes = (getattr(w, 'cast_dtype', None) or ('float16' if hasattr(w, 'loss_scaler') else None) for w in wrappers)
+    names = zip((type(w).__name__ for w in wrappers), map(str, dtypes), strict=True)
+    return ', '.join(f'{name} {dtype}' for name, dtype in names)
+
+
 def accumulation_steps(optim_wrapper: Any) -> int:
     """Iterations that share one optimiser step (the least common multiple over optimisers)."""
     wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
@@ -50,8 +58,8 @@ class ExactCheckpointHook(CheckpointHook):
     gradient accumulation wait for its end.
 
     Continuing with another world size or seed is an error, since the data would be others; with
-    another thread count, batch size per process or torch version it is a warning: the run goes on
-    correctly, but no longer bit for bit.
+    another thread count, batch size per process, torch version, device, cudnn or precision, or without
+    deterministic kernels, it is a warning: the run goes on correctly, but no longer bit for bit.
 
     Args:
         interval: Iterations between saves.
@@ -249,13 +257,17 @@ class ExactCheckpointHook(CheckpointHook):
             'threads': torch.get_num_threads(),
             'batch_size': int(runner.train_dataloader.batch_sampler.batch_size),
             'torch': str(torch.__version__),
+            'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
+            'cudnn': str(torch.backends.cudnn.version()) if torch.cuda.is_available() else 'none',
+            'precision': precision_of(runner.optim_wrapper),
+            'deterministic': str(torch.are_deterministic_algorithms_enabled()),
         }
 
     def _compare(self, runner: Runner, saved: dict) -> None:
         current = self._conditions(runner)
         errors, warnings = [], []
         for key, now in current.items():
-            if saved.get(key) != now:
+            if key in saved and saved[key] != now:  # files of older versions lack some
                 text = f'{key} {saved.get(key)} in the checkpoint, {now} now'
                 fatal = self.strict and key in ('world_size', 'seed')
                 (errors if fatal else warnings).append(text)
