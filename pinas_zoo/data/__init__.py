@@ -15,6 +15,7 @@ from pinas_zoo.data.batched import (
 )
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
+from pinas_zoo.data.images import BrokenImageError, find_images, read_picture
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
     DIGITS_MEAN,
@@ -33,9 +34,7 @@ from pinas_zoo.data.small_sets import (
 from pinas_zoo.data.sources import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    SUFFIXES,
     ArraySource,
-    BrokenImageError,
     BrokenRateError,
     FolderSource,
     ImageReader,
@@ -60,7 +59,6 @@ __all__ = [
     'OFFLINE_VARIABLE',
     'SOURCES',
     'SUBSET_KEYS',
-    'SUFFIXES',
     'ArraySource',
     'BatchedViews',
     'BrokenImageError',
@@ -85,10 +83,12 @@ __all__ = [
     'colour_plan',
     'crop_boxes',
     'draw_box',
+    'find_images',
     'finish_views',
     'load_tensor',
     'normalise',
     'open_source',
+    'read_picture',
     'resize_weights',
     'resolve_digits',
     'resolve_fashion_mnist',

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinas_zoo.data.images import Reduction
 from pinas_zoo.data.small_sets import DigitsSource, FashionMNISTSource
-from pinas_zoo.data.sources import ArraySource, FolderSource, ListSource, Reduction, Source, part_slice
+from pinas_zoo.data.sources import ArraySource, FolderSource, ListSource, Source, part_slice
 
 
 class SubsetSource(Source):
@@ -49,7 +50,7 @@ class SubsetSource(Source):
         order = order[parts[part]]
         self.indices = order[part_slice(len(order), start, limit, f'part {part!r}')]
         self.source, self.labels, self.classes = source, source.labels[self.indices], source.classes
-        self.mean, self.std = source.mean, source.std
+        self.mean, self.std, self.notes = source.mean, source.std, source.notes
         chosen = {'part': part, 'seed': seed, 'images': len(self), 'part_start': start}
         self.description = {**source.description, **chosen}
 
@@ -70,8 +71,8 @@ class SubsetSource(Source):
 
 
 SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
-    'folder': (FolderSource, ('root',)),
-    'list': (ListSource, ('root', 'list_file')),
+    'folder': (FolderSource, ('root', 'classes')),
+    'list': (ListSource, ('root', 'list_file', 'classes')),
     'fashion-mnist': (FashionMNISTSource, ('split', 'root', 'download')),
     'digits': (DigitsSource, ('split', 'size')),
 }
@@ -100,7 +101,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
         raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
-    optional = {'download', 'size'} | ({'root'} if kind == 'fashion-mnist' else set())
+    optional = {'download', 'size', 'classes'} | ({'root'} if kind == 'fashion-mnist' else set())
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
     source = cls(**{k: spec[k] for k in keys if k in spec})
