@@ -60,11 +60,11 @@ class ViewRecipe:
         )  # fmt: skip
 
     def kernel(self, size: int) -> int:
-        """Odd side of the blur kernel for images of this side."""
+        """Odd side of the blur kernel for images of this side, the shorter one where they differ."""
         return max(3, size // 10 | 1)
 
-    def build(self, size: int) -> v2.Compose:
-        """The recipe as a transform from uint8 (3, H, W) to float (3, size, size)."""
+    def build(self, size: int | tuple[int, int]) -> v2.Compose:
+        """The recipe as a transform from uint8 (3, H, W) to float (3, size, size), or the given height and width."""
         three = [list(v) * (3 // len(v)) for v in (self.mean, self.std)]
         steps: list[torch.nn.Module] = [
             v2.RandomResizedCrop(size, self.scale, self.ratio, antialias=True),
@@ -76,7 +76,7 @@ class ViewRecipe:
         if self.grey_p:
             steps.append(v2.RandomGrayscale(self.grey_p))
         if self.blur_p:
-            blur = SeparableBlur(self.kernel(size), self.blur_sigma)
+            blur = SeparableBlur(self.kernel(size if isinstance(size, int) else min(size)), self.blur_sigma)
             steps.append(v2.RandomApply([blur], p=self.blur_p))
         return v2.Compose([*steps, v2.RandomHorizontalFlip(self.flip_p), v2.Normalize(*three)])
 
@@ -106,7 +106,7 @@ class FourViews(Dataset):
 
     Args:
         source: a source, or a spec for open_source.
-        size: side of the views in px.
+        size: side of the views in px, or height and width.
         recipe: a ViewRecipe, or its settings as a dict.
         broken_rate_limit: see ImageReader.
         views: 4 for a path pair, 2 for plain MoCo on single paths.
@@ -121,16 +121,16 @@ class FourViews(Dataset):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 224,
+        size: int | Sequence[int] = 224,
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
         broken_rate_limit: float = 0.01,
         views: int = 4,
     ) -> None:
         self.source = source if isinstance(source, Source) else open_source(source)
-        self.size, self.views = size, views
+        self.size, self.views = size if isinstance(size, int) else tuple(size), views
         self.recipe = recipe if isinstance(recipe, ViewRecipe) else ViewRecipe(**(recipe or {}))
         self.reader = ImageReader(self.source, broken_rate_limit)
-        self.transform = self.recipe.build(size)
+        self.transform = self.recipe.build(self.size)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -50,10 +50,11 @@ def conv_norm_shapes(conv: str, norm: str, shape: tuple[int, ...]) -> Shapes:
 
 def _stem_shapes(space: SearchSpace, in_chans: int) -> Shapes:
     first, second, third = space.stem_widths
+    kernel = (space.stem_kernel,) * 2
     return (
-        conv_norm_shapes('conv1.0', 'conv1.1', (first, in_chans, 3, 3))
-        | conv_norm_shapes('conv1.3', 'conv1.4', (second, first, 3, 3))
-        | conv_norm_shapes('conv1.6', 'bn1', (third, second, 3, 3))
+        conv_norm_shapes('conv1.0', 'conv1.1', (first, in_chans * space.stem_patch**2, *kernel))
+        | conv_norm_shapes('conv1.3', 'conv1.4', (second, first, *kernel))
+        | conv_norm_shapes('conv1.6', 'bn1', (third, second, *kernel))
     )
 
 
