@@ -10,8 +10,9 @@ import torch
 
 from pinas_zoo.files import file_sha256
 from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
+from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY
-from pinas_zoo.weights.load import read_weights
+from pinas_zoo.weights.load import read_weights, save_weights
 from pinas_zoo.weights.publish import publish
 from tools.publish_model import main
 
@@ -65,6 +66,16 @@ def test_backbone_of_a_segmentor(tmp_path):
     with torch.no_grad():
         assert torch.equal(again(x)[-1], net.forward_features(x))
     assert 'decode_head.x' in read_weights(published.mmengine)[0]
+
+
+def test_a_space_with_a_stem_of_single_pixels(tmp_path):
+    net = PiNASNet('04-21', RANK_SPACE, num_classes=5).eval()
+    save_weights(tmp_path / 'net.safetensors', net.state_dict(), {'space': json.dumps(RANK_SPACE.to_dict())})
+    assert publish(tmp_path / 'net.safetensors', tmp_path / 'out').architecture == 'pinas'
+    again = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
+    x = torch.rand(2, 3, 20, 20)
+    with torch.no_grad():
+        assert torch.equal(again(x), net(x))
 
 
 def test_names_and_spaces(tmp_path):

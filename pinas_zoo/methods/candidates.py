@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pinas_zoo.dist import gather, rank_and_world
 from pinas_zoo.methods.base import SupervisedMethod
 from pinas_zoo.space import Arch
 
@@ -59,8 +59,5 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 
     What ranks choose by must be equal on all of them, or each would train another path.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.stack(parts).mean(dim=0)
+    ranks = rank_and_world()[1]
+    return x if ranks == 1 else gather(x[None]).mean(dim=0)

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pinas_zoo.dist import gather, rank_and_world
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
@@ -92,19 +92,6 @@ def batch_top1(q_ND: Tensor, k_ND: Tensor) -> Tensor:
     """Share of queries whose nearest key among the batch's is their own, in percent."""
     nearest = (q_ND @ k_ND.t()).argmax(dim=1)
     return (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
-
-
-def _world() -> tuple[int, int]:
-    """Rank and number of ranks."""
-    ready = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
-
-
-def _gather(x: Tensor) -> Tensor:
-    """All ranks' tensors, stacked along the first dimension in rank order, without gradient."""
-    parts = [torch.empty_like(x) for _ in range(_world()[1])]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 class PiNAS(nn.Module):
@@ -215,12 +202,12 @@ class PiNAS(nn.Module):
     def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
         encoder = self.student if self.teacher is None else self.teacher
-        rank, ranks = _world()
+        rank, ranks = rank_and_world()
         if ranks == 1 or not self.shuffle_keys:
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
         mine, back = (torch.from_numpy(o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
-        return _gather(encoder(_gather(x)[mine], arch))[back]
+        return gather(encoder(gather(x)[mine], arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
         """One term of the loss, and its top-1 accuracy in percent (among the batch's keys without a queue)."""
@@ -231,7 +218,7 @@ class PiNAS(nn.Module):
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
         """Writes keys over the oldest ones; any number of them, gathered over the ranks."""
-        keys_ND = _gather(keys_ND) if _world()[1] > 1 else keys_ND
+        keys_ND = gather(keys_ND)
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
         self.queue.index_copy_(1, (self.queue_ptr + count) % length, keys_ND[-length:].t())

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pinas_zoo.dist import rank_and_world
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
@@ -252,8 +253,7 @@ class Evaluator:
 
         Every rank has to call with the same paths. New scores are written to the cache by rank 0.
         """
-        ready = dist.is_available() and dist.is_initialized()
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
+        rank, ranks = rank_and_world()
         # Sorted, so that the share of a rank has prefixes in common.
         new = sorted({arch for arch in map(self.supernet.space.single, archs) if arch not in self.cache.scores})
         share = new[len(new) * rank // ranks : len(new) * (rank + 1) // ranks]

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from pinas_zoo.dist import rank_and_world
 from pinas_zoo.files import file_lock, file_sha256, write_text
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.fetch import Policy, TransferError, copy_file, from_drive, from_url, offline
@@ -71,19 +72,20 @@ def fetch(name: str, policy: Policy | None = None) -> Path:
         DownloadError: They could not be had.
     """
     entry, policy = find_entry(name), policy or Policy()
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    rank, ranks = rank_and_world()
+    if ranks == 1:
         return _fetch(entry, policy)
-    first = dist.get_rank() == 0
+    first = rank == 0
     path, fault = _attempt(entry, policy) if first else (None, None)
     faults = [fault]
     dist.broadcast_object_list(faults, src=0)
     if faults[0] is None and not first:
         path, fault = _attempt(entry, policy)
-    faults = [None] * dist.get_world_size()
+    faults = [None] * ranks
     dist.all_gather_object(faults, fault)
-    for rank, text in enumerate(faults):
+    for failed, text in enumerate(faults):
         if text is not None:
-            raise DownloadError(f'on rank {rank}: {text}')
+            raise DownloadError(f'on rank {failed}: {text}')
     assert path is not None
     return path
 

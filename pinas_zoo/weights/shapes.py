@@ -1,29 +1,25 @@
-"""The shapes of every weight of a network, from the space alone; and the architecture, from the shapes.
+"""Shapes of every weight of a network, and the architecture that a file's shapes belong to.
 
-Backbone and supernet are built from the same space (`blocks.py`); a test holds the two statements together. Here the
-shapes are plain tuples, so that a file can be checked in full before any network is built.
+The shapes are read off networks built on torch's meta device, which allocates nothing: a file can be checked in full
+before any real network is built.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from itertools import accumulate
 
+import torch
 from torch import Tensor
 
+from pinas_zoo.models.blocks import Skeleton, make_block
+from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import SPACES, Arch, SearchSpace
 
-__all__ = [
-    'Shapes',
-    'backbone_shapes',
-    'conv_norm_shapes',
-    'find_arch',
-    'find_space',
-    'norm_shapes',
-    'shapes_of',
-    'supernet_shapes',
-]
+__all__ = ['Shapes', 'backbone_shapes', 'find_arch', 'find_space', 'shapes_of', 'supernet_shapes']
 
 #: Shape of each tensor by name.
 Shapes = dict[str, tuple[int, ...]]
@@ -37,53 +33,12 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def norm_shapes(name: str, channels: int) -> Shapes:
-    """Weights, statistics and counter of a batch normalisation."""
-    per_channel = ('weight', 'bias', 'running_mean', 'running_var')
-    return {f'{name}.{kind}': (channels,) for kind in per_channel} | {f'{name}.num_batches_tracked': ()}
-
-
-def conv_norm_shapes(conv: str, norm: str, shape: tuple[int, ...]) -> Shapes:
-    """A convolution without bias and the normalisation after it."""
-    return {f'{conv}.weight': shape} | norm_shapes(norm, shape[0])
-
-
-def _stem_shapes(space: SearchSpace, in_chans: int) -> Shapes:
-    first, second, third = space.stem_widths
-    kernel = (space.stem_kernel,) * 2
-    return (
-        conv_norm_shapes('conv1.0', 'conv1.1', (first, in_chans * space.stem_patch**2, *kernel))
-        | conv_norm_shapes('conv1.3', 'conv1.4', (second, first, *kernel))
-        | conv_norm_shapes('conv1.6', 'bn1', (third, second, *kernel))
-    )
-
-
-def _shortcut_shapes(space: SearchSpace, position: int) -> Shapes:
-    if not space.has_projection(position):
-        return {}
-    out = space.planes[space.stage_of(position)[0]] * space.expansion
-    return conv_norm_shapes('downsample.1', 'downsample.2', (out, space.in_channels(position), 1, 1))
-
-
-def _block_shapes(space: SearchSpace, position: int, choice: int | tuple[int, ...]) -> Shapes:
-    if isinstance(choice, tuple):
-        names = {c: _block_shapes(space, position, c) for c in choice}
-        inner = {f'candidates.{c}.{name}': shape for c, shapes in names.items() for name, shape in shapes.items()}
-        return inner | {'factors': (len(choice),)}
-    candidate, planes = space.candidates[choice], space.planes[space.stage_of(position)[0]]
-    if candidate.skip:
-        return {}
-    width, radix, groups = candidate.group_width(planes), candidate.radix, candidate.cardinality
-    hidden = candidate.attention_width(planes, space.min_attention_width)
-    kernel = (candidate.kernel,) * 2
-    return (
-        conv_norm_shapes('conv1', 'bn1', (width, space.in_channels(position), 1, 1))
-        | conv_norm_shapes('conv2.conv', 'conv2.bn0', (width * radix, width // (groups * radix), *kernel))
-        | {'conv2.fc1.weight': (hidden, width // groups, 1, 1), 'conv2.fc1.bias': (hidden,)}
-        | norm_shapes('conv2.bn1', hidden)
-        | {'conv2.fc2.weight': (width * radix, hidden // groups, 1, 1), 'conv2.fc2.bias': (width * radix,)}
-        | conv_norm_shapes('conv3', 'bn3', (planes * space.expansion, width, 1, 1))
-    )
+@cache
+def _block_shapes(space: SearchSpace, position: int, choice: int) -> Shapes:
+    """Weights of one candidate, without its position's shortcut."""
+    with torch.device('meta'):
+        block = make_block(space, position, choice)
+    return {name: shape for name, shape in shapes_of(block.state_dict()).items() if not name.startswith('downsample.')}
 
 
 def backbone_shapes(space: SearchSpace, arch: Arch, num_classes: int = 0, in_chans: int = 3) -> Shapes:
@@ -95,26 +50,21 @@ def backbone_shapes(space: SearchSpace, arch: Arch, num_classes: int = 0, in_cha
         num_classes: Classes; 0 for no classifier.
         in_chans: Image channels.
     """
-    out = _stem_shapes(space, in_chans)
-    for position, choice in enumerate(arch):
-        stage, block = space.stage_of(position)
-        inner = _block_shapes(space, position, choice) | _shortcut_shapes(space, position)
-        out |= {f'layer{stage + 1}.{block}.{name}': shape for name, shape in inner.items()}
-    if num_classes:
-        out |= {'fc.weight': (num_classes, space.num_features), 'fc.bias': (num_classes,)}
-    return out
+    net = PiNASNet(arch, space, num_classes=num_classes, in_chans=in_chans, device='meta')
+    return shapes_of(net.state_dict())
 
 
 def supernet_shapes(space: SearchSpace, in_chans: int = 3) -> Shapes:
     """Every weight of a `SuperNet`."""
-    out = _stem_shapes(space, in_chans)
-    for position in range(space.num_positions):
-        prefix = f'blocks.{position}.'
-        out |= {prefix + name: shape for name, shape in _shortcut_shapes(space, position).items()}
-        for choice in space.choices(position):
-            inner = _block_shapes(space, position, choice)
-            out |= {f'{prefix}candidates.{choice}.{name}': shape for name, shape in inner.items()}
-    return out
+    with torch.device('meta'):
+        return shapes_of(SuperNet(space, in_chans=in_chans).state_dict())
+
+
+def _stem_shapes(space: SearchSpace, in_chans: int) -> list[tuple[int, ...]]:
+    """The shapes of the stem's three convolutions."""
+    with torch.device('meta'):
+        shapes = shapes_of(Skeleton(space, in_chans).state_dict())
+    return [shapes[f'conv1.{index}.weight'] for index in (0, 3, 6)]
 
 
 def find_space(shapes: Shapes) -> SearchSpace:
@@ -123,7 +73,8 @@ def find_space(shapes: Shapes) -> SearchSpace:
     Raises:
         ValueError: None of them.
     """
-    stem = tuple(shapes.get(f'conv1.{index}.weight', (0,))[0] for index in (0, 3, 6))
+    stem = [shapes.get(f'conv1.{index}.weight', ()) for index in (0, 3, 6)]
+    in_chans = stem[0][1] if len(stem[0]) > 1 else 3
     blocks: dict[int, int] = {}
     widths: dict[int, int] = {}
     for name, shape in shapes.items():
@@ -135,10 +86,10 @@ def find_space(shapes: Shapes) -> SearchSpace:
     for space in SPACES.values():
         stages = range(1, len(space.depths) + 1)
         outs = {stage: space.planes[stage - 1] * space.expansion for stage in stages}
-        if space.stem_widths == stem and dict(zip(stages, space.depths)) == blocks and outs == widths:
+        if _stem_shapes(space, in_chans) == stem and dict(zip(stages, space.depths)) == blocks and outs == widths:
             return space
     raise ValueError(
-        f'no known space has a stem of {stem}, stages of {list(blocks.values())} blocks and '
+        f'no known space has stem convolutions of {stem}, stages of {list(blocks.values())} blocks and '
         f'{list(widths.values())} channels; known: {sorted(SPACES)}'
     )
 

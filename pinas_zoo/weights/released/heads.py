@@ -5,8 +5,11 @@ They follow from the released code, and are what `configs/*_released_*.py` build
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 from pinas_zoo.space import SearchSpace
-from pinas_zoo.weights.shapes import Shapes, conv_norm_shapes
+from pinas_zoo.weights.shapes import Shapes, shapes_of
 
 __all__ = ['HEAD_CLASSES', 'deeplab_shapes', 'mask_rcnn_shapes']
 
@@ -20,7 +23,10 @@ HEAD_CLASSES = {
 
 
 def _conv_module(name: str, *shape: int) -> Shapes:
-    return conv_norm_shapes(f'{name}.conv', f'{name}.bn', shape)
+    """A convolution without bias and the batch normalisation after it."""
+    with torch.device('meta'):
+        norm = shapes_of(nn.BatchNorm2d(shape[0]).state_dict())
+    return {f'{name}.conv.weight': shape} | {f'{name}.bn.{kind}': size for kind, size in norm.items()}
 
 
 def _with_bias(name: str, *shape: int, bias: int | None = None) -> Shapes:

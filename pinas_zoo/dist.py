@@ -1,0 +1,30 @@
+"""Rank, number of ranks and gathering, whether torch.distributed is running or not."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ['gather', 'rank_and_world']
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of ranks; (0, 1) where torch.distributed is not initialised."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Every rank's tensor, concatenated in rank order, without gradient; the tensor itself in a single process.
+
+    Shape:
+        (N, ...) -> (N * ranks, ...); all ranks hold tensors of the same shape.
+    """
+    ranks = rank_and_world()[1]
+    if ranks == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(ranks)]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
