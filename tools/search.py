@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options = Options(args.work_dir, None, args.cfg_options, False, args.seed, args.launcher)
     best = search(args.config, args.checkpoint, options)
-    print(f'best of the search: {best.arch}, {best.score:.2f} % top-1 in the supernet')
+    if best.loss is not None:  # rank 0 has the log
+        print(f'best of the search: {best.arch}, score {best.score:.4f}, loss {best.loss:.4f} in the supernet')
     return 0
 
 

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
+from pinas_zoo.mm.engine.classes import fill_classes
 from pinas_zoo.mm.engine.process import LAUNCHERS, set_up
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
@@ -150,6 +151,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
     splits = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
+    fill_classes(cfg, notes)
     check_data(cfg, splits, notes)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
@@ -262,6 +264,7 @@ def test(
     notes: list[str] = []
     cfg = load_config(path, options)
     set_up(cfg, options.launcher, notes)
+    fill_classes(cfg, notes)
     check_data(cfg, ('test',), notes)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.seed is not None:
