@@ -111,7 +111,7 @@ def test_an_existing_page_survives_a_failed_write(tmp_path: Path, monkeypatch: p
     def fail(_: int) -> None:
         raise OSError('disk full')
 
-    monkeypatch.setattr('pinas_zoo.weights.load.os.fsync', fail)
+    monkeypatch.setattr('pinas_zoo.files.os.fsync', fail)
     with pytest.raises(OSError, match='disk full'):
         write_report(path, 'new', [])
     assert '<h1>old</h1>' in path.read_text()
@@ -166,7 +166,7 @@ def test_the_drawn_architecture_has_every_block(space) -> None:
         labels = (f'r{candidate.radix} c{candidate.cardinality}', f'w{candidate.base_width}')
         if index in arch:
             assert all(f'>{label}</text>' in figure.data for label in labels)
-    with pytest.raises(ValueError, match='no architecture'):
+    with pytest.raises(ValueError, match='not an architecture'):
         arch_figure(space, '0')
 
 

@@ -2,7 +2,7 @@
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/runtime.py']
 
 default_scope = 'mmdet'
-classes = ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')
+classes = 'from data'  # the names that the scenes say; see docs/own_data.md
 root = 'work_dirs/quickstart/scenes/coco/'
 width = 48
 model = dict(
@@ -21,10 +21,15 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, featmap_strides=[4, 8], finest_scale=32),
-        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=10),
-        mask_roi_extractor=dict(out_channels=width, featmap_strides=[4, 8], finest_scale=32),
-        mask_head=dict(num_convs=1, in_channels=width, conv_out_channels=width, num_classes=10),
+        # One sample per bin: the gradient of large boxes was a quarter of a step.
+        bbox_roi_extractor=dict(
+            out_channels=width, featmap_strides=[4, 8], finest_scale=32, roi_layer=dict(sampling_ratio=1)
+        ),
+        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes='from data'),
+        mask_roi_extractor=dict(
+            out_channels=width, featmap_strides=[4, 8], finest_scale=32, roi_layer=dict(sampling_ratio=1)
+        ),
+        mask_head=dict(num_convs=1, in_channels=width, conv_out_channels=width, num_classes='from data'),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),

@@ -5,7 +5,7 @@ size = (20, 40)
 model = dict(
     type='pinas_zoo.Classifier',
     model=dict(model_name='pinas', space='pinas_patch', arch='33-33'),
-    num_classes=None,  # those of the data
+    num_classes='from data',  # those of the data
     zero_init_last=True,
     channels_last=True,
 )

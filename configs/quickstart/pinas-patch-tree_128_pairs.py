@@ -1,6 +1,7 @@
 # Search in the patch supernet, ranked by the loss on held-out pairs: docs/ranking.md has the reason.
 space = 'pinas_patch'
 objective = 'loss'
+num_classes = 'from data'
 size = (20, 40)
 # A tree for 128 evaluations grows earlier than the paper's for 1,000.
 searcher = dict(

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pinas_zoo.data import SupervisedView, open_source
+from pinas_zoo.data import SupervisedView
 from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
@@ -158,11 +159,6 @@ def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str,
     return best
 
 
-def _num_classes(cfg: Config) -> int:
-    given = cfg.get('num_classes')
-    return len(open_source(cfg.evaluation.view.source).classes) if given is None else given
-
-
 def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
     """Means over the random paths that a search begins with."""
     top1, loss = ([getattr(record, name) for record in initial] for name in ('top1', 'loss'))
@@ -176,9 +172,9 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """Searches a supernet, resuming whatever the work_dir holds of the same search.
 
     Args:
-        config: Config with `space`, `searcher`, `budget`, `calibration`, `evaluation`; optionally `objective`
-            ('loss', the held-out cross-entropy, is the default; 'top1' as released), `num_classes` (else those of the
-            evaluation images), `limits`, `size`, `seed` and `channels_last`.
+        config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
+            `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
+            `seed` and `channels_last`.
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` is without effect, since a search always continues.
 
@@ -190,11 +186,12 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
+    fill_from_data(cfg)
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
-    objective, cfg.num_classes = cfg.get('objective', 'loss'), _num_classes(cfg)
+    objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
     size = cfg.get('size', space.input_size)
     costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)

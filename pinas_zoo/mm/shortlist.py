@@ -81,7 +81,8 @@ def shortlist(
 def _plan(cfg: Config, seed: int, listed: Sequence[Listed]) -> dict[str, Any]:
     """What all trainings of a shortlist depend on."""
     training = Path(cfg.training)
-    text = Config.fromfile(training, format_python_code=False).pretty_text
+    values = Config.fromfile(training, format_python_code=False).to_dict()
+    text = json.dumps(values, sort_keys=True, default=str)
     return {
         'training': str(training.resolve()),
         'training_sha256': hashlib.sha256(text.encode()).hexdigest(),

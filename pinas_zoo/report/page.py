@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from pinas_zoo.files import write_text
 from pinas_zoo.report.architecture import arch_figure
 from pinas_zoo.report.figures import (
     Figure,
@@ -24,7 +25,6 @@ from pinas_zoo.report.figures import (
     pareto_figure,
     read_scalars,
     search_trace_figure,
-    write_atomically,
 )
 
 __all__ = [
@@ -141,7 +141,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
         f'<title>{escape(title)}</title><style>{CSS}</style></head>\n'
         f'<body><header><h1>{escape(title)}</h1>{intro}<nav>{links}</nav></header>\n<main>{body}</main></body></html>\n'
     )
-    write_atomically(Path(path), page.encode())
+    write_text(path, page)
     return Path(path)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from pinas_zoo.files import numbered_lines, sync_folder
 from pinas_zoo.space import Arch
 
 __all__ = [
@@ -67,8 +68,8 @@ class Limits:
 
     Args:
         cost: Function from an architecture to an object with `macs` and `params`.
-        max_macs: Most multiply-accumulates allowed, in the unit of `cost`; None is no limit.
-        max_params: Most parameters allowed; None is no limit.
+        max_macs: Most multiply-accumulates allowed, in the unit of `cost`; None sets no limit.
+        max_params: Most parameters allowed; None sets no limit.
 
     Raises:
         ValueError: No limit is given, or one is not a positive number.
@@ -177,7 +178,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 class SearchLog:
     """An append-only file of evaluations, `archs.jsonl`: a header line, then one line per record.
 
-    Every line is on the disk before `append` returns. A last line that a kill left torn is cut off
+    Every line is on the disk before `append` returns. A last line that a kill left incomplete is cut off
     on reopening; a whole one that only misses its newline is kept. Only one process may write (rank
     0); the others use `read`.
 
@@ -211,7 +212,7 @@ class SearchLog:
         self._file.seek(size)
         if recorded is None:
             self._write(self.header)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         elif size and not _ends_with_newline(self.path):
             self._put(b'\n')
 
@@ -251,14 +252,14 @@ class SearchLog:
 
     @staticmethod
     def read(path: str | Path) -> tuple[dict[str, Any], list[SearchRecord]]:
-        """Reads header and records without touching the file, a torn last line left out.
+        """Reads header and records without touching the file, an incomplete last line left out.
 
         Raises:
             ValueError: The file has no readable header, or a line before the last is unreadable.
         """
         header, records, _ = _scan(Path(path))
         if header is None:
-            raise ValueError(f'{path} is no search log: it has no header line')
+            raise ValueError(f'{path} is not a search log: it has no header line')
         return header, records
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -275,23 +276,15 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     header: dict[str, Any] | None = None
     records: list[SearchRecord] = []
     size = 0
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     names = {field.name for field in fields(SearchRecord)}
     always = names - {'top1'}  # which logs of accuracy alone do not have
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            # Only the last line can be torn; anything else means that the file was damaged.
-            if number == len(lines):
-                break
-            raise ValueError(f'{path}: line {number} is unreadable: {line[:80]!r}') from error
+    for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:
-                raise ValueError(f'{path} is no search log: its first line is {line[:80]!r}')
+                raise ValueError(f'{path} is not a search log: its first line is {line[:80]!r}')
             header = values
         elif not isinstance(values, dict) or not always <= set(values) <= names:
-            raise ValueError(f'{path}: line {number} is no record of {sorted(names)}: {line[:80]!r}')
+            raise ValueError(f'{path}: line {number} is not a record of {sorted(names)}: {line[:80]!r}')
         elif values['index'] != len(records):
             raise ValueError(f'{path}: line {number} has index {values["index"]}, expected {len(records)}')
         else:
@@ -320,12 +313,3 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _ends_with_newline(path: Path) -> bool:
     return path.read_bytes()[-1:] == b'\n'
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new file's directory entry durable too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -48,7 +48,7 @@ class LoadReport:
         unexpected: There, but not wanted.
         mismatched: Of another shape.
         skipped: Did not fit, but need not.
-        dropped: Known to be no weights.
+        dropped: Known not to be weights.
         notes: Sentences worth reading.
     """
 
@@ -124,7 +124,7 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
                 state = {name: file.get_tensor(name) for name in list(file.keys())} if tensors else {}
                 return Checkpoint(state, dict(file.metadata() or {}))
         except SafetensorError as error:
-            raise ValueError(f'{path} is no readable safetensors file: {error}') from error
+            raise ValueError(f'{path} is not a readable safetensors file: {error}') from error
     content = _read_archive(path)
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds no state dict of tensors, but a {type(content).__name__}')
@@ -155,7 +155,7 @@ def _read_archive(path: Path) -> Any:
                 'Only tensors, plain values and numpy scalars and arrays are read.'
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path} was refused, it is no readable torch archive: {reason}') from error
+        raise ValueError(f'{path} was refused, it is not a readable torch archive: {reason}') from error
 
 
 def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
@@ -168,20 +168,21 @@ def _named(function: Callable[..., Any], module: str, name: str) -> Callable[...
     return alias
 
 
-#: The one allow-list: numpy's reconstructors, and the classes of plain dtypes (no objects) whose state they set.
-_NUMPY: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
+#: The one allow-list of what may be unpickled beyond torch's own: numpy's reconstructors, and the classes of plain
+#: dtypes (no objects) whose state they set.
+PLAIN_GLOBALS: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-    _NUMPY.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
-    _NUMPY.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
+    PLAIN_GLOBALS.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
+    PLAIN_GLOBALS.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
 
 
 @contextmanager
 def _only_numpy_allowed() -> Iterator[None]:
-    """Nothing but `_NUMPY` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
+    """Nothing but `PLAIN_GLOBALS` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
-    serialization.add_safe_globals(_NUMPY)
+    serialization.add_safe_globals(PLAIN_GLOBALS)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from pinas_zoo.mm.engine.sampling import build_and_keep
 
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def type_name(cfg: dict) -> str:
@@ -24,7 +24,7 @@ def type_name(cfg: dict) -> str:
     return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
-def all_dicts(node: Any) -> Iterator[dict]:
+def _dicts(node: Any) -> Iterator[dict]:
     """All dicts inside a config value, outermost first."""
     if isinstance(node, dict):
         yield node
@@ -32,7 +32,7 @@ def all_dicts(node: Any) -> Iterator[dict]:
     else:
         children = node if isinstance(node, (list, tuple)) else ()
     for child in children:
-        yield from all_dicts(child)
+        yield from _dicts(child)
 
 
 # ---- machine --------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def all_dicts(node: Any) -> Iterator[dict]:
 
 def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
     """SyncBN becomes BN everywhere: it raises on CPU tensors."""
-    norms = [node for node in all_dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
+    norms = [node for node in _dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
     for node in norms:
         node['type'] = 'BN'
     if cfg.get('sync_bn'):
@@ -72,7 +72,7 @@ def set_amp(cfg: Config, requested: bool, on_cpu: bool, notes: list[str]) -> Non
         ValueError: When the config uses a wrapper for which there is no mixed form.
     """
     allowed = ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper')
-    for node in all_dicts(cfg.optim_wrapper):
+    for node in _dicts(cfg.optim_wrapper):
         if 'optimizer' not in node:
             continue
         kind = type_name(node) or 'OptimWrapper'
@@ -91,7 +91,7 @@ def set_amp(cfg: Config, requested: bool, on_cpu: bool, notes: list[str]) -> Non
 
 def fit_workers(cfg: Config) -> None:
     """Options of workers go where a loader has none: torch refuses them there."""
-    for name in LOADERS:
+    for name in _LOADERS:
         loader = cfg.get(name)
         if loader is not None and not loader.get('num_workers', 0):
             loader['num_workers'] = 0
@@ -219,7 +219,7 @@ def _convert_schedulers(schedulers: Any) -> None:
     """Let mmengine build epoch-based schedulers per iteration; those it cannot stay as they are."""
     from mmengine.registry import PARAM_SCHEDULERS
 
-    for node in all_dicts(schedulers):
+    for node in _dicts(schedulers):
         if not type_name(node) or not node.get('by_epoch', True):
             continue
         if hasattr(PARAM_SCHEDULERS.get(node['type']), 'build_iter_from_epoch'):
