@@ -285,6 +285,7 @@ import importlib.util
 spec = importlib.util.find_spec("pinas_zoo")
 print(spec.origin if spec else "")' 2>/dev/null) || return 1
     [ "$origin" = "$root/pinas_zoo/__init__.py" ] || return 1
+    [ -x "$env/bin/pinas" ] || return 1
     [ ! -e "$root/configs" ] || [ -e "$root/pinas_zoo/.mim/configs" ]
 }
 
