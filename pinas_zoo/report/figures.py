@@ -129,7 +129,7 @@ def curve_figure(
         for name, level in (lines or {}).items():
             axes.axhline(level, color=INK, linestyle='--', linewidth=1, alpha=0.7, label=name)
 
-    return _draw(draw, caption, xlabel, ylabel, kind)
+    return draw_axes(draw, caption, xlabel, ylabel, kind)
 
 
 #: Axis names by the objective of a search.
@@ -176,7 +176,7 @@ def search_trace_figure(
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return _draw(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
+    return draw_axes(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
 
 
 def pareto_figure(
@@ -216,7 +216,7 @@ def pareto_figure(
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
     caption = caption or ('Loss against cost' if objective == 'loss' else 'Accuracy against cost')
-    return _draw(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
+    return draw_axes(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
@@ -225,7 +225,20 @@ def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[Search
     return [row if isinstance(row, SearchRecord) else SearchRecord(**row) for row in records]
 
 
-def _draw(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+    """Draws on one pair of axes in the style of the page.
+
+    Args:
+        draw: Draws on the axes that it is given.
+        caption: Of the figure.
+        xlabel: Name of the horizontal axis.
+        ylabel: Name of the vertical axis.
+        kind: ``'svg'`` for the page, ``'png'`` for a file.
+
+    Raises:
+        ValueError: `kind` is neither.
+        ImportError: matplotlib is not installed.
+    """
     if kind not in ('svg', 'png'):
         raise ValueError(f"kind must be 'svg' or 'png', got {kind!r}")
     try:
