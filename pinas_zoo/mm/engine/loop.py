@@ -17,6 +17,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader
 
+from pinas_zoo.mm.engine.batches import read_ahead
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
 from pinas_zoo.mm.engine.sampling import SkippingBatchSampler, StatelessSampler
 from pinas_zoo.registry import LOOPS, OPTIM_WRAPPERS
@@ -137,7 +138,8 @@ class ExactIterLoop(IterBasedTrainLoop):
                 'or any batch sampler inside a SkippingBatchSampler'
             )
         with preserved_random_state():  # an iterator draws its workers' seed
-            self.dataloader_iterator = iter(self.dataloader)
+            batches = iter(self.dataloader)
+        self.dataloader_iterator = read_ahead(batches, self.runner.model)
 
 
 @OPTIM_WRAPPERS.register_module()
