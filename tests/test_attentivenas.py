@@ -179,7 +179,7 @@ def test_blocks_are_counted() -> None:
     for arch in method.extremes:
         extreme[range(3), list(arch)] = True
     share = (method.updates - count) / 2000
-    # Two draws a step, each with 1/4: standard deviation sqrt(2 * 2000 * 3 / 16) / 2000 = 0.014.
+    # Two draws per step, each with 1/4: standard deviation sqrt(2 * 2000 * 3 / 16) / 2000 = 0.014.
     torch.testing.assert_close(share, torch.full((3, 4), 0.5), rtol=0, atol=0.06)
     assert extreme.sum() == 6
 

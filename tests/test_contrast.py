@@ -116,7 +116,7 @@ def test_four_released_steps_tensors(golden_run):
 
 
 def naive_train(method: PiNAS, batches: list[list[torch.Tensor]], orders=None) -> list[float]:
-    """Restates loss, teacher and queue with loops and copies; one inner list of batches a step, one batch a rank.
+    """Restates loss, teacher and queue with loops and copies; one inner list of batches per step, one batch per rank.
 
     Uses the method's networks and paths only. `orders[step][path]` shuffles key images over the ranks.
     """

@@ -1,4 +1,4 @@
-"""The main job, with a few iterations a step: interrupted, continued, and its page in a browser."""
+"""The main job, with a few iterations per step: interrupted, continued, and its page in a browser."""
 
 import json
 import os

@@ -65,7 +65,7 @@ def add_model_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config entries'
     )
-    parser.add_argument('--batch-size', type=int, default=1, help='images a call, for the latency')
+    parser.add_argument('--batch-size', type=int, default=1, help='images per call, for the latency')
     parser.add_argument('--device', default='cpu', help='where it is timed')
     parser.add_argument('--warmup', type=int, default=3, help='calls before the clock starts')
     parser.add_argument('--seconds', type=float, default=2.0, help='least time of measuring')
@@ -75,7 +75,7 @@ def add_model_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def add_curves_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser('curves', help='learning curves of several runs in one PNG, one panel a key')
+    parser = commands.add_parser('curves', help='learning curves of several runs in one PNG, one panel per key')
     parser.add_argument('logs', nargs='+', type=Path, help='work dirs, or files of JSON lines (vis_data/scalars.json)')
     parser.add_argument('--keys', nargs='+', help="names or patterns such as 'loss*'; default: all but times and rates")
     parser.add_argument('--names', nargs='+', help='of the runs, for the legend; default: of their work dirs')

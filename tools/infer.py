@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--checkpoint', help="weights; default: the name's own")
     parser.add_argument('--out', default='work_dirs/infer', help='folder for what is written; default work_dirs/infer')
-    parser.add_argument('--batch-size', type=int, default=1, help='images a batch')
+    parser.add_argument('--batch-size', type=int, default=1, help='images per batch')
     parser.add_argument('--device', help='such as cpu or cuda:1; default: a GPU where there is one')
     parser.add_argument('--score-thr', type=float, default=Choice.score_thr, help='least score of an object')
     parser.add_argument('--topk', type=int, default=Choice.topk, help='classes that a classifier names')

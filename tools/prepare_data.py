@@ -75,7 +75,7 @@ def run_fashion_mnist(args: argparse.Namespace) -> None:
     found = locate()
     if found.folder is None:
         by_hand = f'By hand: put {", ".join(file.name for file in FILES.values())} into {cache_folder()}'
-        raise ValueError(f'Fashion-MNIST could not be had. Tried: {"; ".join(found.problems)}. {by_hand}')
+        raise ValueError(f'Fashion-MNIST could not be obtained. Tried: {"; ".join(found.problems)}. {by_hand}')
     if args.root:
         copy_files(found.folder, Path(args.root))
     folder = args.root or str(found.folder)

@@ -98,7 +98,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('run', help='train and score supernets; resumes')
     add_recipe(parser)
     parser.add_argument('--methods', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), help='default: all')
-    parser.add_argument('--seeds', type=int, default=3, help='supernets a method, seeds 0, 1, ...; default 3')
+    parser.add_argument('--seeds', type=int, default=3, help='supernets per method, seeds 0, 1, ...; default 3')
     parser.add_argument('--paths', type=int, default=192, help='paths of the truth that are scored; default 192')
     parser.add_argument('--workers', type=int, default=1, help='supernets at a time; default 1')
     parser.add_argument('--threads', type=int, default=1, help='threads of each; default 1')

@@ -48,7 +48,7 @@ class Job:
 
     Args:
         root: Where everything goes.
-        quick: A few iterations a step, for tests.
+        quick: A few iterations per step, for tests.
     """
 
     def __init__(self, root: Path, quick: bool = False) -> None:
@@ -115,7 +115,7 @@ class Job:
     # ---- running --------------------------------------------------------------------------------
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Runs what is not done yet, with a line a step.
+        """Runs what is not done yet, with a line per step.
 
         Raises:
             RuntimeError: A step failed; its log is named.
@@ -183,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the job; returns 0, or 1 with the failed step's message."""
     parser = argparse.ArgumentParser(prog='tools/quickstart.sh', description=__doc__)
     parser.add_argument('--root', type=Path, default=Path('work_dirs/quickstart'), help='where everything goes')
-    parser.add_argument('--quick', action='store_true', help='a few iterations a step: checks the way, not the numbers')
+    parser.add_argument(
+        '--quick', action='store_true', help='a few iterations per step: checks the way, not the numbers'
+    )
     args = parser.parse_args(argv)
     start = time.perf_counter()
     try:
