@@ -85,12 +85,13 @@ class SupervisedView(Dataset):
         return {'image': x if shift is None else _shift_flip(x, shift, self.mean / -self.std), **facts}
 
     def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        if self.crop is None:
+        crop = self.crop
+        if crop is None:
             return self.reader.sample(index)
         box: list[int] = []
 
         def reduction(height: int, width: int) -> float:
-            drawn = self.crop.make_params([torch.zeros(()).expand(3, height, width)])
+            drawn = crop.make_params([torch.zeros(()).expand(3, height, width)])
             box[:] = [drawn[key] for key in ('top', 'left', 'height', 'width')]
             return min(box[2:]) / self.size
 

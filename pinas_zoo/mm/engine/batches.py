@@ -41,11 +41,11 @@ class BatchPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         return self._finish(self.cast_data(data))
 
-    def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         # A batch of HalvedView holds another one.
-        batch = {k: self._finish(v) if isinstance(v, Mapping) else v for k, v in batch.items()}
-        batch = finish_images(batch, self.dtype, self.channels_last)
-        return finish_views(batch, self.dtype, self.channels_last)
+        inner = {k: self._finish(v) if isinstance(v, Mapping) else v for k, v in batch.items()}
+        inner = finish_images(inner, self.dtype, self.channels_last)
+        return finish_views(inner, self.dtype, self.channels_last)
 
 
 def preprocessor_config(given: dict[str, Any] | None, channels_last: bool) -> dict[str, Any]:
