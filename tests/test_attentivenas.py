@@ -318,6 +318,7 @@ def _work(rank: int) -> dict[str, Any]:
     return {'state': method.state_dict(), 'paths': paths, 'alone': alone}
 
 
+@pytest.mark.processes
 def test_two_ranks_choose_alike(tmp_path: Path) -> None:
     """Ranks whose own batches prefer different candidates train the same path, the best on both batches together."""
     ranks = run_two_ranks(_work, tmp_path)

@@ -210,6 +210,7 @@ class LossModule(torch.nn.Module):
         return self.method.loss({'views': x}, step)['loss']
 
 
+@pytest.mark.processes
 def test_two_ranks_agree_with_naive_restatement(tmp_path):
     mp.spawn(_rank_main, (str(tmp_path / 'rendezvous'), str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in range(2)]

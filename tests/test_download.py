@@ -307,6 +307,7 @@ class TestProcesses:
         paths = self.run(_fetch_in_process, [(manifest.MANIFEST,)] * 2)
         assert paths == [str(home / 'thing.bin')] * 2 and len(server.requests) == 1
 
+    @pytest.mark.processes
     @pytest.mark.parametrize('fault', [None, 404])
     def test_ranks(self, server, home, tmp_path, fault):
         server.fault = fault

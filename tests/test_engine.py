@@ -523,6 +523,7 @@ def test_epochs_accumulation_ema_and_amp(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / 'reference', tmp_path / 'run')
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     config = write(toy_settings(find_unused_parameters=True), tmp_path)

@@ -391,6 +391,7 @@ def _work(rank: int) -> dict[str, Any]:
     return {'state': method.state_dict(), 'looked': torch.stack(looked)}
 
 
+@pytest.mark.processes
 def test_two_ranks_weigh_alike(tmp_path: Path) -> None:
     """Ranks with other images agree on every weight and every logit; a path's loss is the mean of theirs."""
     ranks = run_two_ranks(_work, tmp_path)

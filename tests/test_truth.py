@@ -244,6 +244,7 @@ def test_other_logs_are_refused(tmp_path):
         read_truth(tmp_path / 'archs.jsonl')
 
 
+@pytest.mark.processes
 def test_workers_give_the_rows_of_one_process(tmp_path):
     for workers in (1, 2):
         extend(tmp_path / f'{workers}.jsonl', STUDY, 2, workers)
