@@ -88,10 +88,10 @@ class TestCopies:
 
     @pytest.mark.mm
     def test_of_mm(self):
-        process = pytest.importorskip('pinas_zoo.mm.engine.process')
+        launch = pytest.importorskip('pinas_zoo.mm.engine.launch')
         from pinas_cli.options import LAUNCHERS
 
-        assert process.LAUNCHERS == LAUNCHERS
+        assert launch.LAUNCHERS == LAUNCHERS
         choice = pytest.importorskip('pinas_zoo.mm.inference.predictors').Choice()
         args = parser_of('infer').parse_args(['x.jpg', '--model', 'm'])
         assert (args.score_thr, args.topk) == (choice.score_thr, choice.topk)

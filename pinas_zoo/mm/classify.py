@@ -21,7 +21,8 @@ from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
 from pinas_zoo.methods.linear import freeze
 from pinas_zoo.mm.engine.batches import preprocessor_config
-from pinas_zoo.mm.pretrain import SteppedModel, run_seed
+from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.mm.pretrain import SteppedModel
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space

@@ -129,7 +129,7 @@ def curve_figure(
         for name, level in (lines or {}).items():
             axes.axhline(level, color=INK, linestyle='--', linewidth=1, alpha=0.7, label=name)
 
-    return _draw(draw, caption, xlabel, ylabel, kind)
+    return draw_axes(draw, caption, xlabel, ylabel, kind)
 
 
 def search_trace_figure(
@@ -163,7 +163,7 @@ def search_trace_figure(
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return _draw(draw, caption, 'evaluation', ylabel, kind)
+    return draw_axes(draw, caption, 'evaluation', ylabel, kind)
 
 
 def pareto_figure(
@@ -199,7 +199,7 @@ def pareto_figure(
         axes.plot(*zip(*front, strict=True), 'o', color=LINES[2], markersize=5, label='Pareto front')
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
-    return _draw(draw, caption, unit, ylabel, kind)
+    return draw_axes(draw, caption, unit, ylabel, kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
@@ -208,7 +208,20 @@ def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[Search
     return [row if isinstance(row, SearchRecord) else SearchRecord(**row) for row in records]
 
 
-def _draw(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+    """Draws on one pair of axes in the style of the page.
+
+    Args:
+        draw: Draws on the axes that it is given.
+        caption: Of the figure.
+        xlabel: Name of the horizontal axis.
+        ylabel: Name of the vertical axis.
+        kind: ``'svg'`` for the page, ``'png'`` for a file.
+
+    Raises:
+        ValueError: `kind` is neither.
+        ImportError: matplotlib is not installed.
+    """
     if kind not in ('svg', 'png'):
         raise ValueError(f"kind must be 'svg' or 'png', got {kind!r}")
     try:
