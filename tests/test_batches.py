@@ -167,7 +167,7 @@ def test_configs_are_finished_on_the_device() -> None:
     notes: list[str] = []
     cfg = Config.fromfile('configs/pretrain/pinas-supernet_8xb24-coslr-100e_in1k.py')
     rewrite.finish_on_device(cfg, notes)
-    assert cfg.train_dataloader.dataset.finish is False and cfg.train_dataloader.pin_memory and len(notes) == 1
+    assert cfg.train_dataloader.dataset.dataset.finish is False and cfg.train_dataloader.pin_memory and len(notes) == 1
     view = dict(type='pinas_zoo.SupervisedView', finish=True)
     cfg = Config(
         dict(val_dataloader=dict(dataset=dict(type='pinas_zoo.SeededDataset', dataset=view), pin_memory=False))
