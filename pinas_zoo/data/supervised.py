@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from pinas_zoo.data.sources import ArraySource, ImageReader, Source, channel_constants
 from pinas_zoo.data.specs import SubsetSource, open_source
-from pinas_zoo.data.views import resized_crop, shrink_box
+from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
 class SupervisedView(Dataset):
@@ -32,12 +32,8 @@ class SupervisedView(Dataset):
         finish: False leaves the image uint8 and the normalisation to the device, see `finish_images`.
 
     Returns:
-<<<<<<< HEAD
-        Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`.
-=======
-        Per index a dict: `image` (3, size, size) float, `label`, `index`, `name`, `broken`. Unfinished: `image` uint8,
-        and `statistics` (2, channels), mean and std.
->>>>>>> main
+        Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image`
+        uint8, and `statistics` (2, channels), mean and std.
 
     Raises:
         ValueError: an unknown augment.
@@ -60,28 +56,15 @@ class SupervisedView(Dataset):
         finish: bool = True,
     ) -> None:
         self.source = open_source(source)
-<<<<<<< HEAD
         self.size = size if isinstance(size, int) else tuple(size)
-        self.train, self.shift, self.crop_pct = train, shift, crop_pct
-        if augment is not None and augment not in self.AUGMENTS:
-            raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
-        self.reader = ImageReader(self.source, broken_rate_limit)
-        steps: list[torch.nn.Module] = []
-        if shift is None:
-            steps = [v2.RandomResizedCrop(self.size, tuple(scale), antialias=True), v2.RandomHorizontalFlip()]
-        if augment:
-            steps.append(self.AUGMENTS[augment]())
-        self.random = torch.nn.Sequential(*steps)
-=======
-        self.size, self.train, self.shift, self.crop_pct, self.finish = size, train, shift, crop_pct, finish
+        self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
         self.reader = ImageReader(self.source, broken_rate_limit)
         # Drawn before the image is read: a JPEG file is decoded no larger than its crop is used.
-        self.crop = v2.RandomResizedCrop(size, tuple(scale), antialias=True) if train and shift is None else None
+        self.crop = v2.RandomResizedCrop(self.size, tuple(scale), antialias=True) if train and shift is None else None
         steps = [] if shift is not None else [v2.RandomHorizontalFlip()]
         self.random = torch.nn.Sequential(*steps, *([self.AUGMENTS[augment]()] if augment else []))
->>>>>>> main
         self.mean, self.std = (
             torch.tensor(v).view(-1, 1, 1) for v in (mean or self.source.mean, std or self.source.std)
         )
@@ -111,7 +94,7 @@ class SupervisedView(Dataset):
         def reduction(height: int, width: int) -> float:
             drawn = crop.make_params([torch.zeros(()).expand(3, height, width)])
             box[:] = [drawn[key] for key in ('top', 'left', 'height', 'width')]
-            return min(box[2:]) / self.size
+            return min(box[2:]) / max(sides(self.size))
 
         (image, factor), facts = self.reader.sample(index, lambda i: self.source.load_reduced(i, reduction))
         return resized_crop(image, shrink_box(box, factor, image), self.size), facts
