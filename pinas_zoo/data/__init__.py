@@ -36,6 +36,7 @@ from pinas_zoo.data.sources import (
     IMAGENET_STD,
     ArraySource,
     BrokenRateError,
+    FileSource,
     FolderSource,
     ImageReader,
     ListSource,
@@ -66,6 +67,7 @@ __all__ = [
     'DataSetInfo',
     'DigitsSource',
     'FashionMNISTSource',
+    'FileSource',
     'FolderSource',
     'FourViews',
     'HalvedView',
@@ -83,11 +85,8 @@ __all__ = [
     'colour_plan',
     'crop_boxes',
     'draw_box',
-<<<<<<< HEAD
     'find_images',
-=======
     'finish_images',
->>>>>>> main
     'finish_views',
     'load_tensor',
     'normalise',

@@ -170,7 +170,7 @@ class FolderSource(FileSource):
         numbers = {name: i for i, name in enumerate(self.classes)}
         self._fill(root, found.paths, [numbers.get(owner, -1) for owner in owners])
         self.notes = [f'folder {str(root)!r}: left out {summary}'] if summary else []
-        if folders and found.empty:
+        if folders and found.empty and classes is None:
             self.notes.append(f'folder {str(root)!r}: no image in {few_names(found.empty)}')
         counts = {'images': len(self), 'classes': len(self.classes)}
         self.description = {'data': 'folder', 'root': str(root), **counts}

@@ -13,6 +13,7 @@ They are then part of the dumped config and, as always, of the checkpoint. A dat
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -20,8 +21,10 @@ from mmengine.config import Config
 from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import CLASS_NAMES
 from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.weights.download import find_weights
+from pinas_zoo.weights.load import read_checkpoint
 
-__all__ = ['FROM_DATA', 'dataset_meta', 'fill_from_data', 'is_open']
+__all__ = ['FROM_DATA', 'class_names', 'dataset_meta', 'fill_from_data', 'is_open']
 
 FROM_DATA = 'from data'
 
@@ -54,6 +57,12 @@ def dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint's metadata say about its data: classes, palette."""
     found = meta.get('dataset_meta') or {}
     return json.loads(found) if isinstance(found, str) else dict(found)
+
+
+def class_names(checkpoint: str | Path) -> list[str] | None:
+    """Those that a checkpoint was trained with, where it says them."""
+    content = read_checkpoint(find_weights(checkpoint), tensors=False)
+    return dataset_meta(content.extras.get('meta') or content.metadata).get('classes')
 
 
 def _open_keys(node: Any) -> Iterator[tuple[dict, str]]:
