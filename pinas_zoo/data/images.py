@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,7 +18,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ['BrokenImageError', 'ImageFiles', 'Reduction', 'find_images', 'orientation', 'read_picture', 'suffixes']
+__all__ = [
+    'BrokenImageError',
+    'ImageFiles',
+    'Reduction',
+    'find_images',
+    'limit_pictures',
+    'orientation',
+    'read_picture',
+    'suffixes',
+]
 
 #: From height and width in px to the factor by which a decoded image may be smaller.
 Reduction = Callable[[int, int], float]
@@ -88,6 +98,18 @@ def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[
         raise BrokenImageError(f'cannot read image {str(path)!r}: {error or type(error).__name__}') from error
     except Image.DecompressionBombError as error:
         raise BrokenImageError(f'image {str(path)!r} is implausibly large: {error}') from error
+
+
+def limit_pictures(megapixels: int) -> None:
+    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
+
+    Raises:
+        ValueError: The limit is not positive.
+    """
+    if megapixels < 1:
+        raise ValueError(f'pictures may have at least 1 megapixel, got a limit of {megapixels}')
+    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 
 def orientation(file: Image.Image) -> int:
