@@ -1,4 +1,4 @@
-# A small FCN head on the strides 4 and 8 of the patch network, on scenes of 128 px, sized for one CPU core.
+# A small FCN head on the strides 4 and 8 of the patch network, on scenes of 96 px, sized for one CPU core.
 _base_ = ['mmseg::_base_/models/fcn_r50-d8.py', '../_base_/runtime.py']
 
 default_scope = 'mmseg'
@@ -6,7 +6,8 @@ classes = 'from data'  # the names that the scenes say; see docs/own_data.md
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 root = 'work_dirs/quickstart/scenes/ade20k/'
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
+    # The statistics that the backbone was trained with, those of the pairs.
+    data_preprocessor=dict(size=(96, 96), mean=[71.4] * 3, std=[84.15] * 3),
     pretrained=None,
     backbone=dict(
         _delete_=True,
@@ -22,6 +23,7 @@ model = dict(
         input_transform='resize_concat',
         channels=64,
         num_convs=2,
+        dilation=2,
         concat_input=False,
         dropout_ratio=0.0,
         num_classes='from data',
