@@ -15,7 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ['append_lines', 'file_lock', 'file_sha256', 'read_lines', 'write_atomic', 'write_text']
+__all__ = [
+    'append_lines',
+    'file_lock',
+    'file_sha256',
+    'numbered_lines',
+    'read_lines',
+    'sync_folder',
+    'write_atomic',
+    'write_bytes',
+    'write_text',
+]
 
 
 def file_sha256(path: str | Path) -> str:
@@ -42,8 +52,23 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flushes a folder's entries to disk: a new or renamed file is durable only after that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes bytes, atomically."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -71,14 +96,38 @@ def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> It
         yield handle
 
 
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
+    """The number, the bytes and the value of each line of a JSON-lines file; nothing where there is no file.
+
+    A last line that a killed process left incomplete is not among them.
+
+    Raises:
+        ValueError: A line before the last is unreadable.
+    """
+    path = Path(path)
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise ValueError(f'{path}: line {number} is unreadable: {line[:80]!r}') from error
+        yield number, line, value
+
+
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; none where there is no file. What a kill left torn is passed over."""
+    """The readable records of a JSON-lines file; none where there is no file.
+
+    Unreadable lines are skipped wherever they stand: a process that was killed while it appended leaves one, and later
+    ones append after it. The work of such a line is done again.
+    """
     path, records = Path(path), []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # the last line of a run that was killed; its work is done again
+            continue
     return records
 
 
@@ -88,7 +137,7 @@ def append_lines(path: str | Path, records: Sequence[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+b') as file:
         if file.tell() and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b'\n':
-            file.write(b'\n')  # ends the torn line of a killed run
+            file.write(b'\n')  # ends the incomplete line of a killed run
         for record in records:
             file.write(json.dumps(record, allow_nan=False).encode() + b'\n')
         file.flush()

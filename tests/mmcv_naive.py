@@ -39,9 +39,8 @@ def iou(a: Tensor, b: Tensor, offset: int) -> float:
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> list[int]:
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
-    order = sorted(range(len(boxes)), key=lambda index: -scores[index].item())  # stable
     kept: list[int] = []
-    for index in order:
+    for index in scores.sort(descending=True).indices.tolist():
         if all(not iou(boxes[better], boxes[index], offset) > threshold for better in kept):
             kept.append(index)
     return kept

@@ -292,7 +292,7 @@ def test_torn_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(state.os, 'replace', die)
+    monkeypatch.setattr('pinas_zoo.files.os.fsync', die)
     with pytest.raises(KeyboardInterrupt):
         backend.put(b'new', path)
     assert path.read_bytes() == b'old'

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,9 +24,11 @@ from pinas_zoo.weights.manifest import put_rows
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'cv2', 'matplotlib', 'sklearn', 'scipy')
 # What setup_env.sh may call before it has found Python and the compiler.
-SYSTEM_TOOLS = ('awk', 'bash', 'cat', 'cut', 'df', 'dirname', 'find', 'flock', 'grep', 'head', 'ls', 'mkdir', 'mktemp')
-SYSTEM_TOOLS += ('mv', 'paste', 'rm', 'sha256sum', 'sleep', 'sort', 'tee', 'touch', 'uname')
-python311 = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason='setup_env.sh wants Python 3.11')
+SYSTEM_TOOLS = ('awk', 'bash', 'cat', 'cut', 'df', 'dirname', 'du', 'find', 'flock', 'grep', 'head', 'ls', 'mkdir')
+SYSTEM_TOOLS += ('mktemp', 'mv', 'paste', 'rm', 'sha256sum', 'sleep', 'sort', 'tee', 'touch', 'uname', 'xargs')
+VERSION = '{}.{}'.format(*sys.version_info)
+#: pip without its configuration and without an index
+CLOSED = {'PIP_CONFIG_FILE': os.devnull, 'PIP_INDEX_URL': 'http://127.0.0.1:9', 'PIP_RETRIES': '0'}
 
 
 def run_python(code: str) -> str:
@@ -152,20 +155,20 @@ class Machine:
         path.chmod(0o755)
 
     def add_python(self, without: str | None = None, headers: bool = True) -> None:
-        """This Python as `python3.11`; `without` is a module whose import fails."""
+        """This Python as `python3`; `without` is a module whose import fails."""
         include = self.folder / 'include'
         include.mkdir(exist_ok=True)
         if headers:
             (include / 'Python.h').touch()
         lines = [f'case "$2" in *{without}*) exit 1;; esac'] if without else []
         lines.append(f'case "$2" in *sysconfig*) echo {include}; exit 0;; esac')
-        self.add('python3.11', '\n'.join([*lines, f'exec {sys.executable} "$@"']))
+        self.add('python3', '\n'.join([*lines, f'exec {sys.executable} "$@"']))
 
     def fill_disk(self) -> None:
         (self.bin / 'df').unlink()
         self.add('df', 'echo Filesystem; echo none 9 9 1048576 0% /')
 
-    def set_up(self, **settings: str) -> subprocess.CompletedProcess:
+    def set_up(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
         env = {
             'PATH': str(self.bin),
             'HOME': str(self.folder),
@@ -173,20 +176,18 @@ class Machine:
             'PINAS_CACHE_DIR': str(self.folder / 'cache'),
             **settings,
         }
-        return subprocess.run(
-            ['bash', ROOT / 'tools' / 'setup_env.sh'], env=env, capture_output=True, text=True, timeout=120
-        )
+        command = ['bash', ROOT / 'tools' / 'setup_env.sh', *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True)
 
-    def error(self, **settings: str) -> str:
+    def error(self, *arguments: str, **settings: str) -> str:
         """Set-up's only line on stderr."""
-        done = self.set_up(**settings)
+        done = self.set_up(*arguments, **settings)
         assert done.returncode == 1, done
         (line,) = done.stderr.splitlines()
         assert line.startswith('setup_env: error: ')
         return line
 
 
-@python311
 class TestSetUpErrors:
     @pytest.fixture
     def machine(self, tmp_path):
@@ -194,40 +195,55 @@ class TestSetUpErrors:
 
     def test_no_python(self, machine):
         line = machine.error()
-        assert 'Python 3.11 is missing' in line and 'apt-get install python3.11 ' in line
+        assert 'no Python of 3.11, 3.12, 3.13' in line and 'apt-get install python3 ' in line
 
-    def test_other_python(self, machine):
-        machine.add('python3', 'echo 3.13')
-        assert 'Python 3.11 is missing' in machine.error()
+    @pytest.mark.parametrize('version', ['3.10', '3.14'])
+    def test_other_python(self, machine, version):
+        machine.add('python3', f'echo {version}')
+        assert 'no Python of 3.11' in machine.error()
+
+    def test_a_python_that_only_seems_to_be_there(self, machine):
+        """pyenv lays commands on the PATH that end with an error."""
+        machine.add('python3', 'exit 127')
+        assert 'no Python of 3.11' in machine.error()
+        machine.add('python3.13', 'case "$*" in *version_info*) echo 3.13;; *) exit 1;; esac')
+        assert 'python3.13-venv' in machine.error()
 
     def test_no_venv(self, machine):
         machine.add_python(without='ensurepip')
         line = machine.error()
-        assert 'venv module is missing' in line and 'python3.11-venv' in line
+        assert 'venv module is missing' in line and f'python{VERSION}-venv' in line
 
-    def test_no_headers(self, machine):
+    def test_unknown_argument(self, machine):
+        assert 'unknown argument --fast; allowed: --where, --core' in machine.error('--fast')
+
+    @pytest.mark.skipif(sys.version_info >= (3, 13), reason='mmcv is not compiled on this Python')
+    def test_compiled_operators_need_headers(self, machine):
         machine.add_python(headers=False)
         machine.add('c++', 'exit 0')
-        line = machine.error()
-        assert 'Python.h' in line and 'python3.11-dev' in line
+        line = machine.error('--mmcv-ops')
+        assert 'Python.h' in line and f'python{VERSION}-dev' in line
 
+    @pytest.mark.skipif(sys.version_info >= (3, 13), reason='mmcv is not compiled on this Python')
     @pytest.mark.parametrize('compiler', [None, 'exit 1'], ids=['absent', 'broken'])
-    def test_no_compiler(self, machine, compiler):
+    def test_compiled_operators_need_a_compiler(self, machine, compiler):
         machine.add_python()
         if compiler:
             machine.add('c++', compiler)
-        line = machine.error()
+        line = machine.error('--mmcv-ops')
         assert 'compiler is missing' in line and 'apt-get install g++' in line
+
+    def test_compiled_operators_on_python_3_13(self, machine):
+        machine.add('python3', 'case "$*" in *version_info*) echo 3.13;; *) exit 0;; esac')
+        assert 'PINAS_PYTHON=python3.12' in machine.error('--mmcv-ops')
 
     def test_full_disk(self, machine):
         machine.add_python()
-        machine.add('c++', 'exit 0')
         machine.fill_disk()
         assert 'disk is too full: 1 GB free' in machine.error()
 
     def test_interrupted_set_up_begins_anew(self, machine):
         machine.add_python()
-        machine.add('c++', 'exit 0')
         machine.fill_disk()  # stops it before it costs time
         half_installed = machine.folder / 'env' / 'lib' / 'torch'
         half_installed.mkdir(parents=True)
@@ -237,7 +253,6 @@ class TestSetUpErrors:
 
     def test_folder_in_use(self, machine):
         machine.add_python()
-        machine.add('c++', 'exit 0')
         (machine.folder / 'env').mkdir()
         (machine.folder / 'env' / 'thesis.tex').touch()
         assert 'is not empty and no virtual environment' in machine.error()
@@ -246,11 +261,26 @@ class TestSetUpErrors:
     @pytest.mark.slow
     def test_no_network(self, machine):
         machine.add_python()
-        machine.add('c++', 'exit 0')
-        closed = {'PIP_CONFIG_FILE': os.devnull, 'PIP_INDEX_URL': 'http://127.0.0.1:9', 'PIP_RETRIES': '0'}
-        done = machine.set_up(**closed)
+        done = machine.set_up(**CLOSED)
         assert done.returncode == 1
         assert 'network is missing' in done.stderr.splitlines()[-1]
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(platform.machine() != 'x86_64', reason='torch is a CPU build here')
+    def test_no_cpu_build(self, machine, tmp_path):
+        """An index that answers and has no such torch."""
+        machine.add_python()
+        subprocess.run([sys.executable, '-m', 'venv', machine.folder / 'env'], check=True)
+        (pip,) = re.findall(r'^(pip==.*)$', (ROOT / 'requirements' / 'lock.txt').read_text(), re.M)
+        packages = machine.folder / 'env' / 'lib' / f'python{VERSION}' / 'site-packages'
+        (packages / f'{pip.replace("==", "-")}.dist-info').mkdir(exist_ok=True)  # the pinned pip seems to be there
+        index = tmp_path / 'index'
+        for name in ('torch', 'torchvision'):
+            (index / name).mkdir(parents=True)
+            (index / name / 'index.html').write_text('<!DOCTYPE html><html><body></body></html>')
+        done = machine.set_up('--cpu', **CLOSED | {'PIP_INDEX_URL': index.as_uri()})
+        assert done.returncode == 1, done
+        assert 'no CPU build of torch' in done.stderr.splitlines()[-1], done.stderr
 
 
 class TestScripts:
@@ -266,7 +296,7 @@ class TestScripts:
 
         assert where() == str(ROOT / '.venv')
         assert where(PINAS_ENV_DIR='/e', CI='true') == '/e'
-        assert where(CI='true', PINAS_CACHE_DIR='/c').startswith('/c/envs/')
+        assert where(CI='true', PINAS_CACHE_DIR='/c').startswith('/c/envs/py3.1')
 
     def test_shellcheck(self):
         shellcheck = shutil.which('shellcheck') or shutil.which('shellcheck', path=str(Path(sys.executable).parent))
@@ -279,7 +309,7 @@ class TestScripts:
     def test_pins_match_the_requirements(self):
         """What pyproject.toml fixes exactly is what the pinned environment has."""
         pins = (ROOT / 'requirements' / 'lock.txt').read_text() + (ROOT / 'requirements' / 'mmcv.txt').read_text()
-        fixed = re.findall(r'"((?:mm\w+)==[\w.]+)"', (ROOT / 'pyproject.toml').read_text())
+        fixed = re.findall(r'"((?:mm[\w-]+)==[\w.]+)"', (ROOT / 'pyproject.toml').read_text())
         assert len(fixed) == 3
         for requirement in fixed:
             assert re.search(rf'^{re.escape(requirement)}$', pins, re.M), requirement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def test_a_kill_in_any_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert ran(lines) == set(NAMES) - before
     assert any(number(name) in line and 'continued' in line for line in lines)
     assert set(engine(tmp_path).plan().values()) == {'done'}
-    assert (tmp_path / 'logs' / f'{name}.log').read_text().count('starts at') == 2
+    assert re.search(r'starts at [234]', (tmp_path / 'logs' / f'{name}.log').read_text()), 'began anew'
 
 
 def number(name: str) -> str:

@@ -111,7 +111,7 @@ def test_an_existing_page_survives_a_failed_write(tmp_path: Path, monkeypatch: p
     def fail(_: int) -> None:
         raise OSError('disk full')
 
-    monkeypatch.setattr('pinas_zoo.weights.load.os.fsync', fail)
+    monkeypatch.setattr('pinas_zoo.files.os.fsync', fail)
     with pytest.raises(OSError, match='disk full'):
         write_report(path, 'new', [])
     assert '<h1>old</h1>' in path.read_text()

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pinas_zoo.files import write_text
 
 PARTS = ('step', 'rank', 'inference', 'loading')
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'pillow')
@@ -49,7 +51,7 @@ def package_version(name: str) -> str | None:
 def describe_environment(threads: int) -> dict[str, Any]:
     """Where the numbers come from."""
     return {
-        'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'date': datetime.now(UTC).isoformat(timespec='seconds'),
         'cpu': cpu_model(),
         'machine': platform.machine(),
         'system': platform.system(),
@@ -127,10 +129,7 @@ def print_part(part: str, result: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
-    partial.write_text(json.dumps(values, indent=2) + '\n')
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=2) + '\n')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

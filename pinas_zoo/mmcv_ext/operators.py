@@ -32,7 +32,7 @@ def _single(value: float) -> float:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that stay, best score first; of equal scores the earlier box.
+    """Indices of the boxes that stay, best score first.
 
     Args:
         boxes: (N, 4), x1, y1, x2, y2.
@@ -40,12 +40,12 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         iou_threshold: A box goes when its overlap with a better one that stays is greater.
         offset: 0, or 1 where x2 and y2 are the last pixels inside.
     """
-    boxes, scores = _real(boxes), _real(scores)
-    if boxes.dtype != scores.dtype:
-        boxes, scores = boxes.double(), scores.double()
+    order = scores.sort(descending=True).indices  # mmcv's order of equal scores, where torchvision has its own
+    boxes = _real(boxes[order])
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
-    return torch.ops.torchvision.nms(boxes, scores, _single(iou_threshold))
+    ranks = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=boxes.dtype)
+    return order[torch.ops.torchvision.nms(boxes, ranks, _single(iou_threshold))]
 
 
 def softnms(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.network import PiNASNet
@@ -112,23 +112,12 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
         chosen = islice(index_batches(len(pairs), recipe.batch, draw), recipe.calibration)
-        _calibrate(net, recipe, task, (pairs.images[i] for i in chosen))
+        with recipe.autocast():
+            update_bn((normalise(pairs.images[i], task.patch) for i in chosen), net.train())
         top1, test_loss = _test(net, recipe, task)
     if not math.isfinite(test_loss):
         raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')
     return Result(top1, test_loss, time.process_time() - begin)
-
-
-def _calibrate(net: nn.Module, recipe: Recipe, task: PairTask, batches: Iterator[Tensor]) -> None:
-    """BN statistics of the averaged weights: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    net.train()
-    for images in batches:
-        with recipe.autocast():
-            net(normalise(images, task.patch))
 
 
 def _test(net: nn.Module, recipe: Recipe, task: PairTask) -> tuple[float, float]:

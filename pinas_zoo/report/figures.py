@@ -6,7 +6,6 @@ Drawings are inline SVG with text in `currentColor`, so that they follow the pag
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pinas_zoo.files import write_atomic
+from pinas_zoo.files import numbered_lines, write_bytes
 from pinas_zoo.search.log import SearchRecord, pareto_front
 
 Points = Sequence[tuple[float, float]]
@@ -60,14 +59,14 @@ class Figure:
             # Alone, a drawing needs its namespaces and a colour for its text.
             spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#222"'
             data = data.replace('<svg', f'<svg {spaces}', 1).encode()
-        write_atomically(Path(path), data)
+        write_bytes(path, data)
 
 
 def read_scalars(path: str | Path, *more: str | Path) -> dict[str, list[tuple[float, float]]]:
     """Reads mmengine's scalars (vis_data/scalars.json, JSON lines).
 
     Args:
-        path: The file; a last line that a kill left torn is ignored.
+        path: The file; an incomplete last line is ignored.
         more: Files of the same run, continued. Where a step was repeated, the later file counts.
 
     Returns:
@@ -78,14 +77,9 @@ def read_scalars(path: str | Path, *more: str | Path) -> dict[str, list[tuple[fl
     """
     curves: dict[str, dict[float, float]] = {}
     for file in (path, *more):
-        lines = Path(file).read_bytes().splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                values = json.loads(line)
-            except ValueError as error:
-                if number == len(lines):
-                    break
-                raise ValueError(f'{file}: line {number} is unreadable: {line[:80]!r}') from error
+        if not Path(file).is_file():
+            raise FileNotFoundError(f'no file {file}')
+        for number, _, values in numbered_lines(file):
             step = values.get('step', values.get('iter'))
             if step is None:
                 raise ValueError(f'{file}: line {number} has neither step nor iter, got {sorted(values)}')
@@ -250,8 +244,3 @@ def _draw(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, k
     svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r'<svg\1', svg)
     svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r'<svg\1', svg)
     return Figure(caption, svg)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes bytes as `write_atomic` writes files."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(data))

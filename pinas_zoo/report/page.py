@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pinas_zoo.files import write_text
 from pinas_zoo.report.architecture import arch_figure
 from pinas_zoo.report.figures import (
     Figure,
@@ -24,7 +25,6 @@ from pinas_zoo.report.figures import (
     pareto_figure,
     read_scalars,
     search_trace_figure,
-    write_atomically,
 )
 
 __all__ = [
@@ -157,7 +157,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
         True
     """
     page = _environment().get_template('page.html.j2').render(title=title, lead=lead, sections=sections)
-    write_atomically(Path(path), page.encode())
+    write_text(path, page)
     return Path(path)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from pinas_zoo.files import numbered_lines, sync_folder
 from pinas_zoo.space import Arch
 
 __all__ = ['Cost', 'Limits', 'SearchLog', 'SearchRecord', 'pareto_front']
@@ -181,7 +182,7 @@ class SearchLog:
         self._file.seek(size)
         if recorded is None:
             self._write(self.header)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         elif size and not _ends_with_newline(self.path):
             self._put(b'\n')
 
@@ -245,16 +246,8 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     header: dict[str, Any] | None = None
     records: list[SearchRecord] = []
     size = 0
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     names = {field.name for field in fields(SearchRecord)}
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            # Only the last line can be torn; anything else means that the file was damaged.
-            if number == len(lines):
-                break
-            raise ValueError(f'{path}: line {number} is unreadable: {line[:80]!r}') from error
+    for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:
                 raise ValueError(f'{path} is no search log: its first line is {line[:80]!r}')
@@ -289,12 +282,3 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _ends_with_newline(path: Path) -> bool:
     return path.read_bytes()[-1:] == b'\n'
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new file's directory entry durable too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -168,20 +168,21 @@ def _named(function: Callable[..., Any], module: str, name: str) -> Callable[...
     return alias
 
 
-#: The one allow-list: numpy's reconstructors, and the classes of plain dtypes (no objects) whose state they set.
-_NUMPY: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
+#: The one allow-list of what may be unpickled beyond torch's own: numpy's reconstructors, and the classes of plain
+#: dtypes (no objects) whose state they set.
+PLAIN_GLOBALS: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-    _NUMPY.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
-    _NUMPY.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
+    PLAIN_GLOBALS.append(_named(np.float64(0).__reduce__()[0], _module, 'scalar'))
+    PLAIN_GLOBALS.append(_named(np.zeros(1).__reduce__()[0], _module, '_reconstruct'))
 
 
 @contextmanager
 def _only_numpy_allowed() -> Iterator[None]:
-    """Nothing but `_NUMPY` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
+    """Nothing but `PLAIN_GLOBALS` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
-    serialization.add_safe_globals(_NUMPY)
+    serialization.add_safe_globals(PLAIN_GLOBALS)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from pinas_zoo.weights.load import LoadReport, load_weights, read_weights
 from pinas_zoo.weights.released.remap import strip_module
 from pinas_zoo.weights.shapes import find_arch, shapes_of
 
-__all__ = ['load_backbone', 'load_supernet']
+__all__ = ['last_checkpoint', 'load_backbone', 'load_supernet']
 
 _logger = logging.getLogger('pinas_zoo')
 
@@ -74,6 +74,23 @@ def _arch_of_shapes(state: dict[str, Tensor], net: PiNASNet) -> str | None:
         return None  # the load report will say what does not fit
 
 
+def last_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint that a training saved last; None where nothing was saved yet.
+
+    Raises:
+        FileNotFoundError: The file that `last_checkpoint` names is missing.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    if not pointer.is_file():
+        return None
+    saved = Path(pointer.read_text().strip())
+    # The work_dir may have been moved since.
+    for candidate in (saved, pointer.with_name(saved.name)):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f'{pointer} names {saved}, which is missing')
+
+
 def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSpace) -> SuperNet:
     """Reads the supernet out of a checkpoint of any stage: pre-training (the student), linear stage, or weights alone.
 
@@ -85,11 +102,10 @@ def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSp
         FileNotFoundError: There is no such file, or nothing was saved in the folder.
         ValueError: The weights do not fit the space.
     """
-    pointer = Path(checkpoint) / 'last_checkpoint'
     if Path(checkpoint).is_dir():
-        if not pointer.is_file():
+        if (last := last_checkpoint(checkpoint)) is None:
             raise FileNotFoundError(f'{checkpoint} holds no last_checkpoint; give a checkpoint, or train it first')
-        checkpoint = pointer.with_name(Path(pointer.read_text().strip()).name)
+        checkpoint = last
     else:
         checkpoint = find_weights(checkpoint)
     state, _ = read_weights(checkpoint)

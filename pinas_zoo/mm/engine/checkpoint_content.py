@@ -5,7 +5,6 @@ it does not know, so a single np.float64 makes a whole file unreadable: it passe
 everywhere else. Types are therefore compared with `type(x)`, never with isinstance.
 """
 
-import os
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ import torch
 from mmengine.dist import all_gather
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
+
+from pinas_zoo.files import write_bytes
 
 RandomState = dict[str, torch.Tensor]
 
@@ -196,20 +197,7 @@ class AtomicBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a temporary name beside the file, flush them to the disk and rename."""
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f'.{path.name}.tmp')
-        with open(temporary, 'wb') as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        # The rename itself is safe only once the folder is on the disk.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_bytes(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text as `put` writes bytes."""

@@ -20,6 +20,7 @@ from pinas_zoo.mm.engine.process import LAUNCHERS, set_up
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.weights.loading import last_checkpoint
 
 __all__ = [
     'DEFAULT_SEED',
@@ -100,15 +101,11 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
         if not Path(resume).is_file():
             raise FileNotFoundError(f'--resume got {resume}, which is no file; or give auto')
         return str(resume)
-    pointer = Path(work_dir, 'last_checkpoint')
-    if not pointer.is_file():
-        return None
-    saved = Path(pointer.read_text().strip())
-    # The work_dir may have been moved since.
-    for candidate in (saved, Path(work_dir, saved.name)):
-        if candidate.is_file():
-            return str(candidate)
-    raise FileNotFoundError(f'{pointer} names {saved}, which is missing; --resume may name another')
+    try:
+        saved = last_checkpoint(work_dir)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}; --resume may name another') from None
+    return None if saved is None else str(saved)
 
 
 def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:

@@ -5,7 +5,6 @@ A checkpoint is never loaded in a way that can run code: weights_only is enforce
 
 import os
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -13,6 +12,7 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.registry import init_default_scope
 
 from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.weights.load import PLAIN_GLOBALS
 
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
@@ -22,13 +22,7 @@ def _enforce_safe_loading() -> None:
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     # Published files of mmdet and mmseg may hold numpy arrays and scalars as metadata: no code.
-    number_types = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32')]
-    allowed = [np.ndarray, np.dtype, *number_types]
-    core = np._core if hasattr(np, '_core') else np.core  # numpy 2, numpy 1
-    for name in ('_reconstruct', 'scalar'):
-        function = getattr(core.multiarray, name)
-        allowed += [function, (function, f'numpy.core.multiarray.{name}')]
-    torch.serialization.add_safe_globals(allowed)
+    torch.serialization.add_safe_globals(PLAIN_GLOBALS)
 
 
 def _set_ranks(launcher: str | None) -> str:
