@@ -22,7 +22,8 @@ done = int(count.read_text()) if count.is_file() else 0
 print(f'{stage} starts at {done}')
 for step in range(done + 1, 5):
     print(f'Iter(train) [{step}/4] loss: 1')
-    count.write_text(str(step))
+    count.with_suffix('.new').write_text(str(step))
+    count.with_suffix('.new').replace(count)  # a kill leaves the old count or the new one
     while step == 2 and named('hold'):
         (root / 'holds').write_text(stage)
         time.sleep(0.02)

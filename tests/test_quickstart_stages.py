@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -64,10 +65,17 @@ def after(*names: str) -> set[str]:
     return found
 
 
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('run')
+    engine(root).run()
+    return root
+
+
 @pytest.fixture
-def done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    assert ran(run(tmp_path, capsys)) == set(NAMES)
-    return tmp_path
+def done(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run: a run may be moved."""
+    return shutil.copytree(finished, tmp_path / 'run')
 
 
 def test_nothing_runs_twice(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,11 +139,6 @@ def test_a_damaged_result_is_made_again(done: Path, capsys: pytest.CaptureFixtur
     damage(done / 'retrained.safetensors')
     lines = run(done, capsys)
     assert any('stale: retrained.safetensors ' in line for line in lines) and ran(lines) == {'publish'}
-
-
-def test_a_moved_run_stays_done(done: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory) -> None:
-    moved = done.rename(tmp_path_factory.mktemp('other') / 'run')
-    assert not ran(run(moved, capsys))
 
 
 def test_every_setting_of_a_config_counts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -98,6 +98,7 @@ def curve_figure(
     ylabel: str = '',
     smooth: int = 1,
     lines: Mapping[str, float] | None = None,
+    colours: Sequence[str] = LINES,
     kind: Kind = 'svg',
 ) -> Figure:
     """Draws curves over a common axis.
@@ -109,6 +110,7 @@ def curve_figure(
         ylabel: Name of the y axis.
         smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
         lines: Levels to mark with a dashed line, by name.
+        colours: Of the curves, in their order.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
@@ -119,7 +121,7 @@ def curve_figure(
         raise ValueError(f'a curve needs points and smooth of at least 1, got {list(series)} and {smooth}')
 
     def draw(axes: Any) -> None:
-        for color, (name, points) in zip(LINES * (1 + len(series) // len(LINES)), series.items(), strict=False):
+        for color, (name, points) in zip(cycle(colours), series.items(), strict=False):
             x, y = [p[0] for p in points], [p[1] for p in points]
             if smooth > 1:
                 axes.plot(x, y, color=color, alpha=0.3, linewidth=1)
@@ -129,7 +131,7 @@ def curve_figure(
         for name, level in (lines or {}).items():
             axes.axhline(level, color=INK, linestyle='--', linewidth=1, alpha=0.7, label=name)
 
-    return _draw(draw, caption, xlabel, ylabel, kind)
+    return draw_figure(draw, caption, xlabel, ylabel, kind)
 
 
 def search_trace_figure(
@@ -163,7 +165,7 @@ def search_trace_figure(
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return _draw(draw, caption, 'evaluation', ylabel, kind)
+    return draw_figure(draw, caption, 'evaluation', ylabel, kind)
 
 
 def pareto_figure(
@@ -199,7 +201,7 @@ def pareto_figure(
         axes.plot(*zip(*front, strict=True), 'o', color=LINES[2], markersize=5, label='Pareto front')
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
-    return _draw(draw, caption, unit, ylabel, kind)
+    return draw_figure(draw, caption, unit, ylabel, kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
@@ -208,7 +210,19 @@ def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[Search
     return [row if isinstance(row, SearchRecord) else SearchRecord(**row) for row in records]
 
 
-def _draw(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+def draw_figure(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+    """Lets `draw` fill matplotlib axes in the page's style.
+
+    Args:
+        draw: Draws into the axes; labels of what it draws become a legend where there are several.
+        caption: Line below the figure.
+        xlabel, ylabel: Names of the axes, with units.
+        kind: ``'svg'`` for the page, ``'png'`` for a file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: An unknown kind.
+    """
     if kind not in ('svg', 'png'):
         raise ValueError(f"kind must be 'svg' or 'png', got {kind!r}")
     try:

@@ -1,4 +1,4 @@
-"""The main job on two CPU cores: supernet, linear stage, search, shortlist, retraining, detection, segmentation, report.
+"""The main job on two CPU cores: from an unsupervised supernet to a detector and a segmentor, with a report.
 
 Every stage is one call of a tool, so that it can be repeated by hand. A later call continues an interrupted stage,
 skips what is done, and runs again what is stale: stages whose data, settings, code or inputs have changed.
@@ -30,6 +30,7 @@ __all__ = [
     'RETRAIN',
     'SEARCH',
     'SEGMENTATION',
+    'SHORT',
     'SHORTLIST',
     'SPACE',
     'STAGES',
@@ -41,6 +42,7 @@ PRETRAIN = CONFIGS / 'pinas-patch-supernet_b32-coslr_pairs.py'
 LINEAR = CONFIGS / 'pinas-patch-linear_b32-step_pairs.py'
 SEARCH = CONFIGS / 'pinas-patch-tree_128_pairs.py'
 SHORTLIST = CONFIGS / 'pinas-patch-shortlist_5-8_pairs.py'
+SHORT = CONFIGS / 'pinas-patch-short_b32-coslr_pairs.py'
 RETRAIN = CONFIGS / 'pinas-patch_b32-coslr_pairs.py'
 DETECTION = CONFIGS / 'mask-rcnn_pinas-patch_fpn_scenes.py'
 SEGMENTATION = CONFIGS / 'deeplabv3_pinas-patch-d8_scenes.py'
@@ -135,7 +137,7 @@ class Job:
         return options | {'model.backbone.init_cfg.checkpoint': self.root / 'retrained.safetensors'}
 
     def report(self) -> list[str]:
-        return ['-m', 'pinas_zoo.mm.quickstart.report', str(self.root), *(['--quick'] if self.quick else [])]
+        return ['-m', 'pinas_zoo.mm.quickstart.report', str(self.root)]
 
     def next_commands(self) -> list[str]:
         """What a reader can try with the results."""
@@ -202,7 +204,7 @@ DATA = ('data', 'files.py')
 #: What every training, and whatever reads a supernet, may run through.
 TRAINING = (*DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine')
 TRAINING += ('mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py')
-SEARCHING = (*TRAINING, 'search', 'mm/search.py')
+SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 
 #: The job. Threads: two where nothing else could run, one where two stages run side by side.
@@ -246,7 +248,7 @@ STAGES = (
         'shortlist: the best and random networks trained alone',
         Job.shortlist,
         after=('search',),
-        configs=(SHORTLIST, RETRAIN),
+        configs=(SHORTLIST, SHORT),
         code=SEARCHING,
         outputs=('shortlist/shortlist.json',),
         threads=2,
@@ -330,7 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     root = args.root or Path('work_dirs/quickstart-quick' if args.quick else 'work_dirs/quickstart')
     start = time.perf_counter()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the tools are ended, too
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # the tools are ended, too
     try:
         data = find_data()
         print(f'data: {data}', flush=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ['ToolProcess', 'log_end']
@@ -34,7 +36,8 @@ class ToolProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         # A waiting OpenMP thread sleeps instead of spinning: spinning costs whatever runs beside it its core.
         variables = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONUNBUFFERED': '1'}
-        variables |= {'OMP_NUM_THREADS': str(threads), 'PINAS_THREADS': str(threads), **(environment or {})}
+        variables |= {'OMP_NUM_THREADS': str(threads), **(environment or {})}
+        variables.pop('PINAS_THREADS', None)  # would bind the processes that a tool starts, too
         self.process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -44,6 +47,7 @@ class ToolProcess:
             errors='replace',
             env=variables,
             pass_fds=tuple(keep_open),
+            start_new_session=True,  # it is stopped with the processes that it has started
         )
 
     def follow(self, on_line: Callable[[str], None]) -> int:
@@ -57,16 +61,20 @@ class ToolProcess:
 
     def stop(self) -> None:
         """Asks the tool to end; what it has saved stays."""
-        if self.process.poll() is None:
-            self.process.terminate()
+        self._signal(signal.SIGTERM)
 
     def wait(self, patience: float = 20.0) -> None:
         """Waits for a stopped tool; kills it where it does not end within `patience` seconds."""
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._signal(signal.SIGKILL)
             self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self.process.pid, number)
 
 
 def log_end(log: Path, lines: int = 15) -> str:

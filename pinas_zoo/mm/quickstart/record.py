@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -54,12 +55,14 @@ class Entry:
     Args:
         begun: What its folder is, or was, made from.
         seconds: Wall-clock time of its runs so far.
+        ended: When its last run ended, in seconds of the epoch.
         outputs: Hashes by file; empty until it is done.
         continued: Whether it was interrupted in between.
     """
 
     begun: Fingerprint
     seconds: float = 0.0
+    ended: float = 0.0
     outputs: Mapping[str, str] | None = None
     continued: bool = False
 
@@ -105,7 +108,14 @@ class Records:
     def add_seconds(self, name: str, seconds: float) -> None:
         """Adds to the time of a stage."""
         entry = self.entries[name]
-        self.put(name, replace(entry, seconds=round(entry.seconds + seconds, 2)))
+        self.put(name, replace(entry, seconds=round(entry.seconds + seconds, 2), ended=round(time.time(), 2)))
+
+    def wall_clock(self) -> float:
+        """Seconds in which at least one stage ran."""
+        total, until = 0.0, 0.0
+        for start, end in sorted((entry.ended - entry.seconds, entry.ended) for entry in self.entries.values()):
+            total, until = total + max(0.0, end - max(start, until)), max(until, end)
+        return total
 
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
