@@ -108,8 +108,8 @@ class Job:
 
     def shortlist(self) -> list[str]:
         command = ['tools/shortlist.py', str(SHORTLIST), '--search', str(self.root / 'search')]
-        command += ['--work-dir', str(self.root / 'shortlist'), '--workers', '2']
-        quick = ['top=1', 'random=2', 'training_options.train_cfg.max_iters=4']
+        command += ['--work-dir', str(self.root / 'shortlist')]
+        quick = ['top=1', 'random=2', 'workers=1', 'training_options.train_cfg.max_iters=4']
         return [*command, '--cfg-options', *quick] if self.quick else command
 
     def derive(self) -> list[str]:
