@@ -35,9 +35,9 @@ class Network:
 
 def networks_of(shortlist: Mapping[str, Any]) -> list[Network]:
     """The networks of the content of a `shortlist.json`."""
-    metric, split, estimate = shortlist['metric'], shortlist['reported_on'], shortlist['kendall_tau']['estimate']
+    metric, estimate = shortlist['metric'], shortlist['kendall_tau']['estimate']
     return [
-        Network(tuple(row['groups']), row['estimate'][estimate], row[split][metric], row['arch'] == shortlist['arch'])
+        Network(tuple(row['groups']), row['estimate'][estimate], row['test'][metric], row['arch'] == shortlist['arch'])
         for row in shortlist['networks']
     ]
 

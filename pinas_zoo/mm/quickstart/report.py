@@ -94,22 +94,26 @@ LIMITS = (
 
 def _search_effect(results: Results) -> list[Any]:
     listed = results.shortlist
-    chosen, random, tau = listed['chosen'], listed['random'], listed['kendall_tau']
+    chosen, random, top, tau = listed['chosen'], listed['random'], listed['top'], listed['kendall_tau']
     networks = networks_of(listed)
     beats = 'beats' if chosen['gain'] > 0 else 'does not beat'
-    text = (
-        f'{chosen["networks"]} networks were trained alone with the same budget: the best {listed["top"]["count"]} '
-        f'of the search and {random["count"]} random ones. The chosen one has {chosen["value"]:.2f} % and is number '
-        f'{chosen["rank"]} of them. It {beats} the mean of the random networks, {random["mean"]:.2f} %: the difference '
-        f'is {chosen["gain"]:+.2f} points, their standard deviation {random["std"]:.2f}.'
+    spread = (
+        '' if random['std'] is None else f', {abs(chosen["gain"] / random["std"]):.1f} times their standard deviation'
     )
+    text = (
+        f'{chosen["networks"]} networks were trained alone with the same budget: the best {top["count"]} of the search '
+        f'and {random["count"]} random ones. The chosen one has {chosen["value"]:.2f} % and is number {chosen["rank"]} '
+        f'of them. It {beats} the mean of the random networks, {random["mean"]:.2f} %: the difference is '
+        f'{chosen["gain"]:+.2f} points{spread}.'
+    )
+    defined = tau['tau'] is not None
     tiles = {
         'chosen network': f'{chosen["value"]:.1f} %',
         'mean of random networks': f'{random["mean"]:.1f} %',
         'rank of the chosen one': f'{chosen["rank"]} of {chosen["networks"]}',
-        f'Kendall tau of the estimates, n = {tau["count"]}': f'{tau["tau"]:.2f}',
+        f'Kendall tau of the estimates, n = {tau["count"]}': f'{tau["tau"]:.2f}' if defined else 'not defined',
     }
-    n = f'Kendall tau = {tau["tau"]:.2f}, n = {tau["count"]}, p = {tau["p"]:.2g}'
+    n = f'Kendall tau = {tau["tau"]:.2f}, n = {tau["count"]}, p = {tau["p"]:.2g}' if defined else f'n = {tau["count"]}'
     return [
         text,
         Facts(tiles, large=True),
