@@ -9,7 +9,7 @@ custom_hooks = [
 custom_imports = dict(
     allow_failed_imports=False,
     imports=[
-        'pinas_zoo.mm.weights',
+        'pinas_zoo.mm.checkpoint_loader',
     ],
 )
 data = dict(kind='folder', root='data/imagenet/train')

@@ -105,7 +105,7 @@ class SearchSpace:
         stem_stride: Stride of the stem's first convolution.
         stem_pool: Whether a 3x3 max-pooling of stride 2 ends the stem.
         stem_kernel: Odd kernel size of the stem's convolutions; 1 leaves the mixing of neighbours to the blocks.
-        candidates: What a position picks from; at most ten, since an arch writes one digit a block.
+        candidates: What a position picks from; at most ten, since an arch writes one digit per block.
         expansion: Output channels per plane.
         min_attention_width: Lower bound of the hidden channels of split attention.
         input_size: Image side in pixels that costs and default configs refer to.
@@ -136,7 +136,7 @@ class SearchSpace:
             raise ValueError(f'a space has one to four stages, got depths {self.depths}')
         if not len(self.depths) == len(self.planes) == len(self.strides):
             raise ValueError(
-                f'depths, planes and strides need one entry a stage, got {self.depths}, {self.planes}, {self.strides}'
+                f'depths, planes and strides need one entry per stage, got {self.depths}, {self.planes}, {self.strides}'
             )
         for field in ('depths', 'planes', 'strides', 'stem_widths'):
             if not all(map(_is_count, getattr(self, field))):
@@ -211,7 +211,7 @@ class SearchSpace:
 
     def choices(self, position: int) -> tuple[int, ...]:
         """Candidate indices that fit a position: all, but skips where the shape changes."""
-        self.stage_of(position)  # refuses what is no position
+        self.stage_of(position)  # refuses what is not a position
         return self._choices[position]
 
     @cached_property
@@ -293,13 +293,13 @@ class SearchSpace:
     def _malformed(self, came: object, why: str) -> ValueError:
         stages = '-'.join('d' * depth for depth in self.depths)
         return ValueError(
-            f'{came!r} is no architecture of space {self.name!r}: {why}; allowed: {self.num_positions} digits '
+            f'{came!r} is not an architecture of space {self.name!r}: {why}; allowed: {self.num_positions} digits '
             f'of 0..{len(self.candidates) - 1}, by stage {stages}, or a sequence of as many integers; '
             'several candidates of one position stand in brackets, as in (01)'
         )
 
     def format(self, arch: str | Sequence[int | Sequence[int]]) -> str:
-        """Writes an architecture by stage, one digit a block, several in brackets."""
+        """Writes an architecture by stage, one digit per block, several in brackets."""
         blocks = [f'({"".join(map(str, c))})' if isinstance(c, tuple) else str(c) for c in self.parse(arch)]
         ends = list(accumulate(self.depths))
         return '-'.join(''.join(blocks[end - depth : end]) for depth, end in zip(self.depths, ends, strict=True))
@@ -396,7 +396,7 @@ class SearchSpace:
 
 #: The paper's space: 4^16 architectures on the ResNeSt-50 skeleton.
 PINAS = SearchSpace('pinas')
-#: A space for CPUs: 28-32 px images, 4^8 architectures, well under 1 M parameters a path.
+#: A space for CPUs: 28-32 px images, 4^8 architectures, well under 1 M parameters per path.
 PINAS_NANO = SearchSpace(
     'pinas_nano',
     depths=(2, 2, 2, 2),

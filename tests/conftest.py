@@ -1,11 +1,15 @@
 """Shared by all tests: threads, seeds, what is skipped and why, and which real images were used."""
 
+import fcntl
 import os
 import random
 import sys
 from importlib.util import find_spec
 
-os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch: two cores are promised, and the count changes bits
+# before torch: two cores are promised, and the count changes bits; of several workers (pytest -n) each has one
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ['OMP_NUM_THREADS'] = '1'
+os.environ.setdefault('OMP_NUM_THREADS', '2')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # tests start processes; spinning threads would take their cores
 if not os.environ.get('PINAS_TEST_NET'):
     os.environ.setdefault('PINAS_OFFLINE', '1')  # missing data fall back to scikit-learn's digits
@@ -21,6 +25,16 @@ MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 def pytest_configure(config):
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Of the tests that start several processes one runs at a time, so that workers do not starve each other."""
+    if not item.get_closest_marker('processes'):
+        return (yield)
+    with open(__file__) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return (yield)
 
 
 def pytest_collection_modifyitems(config, items):

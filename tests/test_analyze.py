@@ -19,8 +19,8 @@ from pinas_zoo.report.curves import Run, choose_keys, draw_curves, read_run
 from pinas_zoo.report.figures import LINES
 
 ROOT = Path(__file__).parents[1]
-DETECTION = 'configs/quickstart/mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
-SEGMENTATION = 'configs/quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
+DETECTION = 'checkpoints/pinas_nano_a_mask-rcnn_scenes.py'
+SEGMENTATION = 'checkpoints/pinas_nano_a_deeplabv3_scenes.py'
 
 
 def run_tool(*arguments: object) -> int:
@@ -185,7 +185,7 @@ class TestCurves:
         assert read_run(other).name == 'other' and read_run(other, 'mine').name == 'mine'
 
     def test_no_log_is_said(self, tmp_path):
-        with pytest.raises(ValueError, match='is no log: neither'):
+        with pytest.raises(ValueError, match='is not a log: neither'):
             read_run(tmp_path)
         (tmp_path / 'scalars.json').write_text('')
         with pytest.raises(ValueError, match='no number stands in'):

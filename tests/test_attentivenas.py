@@ -179,7 +179,7 @@ def test_blocks_are_counted() -> None:
     for arch in method.extremes:
         extreme[range(3), list(arch)] = True
     share = (method.updates - count) / 2000
-    # Two draws a step, each with 1/4: standard deviation sqrt(2 * 2000 * 3 / 16) / 2000 = 0.014.
+    # Two draws per step, each with 1/4: standard deviation sqrt(2 * 2000 * 3 / 16) / 2000 = 0.014.
     torch.testing.assert_close(share, torch.full((3, 4), 0.5), rtol=0, atol=0.06)
     assert extreme.sum() == 6
 
@@ -318,6 +318,7 @@ def _work(rank: int) -> dict[str, Any]:
     return {'state': method.state_dict(), 'paths': paths, 'alone': alone}
 
 
+@pytest.mark.processes
 def test_two_ranks_choose_alike(tmp_path: Path) -> None:
     """Ranks whose own batches prefer different candidates train the same path, the best on both batches together."""
     ranks = run_two_ranks(_work, tmp_path)

@@ -260,9 +260,9 @@ def test_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
     with pytest.raises(ValueError, match=r'missing: layer1.0.conv1.weight\n  unexpected: layer9'):
         load_backbone(net, tmp_path / 'a.safetensors')
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    (tmp_path / 'torn.safetensors').write_bytes((tmp_path / 'a.safetensors').read_bytes()[:1000])
-    with pytest.raises(ValueError, match='no readable safetensors'):
-        read_weights(tmp_path / 'torn.safetensors')
+    (tmp_path / 'incomplete.safetensors').write_bytes((tmp_path / 'a.safetensors').read_bytes()[:1000])
+    with pytest.raises(ValueError, match='not a readable safetensors'):
+        read_weights(tmp_path / 'incomplete.safetensors')
 
 
 def test_pretrained_never_ends_in_random_weights():

@@ -1,5 +1,6 @@
 """tools/benchmark.py: what it writes, and that its contestants do the same work. Times are not looked at."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,11 +14,6 @@ from pinas_zoo.space import PINAS_NANO, PINAS_TINY
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 CHEAP = ['--quick', '--rounds', '1', '--warmups', '0', '--threads', '1']
-
-
-@pytest.fixture(autouse=True)
-def tools_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
 
 
 def run_tool(*arguments: str) -> subprocess.CompletedProcess:
@@ -148,16 +144,18 @@ def test_writes_json(tmp_path):
 
 
 def test_rows_of_the_step(tmp_path, capsys, monkeypatch):
-    import benchmark
+    from pinas_cli import benchmark
 
     def run_here(task, args):  # a process each costs a minute
         args.task, args.out = task, tmp_path / 'task.json'
         benchmark.run_task(args)
         return json.loads(args.out.read_text())
 
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
     threads = torch.get_num_threads()
     monkeypatch.setattr(benchmark, 'run_worker', run_here)
-    result = benchmark.measure_part('step', benchmark.parse_args(CHEAP))
+    result = benchmark.measure_part('step', parser.parse_args(CHEAP))
     torch.set_num_threads(threads)
     rows = {line['name']: line for line in result['rows']}
     for name in ('released, contiguous', 'ours, contiguous', 'ours, channels_last', 'floor, contiguous'):
@@ -169,20 +167,20 @@ def test_rows_of_the_step(tmp_path, capsys, monkeypatch):
 
 
 def test_a_part_that_fails_is_said(tmp_path, capsys, monkeypatch):
-    import benchmark
+    from pinas_cli import benchmark
+    from pinas_cli.main import main
 
     ended = subprocess.CompletedProcess([], 3)
     monkeypatch.setattr(benchmark.subprocess, 'run', lambda *args, **kwargs: ended)
     out = tmp_path / 'benchmark.json'
-    assert benchmark.main([*CHEAP, '--only', 'inference', '--out', str(out)]) == 1
+    assert main(['benchmark', *CHEAP, '--only', 'inference', '--out', str(out)]) == 1
     assert 'exit status 3' in json.loads(out.read_text())['parts']['inference']['error']
     assert 'exit status 3' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('wrong', [['--only', 'stp'], ['--rounds', '0'], ['--threads', '0']])
 def test_wrong_arguments(wrong, capsys):
-    import benchmark
+    from pinas_cli.main import main
 
-    with pytest.raises(SystemExit):
-        benchmark.main(wrong)
+    assert main(['benchmark', *wrong]) == 2
     assert 'allowed' in capsys.readouterr().err

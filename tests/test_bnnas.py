@@ -180,7 +180,7 @@ def test_optimum_equals_brute_force(space: SearchSpace, whole: bool, limited: tu
     for _ in range(12):
         table = rng.integers(0, 5, (space.num_positions, 4)) if whole else rng.standard_normal((space.num_positions, 4))
         cost = additive_cost(space, rng, whole)
-        # Bounds between the cheapest and the dearest architecture, some of them too tight for both.
+        # Bounds between the cheapest and the most expensive architecture, some of them too tight for both.
         everything = list(space.all_archs())
         bounds = {}
         for kind in limited:
@@ -240,7 +240,7 @@ def test_costs_that_are_no_sums_are_refused() -> None:
     def cost(arch: Arch) -> SimpleNamespace:
         return SimpleNamespace(macs=1 + np.prod(arch), params=1)
 
-    with pytest.raises(ValueError, match='no sums over positions'):
+    with pytest.raises(ValueError, match='not sums over positions'):
         best_arch([[0, 1, 2, 3]] * 3, SMALL, Limits(cost, max_macs=5))
 
 

@@ -19,8 +19,10 @@ def read(path: Path):
     from mmengine.registry import init_default_scope
 
     import pinas_zoo.registry  # noqa: F401
+    from pinas_zoo.mm.engine.from_data import fill_from_data
 
     cfg = Config.fromfile(ROOT / path)
+    fill_from_data(cfg, names=[str(number) for number in range(10)])  # where a config leaves them to its data
     init_default_scope(cfg.get('default_scope', 'pinas_zoo'))
     return cfg
 

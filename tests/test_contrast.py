@@ -116,7 +116,7 @@ def test_four_released_steps_tensors(golden_run):
 
 
 def naive_train(method: PiNAS, batches: list[list[torch.Tensor]], orders=None) -> list[float]:
-    """Restates loss, teacher and queue with loops and copies; one inner list of batches a step, one batch a rank.
+    """Restates loss, teacher and queue with loops and copies; one inner list of batches per step, one batch per rank.
 
     Uses the method's networks and paths only. `orders[step][path]` shuffles key images over the ranks.
     """
@@ -210,6 +210,7 @@ class LossModule(torch.nn.Module):
         return self.method.loss({'views': x}, step)['loss']
 
 
+@pytest.mark.processes
 def test_two_ranks_agree_with_naive_restatement(tmp_path):
     mp.spawn(_rank_main, (str(tmp_path / 'rendezvous'), str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in range(2)]

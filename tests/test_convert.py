@@ -141,9 +141,13 @@ class TestRefusal:
 
     def test_foreign_and_torn_files(self, tmp_path, capsys):
         foreign = save(tmp_path / 'vgg.pth', {'features.0.weight': torch.zeros(2)})
-        torn = tmp_path / 'torn.pth'
-        torn.write_bytes(save(tmp_path / 'a.pth', nano_classifier()).read_bytes()[:5000])
-        for path, says in ((foreign, 'none of the released'), (torn, 'was refused'), (tmp_path / 'no', 'no weight')):
+        incomplete = tmp_path / 'incomplete.pth'
+        incomplete.write_bytes(save(tmp_path / 'a.pth', nano_classifier()).read_bytes()[:5000])
+        for path, says in (
+            (foreign, 'none of the released'),
+            (incomplete, 'was refused'),
+            (tmp_path / 'no', 'no weight'),
+        ):
             assert main([str(path), str(tmp_path / 'x.safetensors')]) == 1
             assert says in capsys.readouterr().err and not (tmp_path / 'x.safetensors').exists()
 

@@ -123,5 +123,5 @@ def test_another_architecture_prints_both(supernet: SuperNet, tmp_path: Path) ->
     wider = SearchSpace.from_dict(SPACE.to_dict() | {'name': 'wider', 'planes': (16, 64)})
     with pytest.raises(ValueError, match="of another space: .*name='derived'.* network of .*name='wider'"):
         timm.create_model('pinas', arch=ARCH, space=wider, checkpoint=str(path))
-    with pytest.raises(ValueError, match="'9-99' is no architecture of space 'derived'"):
+    with pytest.raises(ValueError, match="'9-99' is not an architecture of space 'derived'"):
         derive(supernet, '9-99')

@@ -307,6 +307,7 @@ class TestProcesses:
         paths = self.run(_fetch_in_process, [(manifest.MANIFEST,)] * 2)
         assert paths == [str(home / 'thing.bin')] * 2 and len(server.requests) == 1
 
+    @pytest.mark.processes
     @pytest.mark.parametrize('fault', [None, 404])
     def test_ranks(self, server, home, tmp_path, fault):
         server.fault = fault
@@ -425,7 +426,7 @@ class TestManifest:
     def test_malformed(self):
         with pytest.raises(ValueError, match='sources must be one of'):
             Entry.from_dict(row(sources=[{'ftp': 'x'}]))
-        with pytest.raises(ValueError, match='no architecture'):
+        with pytest.raises(ValueError, match='not an architecture'):
             Entry.from_dict(row(arch='9'))
         with pytest.raises(ValueError, match="'paper' or 'us'"):
             Entry.from_dict(row(results=[dict(dataset='d', protocol='p', reported_by='them', values={})]))
@@ -479,7 +480,7 @@ class TestTool:
         settings = {**os.environ, 'PINAS_OFFLINE': '1', 'PINAS_ZOO_HOME': str(home)}
         command = [sys.executable, 'tools/download.py', 'pinas_a.in1k']
         done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
-        assert done.returncode == 1 and 'could not be had' in done.stderr and 'Traceback' not in done.stderr
+        assert done.returncode == 1 and 'could not be obtained' in done.stderr and 'Traceback' not in done.stderr
 
 
 @pytest.mark.slow

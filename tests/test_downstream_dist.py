@@ -17,7 +17,7 @@ import torch
 
 for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(package)
-pytestmark = [pytest.mark.mm, pytest.mark.slow]
+pytestmark = [pytest.mark.mm, pytest.mark.slow, pytest.mark.processes]
 
 from downstream import write_data  # noqa: E402
 from downstream_runs import short_config, write_scenes  # noqa: E402

@@ -369,7 +369,7 @@ def test_seed_of_a_continued_run(tmp_path: Path) -> None:
     assert launch.find_checkpoint(tmp_path, 'auto') is None
     (tmp_path / 'last_checkpoint').write_text('/moved/iter_1.pth')
     assert launch.find_checkpoint(tmp_path, 'auto') == path
-    with pytest.raises(FileNotFoundError, match='no file'):
+    with pytest.raises(FileNotFoundError, match='not a file'):
         launch.find_checkpoint(tmp_path, '/nowhere.pth')
 
 
@@ -523,6 +523,7 @@ def test_epochs_accumulation_ema_and_amp(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / 'reference', tmp_path / 'run')
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     config = write(toy_settings(find_unused_parameters=True), tmp_path)

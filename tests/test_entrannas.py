@@ -142,7 +142,7 @@ def test_only_what_runs_gets_gradients() -> None:
 
 
 def test_transit_positions_do_not_move() -> None:
-    """Neither Adam's memory nor its decay moves the parameters of a position that is no engine."""
+    """Neither Adam's memory nor its decay moves the parameters of a position that is not an engine."""
     method = entran(warmup_steps=0)
     arch = torch.optim.Adam(method.param_groups()['arch'], 0.1, weight_decay=0.1)
     for step in range(6):

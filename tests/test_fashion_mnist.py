@@ -131,7 +131,7 @@ def test_digits_where_everything_failed(toys: dict[str, bytes], tmp_path: Path, 
     assert info.sizes == {'train': 1437, 'test': 360} and info.environment == {'PINAS_FASHION_MNIST': 'digits'}
     fetching, line = capsys.readouterr().out.splitlines()
     assert 'is fetched (31 MB) into' in fetching
-    assert line.startswith("Fashion-MNIST could not be had, scikit-learn's digits take its place. Tried: ")
+    assert line.startswith("Fashion-MNIST could not be obtained, scikit-learn's digits take its place. Tried: ")
     for reason in (
         f'{tmp_path}/own: no t10k-labels-idx1-ubyte.gz; ',
         f'{tmp_path}/debian: not there; ',
@@ -365,11 +365,11 @@ def test_no_network_for_apt(apt: Apt, capsys: pytest.CaptureFixture) -> None:
     assert info.problems[-1] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('damage', ['no ar archive', 'no data', 'cut off', 'another set'])
+@pytest.mark.parametrize('damage', ['not an ar archive', 'no data', 'cut off', 'another set'])
 def test_a_bad_package(damage: str, apt: Apt, toys: dict[str, bytes], tmp_path: Path) -> None:
     whole = make_deb(toys)
     content, reason = {
-        'no ar archive': (b'nothing', 'cannot be unpacked: it is no ar archive'),
+        'not an ar archive': (b'nothing', 'cannot be unpacked: it is not an ar archive'),
         'no data': (whole[: whole.index(b'data.tar')], 'cannot be unpacked: it has no data.tar'),
         'cut off': (whole[:-200], 'cannot be unpacked: '),
         'another set': (make_deb({**toys, 'train-labels-idx1-ubyte.gz': gzip.compress(b'x')}), 'is not the original'),

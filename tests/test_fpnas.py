@@ -328,7 +328,7 @@ def test_joint_distribution_keeps_probabilities() -> None:
     train_both(method, range(4, 6), movers)
     assert torch.equal(method.coarse, coarse) and method.fine.abs().min() > 0
     ratios = method.log_probabilities()
-    # The joint distribution is no product of factors any more.
+    # The joint distribution is not a product of factors any more.
     assert (ratios[:, 0] + ratios[:, 3] - ratios[:, 1] - ratios[:, 2]).abs().max() > 1e-3
 
 
@@ -391,6 +391,7 @@ def _work(rank: int) -> dict[str, Any]:
     return {'state': method.state_dict(), 'looked': torch.stack(looked)}
 
 
+@pytest.mark.processes
 def test_two_ranks_weigh_alike(tmp_path: Path) -> None:
     """Ranks with other images agree on every weight and every logit; a path's loss is the mean of theirs."""
     ranks = run_two_ranks(_work, tmp_path)

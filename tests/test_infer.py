@@ -19,19 +19,23 @@ DETECTION = 'configs/quickstart/mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
 SEGMENTATION = 'configs/quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
 CLASSIFICATION = 'configs/quickstart/pinas-nano_b128-coslr_fmnist.py'
 NAMES = tuple(f'thing {index}' for index in range(10))
+CLASSES = {DETECTION: NAMES, SEGMENTATION: (*NAMES, 'wall', 'floor'), CLASSIFICATION: NAMES}
 
 
 def read(config: str):
     from mmengine.config import Config
 
     import pinas_zoo.registry  # noqa: F401
+    from pinas_zoo.mm.engine.from_data import fill_from_data
 
-    return Config.fromfile(ROOT / config)
+    cfg = Config.fromfile(ROOT / config)
+    fill_from_data(cfg, names=CLASSES[config])
+    return cfg
 
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """Random weights in files, by config; the detector's say which classes there are, the others' do not."""
+    """Random weights in files, by config; the classifier's do not say which classes there are."""
     from pinas_zoo.mm.inference.predictors import build_network
     from pinas_zoo.weights.load import save_weights
 
@@ -39,7 +43,7 @@ def weights(tmp_path_factory):
     for config in (DETECTION, SEGMENTATION, CLASSIFICATION):
         torch.manual_seed(0)
         files[config] = root / f'{len(files)}.safetensors'
-        meta = {'dataset_meta': json.dumps({'classes': NAMES})} if config == DETECTION else {}
+        meta = {} if config == CLASSIFICATION else {'dataset_meta': json.dumps({'classes': CLASSES[config]})}
         save_weights(files[config], build_network(read(config)).state_dict(), meta)
     return files
 
@@ -175,7 +179,7 @@ def test_a_classifier_of_a_config_sees_what_its_evaluation_sees(weights):
     from pinas_zoo.mm.inference.predictors import Choice, load_network, open_predictor
 
     cfg = read(CLASSIFICATION)
-    cfg.test_dataloader.dataset.source.limit = 4
+    cfg.test_dataloader.dataset.source.limit = 200  # of digits, where they stand in, 7
     model, _ = load_network(cfg, weights[CLASSIFICATION], 'cpu')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     predictor = open_predictor(str(ROOT / CLASSIFICATION), weights[CLASSIFICATION], 'cpu', Choice(topk=10))
@@ -263,7 +267,7 @@ def test_a_name_of_the_manifest_opens_its_config_and_weights(weights, folder, tm
         (['--model', DETECTION], 'its weights have to be given with --checkpoint'),
         (
             ['--model', 'configs/quickstart/pinas-nano-tree_128_fmnist.py', '--checkpoint', 'x'],
-            'is no single network but a supernet',
+            'is not a single network but a supernet',
         ),
         (['--model', 'pinas_nano'], 'no pretrained weights pinas_nano.untrained'),
         (['--model', 'pinas_nano', '--cfg-options', 'model.x=1'], 'a timm model, it has no config'),
@@ -285,8 +289,11 @@ def test_weights_that_do_not_fit_are_refused(weights, tmp_path):
         open_predictor(str(ROOT / SEGMENTATION), weights[DETECTION], 'cpu')
     file = tmp_path / 'nine.safetensors'
     save_weights(file, read_weights(weights[DETECTION])[0], {'dataset_meta': json.dumps({'classes': NAMES[:9]})})
-    with pytest.raises(ValueError, match='nine.safetensors names 9 classes, the model has 10'):
+    with pytest.raises(ValueError, match='do not fit MaskRCNN'):  # of nine classes, as the file says
         open_predictor(str(ROOT / DETECTION), file, 'cpu')
+    counts = {f'model.roi_head.{head}.num_classes': 10 for head in ('bbox_head', 'mask_head')}
+    with pytest.raises(ValueError, match='nine.safetensors names 9 classes, the model has 10'):
+        open_predictor(str(ROOT / DETECTION), file, 'cpu', cfg_options=counts)
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------

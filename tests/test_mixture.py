@@ -47,6 +47,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_two_ranks(_work, tmp_path_factory.mktemp('ranks'))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('kind', KINDS)
 def test_two_ranks_stay_equal(kind: type[MixtureMethod], ranks: list[dict[str, Any]]) -> None:
     first, second = (rank[kind.__name__] for rank in ranks)

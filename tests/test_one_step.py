@@ -19,6 +19,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ('mm/pretrain.py',)
 STEP = ('space.py', 'models/blocks.py', 'models/supernet.py', 'methods/pinas.py', 'data/sources.py', 'data/views.py')
+LARGE = (*STEP, 'data/colour.py')  # flip, colours, blur
 SMALL = (*STEP, 'data/batched.py')  # views of a whole batch at once, for small images
 
 CODE = """
@@ -115,7 +116,7 @@ def run_step(files: tuple[str, ...], folder: Path) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('files', [STEP, SMALL], ids=['views', 'batched'])
+@pytest.mark.parametrize('files', [LARGE, SMALL], ids=['views', 'batched'])
 def test_a_step_runs_with_the_listed_files_alone(files: tuple[str, ...], folder: Path) -> None:
     report = run_step(files, folder)
     assert report['files'] == sorted(files)
@@ -126,4 +127,4 @@ def test_a_step_runs_with_the_listed_files_alone(files: tuple[str, ...], folder:
 def test_the_design_page_lists_them() -> None:
     section = (ROOT / 'docs/design.md').read_text().split('## One training step', 1)[1].split('\n## ', 1)[0]
     named = re.findall(r'`([a-z_/]+\.py)`', section)
-    assert {*SMALL, *RUNNER} <= set(named), named
+    assert {*LARGE, *SMALL, *RUNNER} <= set(named), named

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from project_copy import copy_project, run_in
 
 import pinas_zoo
@@ -91,6 +92,15 @@ def wheel(source, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
+def site(wheel, tmp_path_factory) -> Path:
+    """A folder where the wheel is installed; its commands are in bin/."""
+    site = tmp_path_factory.mktemp('installed') / 'site'
+    command = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', site, wheel]
+    subprocess.run(command, check=True)
+    return site
+
+
+@pytest.fixture(scope='module')
 def names(wheel) -> list[str]:
     """The files of the wheel."""
     with zipfile.ZipFile(wheel) as archive:
@@ -120,7 +130,7 @@ print(sorted(entry.name for entry in own))
 @pytest.mark.slow
 class TestWheel:
     def test_has_every_module(self, names):
-        modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('pinas_zoo/**/*.py')}
+        modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob('pinas_*/**/*.py')}
         assert {name for name in modules if '/.mim/' not in name} <= set(names)
 
     @pytest.mark.parametrize('name', ['configs/probe.txt', 'checkpoints/probe.txt', 'tools/setup_env.sh'])
@@ -129,15 +139,23 @@ class TestWheel:
 
     def test_has_nothing_else(self, names):
         tops = {name.split('/')[0] for name in names}
-        assert tops == {'pinas_zoo', f'pinas_zoo-{pinas_zoo.__version__}.dist-info'}
+        assert tops == {'pinas_zoo', 'pinas_cli', f'pinas_zoo-{pinas_zoo.__version__}.dist-info'}
 
-    def test_works_installed(self, wheel, tmp_path):
+    def test_works_installed(self, site, tmp_path):
         """Far from the checkout, with the network off: manifest, configs, and every small weight by timm's name."""
-        site = tmp_path / 'site'
-        command = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', site, wheel]
-        subprocess.run(command, check=True)
         done = run_in(tmp_path, '-c', INSTALLED, PYTHONPATH=str(site))
         assert "'pinas_nano_probe.fmnist'" in done.stdout, done.stderr
+
+    @pytest.mark.mm
+    def test_pinas_infer_in_an_empty_folder(self, site, tmp_path):
+        """The installed command draws with a detector that came in the wheel, whose config it finds there too."""
+        pytest.importorskip('mmdet')
+        Image.new('RGB', (96, 64), (200, 30, 30)).save(tmp_path / 'picture.png')
+        words = ['infer', 'picture.png', '--model', 'pinas_nano_a_mask-rcnn_scenes', '--out', 'drawn', '--quiet']
+        done = run_in(tmp_path, str(site / 'bin' / 'pinas'), *words, PYTHONPATH=str(site))
+        assert done.returncode == 0, done.stderr
+        (line,) = (tmp_path / 'drawn' / 'predictions.jsonl').read_text().splitlines()
+        assert json.loads(line)['image'] == 'picture.png' and (tmp_path / 'drawn' / 'picture.png').is_file()
 
 
 class Machine:
@@ -215,7 +233,7 @@ class TestSetUpErrors:
         assert 'venv module is missing' in line and f'python{VERSION}-venv' in line
 
     def test_unknown_argument(self, machine):
-        assert 'unknown argument --fast; allowed: --where, --core' in machine.error('--fast')
+        assert 'unknown argument --fast; allowed: --where, --versions' in machine.error('--fast')
 
     @pytest.mark.skipif(sys.version_info >= (3, 13), reason='mmcv is not compiled on this Python')
     def test_compiled_operators_need_headers(self, machine):

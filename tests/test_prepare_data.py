@@ -280,7 +280,7 @@ def test_what_cannot_be_linked(tree, tmp_path: Path):
         link_tree(COCO, root, source)
     text = str(caught.value)
     assert 'nothing was linked' in text and 'val2017/*.jpg: not found' in text
-    assert f'{root}/train2017: is there already and is no link' in text
+    assert f'{root}/train2017: is there already and is not a link' in text
     assert f'instances_train2017.json: links to {tmp_path}/other already' in text
     shutil.copytree(source, tmp_path / 'both/a')
     shutil.copytree(source, tmp_path / 'both/b')
@@ -362,6 +362,6 @@ def test_mini_refuses(scenes: Path, tmp_path: Path):
         make_mini(ADE20K, scenes / 'ade20k', tmp_path / 'mini', 1)
     assert not (tmp_path / 'mini').exists()
     (tmp_path / 'mine').mkdir()
-    with pytest.raises(ValueError, match='mine exists and is no mini set'):
+    with pytest.raises(ValueError, match='mine exists and is not a mini set'):
         make_mini(ADE20K, scenes / 'ade20k', tmp_path / 'mine', 5, overwrite=True)
     assert (tmp_path / 'mine').is_dir()

@@ -118,7 +118,7 @@ def test_torch_hub(tmp_path, monkeypatch):
     monkeypatch.setenv('PINAS_ZOO_HOME', str(tmp_path))
     net = torch.hub.load(str(ROOT), 'pinas_nano', source='local', num_classes=3)
     assert net(torch.rand(2, 3, 28, 28)).shape == (2, 3)
-    with pytest.raises(RuntimeError, match='could not be had'):
+    with pytest.raises(RuntimeError, match='could not be obtained'):
         torch.hub.load(str(ROOT), 'pinas_a', source='local', pretrained=True)
 
 

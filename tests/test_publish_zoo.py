@@ -62,8 +62,9 @@ def train_all(root: Path, arch: str) -> Path:
 
 def write_search(run: Path, arch: str) -> None:
     """The log of a search that scored the run's linear stage."""
-    view = {'source': {'kind': 'fashion-mnist', 'split': 'train', 'limit': 256}, 'size': 28}
-    data = [{'view': view, 'batch_size': 128, 'batches': 1}, {'view': view, 'batch_size': 128}]
+    source = {'kind': 'fashion-mnist', 'split': 'train'}
+    calibration, evaluation = ({'source': {**source, 'limit': n}, 'size': 28} for n in (6400, 256))  # a batch of digits
+    data = [{'view': calibration, 'batch_size': 128, 'batches': 1}, {'view': evaluation, 'batch_size': 128}]
     checkpoint = (run / 'linear' / 'last_checkpoint').read_text()
     with SearchLog(run / 'search' / 'archs.jsonl', {'checkpoint': file_sha256(checkpoint), 'data': data}) as log:
         log.append(SearchRecord(0, '00-00-00-00', 9.0))

@@ -145,6 +145,7 @@ def _rank_main(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_ranks_split_the_paths(tmp_path):
     mp.spawn(_rank_main, (str(tmp_path),), nprocs=2)
     a, b = (torch.load(tmp_path / f'{rank}.pt', weights_only=True)['scores'] for rank in (0, 1))

@@ -122,7 +122,7 @@ def test_contestants_and_differences(files: Any) -> None:
 def test_lines_of_other_recipes_and_tasks_do_not_count(files: Any) -> None:
     truth, rows, _ = files
     other = line('fairnas', 0, rows[0]['scores'], units=999.0)
-    strange = [line('fairnas', 0, rows[0]['scores']) | change for change in ({'task': {'item': 1}}, {'data': 'digits'})]
+    strange = [line('fairnas', 0, rows[0]['scores']) | change for change in ({'task': {'item': 1}}, {'data': 'others'})]
     assert set(of_recipe([*rows, other, *strange], truth, RECIPE.id)) == {'pinas', 'spos'}
     again = rows[0] | {'steps': 11}
     assert [row['steps'] for row in of_recipe([*rows, again], truth, RECIPE.id)['pinas']] == [11, 10, 10]

@@ -90,7 +90,7 @@ def test_equal_cost() -> None:
 
 
 def test_training_ends_where_the_path_units_do() -> None:
-    """Also where steps differ in cost: a warm-up of the sparse supernet costs 4 units a step, then it costs 8."""
+    """Also where steps differ in cost: a warm-up of the sparse supernet costs 4 units per step, then it costs 8."""
     for name, steps in (('spos', 16), ('fairnas', 4), ('bnnas', 24), ('sparse', 2), ('entrannas', None)):
         contestant = CONTESTANTS[name]
         method = method_of(name)
@@ -286,8 +286,8 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert missing_jobs(file, jobs) == jobs
     row = train_contestant(jobs[1])
     append_lines(file, [row])
-    with open(file, 'a') as torn:
-        torn.write(json.dumps(row)[:100])  # a kill in the middle of a line
+    with open(file, 'a') as incomplete:
+        incomplete.write(json.dumps(row)[:100])  # a kill in the middle of a line
     assert missing_jobs(file, jobs) == [jobs[0], jobs[2]]
     append_lines(file, [train_contestant(jobs[2])])
     assert missing_jobs(file, jobs) == [jobs[0]] and len(read_lines(file)) == 2

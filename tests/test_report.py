@@ -166,7 +166,7 @@ def test_the_drawn_architecture_has_every_block(space) -> None:
         labels = (f'r{candidate.radix} c{candidate.cardinality}', f'w{candidate.base_width}')
         if index in arch:
             assert all(f'>{label}</text>' in figure.data for label in labels)
-    with pytest.raises(ValueError, match='no architecture'):
+    with pytest.raises(ValueError, match='not an architecture'):
         arch_figure(space, '0')
 
 

@@ -323,7 +323,7 @@ def test_second_call_and_overwrite(tmp_path: Path) -> None:
 
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(ValueError, match='no scene set'):
+    with pytest.raises(ValueError, match='not a scene set'):
         prepare_scenes(tmp_path, SMALL, DigitsSource('train'), DigitsSource('test'), overwrite=True)
     assert (tmp_path / 'notes.txt').read_text() == 'mine'
 

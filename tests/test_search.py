@@ -133,8 +133,8 @@ def test_global_random_state_is_left_alone() -> None:
 
 @pytest.mark.parametrize('name', QUICK)
 @pytest.mark.parametrize('stop', [5, 16, 27])
-@pytest.mark.parametrize('torn', [b'', b'{"index": 9', b'\x00\x00\x00'])
-def test_resumed_search_equals_an_uninterrupted_one(name: str, stop: int, torn: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize('incomplete', [b'', b'{"index": 9', b'\x00\x00\x00'])
+def test_resumed_search_equals_an_uninterrupted_one(name: str, stop: int, incomplete: bytes, tmp_path: Path) -> None:
     objective, _ = toy(1)
     whole = run(build_searcher(name, PINAS, seed=7, **QUICK[name]), objective, 40)
     path = tmp_path / 'archs.jsonl'
@@ -154,7 +154,7 @@ def test_resumed_search_equals_an_uninterrupted_one(name: str, stop: int, torn: 
 
     search_until(stop)
     with path.open('ab') as file:
-        file.write(torn)
+        file.write(incomplete)
     resumed = search_until(40)
     assert resumed.history == whole
     assert evaluated == [arch for arch, _ in whole]
@@ -280,7 +280,7 @@ def test_results_are_told_in_proposal_order() -> None:
 def test_asking_on_needs_the_results() -> None:
     searcher = build_searcher('evolution', PINAS, population=8, sample=2)
     assert len(searcher.ask(20)) == 8
-    with pytest.raises(ValueError, match='8 proposals are out'):
+    with pytest.raises(ValueError, match='8 proposals are pending'):
         searcher.ask()
     with pytest.raises(ValueError, match='n of at least 1'):
         searcher.ask(0)

@@ -82,7 +82,7 @@ def test_log_refuses_gaps_and_damage(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='line 2 has index 1, expected 0'):
         SearchLog.read(path)
     path.write_bytes(b'{"some": "thing"}\n' + lines[1])
-    with pytest.raises(ValueError, match='no search log'):
+    with pytest.raises(ValueError, match='not a search log'):
         SearchLog(path, header())
 
 

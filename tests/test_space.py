@@ -71,8 +71,8 @@ def test_a_stage_that_keeps_its_shape_has_no_projection() -> None:
     [
         ({'depths': ()}, 'one to four stages'),
         ({'depths': (1,) * 5}, 'one to four stages'),
-        ({'depths': (3, 4, 6)}, 'one entry a stage'),
-        ({'planes': (64, 128)}, 'one entry a stage'),
+        ({'depths': (3, 4, 6)}, 'one entry per stage'),
+        ({'planes': (64, 128)}, 'one entry per stage'),
         ({'depths': (3, 4, 0, 3)}, 'depths must be integers of at least 1'),
         ({'strides': (1, 2, 2.0, 2)}, 'strides must be integers'),
         ({'planes': (64, 128, -256, 512)}, 'planes must be integers'),
@@ -185,14 +185,14 @@ def test_malformed_archs_print_what_came_and_what_is_allowed(arch: Any, why: str
     with pytest.raises(ValueError, match=why) as info:
         PINAS.parse(arch)
     message = str(info.value)
-    assert message.startswith(f'{arch!r} is no architecture of space')
+    assert message.startswith(f'{arch!r} is not an architecture of space')
     assert 'allowed: 16 digits of 0..3, by stage ddd-dddd-dddddd-ddd' in message
     with pytest.raises(ValueError, match=why):
         PINAS.format(arch)
 
 
 def test_a_two_dimensional_array_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match='no architecture'):
+    with pytest.raises(ValueError, match='not an architecture'):
         PINAS.parse(np.array([PINAS_A, PINAS_B]))
     with pytest.raises(ValueError, match='not an integer'):
         PINAS.parse(np.zeros((16, 2), dtype=np.int64))

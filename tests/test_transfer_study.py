@@ -160,7 +160,7 @@ def test_table() -> None:
     assert rows['random weights'] == ['0.50 ± 0.71', '5.00 ± 0.00', '51.00 ± 1.41']
     assert rows['with labels'] == ['10.50 ± 0.71 (+10.00)', '5.00 ± 0.00 (+0.00)', '51.00 ± 1.41 (+0.00)']
     assert re.search(r'plain ResNet .*\| 30\.50 ± 0\.71 \(\+30\.00\) \| .* \| - \|\n', text)
-    facts = ['seeds 0, 1', ARCH, '160 iterations of 8 images, 10 s a run', '600 training', '87.50 %', 'torch 2']
+    facts = ['seeds 0, 1', ARCH, '160 iterations of 8 images, 10 s per run', '600 training', '87.50 %', 'torch 2']
     for fact in [*facts, 'some.py, 9 iterations']:
         assert fact in text, fact
     assert 'say nothing' not in text

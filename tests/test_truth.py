@@ -213,7 +213,7 @@ def test_killed_table_goes_on_with_the_same_rows(tmp_path, fake_training):
     whole, killed = tmp_path / 'whole.jsonl', tmp_path / 'killed.jsonl'
     extend(whole, STUDY, 4)
     lines = whole.read_bytes().splitlines(keepends=True)
-    killed.write_bytes(b''.join(lines[:4]) + lines[4][:20])  # header, three lines, a torn one
+    killed.write_bytes(b''.join(lines[:4]) + lines[4][:20])  # header, three lines, an incomplete one
     assert len(read_truth(killed).rows) == 1  # a path with one of its seeds is left out
     fake_training.clear()
     extend(killed, STUDY, 4)
@@ -240,10 +240,11 @@ def test_another_study_is_refused(tmp_path, fake_training):
 def test_other_logs_are_refused(tmp_path):
     with SearchLog(tmp_path / 'archs.jsonl', {'seed': 0}):
         pass
-    with pytest.raises(ValueError, match='no table of the ground truth'):
+    with pytest.raises(ValueError, match='not a table of the ground truth'):
         read_truth(tmp_path / 'archs.jsonl')
 
 
+@pytest.mark.processes
 def test_workers_give_the_rows_of_one_process(tmp_path):
     for workers in (1, 2):
         extend(tmp_path / f'{workers}.jsonl', STUDY, 2, workers)

@@ -103,12 +103,12 @@ class TestSafety:
 
     def test_damaged_files(self, tmp_path, net):
         torch.save(net.state_dict(), tmp_path / 'a.pth')
-        for name, content in (('empty.pth', b''), ('torn.pth', (tmp_path / 'a.pth').read_bytes()[:4000])):
+        for name, content in (('empty.pth', b''), ('incomplete.pth', (tmp_path / 'a.pth').read_bytes()[:4000])):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(ValueError, match='no readable torch archive'):
+            with pytest.raises(ValueError, match='not a readable torch archive'):
                 read_weights(tmp_path / name)
         (tmp_path / 'a.safetensors').write_bytes(b'<html>')
-        with pytest.raises(ValueError, match='no readable safetensors'):
+        with pytest.raises(ValueError, match='not a readable safetensors'):
             read_weights(tmp_path / 'a.safetensors')
 
 

@@ -1,51 +1,8 @@
-"""Write a checkpoint as files to give away: timm's hub folder with a model card, and mmengine's form.
+"""`pinas publish` from a clone; `--help` explains it."""
 
-    python tools/publish_model.py work_dirs/retrain/iter_1000.pth published/nano \\
-        --data Fashion-MNIST --metric "top-1=91.2" --protocol "test set, 28 px"
+from pinas_cli.main import command
 
-`timm.create_model('local-dir:published/nano', pretrained=True)` loads the folder.
-"""
-
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-
-from pinas_zoo.weights.publish import Card, publish
-
-
-def _metric(text: str) -> tuple[str, float]:
-    name, _, value = text.rpartition('=')
-    if not name:
-        raise argparse.ArgumentTypeError(f'NAME=VALUE is wanted, got {text!r}')
-    return name, float(value)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', metavar='CKPT', help='.safetensors or .pth')
-    parser.add_argument('folder', metavar='DIR', help='folder to write')
-    parser.add_argument('--name', help="stem of the mmengine file; default: the folder's name")
-    parser.add_argument('--data', default='not stated', help='training data')
-    parser.add_argument('--recipe', default='not stated', help='config, seed, hardware')
-    parser.add_argument('--metric', type=_metric, action='append', default=[], metavar='NAME=VALUE')
-    parser.add_argument('--protocol', default='not stated', help='how the metrics were measured')
-    parser.add_argument('--limits', default='not stated')
-    parser.add_argument('--licence', help="of the weights; default: the file's")
-    parser.add_argument(
-        '--preprocess', type=json.loads, default={}, metavar='JSON', help='input_size, mean, std, crop_pct as JSON'
-    )
-    args = parser.parse_args(argv)
-    card = Card(args.data, args.recipe, dict(args.metric), args.protocol, args.limits, args.licence)
-    try:
-        published = publish(args.checkpoint, args.folder, card, args.preprocess, args.name)
-    except (ValueError, OSError) as error:
-        print(f'publish_model: error: {error}', file=sys.stderr)
-        return 1
-    print(f"timm:     timm.create_model('local-dir:{published.folder}', pretrained=True)")
-    print(f'mmengine: {published.mmengine}')
-    return 0
-
+main = command('publish')
 
 if __name__ == '__main__':
     raise SystemExit(main())

@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
 # Sets up the environment and runs every check: ruff, import contracts, generated tables, tests.
 #
-#   bash tools/run_tests.sh [--core] [pytest arguments]      --core leaves out the tests marked mm or slow
+#   bash tools/run_tests.sh [--core] [--pythons] [pytest arguments]
+#     --core      leaves out the tests marked mm or slow
+#     --pythons   before that the core tests on each other supported Python that is found; so does CI
 #
+# The tests run in $PINAS_TEST_JOBS processes of one thread each, by default one per core (`-n 0`: in one process).
 # The last line is pytest's summary; the exit status is not 0 when any check fails.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
+core=(-m 'not mm and not slow')
+selection=() pythons=${CI:-}
 
-pytest_arguments=()
-if [ "${1:-}" = --core ]; then
-    pytest_arguments=(-m 'not mm and not slow')
+while true; do
+    case ${1:-} in
+        --core) selection=("${core[@]}") ;;
+        --pythons) pythons=1 ;;
+        *) break ;;
+    esac
     shift
-fi
+done
 
 check() {
     printf '[tests] %s\n' "$*"
@@ -22,10 +30,50 @@ check() {
     }
 }
 
+test_jobs() { # a process with the mm packages and a model takes up to 3 GB
+    local jobs by_memory
+    jobs=$(nproc)
+    by_memory=$(awk '/MemAvailable/ { print int($2 / 3145728) }' /proc/meminfo)
+    if [ "$by_memory" -lt "$jobs" ]; then jobs=$by_memory; fi
+    printf '%s\n' "$((jobs > 8 ? 8 : jobs > 0 ? jobs : 1))"
+}
+
+# The command of a Python of the given version that can make environments; nothing where there is none.
+find_other() { # version
+    local name
+    for name in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/"bin/python$1"; do
+        if "$name" -c 'import venv, ensurepip' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+}
+
+# The core tests on another Python, in an environment of the cache that has no mm packages.
+test_core_on() { # version
+    local python folder
+    python=$(find_other "$1")
+    if [ -z "$python" ]; then
+        printf '[tests] Python %s is not installed: nothing is tested on it\n' "$1"
+        return
+    fi
+    CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core
+    folder=$(CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --where)
+    check env "PATH=$folder/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}"
+}
+
+export OMP_NUM_THREADS=1
+# worksteal keeps the tests of a file together, so that its fixtures are made once
+workers=(-n "${PINAS_TEST_JOBS:-$(test_jobs)}" --dist worksteal)
 bash tools/setup_env.sh
-PATH=$(bash tools/setup_env.sh --where)/bin:$PATH
-export PATH
+folder=$(bash tools/setup_env.sh --where)
+PATH=$folder/bin:$PATH
 check ruff check .
 check lint-imports --no-logo
-if [ -f tools/dev/make_tables.py ]; then check python tools/dev/make_tables.py --check; fi
-exec python -m pytest "${pytest_arguments[@]}" "$@"
+check python tools/dev/make_tables.py --check
+if [ -n "$pythons" ]; then
+    for version in $(bash tools/setup_env.sh --versions); do
+        if [ ! -e "$folder/bin/python$version" ]; then test_core_on "$version"; fi
+    done
+fi
+exec python -m pytest "${workers[@]}" "${selection[@]}" "$@"

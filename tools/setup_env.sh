@@ -3,6 +3,7 @@
 #
 #   bash tools/setup_env.sh [options]   build, repair or re-point the environment; at once when it is ready
 #     --where      print the environment's folder and do nothing
+#     --versions   print the supported versions of Python and do nothing
 #     --core       only what the package and its core tests need: no mm packages
 #     --mmcv-ops   compile mmcv with its operators (needs a C++ compiler); later calls keep them
 #     --cpu        torch without its CUDA libraries, from the index $PINAS_TORCH_INDEX, else from those that pip knows
@@ -54,10 +55,14 @@ read_arguments() {
     for argument in "$@"; do
         case $argument in
             --where) where=1 ;;
+            --versions)
+                printf '%s\n' "$supported"
+                exit
+                ;;
             --core) core=1 ;;
             --mmcv-ops) ops=1 ;;
             --cpu) cpu=1 ;;
-            *) fail "unknown argument $argument; allowed: --where, --core, --mmcv-ops, --cpu" ;;
+            *) fail "unknown argument $argument; allowed: --where, --versions, --core, --mmcv-ops, --cpu" ;;
         esac
     done
     if [ -n "$core" ] && [ -n "$ops" ]; then fail "--core has no mm packages, --mmcv-ops compiles one: take one of them"; fi
@@ -253,8 +258,8 @@ install_operators() {
 }
 
 check_imports() {
-    local modules='torch, torchvision, timm'
-    if [ -z "$core" ]; then modules+=', mmengine, mmcv.ops, mmdet, mmseg'; fi
+    local modules='torch, torchvision, timm, pinas_zoo'
+    if [ -z "$core" ]; then modules="mmengine, mmcv.ops, mmdet, mmseg, $modules"; fi
     say 'checking the imports'
     "$env/bin/python" -I -W ignore -c "import $modules" ||
         fail "the environment does not import (see above); remove $env and run this again"
@@ -280,6 +285,7 @@ import importlib.util
 spec = importlib.util.find_spec("pinas_zoo")
 print(spec.origin if spec else "")' 2>/dev/null) || return 1
     [ "$origin" = "$root/pinas_zoo/__init__.py" ] || return 1
+    [ -x "$env/bin/pinas" ] || return 1
     [ ! -e "$root/configs" ] || [ -e "$root/pinas_zoo/.mim/configs" ]
 }
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     run.add_argument('--arms', nargs='+', choices=ARMS, default=list(ARMS))
     run.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    run.add_argument('--quick', action='store_true', help='four iterations a run, figures into the work dir')
+    run.add_argument('--quick', action='store_true', help='four iterations per run, figures into the work dir')
     run.set_defaults(call=run_study)
     report = commands.add_parser('report', help='table and figure')
     report.add_argument('--results', type=Path, default=RESULTS)

@@ -21,11 +21,11 @@ TITLES = {
     'resnet': ('plain ResNet', 'with labels', 'ResNet,\nlabels'),
 }
 COLUMNS = (('detection', 'box AP'), ('detection', 'mask AP'), ('segmentation', 'mIoU'))
-BLOCK = re.compile(r'(<!-- table: benchmarks/transfer\.json -->\n).*?(<!-- end of table -->)', re.DOTALL)
+BLOCK = re.compile(r'(<!-- table: benchmarks/transfer/results\.json -->\n).*?(<!-- end of table -->)', re.DOTALL)
 
 
 def values(results: dict[str, Any], arm: str, task: str, metric: str) -> list[float]:
-    """The figures of an arm, one a seed."""
+    """The figures of an arm, one per seed."""
     runs = [run for run in results['runs'] if (run['arm'], run['task']) == (arm, task)]
     return [run['metrics'][metric] for run in sorted(runs, key=lambda run: run['seed'])]
 
@@ -61,7 +61,7 @@ def _budget(results: dict[str, Any]) -> str:
     ]
     for task in ('detection', 'segmentation'):
         times = [run['seconds'] for run in runs if run['task'] == task and not run['continued']]
-        mean, budget = f', {fmean(times):.0f} s a run' if times else '', recipe[task]
+        mean, budget = f', {fmean(times):.0f} s per run' if times else '', recipe[task]
         lines.append(f'{task.capitalize()}: {budget["iterations"]} iterations of {budget["batch_size"]} images{mean}.')
     scenes = recipe['scenes']
     lines.append(f'{scenes["train"]} training and {scenes["val"]} held-out scenes of {scenes["size"]} px.')
@@ -76,7 +76,7 @@ def _budget(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draws one panel a metric: a dot a seed, a bar at the mean.
+    """Draws one panel per metric: a dot per seed, a bar at the mean.
 
     Args:
         results: The file's content.
@@ -109,7 +109,7 @@ def _page_text(results_file: Path, page: Path) -> tuple[str, str]:
         raise ValueError(
             f'{page} needs the lines <!-- table: benchmarks/transfer/results.json --> and <!-- end of table -->'
         )
-    block = f'{table(json.loads(results_file.read_text()))}\n![A dot a seed, a bar at the mean]({page.stem}.png)\n'
+    block = f'{table(json.loads(results_file.read_text()))}\n![A dot per seed, a bar at the mean]({page.stem}.png)\n'
     return old, BLOCK.sub(lambda match: match[1] + block + match[2], old)
 
 

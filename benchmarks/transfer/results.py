@@ -1,4 +1,4 @@
-"""The file of a transfer study's figures: one recipe, what each backbone comes from, and one entry a run."""
+"""The file of a transfer study's figures: one recipe, what each backbone comes from, and one entry per run."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Study(Job):
         root: Folder for the runs.
         out: JSON file for the figures.
         inputs: Scenes and weights.
-        quick: Four iterations a run, for tests.
+        quick: Four iterations per run, for tests.
     """
 
     def __init__(self, root: Path, out: Path, inputs: Inputs, quick: bool = False) -> None:

@@ -1,4 +1,4 @@
-# The paper's linear stage: frozen supernet, one random path a step, batch statistics; 8 GPUs x 32 images.
+# The paper's linear stage: frozen supernet, one random path per step, batch statistics; 8 GPUs x 32 images.
 # The release selects paths on images of the ImageNet validation folder; ours holds 50,000 training images out.
 _base_ = '../_base_/imagenet_labelled.py'
 

@@ -1,4 +1,4 @@
-# AttentiveNAS, BestUp-3 by loss, on the nano space at the cost of SPOS there: 6 path units a step. One bin, since its
+# AttentiveNAS, BestUp-3 by loss, on the nano space at the cost of SPOS there: 6 path units per step. One bin, since its
 # paths cost about the same. The other arms: model.method.arm=worst, uniform (4 units), random (4 units, no sandwich).
 _base_ = './spos_pinas-nano-supernet_b128-lin_fmnist.py'
 

@@ -1,4 +1,4 @@
-# FairNAS on the nano space, at the cost of SPOS there: four paths a step.
+# FairNAS on the nano space, at the cost of SPOS there: four paths per step.
 _base_ = './spos_pinas-nano-supernet_b128-lin_fmnist.py'
 
 model = dict(method=dict(type='pinas_zoo.FairNAS'))

@@ -5,7 +5,7 @@ model = dict(
     type='pinas_zoo.SupernetPretraining',
     space='pinas_nano',
     channels_last=True,
-    method=dict(type='pinas_zoo.SPOS', num_classes=10, label_smoothing=0.1),
+    method=dict(type='pinas_zoo.SPOS', num_classes='from data', label_smoothing=0.1),
 )
 train_dataloader = dict(
     batch_size=128,

@@ -1,8 +1,8 @@
-# Mask R-CNN on scenes of Fashion-MNIST pixels, 128 px, sized for two CPU cores.
+# Mask R-CNN on composed scenes, 128 px, sized for two CPU cores.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/runtime.py']
 
 default_scope = 'mmdet'
-classes = ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')
+classes = 'from data'  # the names that the scenes say; see docs/own_data.md
 root = 'work_dirs/quickstart/scenes/coco/'
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
@@ -21,9 +21,9 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=[4, 8, 16], finest_scale=28),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes='from data'),
         mask_roi_extractor=dict(out_channels=64, featmap_strides=[4, 8, 16], finest_scale=28),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=10),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes='from data'),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),

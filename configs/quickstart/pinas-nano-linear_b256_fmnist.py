@@ -4,7 +4,7 @@ _base_ = '../_base_/runtime.py'
 model = dict(
     type='pinas_zoo.LinearStage',
     space='pinas_nano',
-    num_classes=10,
+    num_classes='from data',
     supernet='work_dirs/quickstart/pretrain',  # a folder: its last checkpoint
     channels_last=True,
 )

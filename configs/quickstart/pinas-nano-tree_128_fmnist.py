@@ -1,6 +1,6 @@
 # Search in the nano supernet. A tree for 128 evaluations grows earlier than the paper's for 1,000.
 space = 'pinas_nano'
-num_classes = 10
+num_classes = 'from data'
 searcher = dict(
     name='tree', initial=48, heights=(56, 72, 96, 120), min_samples=8, estimators=24, depth=2, max_draws=4096
 )

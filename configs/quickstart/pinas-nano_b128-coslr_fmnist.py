@@ -3,7 +3,7 @@ _base_ = '../imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
 
 model = dict(
     model=dict(_delete_=True, model_name='pinas_nano', arch='30-32-20-03'),
-    num_classes=10,
+    num_classes='from data',
     mixup=0.0,
     label_smoothing=0.0,
     channels_last=True,

@@ -10,8 +10,10 @@ from pinas_zoo.data.batched import (
     blur_weights,
     collate_views,
     crop_boxes,
+    finish_views,
     resize_weights,
 )
+from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
@@ -42,9 +44,10 @@ from pinas_zoo.data.sources import (
 )
 from pinas_zoo.data.specs import SOURCES, SUBSET_KEYS, SubsetSource, open_source
 from pinas_zoo.data.supervised import SupervisedView, centre_view, load_tensor, normalise
-from pinas_zoo.data.views import FourViews, SeparableBlur, ViewRecipe
+from pinas_zoo.data.views import FourViews, ViewRecipe, draw_box
 
 __all__ = [
+    'COLOUR_NUMBERS',
     'DEBIAN_FOLDER',
     'DIGITS_MEAN',
     'DIGITS_STD',
@@ -70,16 +73,19 @@ __all__ = [
     'HalvedView',
     'ImageReader',
     'ListSource',
-    'SeparableBlur',
     'Source',
     'SubsetSource',
     'SupervisedView',
     'ViewRecipe',
+    'augment',
     'augment_batch',
     'blur_weights',
     'centre_view',
     'collate_views',
+    'colour_plan',
     'crop_boxes',
+    'draw_box',
+    'finish_views',
     'load_tensor',
     'normalise',
     'open_source',

@@ -1,4 +1,4 @@
-"""The four views of small images, a whole batch at once: every view is R @ image @ C^T."""
+"""Batches of views: collated, finished here or on the device; of small images, every view is R @ image @ C^T."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
-from pinas_zoo.data.sources import Source
+from pinas_zoo.data.colour import augment, colour_plan
+from pinas_zoo.data.sources import Source, channel_constants
 from pinas_zoo.data.specs import open_source
 from pinas_zoo.data.views import FourViews, ViewRecipe
 
@@ -23,6 +25,10 @@ class BatchedViews(FourViews):
     who collates it. Against FourViews: a crop box that would leave the image is clipped instead of
     drawn anew; brightness comes before contrast, both after the blur. Saturation, hue and grey
     steps are not served.
+
+    Args:
+        source, size, recipe, broken_rate_limit, views: see FourViews.
+        finish: False leaves the whole augmentation to the device, see `finish_views`.
 
     Raises:
         ValueError: the recipe has one of the steps that are not served.
@@ -42,10 +48,11 @@ class BatchedViews(FourViews):
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
         broken_rate_limit: float = 0.01,
         views: int = 4,
+        finish: bool = True,
     ) -> None:
         source = source if isinstance(source, Source) else open_source(source)
         recipe = ViewRecipe.small_grey(source.mean, source.std) if recipe is None else recipe
-        super().__init__(source, size, recipe, broken_rate_limit, views)
+        super().__init__(source, size, recipe, broken_rate_limit, views, finish)
         r = self.recipe
         if r.saturation or r.hue or r.grey_p:
             raise ValueError(
@@ -57,30 +64,59 @@ class BatchedViews(FourViews):
         image, facts = self.reader.sample(index)
         numbers = torch.rand(self.views, self.NUMBERS)
         image = image[:1] if image.stride(0) == 0 else image
-        return {'image': image, 'numbers': numbers, 'spec': (self.size, self.recipe), **facts}
+        sample = {'image': image, 'numbers': numbers, 'spec': (self.size, self.recipe), **facts}
+        return sample if self.finish else {**sample, 'finish': False}
 
 
 def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batch the samples of BatchedViews or FourViews into one dict of the same form.
 
     Shape: `views` (batch, views, 3, size, size), for grey images an expanded view of one plane: do
-    not write into it; `index`, `label`, `broken` long (batch,); `name` a list.
+    not write into it; `index`, `label`, `broken` long (batch,); `name` a list. Of data sets with `finish=False` a
+    batch for `finish_views`: uint8 `views` with their `plan`, or `image` with `numbers`; and `spec`.
 
     Raises:
         ValueError: BatchedViews met images of different sizes.
     """
+    first = samples[0]
     batch: dict[str, Any] = {k: torch.tensor([s[k] for s in samples]) for k in ('index', 'label', 'broken')}
     batch['name'] = [s['name'] for s in samples]
-    if 'views' in samples[0]:
+    if 'image' in first:
+        shapes = {tuple(s['image'].shape) for s in samples}
+        if len(shapes) > 1:
+            raise ValueError(f'BatchedViews needs images of one shape, came: {sorted(shapes)}; use FourViews')
+        raw = {key: default_collate([s[key] for s in samples]) for key in ('image', 'numbers')}
+        batch |= {**raw, 'spec': first['spec']}
+        return batch if first.get('finish') is False else finish_views(batch)
+    if 'numbers' not in first:
         batch['views'] = torch.stack([s['views'] for s in samples])
         return batch
-    shapes = {tuple(s['image'].shape) for s in samples}
-    if len(shapes) > 1:
-        raise ValueError(f'BatchedViews needs images of one shape, came: {sorted(shapes)}; use FourViews')
-    size, recipe = samples[0]['spec']
-    images = torch.stack([s['image'] for s in samples])
-    batch['views'] = augment_batch(images, torch.stack([s['numbers'] for s in samples]), size, recipe)
-    return batch
+    size, recipe = first['spec']
+    # The planes of a decoded image lie together: collated so, they are copied as they are, once, to shared memory.
+    pixels = default_collate([s['views'].movedim(1, -1) for s in samples])
+    plan = colour_plan(torch.stack([s['numbers'] for s in samples]), recipe, size)
+    return {**batch, 'views': pixels.movedim(-1, 2), 'plan': plan, 'spec': first['spec']}
+
+
+def finish_views(
+    batch: dict[str, Any], dtype: torch.dtype = torch.float32, channels_last: bool = False
+) -> dict[str, Any]:
+    """The float views of an unfinished batch of `collate_views`, on the device that it is on; others are returned.
+
+    Args:
+        batch: Its tensors are on one device.
+        dtype: Of the views.
+        channels_last: Memory format of the views of large images, see `augment`.
+    """
+    if 'spec' not in batch:
+        return batch
+    rest = {key: value for key, value in batch.items() if key not in ('spec', 'plan', 'numbers', 'image')}
+    size, recipe = batch['spec']
+    if 'image' in batch:
+        views = augment_batch(batch['image'], batch['numbers'], size, recipe).to(dtype)
+    else:
+        views = augment(batch['views'], batch['plan'], recipe, dtype, channels_last)
+    return {**rest, 'views': views}
 
 
 def augment_batch(images: Tensor, numbers: Tensor, size: int | tuple[int, int], recipe: ViewRecipe) -> Tensor:
@@ -94,7 +130,7 @@ def augment_batch(images: Tensor, numbers: Tensor, size: int | tuple[int, int], 
     """
     height_out, width_out = (size, size) if isinstance(size, int) else size
     u = numbers.flatten(0, 1).unbind(1)
-    top, left, height, width = crop_boxes(torch.stack(u[:4]), *images.shape[-2:], recipe)
+    top, left, height, width = crop_boxes(torch.stack(u[:4]), images.shape[-2], images.shape[-1], recipe)
     rows = resize_weights(top, height, height_out, images.shape[-2])
     columns = resize_weights(left, width, width_out, images.shape[-1], u[4] < recipe.flip_p)
     if recipe.blur_p:
@@ -108,9 +144,9 @@ def augment_batch(images: Tensor, numbers: Tensor, size: int | tuple[int, int], 
     x = rows @ columns.view(batch, views, 1, width_out, -1).transpose(-1, -2)
     for amount, number, by_mean in ((recipe.brightness, u[6], False), (recipe.contrast, u[7], True)):
         factor = torch.where(u[5] < recipe.jitter_p, 1 + amount * (2 * number - 1), 1.0).view(batch, views, 1, 1, 1)
-        base = x.mean((-1, -2, -3), keepdim=True) * (1 - factor) if by_mean else torch.zeros(())
+        base = x.mean((-1, -2, -3), keepdim=True) * (1 - factor) if by_mean else x.new_zeros(())
         x = torch.addcmul(base, x, factor).clamp_(0, 1)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
+    mean, std = channel_constants(recipe.mean, recipe.std, x.device)
     return ((x - mean) / std).expand(-1, -1, 3, -1, -1)
 
 
@@ -129,12 +165,12 @@ def resize_weights(start: Tensor, length: Tensor, size: int, full: int, flip: Te
 
     Shape: start, length, flip (N,). Returns (N, size, full), rows sum to 1.
     """
-    place = (torch.arange(size) + 0.5).expand(len(start), -1)
+    place = (torch.arange(size, device=start.device) + 0.5).expand(len(start), -1)
     if flip is not None:
         place = torch.where(flip[:, None], size - place, place)
     step = (length / size)[:, None]
     centre = (start[:, None] + place * step)[..., None]
-    pixel = torch.arange(full) + 0.5
+    pixel = torch.arange(full, device=start.device) + 0.5
     weights = ((pixel - centre).abs_() / -step.clamp(min=1)[..., None]).add_(1).clamp_(min=0)
     # torchvision crops before it resizes: a pixel outside the box must not shine in.
     inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])
@@ -144,15 +180,15 @@ def resize_weights(start: Tensor, length: Tensor, size: int, full: int, flip: Te
 
 def blur_weights(sigma: Tensor, size: int, kernel: int) -> Tensor:
     """Matrices (N, size, size) of a Gaussian blur, borders reflected; sigma (N,) px, 0 = none."""
-    offsets = torch.arange(kernel) - kernel // 2
+    offsets = torch.arange(kernel, device=sigma.device) - kernel // 2
     taps = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)
     taps = taps / taps.sum(1, keepdim=True)
-    return (taps @ _reflection(size, kernel)).view(-1, size, size)
+    return (taps @ _reflection(size, kernel, sigma.device)).view(-1, size, size)
 
 
 @lru_cache(maxsize=8)
-def _reflection(size: int, kernel: int) -> Tensor:
+def _reflection(size: int, kernel: int, device: torch.device) -> Tensor:
     """(kernel, size * size): which pixel tap k of output pixel i reads, borders reflected."""
     reach = torch.arange(size) + (torch.arange(kernel) - kernel // 2)[:, None]
     reach = (size - 1) - ((size - 1) - reach.abs()).abs()
-    return F.one_hot(reach, size).float().flatten(1)
+    return F.one_hot(reach, size).float().flatten(1).to(device)

@@ -92,7 +92,7 @@ class Located:
     """Where the four files are, or that they are nowhere.
 
     Args:
-        folder: None where they could not be had.
+        folder: None where they could not be obtained.
         origin: How they were found.
         problems: Why each place before did not have them.
     """

@@ -81,7 +81,7 @@ def fetch_urls(urls: Sequence[str], folder: Path, patience: float) -> None:
         patience: Seconds without progress.
 
     Raises:
-        FetchError: One could not be had.
+        FetchError: One could not be obtained.
     """
     faults: list[Exception] = []
     policy = Policy(attempts=2, timeout=2 * patience)  # the watch is faster; this ends the thread that is left behind
@@ -119,7 +119,7 @@ def fetch_package_files(package: str, names: Collection[str], folder: Path, pati
         patience: Seconds without progress.
 
     Raises:
-        FetchError: The files could not be had.
+        FetchError: The files could not be obtained.
     """
     if shutil.which('apt-get') is None:
         raise FetchError('no apt-get on this machine')
@@ -129,7 +129,7 @@ def fetch_package_files(package: str, names: Collection[str], folder: Path, pati
     (work / 'apt.conf').write_text(APT_CONFIGURATION)
     watch, own_lists = _Watch(work, patience), [f'Dir::State::Lists={work / "lists"}']
     if _apt(work, watch, ['download', package]) is not None:
-        updated = _apt(work, watch, ['update'], own_lists)  # one unreachable source of several is no obstacle
+        updated = _apt(work, watch, ['update'], own_lists)  # one unreachable source of several is not an obstacle
         if (failed := _apt(work, watch, ['download', package], own_lists)) is not None:
             raise FetchError(failed if updated is None else f'{failed} (apt-get update: {updated})')
     packages = sorted((work / 'package').glob('*.deb'))
@@ -196,7 +196,7 @@ def _data_member(package: Path) -> bytes:
     """The data.tar of a .deb, which is an ar archive of three members."""
     with package.open('rb') as file:
         if file.read(8) != b'!<arch>\n':
-            raise ValueError('it is no ar archive')
+            raise ValueError('it is not an ar archive')
         while len(header := file.read(60)) == 60:
             size = int(header[48:58])
             if header.startswith(b'data.tar'):

@@ -1,4 +1,4 @@
-"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it cannot be had."""
+"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it cannot be obtained."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class DataSetInfo:
 
 
 def resolve_fashion_mnist(root: str | Path | None = None, download: bool | None = None) -> DataSetInfo:
-    """Find or fetch Fashion-MNIST; scikit-learn's digits take its place where it cannot be had.
+    """Find or fetch Fashion-MNIST; scikit-learn's digits take its place where it cannot be obtained.
 
     Looked for, in this order: `root`, else ``$PINAS_FASHION_MNIST``; the folder of Debian's package; the cache
     (``$PINAS_CACHE_DIR``/fashion-mnist); torchvision's mirrors; the distribution's package, unpacked without root. What
@@ -106,7 +106,7 @@ def resolve_fashion_mnist(root: str | Path | None = None, download: bool | None 
     found = fashion_mnist.locate(root, download)
     if found.folder is None:
         tried = '; '.join(found.problems)
-        _print_once(f"Fashion-MNIST could not be had, scikit-learn's digits take its place. Tried: {tried}")
+        _print_once(f"Fashion-MNIST could not be obtained, scikit-learn's digits take its place. Tried: {tried}")
         return resolve_digits(problems=found.problems)
     return DataSetInfo(
         'fashion-mnist',

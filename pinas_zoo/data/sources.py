@@ -7,8 +7,10 @@ sources from a config's plain dict: `pinas_zoo.data.specs`.
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +22,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: From height and width in px to the factor by which a decoded image may be smaller.
+Reduction = Callable[[int, int], float]
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
@@ -58,6 +62,23 @@ class Source:
             BrokenImageError: the image cannot be read.
         """
         raise NotImplementedError
+
+    def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
+        """Read one image, smaller than it is where its file allows to decode it so.
+
+        Args:
+            index: Which image.
+            reduction: Asked with the image's height and width: by which factor it may be smaller, at most.
+
+        Returns:
+            The image as from `load`, and the factor by which it is smaller; 1 is the whole.
+
+        Raises:
+            BrokenImageError: the image cannot be read.
+        """
+        image = self.load(index)
+        reduction(*image.shape[-2:])
+        return image, 1.0
 
     def label(self, index: int) -> int:
         """Class number, or -1 where there is none."""
@@ -107,16 +128,26 @@ class ListSource(Source):
         return str(self.root / os.fsdecode(bytes(self.paths[index])))
 
     def load(self, index: int) -> Tensor:
+        return self.load_reduced(index, lambda height, width: 1.0)[0]
+
+    def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
         path = self.name(index)
         try:
             with Image.open(path) as file:
-                pixels = np.array(file.convert('RGB'))
+                width, height = file.size
+                wanted = reduction(height, width)
+                if wanted >= 2:  # JPEG files decode at 1/2, 1/4 or 1/8; for others this does nothing
+                    power = 2 ** min(3, int(math.log2(wanted)))
+                    file.draft(None, (max(1, width // power), max(1, height // power)))
+                pixels = np.array(file if file.mode == 'RGB' else file.convert('RGB'))
         # PIL reports a damaged file with any of these, depending on its format.
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
             raise BrokenImageError(f'cannot read image {path!r}: {error}') from error
         except Image.DecompressionBombError as error:
             raise BrokenImageError(f'image {path!r} is implausibly large: {error}') from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        # A reduced side is rounded up.
+        factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.shape[1])
+        return torch.from_numpy(pixels).permute(2, 0, 1), factor
 
 
 class FolderSource(ListSource):
@@ -203,8 +234,12 @@ class ImageReader:
         self.reads, self.failures = 0, 0
         self.broken: dict[str, str] = {}
 
-    def read(self, index: int) -> tuple[Tensor, int, int]:
+    def read(self, index: int, load: Callable[[int], Any] | None = None) -> tuple[Any, int, int]:
         """Image, the index that was really read, and the number of broken images stepped over.
+
+        Args:
+            index: Which image.
+            load: What reads one; None is the source's `load`.
 
         Raises:
             BrokenRateError: more than the tolerated share is broken.
@@ -215,18 +250,22 @@ class ImageReader:
             actual = (index + attempt * stride) % length
             self.reads += 1
             try:
-                return self.source.load(actual), actual, attempt
+                return (load or self.source.load)(actual), actual, attempt
             except BrokenImageError as error:
                 self._count(self.source.name(actual), str(error))
         raise BrokenRateError(f'none of {length} images can be read; first: {list(self.broken)[:3]}')
 
-    def sample(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+    def sample(self, index: int, load: Callable[[int], Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Image and what a sample says about it: index as asked for, name and label as read, images stepped over.
+
+        Args:
+            index: Which image.
+            load: See `read`.
 
         Raises:
             BrokenRateError: more than the tolerated share is broken.
         """
-        image, actual, broken = self.read(index)
+        image, actual, broken = self.read(index, load)
         name, label = self.source.name(actual), self.source.label(actual)
         return image, {'index': index, 'name': name, 'label': label, 'broken': broken}
 
@@ -249,6 +288,16 @@ def part_slice(length: int, start: int, limit: int | None, what: str) -> slice:
     if not 0 <= start < stop <= length:
         raise ValueError(f'{what}: start={start}, limit={limit}; allowed: 1 or more of its {length} images')
     return slice(start, stop)
+
+
+def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and std as (C, 1, 1) each, to be read only; kept per device, since a copy from the host waits for it."""
+    return _channel_constants(tuple(mean), tuple(std), device)
+
+
+@lru_cache(maxsize=16)
+def _channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(mean, device=device).view(-1, 1, 1), torch.tensor(std, device=device).view(-1, 1, 1)
 
 
 def _split_line(line: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pinas_zoo.data.small_sets import DigitsSource, FashionMNISTSource
-from pinas_zoo.data.sources import ArraySource, FolderSource, ListSource, Source, part_slice
+from pinas_zoo.data.sources import ArraySource, FolderSource, ListSource, Reduction, Source, part_slice
 
 
 class SubsetSource(Source):
@@ -55,6 +55,9 @@ class SubsetSource(Source):
 
     def load(self, index: int) -> Tensor:
         return self.source.load(int(self.indices[index]))
+
+    def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
+        return self.source.load_reduced(int(self.indices[index]), reduction)
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from pinas_zoo.data.sources import ArraySource, ImageReader, Source
+from pinas_zoo.data.sources import ArraySource, ImageReader, Source, channel_constants
 from pinas_zoo.data.specs import SubsetSource, open_source
 
 
@@ -110,7 +110,8 @@ def load_tensor(source: Source | Mapping[str, Any], size: int) -> tuple[Tensor, 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (..., 3, H, W) to float, minus mean, by std (one value or three)."""
-    return (images.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    centre, spread = channel_constants(mean, std, images.device)
+    return (images.float() / 255 - centre) / spread
 
 
 def _shift_flip(x: Tensor, shift: int, fill: Tensor) -> Tensor:

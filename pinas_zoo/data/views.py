@@ -1,4 +1,6 @@
-"""The four views of an image that the method eats, augmented one by one; `batched` augments a whole batch.
+"""The four views of an image that the method eats; `batched` is for small images of one size.
+
+Decoding, crop and resize give uint8 views; `colour` does the rest, here or, for a whole batch, on the device.
 
 Every random number comes from the global torch generator, which the engine seeds per sample from (seed, draw
 number): a sample depends on nothing else, so batches do not change with the number of workers and a run resumes
@@ -7,15 +9,17 @@ exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.small_sets import FASHION_MNIST_MEAN, FASHION_MNIST_STD
 from pinas_zoo.data.sources import IMAGENET_MEAN, IMAGENET_STD, ImageReader, Source
 from pinas_zoo.data.specs import open_source
@@ -63,46 +67,11 @@ class ViewRecipe:
         """Odd side of the blur kernel for images of this side."""
         return max(3, size // 10 | 1)
 
-    def build(self, size: int) -> v2.Compose:
-        """The recipe as a transform from uint8 (3, H, W) to float (3, size, size)."""
-        three = [list(v) * (3 // len(v)) for v in (self.mean, self.std)]
-        steps: list[torch.nn.Module] = [
-            v2.RandomResizedCrop(size, self.scale, self.ratio, antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-        jitter = (self.brightness, self.contrast, self.saturation, self.hue)
-        if any(jitter):
-            steps.append(v2.RandomApply([v2.ColorJitter(*jitter)], p=self.jitter_p))
-        if self.grey_p:
-            steps.append(v2.RandomGrayscale(self.grey_p))
-        if self.blur_p:
-            blur = SeparableBlur(self.kernel(size), self.blur_sigma)
-            steps.append(v2.RandomApply([blur], p=self.blur_p))
-        return v2.Compose([*steps, v2.RandomHorizontalFlip(self.flip_p), v2.Normalize(*three)])
-
-
-class SeparableBlur(torch.nn.Module):
-    """v2.GaussianBlur row by row, then column by column: equal, and six times faster at 224 px.
-
-    Args:
-        kernel: odd side in px.
-        sigma: range in px that the width is drawn from.
-
-    Shape: float (3, H, W) to the same.
-    """
-
-    def __init__(self, kernel: int, sigma: tuple[float, float]) -> None:
-        super().__init__()
-        self.kernel, self.sigma = kernel, sigma
-
-    def forward(self, image: Tensor) -> Tensor:
-        sigma = [float(torch.empty(()).uniform_(*self.sigma))] * 2
-        image = v2.functional.gaussian_blur(image, [self.kernel, 1], sigma)
-        return v2.functional.gaussian_blur(image, [1, self.kernel], sigma)
-
 
 class FourViews(Dataset):
     """Independently augmented views of one image, decoded once: query a, key a, query b, key b.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 where all of its crops are still as large as the views.
 
     Args:
         source: a source, or a spec for open_source.
@@ -110,13 +79,17 @@ class FourViews(Dataset):
         recipe: a ViewRecipe, or its settings as a dict.
         broken_rate_limit: see ImageReader.
         views: 4 for a path pair, 2 for plain MoCo on single paths.
+        finish: False leaves the views uint8 and the rest to the device, see `collate_views` and `finish_views`.
 
     Returns:
         Per index a dict: `views` (views, 3, size, size) float, `index` as asked for, `name` and
-        `label` of the image that was really read, `broken` = broken images stepped over.
+        `label` of the image that was really read, `broken` = broken images stepped over. Unfinished: `views` uint8,
+        `numbers` (views, COLOUR_NUMBERS) and `spec` for colour_plan.
 
     Source: Pi-NAS, section 3.2 (cross-path learning).
     """
+
+    ATTEMPTS: ClassVar[int] = 10  # for a crop box inside the image, as in torchvision
 
     def __init__(
         self,
@@ -125,16 +98,68 @@ class FourViews(Dataset):
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
         broken_rate_limit: float = 0.01,
         views: int = 4,
+        finish: bool = True,
     ) -> None:
         self.source = source if isinstance(source, Source) else open_source(source)
-        self.size, self.views = size, views
+        self.size, self.views, self.finish = size, views, finish
         self.recipe = recipe if isinstance(recipe, ViewRecipe) else ViewRecipe(**(recipe or {}))
         self.reader = ImageReader(self.source, broken_rate_limit)
-        self.transform = self.recipe.build(size)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, facts = self.reader.sample(index)
-        return {'views': torch.stack([self.transform(image) for _ in range(self.views)]), **facts}
+        numbers = torch.rand(self.views, 2 * self.ATTEMPTS + 2 + COLOUR_NUMBERS)
+        places = numbers[:, :-COLOUR_NUMBERS].tolist()
+        boxes: list[tuple[int, ...]] = []
+
+        def reduction(height: int, width: int) -> float:
+            boxes[:] = [draw_box(u, height, width, self.recipe) for u in places]
+            return min(min(box[2:]) for box in boxes) / self.size
+
+        (image, factor), facts = self.reader.sample(index, lambda i: self.source.load_reduced(i, reduction))
+        views = torch.stack([resized_crop(image, shrink_box(b, factor, image), self.size) for b in boxes])
+        sample = {'views': views, 'numbers': numbers[:, -COLOUR_NUMBERS:], 'spec': (self.size, self.recipe), **facts}
+        return finish_sample(sample) if self.finish else sample
+
+
+def finish_sample(sample: dict[str, Any]) -> dict[str, Any]:
+    """The float views of an unfinished sample of FourViews."""
+    size, recipe = sample.pop('spec')
+    plan = colour_plan(sample.pop('numbers'), recipe, size)
+    return {**sample, 'views': augment(sample['views'][None], plan[None], recipe)[0]}
+
+
+def draw_box(u: Sequence[float], height: int, width: int, recipe: ViewRecipe) -> tuple[int, int, int, int]:
+    """A crop box as torchvision's RandomResizedCrop draws it: top, left, height, width, in px.
+
+    Args:
+        u: Uniform in [0, 1): area and aspect of one attempt after the other, then the place from top and left.
+        height: Of the image in px.
+        width: Of the image in px.
+        recipe: Its scale and ratio.
+    """
+    *attempts, down, right = u
+    low, high = (math.log(r) for r in recipe.ratio)
+    for share, aspect in zip(attempts[::2], attempts[1::2], strict=True):
+        area = (recipe.scale[0] + (recipe.scale[1] - recipe.scale[0]) * share) * height * width
+        ratio = math.exp(low + (high - low) * aspect)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+    # The largest box in the middle whose aspect is allowed.
+    w = min(width, round(height * recipe.ratio[1]))
+    h = min(height, round(width / recipe.ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def shrink_box(box: Sequence[int], factor: float, image: Tensor) -> tuple[int, int, int, int]:
+    """A box of the whole image in the px of one that was decoded smaller by `factor`, inside that one."""
+    (top, left, h, w), (height, width) = box, image.shape[-2:]
+    top, left = min(round(top / factor), height - 1), min(round(left / factor), width - 1)
+    return top, left, min(max(1, round(h / factor)), height - top), min(max(1, round(w / factor)), width - left)
+
+
+def resized_crop(image: Tensor, box: Sequence[int], size: int) -> Tensor:
+    """Bilinear, antialiased. Shape: uint8 (3, H, W) -> uint8 (3, size, size), channels-last where the image is."""
+    return v2.functional.resized_crop(image, *box, [size, size], antialias=True)

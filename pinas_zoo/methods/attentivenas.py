@@ -111,7 +111,7 @@ class AttentiveNAS(SupervisedMethod):
         return tuple(self._paths) if step == self._step else self.extremes
 
     def parts(self, step: int) -> int:
-        """One backward pass a path."""
+        """One backward pass per path."""
         return self.subnets
 
     def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class Method(Protocol):
     - ``paths(step) -> tuple[Arch, ...]``: the paths of a step, for logs.
     - ``units(step) -> float``: what a step costs, in path units: a path forward and backward on one batch is 1, a
       forward pass alone 1/3.
-    - ``log_scalars(step) -> dict[str, float]``: numbers that are too dear for every step.
+    - ``log_scalars(step) -> dict[str, float]``: numbers that are too expensive for every step.
     - ``derive(limits=None) -> Arch``: the architecture that the training itself chose, within `search.Limits`.
     """
 
@@ -106,7 +106,7 @@ class SupervisedMethod(nn.Module):
     def logits(self, images: Tensor, arch: Arch) -> Tensor:
         """Class scores of one path. Shape: (N, C, H, W) -> (N, num_classes)"""
         logits = self.head(self.features(images, arch))
-        # Half types hold a loss badly.
+        # Half types lack the precision for a loss.
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def path_loss(self, batch: dict[str, Any], arch: Arch) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ class EnTranNAS(MixtureMethod):
         self.engines, self.temperatures, self.anneal_steps = engines, tuple(temperatures), anneal_steps
         self.sparsify, self.pruning = sparsify, pruning
         noise = self.rng(0).standard_normal((positions, len(space.candidates))) * 1e-3
-        # One parameter a position: those that are no engine have no gradient, so no optimiser moves them.
+        # One parameter per position: those that are not engines have no gradient, so no optimiser moves them.
         self.alpha = nn.ParameterList(torch.tensor(row, dtype=torch.float32) for row in noise)
         self.beta = nn.ParameterList(torch.full((1,), threshold) for _ in range(positions if sparsify else 0))
         unfit = [[c not in space.choices(p) for c in range(len(space.candidates))] for p in range(positions)]

@@ -14,7 +14,7 @@ __all__ = ['FairNAS']
 
 
 class FairNAS(SupervisedMethod):
-    """K paths a step, in which every candidate of every position stands exactly once; then one update.
+    """K paths per step, in which every candidate of every position stands exactly once; then one update.
 
     Every position draws a random permutation of its K candidates, and path i takes the i-th entry of each. The K paths
     run one after another on the same batch, and their gradients are averaged, so that stem, shortcuts and head, which
@@ -43,7 +43,7 @@ class FairNAS(SupervisedMethod):
         return tuple(tuple(map(int, path)) for path in zip(*columns, strict=True))
 
     def parts(self, step: int) -> int:
-        """One backward pass a path."""
+        """One backward pass per path."""
         return self.num_paths
 
     def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:

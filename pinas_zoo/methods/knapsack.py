@@ -1,6 +1,6 @@
 """The best architecture by a score that is a sum over positions, within limits on cost: exact, no search.
 
-Choosing one candidate a position under a limit on a sum of costs is the multiple-choice knapsack problem. Position by
+Choosing one candidate per position under a limit on a sum of costs is the multiple-choice knapsack problem. Position by
 position, only those partial architectures are kept that no other one beats in score and in every limited cost, and that
 can still be completed within the limits.
 """
@@ -40,10 +40,10 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
     Args:
         table: ``table[position][candidate]``, finite; what does not fit a position is not looked at.
         space: The space.
-        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.models.cost` are; None is no limit.
+        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.models.cost` are; None sets no limit.
 
     Raises:
-        ValueError: No architecture is within the limits; the message has the cheapest one. Or the costs are no sums.
+        ValueError: No architecture is within the limits; the message has the cheapest one. Or the costs are not sums.
 
     Example:
         >>> from pinas_zoo.space import PINAS_NANO
@@ -67,7 +67,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
             raise _infeasible(space, limits)
     arch = _unwind(front[0].choices)
     if limits is not None and not limits(arch):
-        raise ValueError(f'the costs of {limits} are no sums over positions: {space.format(arch)} was to be within it')
+        raise ValueError(f'the costs of {limits} are not sums over positions: {space.format(arch)} was to be within it')
     return arch
 
 

@@ -1,4 +1,4 @@
-"""The linear stage in torch alone: a linear head on a frozen supernet, one uniform random path a step."""
+"""The linear stage in torch alone: a linear head on a frozen supernet, one uniform random path per step."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
         out_ND = self.projector(self.backbone(x, arch))
-        # Half types hold a norm badly; the embeddings are small.
+        # Half types lack the precision for a norm; the embeddings are small.
         return F.normalize(out_ND if out_ND.dtype == torch.float64 else out_ND.float(), dim=1)
 
     def on_path(self, arch: Arch) -> list[nn.Parameter]:
@@ -235,7 +235,7 @@ class PiNAS(nn.Module):
         return len(self.paths(step)) * 4 / 3
 
     def log_scalars(self, step: int) -> dict[str, float]:
-        """Numbers that are too dear for every step."""
+        """Numbers that are too expensive for every step."""
         return {'teacher_distance': self.teacher_distance(self.paths(step)[0])}
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Proximal operators of sparse penalties, exact, and the optimisers that apply them. torch only.
 
-The matrix of factors A has a row a position (the group) and a column a candidate (the element). Accelerated proximal
-gradient, with step eta, momentum mu and velocity v:
+The matrix of factors A has one row per position (the group), one column per candidate (the element). Accelerated
+proximal gradient, with step eta, momentum mu and velocity v:
 
     z = prox(A - eta * direction)        v <- mu * v + z - A        A <- z + mu * v
 
@@ -88,7 +88,7 @@ class ProximalGradient(torch.optim.Optimizer):
         guard: Whether a position keeps its strongest candidate when all of them would vanish.
 
     Raises:
-        ValueError: A setting is out of its range, a parameter is no matrix, or both penalties are given.
+        ValueError: A setting is out of its range, a parameter is not a matrix, or both penalties are given.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ Every candidate of every position runs and is weighed by a raw factor, without s
     min_A  L_heldout(w*(A), A) + l1 * sum |A| + l2 * sum_l ||A_l||_2,     w*(A) = argmin_w L_train(w, A)
 
 The penalty lives in the optimiser of the group 'arch' (`proximal.py`): sparse group lasso (faithful; its guard keeps
-one candidate a position) or exclusive lasso (one a position), accelerated or in Adam's form.
+one candidate per position) or exclusive lasso (one per position), accelerated or in Adam's form.
 """
 
 from __future__ import annotations

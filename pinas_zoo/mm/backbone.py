@@ -26,7 +26,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
     """One architecture as a backbone: ``backbone=dict(type='pinas_zoo.PiNASBackbone', arch=...)``.
 
     Args:
-        arch: Architecture by stage, one digit a block, several in brackets.
+        arch: Architecture by stage, one digit per block, several in brackets.
         space: Search space, its name, or its dict of fields.
         out_indices: Stages to put out, from 0; later stages are not built.
         output_stride: 8, 16 or 32; 8 is the released form for segmentation.

@@ -34,7 +34,7 @@ FUNCTIONS.register_module(name='default_collate', module=default_collate)
 
 @MODELS.register_module()
 class LinearStage(SteppedModel):
-    """A linear head on the frozen supernet: one uniform random path a step, BN on batch statistics.
+    """A linear head on the frozen supernet: one uniform random path per step, BN on batch statistics.
 
     Args:
         space: Search space, its name, or its dict of fields.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
 from pinas_zoo.mm.search import build_evaluator
 from pinas_zoo.space import get_space
@@ -31,6 +32,7 @@ def score_path(path: str | Path, checkpoint: str, options: Options) -> dict[str,
     cfg = load_config(path, options)
     if cfg.get('arch') is None:
         raise ValueError(f'{path} is a config of a search: say which path, --cfg-options arch=DIGITS')
+    fill_from_data(cfg)
     set_up(cfg, options.launcher, [])
     space, work_dir, file = get_space(cfg.space), Path(cfg.work_dir), str(find_weights(checkpoint))
     evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)

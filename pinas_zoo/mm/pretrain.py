@@ -168,7 +168,7 @@ class SupernetPretraining(SteppedModel):
         return self.method.loss(batch, step, part)
 
     def log_scalars(self) -> dict[str, float]:
-        """The method's numbers that are too dear for every step; asked for when a line is logged."""
+        """The method's numbers that are too expensive for every step; asked for when a line is logged."""
         scalars = getattr(self.method, 'log_scalars', None)
         return {} if scalars is None else scalars(self.last_step)
 

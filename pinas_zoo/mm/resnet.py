@@ -32,7 +32,7 @@ class NanoResNet(ResNet):
     """timm's ResNet with bottlenecks, a deep stem and no pooling after it: strides 2, 4, 8, 16.
 
     Args:
-        channels: Channels of the 3x3 convolutions, one a stage; a stage puts out four times as many.
+        channels: Channels of the 3x3 convolutions, one per stage; a stage puts out four times as many.
         num_classes: Classes; 0 leaves the classifier out.
         output_stride: 8, 16 or 32, as for `PiNASNet`; these networks end at 16 by themselves.
         drop_rate: Dropout before the classifier.
@@ -49,7 +49,7 @@ class NanoResNet(ResNet):
         drop_rate: float = 0.0,
     ) -> None:
         if len(channels) != len(PINAS_NANO.depths):
-            raise ValueError(f'channels must be {len(PINAS_NANO.depths)} numbers, one a stage, got {channels}')
+            raise ValueError(f'channels must be {len(PINAS_NANO.depths)} numbers, one per stage, got {channels}')
         super().__init__(
             Bottleneck,
             PINAS_NANO.depths,

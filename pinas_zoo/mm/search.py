@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
@@ -164,6 +165,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
+    fill_from_data(cfg)
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)

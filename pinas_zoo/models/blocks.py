@@ -162,7 +162,7 @@ def add_branches(identity: Tensor, branches: list[Tensor], factors: Tensor) -> T
     Args:
         identity: Output of the shortcut.
         branches: Residual branches, of the same shape as the shortcut's output.
-        factors: One factor a branch, (len(branches),).
+        factors: One factor per branch, (len(branches),).
     """
     out = identity
     for index, branch in enumerate(branches):

@@ -1,4 +1,4 @@
-"""Networks that leave: ONNX and torch.export, compared with eager; BN folded into convolutions where that holds.
+"""Export of networks: ONNX and torch.export, compared with eager; BN folded into convolutions where that holds.
 
 Dynamic: the batch, and for fully convolutional forms (features, no classifier) height and width too.
 """

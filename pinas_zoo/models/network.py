@@ -63,8 +63,8 @@ class PiNASNet(Skeleton):
     """One architecture of a search space, with timm's model contract.
 
     Args:
-        arch: Architecture by stage, one digit a block, or a sequence of candidate indices. A position in brackets adds
-            up the candidates that it keeps, each with a factor that trains (`MixedBottleneck`).
+        arch: Architecture by stage, one digit per block, or a sequence of candidate indices. A position in brackets
+            adds up the candidates that it keeps, each with a factor that trains (`MixedBottleneck`).
         space: Search space, its name, or its dict of fields.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.

@@ -40,7 +40,7 @@ def scatter_figure(
     view: str,
     group: str = '',
 ) -> Figure:
-    """Estimates against the truth, a panel a contestant: the mean over its seeds, and the range of the seeds.
+    """Estimates against the truth, a panel per contestant: the mean over its seeds, and the range of the seeds.
 
     Args:
         report: What `report.compute` gave.

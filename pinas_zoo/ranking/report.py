@@ -82,7 +82,7 @@ def estimates(scores: Mapping[str, Sequence[float]], names: Sequence[str], view:
 
 
 def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, view: str) -> dict[str, list[np.ndarray]]:
-    """The estimates of everyone, trivial ones included: one row a seed."""
+    """The estimates of everyone, trivial ones included: one row per seed."""
     paths = truth.half(half)
     names = [truth.study.space.format(row.arch) for row in paths]
     table = {}

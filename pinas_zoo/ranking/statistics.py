@@ -76,7 +76,7 @@ def summarise(truth: ArrayLike, scores: Sequence[ArrayLike], resamples: int = 20
 
     Args:
         truth: Stand-alone result of each path.
-        scores: Estimates, one row a supernet seed.
+        scores: Estimates, one row per supernet seed.
         resamples: Bootstrap samples of the paths.
         seed: Seed of the bootstrap.
 
@@ -158,7 +158,7 @@ def bootstrap_difference(
 
     Args:
         truth: Stand-alone result of each path.
-        first: Scores of the one, a row a supernet seed.
+        first: Scores of the one, a row per supernet seed.
         second: Scores of the other.
         resamples: Bootstrap samples.
         seed: Seed of the bootstrap.

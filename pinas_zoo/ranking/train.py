@@ -141,7 +141,7 @@ def optimise(
 
     Args:
         method: The method; its parameters are of the group 'weights', and 'arch' where there is an `arch_optimiser`.
-        batches: Its batches, one a step.
+        batches: Its batches, one per step.
         units: Path units, as `method.units` counts them; the last step is the one that still fits.
         lr: Full learning rate.
         rate: Factor of it by the share of the path units that is used.
@@ -199,7 +199,7 @@ def supernet_of(method: Method) -> SuperNet:
 
 
 def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:
-    """The linear stage: a head on a frozen copy of the supernet, one uniform path a step."""
+    """The linear stage: a head on a frozen copy of the supernet, one uniform path per step."""
     with torch.random.fork_rng(devices=[]):  # the head's first weights; the training's random state goes on as it was
         torch.manual_seed(seed)
         method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed)

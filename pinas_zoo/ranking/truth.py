@@ -1,6 +1,6 @@
 """The ground truth: paths of the ranking space trained stand-alone, and the table that records them.
 
-The table is a `SearchLog`: a header with everything that the results depend on, then one line a training. Line number
+The table is a `SearchLog`: a header with everything that the results depend on, then one line per training. Line number
 ``path * seeds + seed`` is always the same training, so a table that was stopped goes on where it stands, and a longer
 one begins with the shorter one's lines. Paths with an even number are for tuning, those with an odd one for reporting.
 """
@@ -100,11 +100,11 @@ class TruthRow:
     Args:
         path: Number of the path in the draw; its half is ``HALVES[path % 2]``.
         arch: The architecture.
-        top1: Test accuracy in percent, one a seed.
-        loss: Test cross-entropy, one a seed.
+        top1: Test accuracy in percent, one per seed.
+        loss: Test cross-entropy, one per seed.
         macs: Multiply-accumulates.
         params: Parameters.
-        seconds: Processor time, one a seed.
+        seconds: Processor time, one per seed.
     """
 
     path: int
@@ -144,11 +144,11 @@ def read_truth(path: str | Path) -> Truth:
     """Reads a table; a path whose seeds are not all there yet is left out.
 
     Raises:
-        ValueError: The file is no table of this kind, or is damaged.
+        ValueError: The file is not a table of this kind, or is damaged.
     """
     header, records = SearchLog.read(path)
     if header.get('kind') != 'ground truth':
-        raise ValueError(f'{path} is no table of the ground truth, its kind is {header.get("kind")!r}')
+        raise ValueError(f'{path} is not a table of the ground truth, its kind is {header.get("kind")!r}')
     study = Study(
         SearchSpace.from_dict(header['space']),
         PairTask(**header['task']),

@@ -1,4 +1,4 @@
-"""An architecture drawn as inline SVG: one row a stage, one box a block. No matplotlib."""
+"""An architecture drawn as inline SVG: one row per stage, one box per block. No matplotlib."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILLS = (
 
 
 def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> Figure:
-    """Draws an architecture: one row a stage, one box a block, coloured by candidate.
+    """Draws an architecture: one row per stage, one box per block, coloured by candidate.
 
     Args:
         space: Where the architecture is from.

@@ -1,4 +1,4 @@
-"""Learning curves of several runs in one picture, one panel a key. matplotlib is imported only when it is drawn."""
+"""Learning curves of several runs in one picture, one panel per key. matplotlib is imported only when it is drawn."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def read_run(log: str | Path, name: str | None = None) -> Run:
     log = Path(log)
     files = [log] if log.is_file() else sorted(log.glob('*/vis_data/scalars.json')) or sorted(log.glob('scalars.json'))
     if not files:
-        raise ValueError(f'{log} is no log: neither a file of JSON lines, nor a work dir with */vis_data/scalars.json')
+        raise ValueError(
+            f'{log} is not a log: neither a file of JSON lines, nor a work dir with */vis_data/scalars.json'
+        )
     scalars = read_scalars(*files)
     if not scalars:
         raise ValueError(f'{log}: no number stands in {", ".join(map(str, files))}')
@@ -61,7 +63,7 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> l
 
     Args:
         runs: The runs.
-        patterns: Names or shell patterns such as ``loss*``; None takes everything that is no time, memory or rate.
+        patterns: Names or shell patterns such as ``loss*``; None takes everything that is not a time, memory or rate.
 
     Raises:
         ValueError: A pattern fits no key; the keys are listed.
@@ -80,7 +82,7 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> l
 
 
 def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title: str = '') -> bytes:
-    """Draws one panel a key, with a line for each run that has it.
+    """Draws one panel per key, with a line for each run that has it.
 
     Args:
         runs: One or more runs; their names differ.

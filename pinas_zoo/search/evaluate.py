@@ -55,7 +55,7 @@ class _Stats:
 
 @dataclass
 class _Node:
-    """What follows a prefix: the shortcut of the next position, and one child a candidate chosen there."""
+    """What follows a prefix: the shortcut of the next position, and one child per candidate chosen there."""
 
     block: _Stats
     shortcut: _Stats
@@ -132,7 +132,7 @@ class PrefixTree:
             head: Classifier on globally averaged features, (N, num_features) -> (N, classes).
 
         Returns:
-            One score a path, in the order of the paths.
+            One score per path, in the order of the paths.
 
         Raises:
             ValueError: There was no image.

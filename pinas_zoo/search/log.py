@@ -40,8 +40,8 @@ class Limits:
 
     Args:
         cost: Function from an architecture to an object with `macs` and `params`.
-        max_macs: Most multiply-accumulates allowed, in the unit of `cost`; None is no limit.
-        max_params: Most parameters allowed; None is no limit.
+        max_macs: Most multiply-accumulates allowed, in the unit of `cost`; None sets no limit.
+        max_params: Most parameters allowed; None sets no limit.
 
     Raises:
         ValueError: No limit is given, or one is not a positive number.
@@ -148,7 +148,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 class SearchLog:
     """An append-only file of evaluations, `archs.jsonl`: a header line, then one line per record.
 
-    Every line is on the disk before `append` returns. A last line that a kill left torn is cut off
+    Every line is on the disk before `append` returns. A last line that a kill left incomplete is cut off
     on reopening; a whole one that only misses its newline is kept. Only one process may write (rank
     0); the others use `read`.
 
@@ -222,14 +222,14 @@ class SearchLog:
 
     @staticmethod
     def read(path: str | Path) -> tuple[dict[str, Any], list[SearchRecord]]:
-        """Reads header and records without touching the file, a torn last line left out.
+        """Reads header and records without touching the file, an incomplete last line left out.
 
         Raises:
             ValueError: The file has no readable header, or a line before the last is unreadable.
         """
         header, records, _ = _scan(Path(path))
         if header is None:
-            raise ValueError(f'{path} is no search log: it has no header line')
+            raise ValueError(f'{path} is not a search log: it has no header line')
         return header, records
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -250,10 +250,10 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:
-                raise ValueError(f'{path} is no search log: its first line is {line[:80]!r}')
+                raise ValueError(f'{path} is not a search log: its first line is {line[:80]!r}')
             header = values
         elif not isinstance(values, dict) or set(values) != names:
-            raise ValueError(f'{path}: line {number} is no record of {sorted(names)}: {line[:80]!r}')
+            raise ValueError(f'{path}: line {number} is not a record of {sorted(names)}: {line[:80]!r}')
         elif values['index'] != len(records):
             raise ValueError(f'{path}: line {number} has index {values["index"]}, expected {len(records)}')
         else:

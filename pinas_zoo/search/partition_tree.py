@@ -179,7 +179,7 @@ class PartitionTree(Searcher):
         return map(tuple, archs.tolist())
 
     def _encode(self, archs: np.ndarray) -> np.ndarray:
-        # `SearchSpace.one_hot` without its checks: 200,000 draws a block pass here.
+        # `SearchSpace.one_hot` without its checks: 200,000 draws per block pass here.
         eye = np.eye(len(self.space.candidates), dtype=np.float32)
         return eye[archs].reshape(len(archs), -1)
 

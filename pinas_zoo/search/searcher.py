@@ -104,7 +104,10 @@ class Searcher(ABC):
             self._extend()
         archs = self._proposed[self._asked : self._asked + n]
         if not archs and not self._exhausted:
-            raise ValueError(f'{self._asked - len(self._scores)} proposals are out: tell their scores first')
+            raise ValueError(
+                f'{self._asked - len(self._scores)} proposals are pending: call `tell` with their scores before '
+                'the next `ask`'
+            )
         self._asked += len(archs)
         return archs
 

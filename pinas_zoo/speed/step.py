@@ -247,7 +247,7 @@ def _measure_pieces(trainer: Trainer, settings: Settings) -> dict[str, Times]:
     paper = PiNAS(SuperNet('pinas_nano'), queue_length=PAPER_QUEUE)
 
     def known(x: Tensor, arch: Arch) -> Tensor:
-        return k_ND  # stands for the teacher, whose own time is no part of the shuffle's
+        return k_ND  # stands for the teacher, whose own time is not a part of the shuffle's
 
     pieces = {
         'teacher, loop': lambda _: [move_by_parameter(method, arch) for arch in pair],

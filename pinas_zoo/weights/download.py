@@ -40,7 +40,7 @@ _hashes: dict[tuple[str, int, int], str] = {}
 
 
 class DownloadError(RuntimeError):
-    """Weights could not be had. The message says what was tried, where they are looked for and what to do."""
+    """Weights could not be obtained. The message says what was tried, where they are looked for and what to do."""
 
 
 def cache_dir() -> Path:
@@ -69,7 +69,7 @@ def fetch(name: str, policy: Policy | None = None) -> Path:
 
     Raises:
         ValueError: There are no weights of that name.
-        DownloadError: They could not be had.
+        DownloadError: They could not be obtained.
     """
     entry, policy = find_entry(name), policy or Policy()
     rank, ranks = rank_and_world()
@@ -296,7 +296,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _advice(entry: Entry, final: Path, problems: list[str]) -> str:
-    lines = [f'the weights {entry.name!r} could not be had. Tried:', *(f'  - {problem}' for problem in problems)]
+    lines = [f'the weights {entry.name!r} could not be obtained. Tried:', *(f'  - {problem}' for problem in problems)]
     if entry.released is None:
         lines += [f'They are looked for at {final}.', f'By hand: take {entry.file} from {entry.url} and put it there.']
     else:

@@ -143,7 +143,7 @@ def from_url(url: str, part: Path, size: int | None, policy: Policy) -> None:
             _request(url, part, size, policy)
             return
         except HTTPError as error:
-            if error.code == 416 and before:  # our part is no beginning of this file
+            if error.code == 416 and before:  # our part is not a beginning of this file
                 _forget(part)
                 continue
             reason, again = f'HTTP {error.code} {error.reason}', error.code >= 500

@@ -48,7 +48,7 @@ class LoadReport:
         unexpected: There, but not wanted.
         mismatched: Of another shape.
         skipped: Did not fit, but need not.
-        dropped: Known to be no weights.
+        dropped: Known not to be weights.
         notes: Sentences worth reading.
     """
 
@@ -124,7 +124,7 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
                 state = {name: file.get_tensor(name) for name in list(file.keys())} if tensors else {}
                 return Checkpoint(state, dict(file.metadata() or {}))
         except SafetensorError as error:
-            raise ValueError(f'{path} is no readable safetensors file: {error}') from error
+            raise ValueError(f'{path} is not a readable safetensors file: {error}') from error
     content = _read_archive(path)
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds no state dict of tensors, but a {type(content).__name__}')
@@ -155,7 +155,7 @@ def _read_archive(path: Path) -> Any:
                 'Only tensors, plain values and numpy scalars and arrays are read.'
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path} was refused, it is no readable torch archive: {reason}') from error
+        raise ValueError(f'{path} was refused, it is not a readable torch archive: {reason}') from error
 
 
 def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:

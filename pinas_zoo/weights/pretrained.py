@@ -21,7 +21,7 @@ def with_pretrained_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]
         kwargs: Arguments of the entry point.
 
     Raises:
-        RuntimeError: There are no weights for this name (never random ones), or they could not be had.
+        RuntimeError: There are no weights for this name (never random ones), or they could not be obtained.
     """
     overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)

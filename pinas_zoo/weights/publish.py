@@ -125,11 +125,11 @@ def find_network(
     arch = find_arch(shapes, space)
     classes = shapes.get('fc.weight', (0,))[0]
     expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1])
-    # A plain state dict of something else may have more names; then it is no network of ours.
+    # A plain state dict of something else may have more names; then it is not a network of ours.
     wrong = sorted(name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name))
     wrong = [name for name in wrong if name in shapes or not name.endswith('num_batches_tracked')]
     if wrong:
-        raise ValueError(f'{checkpoint} is no complete network: {", ".join(wrong[:5])} are missing or do not belong')
+        raise ValueError(f'{checkpoint} is not a complete network: {", ".join(wrong[:5])} are missing or do not belong')
     text = space.format(arch)
     if metadata.get('arch', text) != text:
         raise ValueError(f'{checkpoint} says architecture {metadata["arch"]}, its shapes are those of {text}')

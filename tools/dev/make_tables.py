@@ -23,7 +23,7 @@ from pinas_zoo.space import get_space
 from pinas_zoo.weights.download import SCHEME
 from pinas_zoo.weights.manifest import Entry, entries
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
 OWN = ROOT / 'checkpoints' / 'metafile.yml'
 CARDS = ('README.md', 'MODEL_CARD.md', 'checkpoints/*.md', 'configs/*/README.md')

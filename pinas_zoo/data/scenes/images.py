@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VERSION = 1  # raise it when the same settings would give other pixels
 FORMATS = ('coco', 'ade20k', 'cityscapes')
 SPLITS = ('train', 'val')
-#: Labels that are no item's category, whatever number of those there is.
+#: Labels that are not item's category, whatever number of those there is.
 WALL, FLOOR, RIM = 253, 254, 255
 
 

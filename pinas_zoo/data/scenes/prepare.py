@@ -96,7 +96,7 @@ def prepare_scenes(
         The manifest, and whether anything was written.
 
     Raises:
-        ValueError: root holds a set with other settings, or something that is no scene set; or the sources do not
+        ValueError: root holds a set with other settings, or something that is not a scene set; or the sources do not
             fit each other or a format.
     """
     _check_classes(train, val, settings)
@@ -160,7 +160,7 @@ def _read_manifest(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[
         return None
     file = root / 'manifest.json'
     if not file.is_file():
-        raise ValueError(f'{root} exists and is no scene set (no manifest.json); give another --root')
+        raise ValueError(f'{root} exists and is not a scene set (no manifest.json); give another --root')
     manifest = json.loads(file.read_text(encoding='utf-8'))
     settings = manifest.get('settings', {})
     if settings == wanted:

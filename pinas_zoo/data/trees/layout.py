@@ -153,7 +153,7 @@ class Tree:
         if not problems:
             return
         lines = dict.fromkeys(problem.line for problem in problems)
-        text = [f'{root} is no complete {self.name}:', *(f'  - {line}' for line in lines)]
+        text = [f'{root} is not a complete {self.name}:', *(f'  - {line}' for line in lines)]
         if inner := self._inner(root):
             text.append(f'{inner} looks like it: give --root {inner}')
         elif archives := list(dict.fromkeys(p.download for p in problems if p.download)):

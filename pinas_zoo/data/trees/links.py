@@ -79,7 +79,7 @@ def _in_the_way(link: Path, target: Path) -> str:
     if link.is_symlink() and link.resolve() != target.resolve():
         return f'{link}: links to {os.readlink(link)} already; remove that link first'
     if link.exists() and not link.is_symlink() and link.resolve() != target.resolve():
-        return f'{link}: is there already and is no link'
+        return f'{link}: is there already and is not a link'
     return ''
 
 

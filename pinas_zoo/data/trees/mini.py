@@ -109,7 +109,7 @@ def _read_mini(out: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, 
         return None
     file = out / MINI_FILE
     if not file.is_file():
-        raise ValueError(f'{out} exists and is no mini set (no {MINI_FILE}); give another --out')
+        raise ValueError(f'{out} exists and is not a mini set (no {MINI_FILE}); give another --out')
     content = json.loads(file.read_text(encoding='utf-8'))
     differing = [
         f'{key} is {content.get(key)!r}, asked for {value!r}'

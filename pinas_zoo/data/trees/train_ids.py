@@ -26,7 +26,7 @@ def convert(file: Path) -> None:
     """Write a map of train ids beside a map of label ids.
 
     Raises:
-        ValueError: When a label id is not in the table, or the file is no map of labels.
+        ValueError: When a label id is not in the table, or the file is not a map of labels.
     """
     try:
         labels = np.asarray(Image.open(file))

@@ -16,10 +16,13 @@ from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
+from pinas_zoo.mm.engine.from_data import dataset_meta, fill_from_data, is_open
 from pinas_zoo.mm.engine.process import LAUNCHERS, set_up
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.weights.download import find_weights
+from pinas_zoo.weights.load import read_checkpoint
 from pinas_zoo.weights.loading import last_checkpoint
 
 __all__ = [
@@ -99,7 +102,7 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     """
     if resume != 'auto':
         if not Path(resume).is_file():
-            raise FileNotFoundError(f'--resume got {resume}, which is no file; or give auto')
+            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
         return str(resume)
     try:
         saved = last_checkpoint(work_dir)
@@ -139,6 +142,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         notes: Receives what the log should say about both.
     """
     cfg = load_config(path, options)
+    fill_from_data(cfg)
     world_size = set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
@@ -195,6 +199,12 @@ def _bad_input_in_log(runner: Runner) -> Iterator[None]:
 
 
 # ---- testing --------------------------------------------------------------------------------
+
+
+def _class_names(checkpoint: str) -> list[str] | None:
+    """Those that a checkpoint was trained with, where it says them."""
+    content = read_checkpoint(find_weights(checkpoint))
+    return dataset_meta(content.extras.get('meta') or content.metadata).get('classes')
 
 
 def _use_tta(cfg: Config) -> None:
@@ -258,6 +268,8 @@ def test(
     """
     notes: list[str] = []
     cfg = load_config(path, options)
+    if is_open(cfg):
+        fill_from_data(cfg, ('test',), _class_names(checkpoint))
     set_up(cfg, options.launcher, notes)
     check_data(cfg, ('test',), notes)
     cfg.load_from, cfg.resume = checkpoint, False

@@ -33,7 +33,7 @@ WHOLE = 0.95
 
 @dataclass
 class Outcome:
-    """What came of it.
+    """The result of a run.
 
     Args:
         predictions: The file of JSON lines.
@@ -103,7 +103,7 @@ def _pictures(
     out = outcome.predictions.parent
     root, files = (source, _image_files(source, out)) if source.is_dir() else (source.parent, [source])
     if not files or files[0].suffix.lower() not in IMAGES:
-        raise ValueError(f'{source} holds no image ({" ".join(IMAGES)}) and is no video ({" ".join(VIDEOS)})')
+        raise ValueError(f'{source} holds no image ({" ".join(IMAGES)}) and is not a video ({" ".join(VIDEOS)})')
     names = tqdm(files, disable=not progress, unit='image')
     for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size):
         path = out / name

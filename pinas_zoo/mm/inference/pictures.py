@@ -22,7 +22,7 @@ from pinas_zoo.mm.inference.predictors import load_network
 __all__ = ['draw_instances', 'draw_ranking', 'draw_segments', 'predict', 'sheet']
 
 Colour = tuple[int, int, int]
-#: Twelve colours that stay apart on any background, one a class.
+#: Twelve colours that stay apart on any background, one per class.
 PALETTE: list[Colour] = [
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240),
     (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (170, 110, 40),

@@ -6,7 +6,6 @@ ones, and end at the first image that does not decode. Their test pipelines and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
+from pinas_zoo.mm.engine.from_data import FROM_DATA, dataset_meta, fill_from_data, is_open
 from pinas_zoo.mm.engine.rewrite import replace_sync_bn, type_name
+from pinas_zoo.mm.preflight.bad_input import BadInputError
 from pinas_zoo.weights.download import SCHEME, find_weights
 from pinas_zoo.weights.load import load_weights, read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file
@@ -135,7 +136,7 @@ def open_predictor(
     else:
         cfg = Config.fromfile(name)
     if 'model' not in cfg:
-        raise ValueError(f'{name} is no single network but a supernet: tools/derive.py takes one out of it')
+        raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py takes one out of it')
     if checkpoint is None:
         raise ValueError(f'{name} is a config: its weights have to be given with --checkpoint')
     cfg.merge_from_dict(cfg_options or {})
@@ -151,8 +152,18 @@ def build_network(cfg: Config) -> nn.Module:
     """Builds a config's model for a single process, in eval mode, with random weights.
 
     Args:
-        cfg: Config with a model; its norms become ones that need no process group, its pre-trained backbone goes.
+        cfg: Config with a model. Where it leaves classes to its data, the training set has to be there. Its norms
+            become ones that need no process group, its pre-trained backbone goes.
+
+    Raises:
+        BadInputError: The data that have to say the classes are not there.
     """
+    if is_open(cfg.model):
+        try:
+            fill_from_data(cfg)
+        except BadInputError as error:
+            hint = f'or give a number for every num_classes={FROM_DATA!r} by --cfg-options'
+            raise BadInputError(f'{error}; {hint}') from None
     init_default_scope(cfg.get('default_scope') or 'pinas_zoo')
     replace_sync_bn(cfg, [])
     for node in (cfg.model, cfg.model.get('backbone') or {}):
@@ -176,18 +187,17 @@ def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.M
     Raises:
         ValueError: The file is unreadable or does not fit.
     """
-    model, file = build_network(cfg), find_weights(checkpoint)
+    file = find_weights(checkpoint)
     content = read_checkpoint(file)
-    state = strip_module(content.state)
+    state, meta = strip_module(content.state), dataset_meta(content.extras.get('meta') or content.metadata)
+    if is_open(cfg):
+        numbers = [str(index) for name in ('fc.weight', 'net.fc.weight') for index in range(len(state.get(name, ())))]
+        fill_from_data(cfg, ('test', 'train'), meta.get('classes') or numbers or None)
+    model = build_network(cfg)
     if content.metadata.get('kind') == 'classifier':
         state = {f'net.{name.removeprefix("net.")}': tensor for name, tensor in state.items()}
     load_weights(model, state, str(file))
-    return model.to(device), _dataset_meta(content.extras.get('meta') or content.metadata)
-
-
-def _dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    found = meta.get('dataset_meta') or {}
-    return json.loads(found) if isinstance(found, str) else dict(found)
+    return model.to(device), meta
 
 
 def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[str]:
@@ -282,7 +292,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
         if 'fc.weight' not in content.state:
             raise ValueError(f'{checkpoint} holds no classifier (no fc.weight), only features')
         net = timm.create_model(name, checkpoint=checkpoint, num_classes=len(content.state['fc.weight']))
-    meta = _dataset_meta(content.extras.get('meta') or content.metadata)
+    meta = dataset_meta(content.extras.get('meta') or content.metadata)
     classes = meta.get('classes') or net.pretrained_cfg.get('label_names') or CLASSES.get(trained_on, ())
     if not classes and (subset := infer_imagenet_subset(net)):
         info = ImageNetInfo(subset)

@@ -37,7 +37,7 @@ def read_image(path: str) -> np.ndarray:
     content = _content(path)
     try:
         image = mmcv.imfrombytes(content)
-    except Exception as error:  # cv2.error is no OSError
+    except Exception as error:  # cv2.error is not an OSError
         raise BadInputError(f'{path}: the image does not decode ({_first_line(error)})') from None
     if image is None:
         raise BadInputError(f'{path}: the image does not decode ({len(content):,} bytes)')
@@ -59,12 +59,12 @@ def read_map(path: str) -> np.ndarray:
     except _BAD_JPEG_OR_WORSE as error:
         raise BadInputError(f'{path}: the label map does not decode ({_first_line(error)})') from None
     if labels.ndim != 2:
-        raise BadInputError(f'{path}: a label map has one value a pixel, this one has shape {labels.shape}')
+        raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
     return labels
 
 
 def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) -> str:
-    """The line on a label that is no class.
+    """The line on a label that is not a class.
 
     Args:
         path: Of the map.
@@ -108,7 +108,7 @@ class NamedDataset(Dataset):
         """A sample of the wrapped data set.
 
         Raises:
-            BadInputError: Naming a file that is missing or does not decode, or a label that is no class.
+            BadInputError: Naming a file that is missing or does not decode, or a label that is not a class.
             RuntimeError: Naming the image on which anything else failed.
         """
         try:

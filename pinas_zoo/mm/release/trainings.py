@@ -106,7 +106,7 @@ class Training:
         raise ValueError(f'no search beside {self.folder} has scored its checkpoint {self.checkpoint.name}')
 
     def log(self) -> list[str]:
-        """Its JSON lines, interruptions included, each with its stage; torn lines are left out."""
+        """Its JSON lines, interruptions included, each with its stage; incomplete lines are left out."""
         lines = []
         for file in sorted(self.folder.glob('*/vis_data/scalars.json')):
             for line in file.read_text().splitlines():

@@ -250,7 +250,7 @@ def _linear_stage(training: Training) -> dict[str, Tensor]:
     came = shapes_of({name.removeprefix('supernet.'): t for name, t in state.items() if name.startswith('supernet.')})
     if came != expected:
         wrong = sorted(name for name in came | expected if came.get(name) != expected.get(name))
-        raise ValueError(f'{training.checkpoint} is no linear stage of the nano space: {wrong[:5]}')
+        raise ValueError(f'{training.checkpoint} is not a linear stage of the nano space: {wrong[:5]}')
     return state
 
 

@@ -58,7 +58,7 @@ class Converted:
         kind: One of `KINDS`.
         state: Tensors by our names.
         metadata: Kind, arch, space, origin, licence note, version.
-        report: What became of each released weight.
+        report: What happened to each released weight.
     """
 
     kind: str

@@ -1,0 +1,151 @@
+"""Measure training step, path evaluation, inference and loading, and write JSON with the environment.
+
+    pinas benchmark --out work_dirs/benchmark.json
+    pinas benchmark --only step --threads 1
+
+Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts. Each part runs in a process
+of its own. docs/benchmark.md says what each row means. It is a benchmark, not a test: nothing fails because it is slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pinas_cli.machine import cores, cpu_model, package_version
+from pinas_cli.options import UsageError
+
+PARTS = ('step', 'rank', 'inference', 'loading')
+PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'pillow')
+
+
+def describe_environment(threads: int) -> dict[str, Any]:
+    """Where the numbers come from."""
+    return {
+        'date': datetime.now(UTC).isoformat(timespec='seconds'),
+        'cpu': cpu_model(),
+        'machine': platform.machine(),
+        'system': platform.system(),
+        'cores': cores(),
+        'threads': threads,
+        'load_average': list(os.getloadavg()),
+        'python': platform.python_version(),
+        **{name: package_version(name) for name in PACKAGES},
+    }
+
+
+# ---- one process per part --------------------------------------------------------------------------------------------
+
+
+def run_worker(task: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Runs a task in a fresh process.
+
+    Returns:
+        Its result, or `{'error': ...}`.
+    """
+    env = os.environ | {name: str(args.threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, 'result.json')
+        command = [sys.executable, '-m', 'pinas_cli', 'benchmark', '--task', task, '--out', str(out)]
+        command += ['--threads', str(args.threads), '--rounds', str(args.rounds), '--warmups', str(args.warmups)]
+        command += ['--seed', str(args.seed)] + ['--quick'] * args.quick
+        status = subprocess.run(command, env=env, check=False).returncode
+        if status or not out.is_file():
+            return {'error': f'{task} ended with exit status {status}; its messages are above'}
+        return json.loads(out.read_text())
+
+
+def run_task(args: argparse.Namespace) -> None:
+    """In the worker: measures one part, or one contestant's memory ('memory: NAME'), and writes the result."""
+    import torch
+
+    from pinas_zoo.speed.timing import Settings
+
+    torch.set_num_threads(args.threads)
+    settings = Settings(args.quick, args.rounds, args.warmups, args.threads, args.seed)
+    part, _, contestant = args.task.partition(': ')
+    if contestant:
+        result = import_module('pinas_zoo.speed.step').measure_memory(settings, contestant)
+    else:
+        result = import_module(f'pinas_zoo.speed.{part}').measure(settings)
+    result['torch'] = {'threads': torch.get_num_threads(), 'capability': torch.backends.cpu.get_cpu_capability()}
+    args.out.write_text(json.dumps(result))
+
+
+def measure_part(part: str, args: argparse.Namespace) -> dict[str, Any]:
+    """A part's rows; those of the training step also with their peak memory, each in a process of its own."""
+    result = run_worker(part, args)
+    if part == 'step' and 'rows' in result:
+        for line in result['rows']:
+            if 'images_per_second' in line:
+                print(f'step: memory of {line["name"]}', file=sys.stderr, flush=True)
+                line['memory'] = run_worker(f'memory: {line["name"]}', args)
+    return result
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+
+
+def print_part(part: str, result: dict[str, Any]) -> None:
+    """Prints the rows and ratios of a part."""
+    print(f'\n{part}')
+    if 'error' in result:
+        print(f'  {result["error"]}')
+        return
+    for line in result['rows']:
+        rates = [f'{line[k]:9.1f} {k.split("_")[0]}/s' for k in ('images_per_second', 'paths_per_second') if k in line]
+        memory = [f'{line["memory"]["peak_mib"]:7.0f} MiB' for _ in range('peak_mib' in line.get('memory', {}))]
+        print('  '.join([f'  {line["name"]:40}{line["seconds"]:10.4f} s', *rates, *memory]))
+    for name, values in result['ratios'].items():
+        print(f'  {name:56}' + '  '.join(f'{kind} {value:.3g}' for kind, value in values.items()))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas benchmark`."""
+    everything = ','.join(PARTS)
+    parser.add_argument('--only', default=everything, help=f'parts, separated by commas; default {everything}')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark.json'), help='JSON file to write')
+    parser.add_argument('--threads', type=int, default=cores(), help="torch's threads; 1 where others load the machine")
+    parser.add_argument('--rounds', type=int, default=5, help='timed rounds, at least 1; default 5')
+    parser.add_argument('--warmups', type=int, default=2, help='rounds before them; default 2')
+    parser.add_argument('--seed', type=int, default=0, help='of images and paths; default 0')
+    parser.add_argument('--quick', action='store_true', help='tiny sizes, to see that everything runs')
+    parser.add_argument('--task', help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures the parts, each in its process; returns 1 where one failed."""
+    parts = args.only.split(',')
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UsageError(f'--only got {unknown}, allowed: {", ".join(PARTS)}')
+    if args.threads < 1 or args.rounds < 1 or args.warmups < 0:
+        raise UsageError('allowed: --threads and --rounds of at least 1, --warmups of at least 0')
+    if args.task:
+        run_task(args)
+        return 0
+    from pinas_zoo.files import write_text
+
+    values: dict[str, Any] = {
+        'environment': describe_environment(args.threads),
+        'quick': args.quick,
+        'rounds': args.rounds,
+        'warmups': args.warmups,
+        'seed': args.seed,
+        'parts': {},
+    }
+    for part in parts:
+        values['parts'][part] = measure_part(part, args)
+        values['environment']['load_average_at_end'] = list(os.getloadavg())
+        write_text(args.out, json.dumps(values, indent=2) + '\n')  # after every part: a later one may be stopped
+        print_part(part, values['parts'][part])
+    print(f'\nwritten: {args.out}')
+    return int(any('error' in result for result in values['parts'].values()))

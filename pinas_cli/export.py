@@ -1,0 +1,82 @@
+"""Export a network to ONNX or torch.export, and compare the result with eager on other sizes than the example's.
+
+    pinas export pinas_a pinas_a.onnx --pretrained
+    pinas export pinas_b features.onnx --features --output-stride 8
+    pinas export pinas_nano nano.pt2 --checkpoint FILE --fold
+
+The suffix chooses the form: .onnx, or .pt2 for torch.export. The exit status is 1 when an output differs by more than
+the tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def _out(text: str) -> str:
+    if Path(text).suffix not in ('.onnx', '.pt2'):
+        raise argparse.ArgumentTypeError(f'must end in .onnx or .pt2, got {text}')
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas export`."""
+    parser.add_argument('model', help='timm name, with a tag for its weights')
+    parser.add_argument('out', type=_out, help='file to write, .onnx or .pt2')
+    parser.add_argument('--arch', help='architecture, for pinas and pinas_nano')
+    parser.add_argument('--pretrained', action='store_true', help="take the name's own weights")
+    parser.add_argument('--checkpoint', help='weight file')
+    parser.add_argument('--features', action='store_true', help="all stages' features, of any size")
+    parser.add_argument(
+        '--output-stride',
+        type=int,
+        default=32,
+        choices=(8, 16, 32),
+        help='px of the input per last feature; default 32',
+    )
+    parser.add_argument('--fold', action='store_true', help='fold BN into the convolutions')
+    parser.add_argument('--size', type=int, help="side of the example; default: the model's")
+    parser.add_argument('--tolerance', type=float, default=1e-4, help='largest difference from eager; default 1e-4')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports and compares."""
+    import timm
+    import torch
+
+    import pinas_zoo  # noqa: F401  its model names
+    from pinas_zoo.models.export import Features, compare, fold_batch_norms
+
+    weights = {'pretrained': args.pretrained, 'checkpoint': args.checkpoint}
+    net = timm.create_model(args.model, arch=args.arch, output_stride=args.output_stride, **weights).eval()
+    side = args.size or net.default_cfg['input_size'][-1]
+    chans = net.conv1[0].in_channels
+    module = Features(net) if args.features else net
+    exported = fold_batch_norms(module) if args.fold else module
+    example = torch.randn(2, chans, side, side)
+    check = torch.randn(3, chans, *((side + 32, side + 64) if args.features else (side, side)))
+    outputs = _export(exported, example, check, args.out, args.features)
+    with torch.no_grad():
+        apart = compare(module(check), outputs)
+    print(f'wrote {args.out}; largest difference from eager: {apart:.2e}')
+    return 0 if apart <= args.tolerance else 1
+
+
+def _export(module: nn.Module, example: Tensor, check: Tensor, out: str, features: bool) -> list[Tensor]:
+    """Writes the file; returns what it gives for `check`."""
+    import torch
+
+    from pinas_zoo.files import write_atomic
+    from pinas_zoo.models.export import export_onnx, export_program, run_onnx
+
+    if Path(out).suffix == '.onnx':
+        export_onnx(module, example, out, features)
+        return run_onnx(out, check)
+    program = export_program(module, example, features)
+    write_atomic(out, lambda temporary: torch.export.save(program, open(temporary, 'wb')))  # noqa: SIM115
+    return torch.export.load(out).module()(check)

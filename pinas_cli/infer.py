@@ -1,0 +1,50 @@
+"""Draw predictions onto an image, a folder of images or a video.
+
+    pinas infer photo.jpg --model pinas_nano_a.fmnist
+    pinas infer folder/ --model configs/coco/....py --checkpoint FILE --out drawn --batch-size 8
+    pinas infer film.mp4 --model NAME --score-thr 0.5
+
+The folder --out gets the pictures or the video, and predictions.jsonl. Images that do not decode are named and skipped;
+the exit status is then 1. docs/tools.md describes the lines.
+"""
+
+import argparse
+import sys
+
+from pinas_cli.options import add_cfg_options, config_path, errors_as_line, overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas infer`."""
+    parser.add_argument('source', help='image, folder or video')
+    parser.add_argument(
+        '--model',
+        required=True,
+        help='name of the manifest (pinas download --list), timm name of this project, or config',
+    )
+    parser.add_argument('--checkpoint', help="weights; default: the name's own")
+    parser.add_argument('--out', default='work_dirs/infer', help='folder for what is written; default work_dirs/infer')
+    parser.add_argument('--batch-size', type=int, default=1, help='images per batch; default 1')
+    parser.add_argument('--device', help='such as cpu or cuda:1; default: a GPU where there is one')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of an object; default 0.3')
+    parser.add_argument('--topk', type=int, default=5, help='classes that a classifier names; default 5')
+    add_cfg_options(parser)
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts and draws."""
+    with errors_as_line(ValueError, OSError, ImportError, RuntimeError):
+        from pinas_zoo.mm.inference.infer import infer
+        from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+
+        choice = Choice(args.score_thr, args.topk)
+        model, changes = config_path(args.model), overrides(args.cfg_options)
+        predictor = open_predictor(model, args.checkpoint, args.device, choice, changes)
+        outcome = infer(args.source, predictor, args.out, args.batch_size, not args.quiet)
+    print(f'{args.out}: {outcome.written} drawn, predictions in {outcome.predictions}')
+    for name, reason in outcome.failed.items():
+        print(f'{args.prog}: {name} skipped: {reason}', file=sys.stderr)
+    if outcome.failed:
+        print(f'{args.prog}: {len(outcome.failed)} could not be read whole', file=sys.stderr)
+    return 1 if outcome.failed else 0

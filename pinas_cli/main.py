@@ -1,0 +1,96 @@
+"""`pinas`: the table of commands, and how one is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from pinas_cli.options import CommandError
+
+#: Every command, with its line in `pinas --help`. A new one is a row here and a module of that name with
+#: `add_arguments(parser)` and `run(args)`, which returns the exit status.
+COMMANDS = {
+    'train': 'train a config of this project, of mmdetection or of mmsegmentation',
+    'test': 'evaluate a checkpoint with a config',
+    'search': 'search a supernet for its best architecture',
+    'derive': 'write the backbone that a search found',
+    'infer': 'draw predictions onto images, folders or a video',
+    'analyze': 'parameters, MACs and latency of networks; learning curves of runs',
+    'export': 'write a network as ONNX or torch.export',
+    'download': 'fetch weights by name',
+    'convert': 'convert a checkpoint that the authors of Pi-NAS released',
+    'publish': 'write a checkpoint as files to give away',
+    'prepare': 'make data sets ready',
+    'benchmark': 'measure the speed of training, ranking, inference and loading',
+    'rank': 'measure how well supernets rank architectures',
+}
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def _fill(parser: argparse.ArgumentParser, name: str) -> None:
+    module = import_module(f'pinas_cli.{name}')
+    parser.description, parser.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(prog=parser.prog, run=module.run)
+    module.add_arguments(parser)
+
+
+def _call(args: argparse.Namespace) -> int:
+    try:
+        return args.run(args)
+    except CommandError as error:
+        print(f'{args.prog}: error: {error}', file=sys.stderr)
+        return error.status
+
+
+def command(name: str) -> Main:
+    """The main function of one command, for tools/*.py; help and errors then have the name of the script."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = argparse.ArgumentParser()
+        _fill(parser, name)
+        return _call(parser.parse_args(argv))
+
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `pinas`.
+
+    Args:
+        argv: Words after the program's name; None takes those of this process.
+
+    Returns:
+        The exit status.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog='pinas',
+        description='Pi-NAS: supernets, architecture search, and searched backbones in timm, mmdet and mmseg.',
+    )
+    parser.add_argument('--version', action='store_true', help='print the version and end')
+    commands = parser.add_subparsers(metavar='COMMAND', title='commands (pinas COMMAND --help explains one)')
+    for name, line in COMMANDS.items():
+        subparser = commands.add_parser(name, help=line)
+        if name in words[:1]:  # the others are needed for their lines only
+            _fill(subparser, name)
+    args = parser.parse_args(words)
+    if args.version:
+        print(f'pinas_zoo {_version()}')
+        return 0
+    if 'run' not in args:
+        parser.print_help()
+        return 2
+    return _call(args)
+
+
+def _version() -> str:
+    try:
+        return version('pinas-zoo')
+    except PackageNotFoundError:  # on PYTHONPATH only
+        from pinas_zoo import __version__
+
+        return __version__

@@ -1,0 +1,173 @@
+"""Make data sets ready.
+
+    pinas prepare coco --root data/coco
+    pinas prepare cityscapes --root data/cityscapes --link /archive/cityscapes
+    pinas prepare ade20k --mini 64
+    pinas prepare scenes --root data/scenes
+    pinas prepare fashion-mnist
+
+coco, ade20k and cityscapes check a tree, link data that lie elsewhere and cut a mini set; cityscapes also makes the
+train ids. scenes composes detection and segmentation sets from real pixels. fashion-mnist finds or fetches the four
+files and says where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pinas_cli.options import errors_as_line
+
+if TYPE_CHECKING:
+    from pinas_zoo.data.trees import Tree
+
+FORMATS = ('coco', 'ade20k', 'cityscapes')
+#: Where the configs look for the trees.
+ROOTS = {'coco': 'data/coco', 'ade20k': 'data/ade/ADEChallengeData2016', 'cityscapes': 'data/cityscapes'}
+
+
+class ProgressLine:
+    """One line on stderr per step, rewritten in place; into a file only its last state goes."""
+
+    def __init__(self) -> None:
+        self.start, self.last, self.step = time.monotonic(), 0.0, ''
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if step != self.step:
+            self.start, self.step = now, step
+        if done < total and (now - self.last < 0.1 or not sys.stderr.isatty()):
+            return
+        self.last = now
+        bar = '#' * (30 * done // total)
+        rate = done / max(now - self.start, 1e-9)
+        end = '\n' if done == total else ''
+        print(f'\r{step:<18} [{bar:<30}] {done}/{total}  {rate:.0f}/s ', end=end, file=sys.stderr, flush=True)
+
+
+def run_scenes(args: argparse.Namespace) -> None:
+    """Composes scenes."""
+    from pinas_zoo.data import open_source
+    from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
+
+    settings = SceneSettings(args.size, args.train, args.val, args.seed, tuple(args.formats))
+    train, val = (open_source({'kind': args.data, 'split': split}) for split in ('train', 'test'))
+    start = time.monotonic()
+    manifest, written = prepare_scenes(args.root, settings, train, val, args.overwrite, ProgressLine())
+    what = f'{", ".join(settings.formats)}: {args.train} + {args.val} scenes each, from {train.description["data"]}'
+    if written:
+        print(f'{args.root}: wrote {manifest["files"]} files in {time.monotonic() - start:.1f} s ({what})')
+    else:
+        print(f'{args.root}: already there with these settings, nothing to do ({what})')
+    print(json.dumps({'root': args.root, 'written': written, 'sha256': manifest['sha256']}))
+
+
+def _add_scenes_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser('scenes', help='compose COCO, ADE20K and Cityscapes style sets from small real images')
+    parser.add_argument('--root', default='data/scenes', help='folder to make (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=128, help='height of a scene in px (default: %(default)s)')
+    parser.add_argument('--train', type=int, default=2000, help='training scenes per format (default: %(default)s)')
+    parser.add_argument('--val', type=int, default=400, help='validation scenes per format (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='everything drawn follows from it (default: %(default)s)')
+    parser.add_argument(
+        '--formats', nargs='+', choices=FORMATS, default=list(FORMATS), help='sets to make (default: all)'
+    )
+    parser.add_argument(
+        '--data',
+        choices=('fashion-mnist', 'digits'),
+        default='fashion-mnist',
+        help='images that the scenes are composed of (default: %(default)s)',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace a set that has other settings')
+    parser.set_defaults(run_part=run_scenes, prog=parser.prog)
+
+
+def run_fashion_mnist(args: argparse.Namespace) -> None:
+    """Finds or fetches."""
+    from pinas_zoo.data.fashion_mnist import FILES, cache_folder, copy_files, locate
+
+    found = locate()
+    if found.folder is None:
+        by_hand = f'By hand: put {", ".join(file.name for file in FILES.values())} into {cache_folder()}'
+        raise ValueError(f'Fashion-MNIST could not be obtained. Tried: {"; ".join(found.problems)}. {by_hand}')
+    if args.root:
+        copy_files(found.folder, Path(args.root))
+    folder = args.root or str(found.folder)
+    print(f'Fashion-MNIST: {folder} (from {found.origin})')
+    print(json.dumps({'folder': folder, 'origin': found.origin}))
+
+
+def _add_fashion_mnist_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser('fashion-mnist', help='find or fetch Fashion-MNIST, and say where it is')
+    parser.add_argument('--root', help='copy the four files there too, for a machine without a network')
+    parser.set_defaults(run_part=run_fashion_mnist, prog=parser.prog)
+
+
+def run_tree(args: argparse.Namespace) -> None:
+    """Links, checks, makes train ids and a mini set."""
+    from pinas_zoo.data.trees import SPLITS, TREES, cores, link_tree, make_train_ids
+
+    args.workers = args.workers or cores()
+    tree, root, progress = TREES[args.part], Path(args.root), ProgressLine()
+    result = {'root': args.root, 'linked': 0, 'train_ids': 0, 'mini': None}
+    if args.link:
+        result['linked'] = link_tree(tree, root, args.link)
+    tree = tree.expecting(root, args.counts)
+    tree.require(root, made=args.check)
+    if not args.check and any(not part.download for part in tree.parts):
+        result['train_ids'] = make_train_ids(root, tree, args.workers, progress)
+        tree.require(root)
+    counts = ' + '.join(f'{tree.image_part(split).count:,}' for split in SPLITS)
+    print(f'{root}: complete {tree.name}, {counts} images ({result["linked"]} links, {result["train_ids"]} maps made)')
+    if args.mini:
+        result['mini'] = run_mini(args, tree, root, progress)
+    print(json.dumps(result))
+
+
+def run_mini(args: argparse.Namespace, tree: Tree, root: Path, progress: ProgressLine) -> str:
+    """Cuts a mini set; returns its folder."""
+    from pinas_zoo.data.trees import make_mini
+
+    out = Path(args.out or root.with_name(f'{root.name}-mini'))
+    content, written = make_mini(tree, root, out, args.mini, args.workers, args.overwrite, progress)
+    (train, val), (first, second) = content['counts'], content['classes']
+    what = f'{train} + {val} images that show {first} and {second} classes'
+    print(f'{out}: {what}' + ('' if written else '; already there, nothing to do'))
+    options = f'{{train,val,test}}_dataloader.dataset.data_root={out}'
+    if tree.name == 'coco':
+        options += f' {{val,test}}_evaluator.ann_file={out}/annotations/instances_val2017.json'
+    print(f'  --cfg-options {options}')
+    return str(out)
+
+
+def _add_tree_parser(commands: argparse._SubParsersAction, name: str) -> None:
+    parser = commands.add_parser(name, help=f'check, link and cut down {name}')
+    parser.add_argument('--root', default=ROOTS[name], help='the tree (default: %(default)s, where the configs look)')
+    parser.add_argument('--link', metavar='FOLDER', help='first link the parts of the tree from below this folder')
+    parser.add_argument('--check', action='store_true', help='check only: make no train ids, ask for them')
+    parser.add_argument('--counts', nargs=2, type=int, metavar=('TRAIN', 'VAL'), help='expected numbers of images')
+    parser.add_argument('--mini', type=int, metavar='N', help='cut a set of N images a split that keeps every class')
+    parser.add_argument('--out', help='where the mini set goes (default: ROOT-mini)')
+    parser.add_argument('--overwrite', action='store_true', help='replace another mini set')
+    parser.add_argument('--workers', type=int, help='processes (default: one per core)')
+    parser.set_defaults(run_part=run_tree, prog=parser.prog)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Subcommands of `pinas prepare`."""
+    commands = parser.add_subparsers(dest='part', required=True, metavar='WHAT')
+    for name in ROOTS:
+        _add_tree_parser(commands, name)
+    _add_scenes_parser(commands)
+    _add_fashion_mnist_parser(commands)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the subcommand."""
+    with errors_as_line(ValueError, ImportError, OSError):
+        args.run_part(args)
+    return 0

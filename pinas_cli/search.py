@@ -1,0 +1,26 @@
+"""Search a supernet for its best architecture; continues what the work dir holds of the same search.
+
+    pinas search configs/quickstart/....py --checkpoint work_dirs/linear/iter_300.pth
+
+Writes archs.jsonl (one line an evaluation), best.json, trace.png and pareto.png; `pinas derive` takes best.json on.
+"""
+
+import argparse
+
+from pinas_cli.options import add_config, add_run_options, config_path, run_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas search`."""
+    add_config(parser, 'config file of configs/search/ or configs/quickstart/')
+    parser.add_argument('--checkpoint', required=True, help='checkpoint of the linear stage')
+    add_run_options(parser, 'what the search writes', "the config's, else 0")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Searches."""
+    from pinas_zoo.mm.search import search
+
+    best = search(config_path(args.config), args.checkpoint, run_options(args))
+    print(f'best of the search: {best.arch}, {best.score:.2f} % top-1 in the supernet')
+    return 0

@@ -1,0 +1,41 @@
+"""Evaluate a checkpoint with a config of this project, of mmdetection or of mmsegmentation.
+
+    pinas test configs/quickstart/....py work_dirs/run/iter_1000.pth
+    pinas test checkpoints/pinas_nano_a.fmnist.py pinas://pinas_nano_a.fmnist
+
+With a config of the search one path of a supernet is evaluated: `--cfg-options arch=30-32-20-03`. The metrics are
+printed and written to test_metrics.json in the work dir.
+"""
+
+import argparse
+
+from pinas_cli.options import UsageError, add_config, add_run_options, config_path, errors_as_line, run_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas test`."""
+    add_config(parser)
+    parser.add_argument('checkpoint', help='weights: a file, or pinas://NAME')
+    add_run_options(parser, 'logs and metrics', "the config's")
+    parser.add_argument('--out', help='predictions: FILE.pkl, or a folder of PNG masks (mmseg)')
+    parser.add_argument('--show-dir', help='folder for drawn predictions')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation of the config')
+    parser.add_argument('--amp', action='store_true', help='autocast to bfloat16')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates."""
+    from mmengine.config import Config
+
+    from pinas_zoo.mm.engine.launch import BadInputError, test
+    from pinas_zoo.mm.path_score import score_path
+
+    path = config_path(args.config)
+    if 'model' not in Config.fromfile(path):
+        if args.out or args.show_dir or args.tta or args.amp:
+            raise UsageError('a path of a supernet has no --out, --show-dir, --tta or --amp')
+        score_path(path, args.checkpoint, run_options(args))
+        return 0
+    with errors_as_line(BadInputError):
+        test(path, args.checkpoint, run_options(args), args.out, args.show_dir, args.tta)
+    return 0

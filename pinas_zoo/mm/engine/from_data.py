@@ -1,0 +1,123 @@
+"""Class names and their number, where a config leaves them to its data.
+
+A config may write ``'from data'`` for `classes` in a data set's metainfo and for any `num_classes`. Before anything is
+built the names are filled in: of the checkpoint where one is tested or used, else of the first data set of the split.
+They are then part of the dumped config and, as always, of the checkpoint. A data set says them in one of these ways:
+
+- names in its own metainfo;
+- our views: the source's classes;
+- a COCO file: its categories, in the file's order;
+- label maps: ``classes.txt`` in `data_root`, one name per line, in the order of the labels that the network learns.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from pinas_zoo.data import open_source
+from pinas_zoo.data.scenes.prepare import CLASS_NAMES
+from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+__all__ = ['FROM_DATA', 'dataset_meta', 'fill_from_data', 'is_open']
+
+FROM_DATA = 'from data'
+
+
+def is_open(node: Config | dict) -> bool:
+    """Whether a config, or a part of one, leaves class names or counts to the data."""
+    return any(True for _ in _open_keys(node))
+
+
+def fill_from_data(cfg: Config, splits: Sequence[str] = ('train',), names: Sequence[str] | None = None) -> None:
+    """Replace every 'from data' of a config.
+
+    Args:
+        cfg: Of a training, a test or a search.
+        splits: Of 'train', 'val', 'test': whose data sets say the names; the first one that the config has.
+        names: The class names, where they are known: those of a checkpoint.
+
+    Raises:
+        BadInputError: The data do not say them.
+    """
+    places = list(_open_keys(cfg))
+    if not places:
+        return
+    names = _names(cfg, splits) if names is None else names
+    for node, key in places:
+        node[key] = len(names) if key == 'num_classes' else list(names)
+
+
+def dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's metadata say about its data: classes, palette."""
+    found = meta.get('dataset_meta') or {}
+    return json.loads(found) if isinstance(found, str) else dict(found)
+
+
+def _open_keys(node: Any) -> Iterator[tuple[dict, str]]:
+    """(dict, key) of every 'from data'."""
+    node = node._cfg_dict if isinstance(node, Config) else node
+    if isinstance(node, dict):
+        yield from ((node, key) for key in ('classes', 'num_classes') if node.get(key) == FROM_DATA)
+    children = node.values() if isinstance(node, dict) else node if _is_list(node) else ()
+    for child in list(children):
+        yield from _open_keys(child)
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, (list, tuple))
+
+
+def _names(cfg: Config, splits: Sequence[str]) -> Sequence[str]:
+    loaders = [cfg[f'{split}_dataloader'].dataset for split in splits if cfg.get(f'{split}_dataloader')]
+    roots = loaders[:1] or [cfg[key]['view'] for key in ('evaluation', 'calibration') if cfg.get(key)]
+    found = {tuple(_names_of(leaf)): leaf for root in roots for leaf in _leaves(root)}
+    if len(found) > 1:
+        raise BadInputError(f'classes={FROM_DATA!r}: the data sets differ in them: {" and ".join(map(str, found))}')
+    if not found:
+        raise BadInputError(f'classes={FROM_DATA!r}: the config has no data set that says them')
+    return next(iter(found))
+
+
+def _leaves(node: Any) -> Iterator[dict]:
+    """Data sets inside wrappers (repeated, concatenated, seeded)."""
+    inner = [node['dataset']] if 'dataset' in node else node.get('datasets', ())
+    if not inner:
+        yield node
+    for child in inner:
+        yield from _leaves(child)
+
+
+def _names_of(node: dict) -> Sequence[str]:
+    if 'source' in node:
+        if not (names := open_source(node['source']).classes):
+            raise BadInputError(f'num_classes={FROM_DATA!r}: the images of {dict(node["source"])} carry no labels')
+        return names
+    known = (node.get('metainfo') or {}).get('classes')
+    if _is_list(known):
+        return known
+    if known != FROM_DATA:
+        raise BadInputError(
+            f'num_classes={FROM_DATA!r} needs classes={FROM_DATA!r}, or names, in the metainfo of {node.get("type")}'
+        )
+    file = str(node.get('ann_file') or '')
+    listed = file.endswith('.json')
+    path = os.path.join(str(node.get('data_root') or ''), file if listed else CLASS_NAMES)
+    try:
+        with open(path, encoding='utf-8') as stream:
+            text = stream.read()
+    except OSError as error:
+        raise BadInputError(f'{path}: {error.strerror}; classes={FROM_DATA!r} takes the class names from it') from None
+    names = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise BadInputError(f'{path}: names no class')
+    return names
+
+
+def _categories(path: str, text: str) -> list[str]:
+    try:
+        return [str(category['name']) for category in json.loads(text)['categories']]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f'{path}: no categories with names, as annotation files of COCO have ({error!r})') from None
