@@ -20,7 +20,7 @@ class SupervisedView(Dataset):
 
     Args:
         source: a source, or a spec for open_source.
-        size: side in px.
+        size: side in px, or height and width.
         train: random views, or the evaluation geometry (see centre_view).
         mean, std: normalisation; default: the source's.
         shift: for small images: a random shift by up to so many px instead of the random crop.
@@ -30,7 +30,7 @@ class SupervisedView(Dataset):
         broken_rate_limit: see ImageReader.
 
     Returns:
-        Per index a dict: `image` (3, size, size) float, `label`, `index`, `name`, `broken`.
+        Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`.
 
     Raises:
         ValueError: an unknown augment.
@@ -41,7 +41,7 @@ class SupervisedView(Dataset):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 224,
+        size: int | Sequence[int] = 224,
         train: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -52,13 +52,14 @@ class SupervisedView(Dataset):
         broken_rate_limit: float = 0.01,
     ) -> None:
         self.source = open_source(source)
-        self.size, self.train, self.shift, self.crop_pct = size, train, shift, crop_pct
+        self.size = size if isinstance(size, int) else tuple(size)
+        self.train, self.shift, self.crop_pct = train, shift, crop_pct
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
         self.reader = ImageReader(self.source, broken_rate_limit)
         steps: list[torch.nn.Module] = []
         if shift is None:
-            steps = [v2.RandomResizedCrop(size, tuple(scale), antialias=True), v2.RandomHorizontalFlip()]
+            steps = [v2.RandomResizedCrop(self.size, tuple(scale), antialias=True), v2.RandomHorizontalFlip()]
         if augment:
             steps.append(self.AUGMENTS[augment]())
         self.random = torch.nn.Sequential(*steps)
@@ -80,19 +81,21 @@ class SupervisedView(Dataset):
         return {'image': x, **facts}
 
 
-def centre_view(image: Tensor, size: int, crop_pct: float = 0.875) -> Tensor:
+def centre_view(image: Tensor, size: int | tuple[int, int], crop_pct: float = 0.875) -> Tensor:
     """Released evaluation geometry: centre crop of crop_pct of the short side, resized bicubic.
 
-    An image of the right size stays as it is; one that is smaller keeps its whole short side.
+    An image of the right size stays as it is. For a height and width that differ, the crop is crop_pct of the largest
+    box of their aspect.
 
-    Shape: uint8 (3, H, W) to uint8 (3, size, size).
+    Shape: uint8 (3, H, W) to uint8 (3, size, size), or the height and width that are given as size.
     """
-    short = min(image.shape[-2:])
-    if tuple(image.shape[-2:]) == (size, size):
+    wanted = (size, size) if isinstance(size, int) else size
+    if tuple(image.shape[-2:]) == wanted:
         return image
-    side = max(1, round(short * crop_pct))
-    image = v2.functional.center_crop(image, [side, side])
-    return v2.functional.resize(image, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
+    largest = min(side * max(wanted) / own for side, own in zip(image.shape[-2:], wanted, strict=True))
+    box = [max(1, round(largest * own / max(wanted) * crop_pct)) for own in wanted]
+    image = v2.functional.center_crop(image, box)
+    return v2.functional.resize(image, list(wanted), v2.InterpolationMode.BICUBIC, antialias=True)
 
 
 def load_tensor(source: Source | Mapping[str, Any], size: int) -> tuple[Tensor, Tensor]:
