@@ -117,7 +117,7 @@ class Engine:
 
     def fingerprint(self, stage: Stage) -> Fingerprint:
         """What the stage's result would depend on now; the stages before it have to be done."""
-        inputs = {}
+        inputs: dict[str, str] = {}
         for name in stage.after:
             if entry := self.records.entries.get(name):
                 inputs |= {f'{name}/{file}': digest for file, digest in (entry.outputs or {}).items()}

@@ -202,8 +202,10 @@ def _python() -> str:
 COCO_VAL = 'coco/annotations/instances_val2017.json'
 DATA = ('data', 'files.py')
 #: What every training, and whatever reads a supernet, may run through.
-TRAINING = (*DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine')
-TRAINING += ('mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py')
+TRAINING = (
+    *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine', 'mm/preflight',
+    'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py',
+)  # fmt: skip
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 

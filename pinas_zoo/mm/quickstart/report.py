@@ -24,6 +24,7 @@ from pinas_zoo.mm.quickstart.job import (
     LINEAR,
     PRETRAIN,
     RETRAIN,
+    SEARCH,
     SEGMENTATION,
     SHORT,
     SPACE,
@@ -152,12 +153,13 @@ def _pretraining(results: Results) -> list[Any]:
 def _architecture(results: Results) -> list[Any]:
     space, listed, best = get_space(SPACE), results.shortlist, results.best
     header, records = SearchLog.read(results.root / 'search/archs.jsonl')
-    cost = CostTable(space, space.input_size, 0).of(listed['arch'])
+    height, width = size = tuple(Config.fromfile(SEARCH).size)
+    cost = CostTable(space, size, 0).of(listed['arch'])
     objective = header.get('objective', 'top1')
     facts = {
         'architecture': listed['arch'],
         'parameters': f'{cost.params / 1e6:.3f} M',
-        f'MACs at {space.input_size} px': f'{cost.macs / 1e6:.2f} M',
+        f'MACs at {height} × {width} px': f'{cost.macs / 1e6:.2f} M',
         'place in the search': f'{listed["chosen"]["search_rank"]} of {best["evaluations"]}',
     }
     caption = f'The search: {best["evaluations"]} of {space.num_archs:,} paths'
@@ -213,7 +215,8 @@ def _detection_picture(job: Job) -> Figure:
 
 def _segmentation_picture(job: Job) -> Figure:
     cfg, classes = _transfer_config(job, SEGMENTATION, 'segmentation')
-    truth, found = [], []
+    truth: list[Any] = []
+    found: list[Any] = []
     for image, sample in predict(cfg, job.checkpoint('segmentation'), SHOWN):
         for maps, drawn in ((sample.gt_sem_seg, truth), (sample.pred_sem_seg, found)):
             drawn.append(draw_segments(image, maps.data[0].numpy().astype(np.uint8), classes=classes))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.engine.launch import find_checkpoint
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.report.figures import Points, read_scalars
 from pinas_zoo.report.page import Table
 from pinas_zoo.search.derive import save_backbone
@@ -33,7 +33,7 @@ class Results:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def scalars(self, name: str) -> dict[str, Points]:
+    def scalars(self, name: str) -> Mapping[str, Points]:
         """All logged scalars of a training, over its interruptions."""
         return read_scalars(*sorted((self.root / name).glob('*/vis_data/scalars.json')))
 
@@ -107,7 +107,7 @@ def publish(root: Path) -> Path:
         raise FileNotFoundError(f'{root / "retrain"} holds no checkpoint')
     state, metadata = read_weights(checkpoint)
     inner, space, arch = find_network(state, metadata, Path(checkpoint))
-    net = timm.create_model('pinas', space=space, arch=arch, num_classes=inner['fc.weight'].shape[0])
+    net = PiNASNet(arch, space, num_classes=inner['fc.weight'].shape[0])
     load_weights(net, inner, checkpoint)
     out = root / 'retrained.safetensors'
     save_backbone(out, net, checkpoint, top1=Results(root).last('retrain', 'accuracy/top1'))
