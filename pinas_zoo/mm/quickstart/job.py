@@ -45,7 +45,7 @@ SHORTLIST = CONFIGS / 'pinas-patch-shortlist_5-8_pairs.py'
 SHORT = CONFIGS / 'pinas-patch-short_b32-coslr_pairs.py'
 RETRAIN = CONFIGS / 'pinas-patch_b32-coslr_pairs.py'
 DETECTION = CONFIGS / 'mask-rcnn_pinas-patch_fpn_scenes.py'
-SEGMENTATION = CONFIGS / 'deeplabv3_pinas-patch-d8_scenes.py'
+SEGMENTATION = CONFIGS / 'fcn_pinas-patch-d8_scenes.py'
 SPACE = 'pinas_patch'
 #: Scenes for training and held out, and their side in px.
 SCENES, SCENE_SIZE = (600, 100), 128
@@ -203,8 +203,8 @@ COCO_VAL = 'coco/annotations/instances_val2017.json'
 DATA = ('data', 'files.py')
 #: What every training, and whatever reads a supernet, may run through.
 TRAINING = (
-    *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine', 'mm/preflight',
-    'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py',
+    *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
+    'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py',
 )  # fmt: skip
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')

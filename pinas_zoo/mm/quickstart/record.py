@@ -203,7 +203,7 @@ def code_version(rooms: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: A room does not exist.
     """
-    found = {}
+    found: dict[str, str] = {}
     for room in rooms:
         path = PACKAGE / room
         files = sorted(path.rglob('*.py')) if path.is_dir() else [path]
@@ -217,7 +217,6 @@ def code_version(rooms: Sequence[str]) -> dict[str, str]:
 def _code_sha256(file: Path) -> str:
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
