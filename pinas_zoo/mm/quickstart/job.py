@@ -335,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = args.root or Path('work_dirs/quickstart-quick' if args.quick else 'work_dirs/quickstart')
     start = time.perf_counter()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # the tools are ended, too
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the tools are ended, too
     try:
         data = find_data()
         print(f'data: {data}', flush=True)
@@ -350,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'\n{error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f'\ninterrupted; to go on, call the same again: root {root}', file=sys.stderr)
+        print('\ninterrupted; the same call goes on', file=sys.stderr)
         return 130
     print(f'\n{(root / "table.txt").read_text()}')
     seconds = sum(entry.seconds for entry in engine.records.entries.values())
