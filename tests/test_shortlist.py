@@ -156,12 +156,11 @@ def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path) -> None:
     assert len({one['arch'] for one in expected['networks']}) == len(expected['networks'])
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     killed = subprocess.Popen(
-        command(case, tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
+        command(case, tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     while killed.poll() is None and not list((tmp_path / 'run').glob('*/result.json')):
         time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)  # the stage and its workers, wherever they are
+    killed.send_signal(signal.SIGKILL)  # its workers go with it
     killed.wait()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / 'run').glob('*/result.json')}
     assert kept and not (tmp_path / 'run' / 'shortlist.json').exists()

@@ -27,6 +27,7 @@ from mmengine.config import Config
 
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.engine.launch import Options, load_config, train
+from pinas_zoo.mm.engine.sampling import die_with_parent
 from pinas_zoo.search.log import SearchLog, objective_of
 from pinas_zoo.search.shortlist import Listed, Outcome, draw_shortlist, summarise
 
@@ -205,6 +206,7 @@ def _executor(workers: int, processes: int, slots: Any) -> Executor:
 
 
 def _begin_worker(slots: Any, workers: int) -> None:
+    die_with_parent()
     if (devices := slots.get()) is not None:
         os.environ['CUDA_VISIBLE_DEVICES'] = devices
     elif workers > 1:
