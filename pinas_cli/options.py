@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pinas_zoo.mm.engine.launch import Options
 
-#: As pinas_zoo.mm.engine.process has them; help does not import it (tests/test_cli.py compares all such copies).
+#: As pinas_zoo.mm.engine.launch has them; help does not import it (tests/test_cli.py compares all such copies).
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 

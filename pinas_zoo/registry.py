@@ -25,7 +25,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     'HOOKS': ('engine.hooks', 'engine.checkpoint_hook', 'engine.knn_hook', 'pretrain', 'classify'),
     'METRICS': ('classify',),
     'FUNCTIONS': ('engine.sampling', 'pretrain', 'classify'),
-    'OPTIM_WRAPPERS': ('engine.loop', 'pretrain'),
+    'OPTIM_WRAPPERS': ('pretrain',),
     'OPTIM_WRAPPER_CONSTRUCTORS': ('pretrain',),
     'OPTIMIZERS': ('pretrain', 'classify'),
     'MODEL_WRAPPERS': ('pretrain',),

@@ -20,7 +20,6 @@ from pathlib import Path
 
 def arm(at: int, moment: str) -> None:
     """Patch the loop and the file writing of this process."""
-    from pinas_zoo.mm.engine import checkpoint_content as state
     from pinas_zoo.mm.engine import loop
 
     reached = [0]
@@ -56,7 +55,7 @@ def arm(at: int, moment: str) -> None:
 
     loop.ExactIterLoop.run_iter = killing_run_iter
     loop.ExactIterLoop._validate = killing_validate
-    state.os.replace = killing_replace
+    os.replace = killing_replace
     Path.unlink = killing_unlink
 
 

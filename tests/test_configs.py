@@ -51,7 +51,8 @@ def test_training_config_builds(path):
     model = MODELS.build(cfg.model)
     assert sum(p.numel() for p in model.parameters()) > 1e4
     with DATASETS.switch_scope_and_registry(None) as registry:
-        assert registry.get(cfg.train_dataloader.dataset.type) is not None
+        data = cfg.train_dataloader.dataset
+        assert all(registry.get(node.type) is not None for node in (data, data.get('dataset', data)))
     assert cfg.auto_scale_lr.base_batch_size > 0
     hook = cfg.default_hooks.checkpoint
     assert hook.type == 'pinas_zoo.ExactCheckpointHook' and hook.interval > 0
@@ -59,6 +60,23 @@ def test_training_config_builds(path):
     schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
     ends = [s.get('end') or s.get('T_max') or max(s.get('milestones', [0])) for s in schedulers]
     assert max(ends) <= length, f'{path}: the schedule ends at {max(ends)}, the training at {length}'
+
+
+@pytest.mark.parametrize('path', TRAINED, ids=str)
+def test_what_runs_is_named(path):
+    """Our configs need no rewriting: what makes a run exact stands in them; those of mmdet and mmseg are rewritten."""
+    cfg = read(path)
+    if cfg.default_scope != 'pinas_zoo':
+        assert cfg.train_cfg.get('type') is None
+        return
+    loader, kinds = cfg.train_dataloader, {hook.type for hook in cfg.custom_hooks}
+    assert cfg.train_cfg.type == 'pinas_zoo.ExactIterLoop' and 'by_epoch' not in cfg.train_cfg
+    assert loader.dataset.type == 'pinas_zoo.SeededDataset' and loader.sampler.type == 'pinas_zoo.StatelessSampler'
+    assert {'pinas_zoo.NonFiniteGuardHook', 'pinas_zoo.PathLogHook'} <= kinds
+    assert not cfg.log_processor.by_epoch and not cfg.default_hooks.logger.log_metric_by_epoch
+    loaders = [loader, *filter(None, [cfg.get('val_dataloader')])]
+    assert all(each.get('worker_init_fn') for each in loaders if each.num_workers)
+    assert not any('persistent_workers' in each for each in loaders)
 
 
 @pytest.mark.parametrize('path', SEARCHES, ids=str)
@@ -103,7 +121,7 @@ def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
     trained = set()
     for name in ('pinas-nano-supernet_b128-coslr', 'pinas-nano-linear_b256', 'pinas-nano_b128-coslr'):
         cfg = read(Path(f'configs/quickstart/{name}_fmnist.py'))
-        source = open_source(cfg.train_dataloader.dataset.source)
+        source = open_source(cfg.train_dataloader.dataset.dataset.source)
         assert source.description['data'] == 'digits' and len(source) >= cfg.train_dataloader.batch_size
         trained |= {source.name(i) for i in range(len(source))}
     cfg = read(Path('configs/quickstart/pinas-nano-tree_128_fmnist.py'))

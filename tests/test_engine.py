@@ -21,19 +21,24 @@ sys.path.insert(0, str(Path(__file__).parent))
 import engine_toy  # noqa: E402
 import engine_utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.device import get_device  # noqa: E402
 from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
+from mmengine.optim import AmpOptimWrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
-from pinas_zoo.mm.engine import launch, process, rewrite  # noqa: E402
+from pinas_zoo.mm.engine import launch, rewrite  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
+from pinas_zoo.mm.engine.loop import ExactIterLoop  # noqa: E402
 from pinas_zoo.mm.engine.sampling import (  # noqa: E402
     SeededDataset,
     SkippingBatchSampler,
     StatelessSampler,
 )
+from pinas_zoo.mm.pretrain import CPUAmpOptimWrapper  # noqa: E402
+from pinas_zoo.registry import OPTIM_WRAPPERS  # noqa: E402
 
 
 def toy_settings(**changes: Any) -> dict:
@@ -46,7 +51,6 @@ def toy_settings(**changes: Any) -> dict:
         'train_dataloader': {
             'batch_size': 3,
             'num_workers': 0,
-            'persistent_workers': True,
             'dataset': {'type': 'ToyDataset', 'length': 20, 'holes': True},
             'collate_fn': collate,
         },
@@ -206,27 +210,6 @@ def test_a_batch_is_its_samples() -> None:
     assert [sample['index'] for sample in dataset.__getitems__([2, 3])] == [2, 3]  # plain indices, unseeded
 
 
-def test_the_length_of_an_epoch_builds_no_second_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    init_default_scope('pinas_zoo')
-    built: list[int] = []
-    make = engine_toy.ToyDataset.__init__
-    monkeypatch.setattr(
-        engine_toy.ToyDataset, '__init__', lambda self, **settings: (built.append(1), make(self, **settings))[0]
-    )
-    for dumped in (False, True):  # a dumped config was rewritten before
-        cfg = Config(epoch_settings())
-        rewrite.fit_workers(cfg)
-        if dumped:
-            rewrite.make_exact(cfg, seed=1, world_size=1, notes=[])
-            cfg.train_cfg = {'by_epoch': True, 'max_epochs': 2}
-        built.clear()
-        rewrite.make_exact(cfg, seed=1, world_size=1, notes=[])
-        loaded = Runner.build_dataloader(cfg.train_dataloader)
-        assert len(loaded.dataset) == 20 and len(built) == 1
-    Runner.build_dataloader(cfg.train_dataloader)
-    assert len(built) == 2  # handed on once: two loaders never share a data set
-
-
 def test_only_holes_is_an_error() -> None:
     dataset = SeededDataset([None, None], seed=0, max_refetch=3)
     with pytest.raises(RuntimeError, match='sample 1 and for 3 replacements'):
@@ -333,8 +316,6 @@ def test_resume_compares_conditions() -> None:
         hook._compare(runner, {**saved, 'world_size': 8})
     ExactCheckpointHook(strict=False)._compare(runner, {**saved, 'world_size': 8})
     assert 'world_size 8' in warned.pop()
-    with pytest.raises(ValueError, match='by_epoch=True'):
-        ExactCheckpointHook(by_epoch=True)
 
 
 class Evil:
@@ -348,7 +329,7 @@ def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # put back after the test
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-    process._enforce_safe_loading()
+    launch._enforce_safe_loading()
     torch.save({'meta': np.float64(3), 'palette': np.arange(3)}, 'good.pth')
     assert torch.load('good.pth')['palette'].tolist() == [0, 1, 2]
     torch.save(Evil(), 'bad.pth')
@@ -385,28 +366,58 @@ def test_sync_bn_is_rewritten() -> None:
     assert 'SyncBN' not in cfg.pretty_text and cfg.model.a[0].norm_cfg.requires_grad
 
 
-def test_epochs_become_iterations() -> None:
-    init_default_scope('pinas_zoo')
+def test_rewriting_is_told_line_by_line() -> None:
     settings = epoch_settings()
-    settings['train_cfg']['dynamic_intervals'] = [(2, 3)]
-    cfg = Config(settings)
-    rewrite.make_exact(cfg, seed=1, world_size=2, notes=[])
-    assert cfg.train_cfg == {
-        'type': 'pinas_zoo.ExactIterLoop',
-        'max_iters': 6,
-        'val_interval': 3,
-        'val_begin': 3,
-        'dynamic_intervals': [(4, 9)],
-        'epoch_length': 3,
-    }
-    assert cfg.param_scheduler[0].convert_to_iter_based
-    assert cfg.default_hooks.checkpoint.interval == 3
-    assert not cfg.default_hooks.checkpoint.by_epoch
-    assert cfg.custom_hooks[0].begin_iter == 3
+    cfg, notes = Config(settings), []
+    rewrite.make_exact(cfg, seed=1, notes=notes)
+    assert cfg.train_cfg == {'type': 'pinas_zoo.ExactIterLoop', 'max_epochs': 2, 'val_interval': 1}
+    assert cfg.default_hooks.checkpoint == {'type': 'pinas_zoo.ExactCheckpointHook', 'by_epoch': True, 'interval': 1}
+    assert cfg.param_scheduler == settings['param_scheduler'] and cfg.custom_hooks[0].begin_epoch == 1
     assert cfg.train_dataloader.sampler.type == 'pinas_zoo.StatelessSampler'
+    told = [note.removeprefix('rewritten: ') for note in notes]
+    assert told == [
+        'train_cfg.by_epoch: True -> not set',
+        'train_cfg.type: not set -> pinas_zoo.ExactIterLoop',
+        'train_dataloader.dataset is wrapped in pinas_zoo.SeededDataset',
+        'train_dataloader.sampler.type: DefaultSampler -> pinas_zoo.StatelessSampler',
+        'train_dataloader.sampler.seed: not set -> 1',
+        'default_hooks.logger.log_metric_by_epoch: not set -> False',
+        'default_hooks.checkpoint.type: CheckpointHook -> pinas_zoo.ExactCheckpointHook',
+        'default_hooks.checkpoint.by_epoch: not set -> True',
+        "log_processor: not set -> {'type': 'LogProcessor', 'by_epoch': False}",
+        "custom_hooks + {'type': 'pinas_zoo.NonFiniteGuardHook'}",
+        "custom_hooks + {'type': 'pinas_zoo.PathLogHook'}",
+    ]
     text = cfg.pretty_text
-    rewrite.make_exact(cfg, seed=1, world_size=2, notes=[])
-    assert cfg.pretty_text == text  # a dumped config runs as it is
+    rewrite.make_exact(cfg, seed=1, notes=(again := []))
+    assert cfg.pretty_text == text and again == []
+
+
+def test_the_loop_counts_epochs() -> None:
+    cfg = Config(toy_settings())
+    cfg.train_dataloader.dataset = {'type': 'pinas_zoo.SeededDataset', 'dataset': cfg.train_dataloader.dataset}
+    cfg.train_dataloader.sampler = {'type': 'pinas_zoo.StatelessSampler'}
+    logged: list[str] = []
+    runner: Any = SimpleNamespace(
+        build_dataloader=lambda loader, **_: Runner.build_dataloader(loader, seed=1),
+        seed=1,
+        _randomness_cfg={},
+        visualizer=SimpleNamespace(),
+        logger=SimpleNamespace(info=logged.append),
+    )
+    init_default_scope('pinas_zoo')
+    settings = {'runner': runner, 'dataloader': cfg.train_dataloader}
+    loop = ExactIterLoop(**settings, max_epochs=2, val_begin=2, dynamic_intervals=[(2, 3)])
+    assert (loop.max_iters, loop.max_epochs, loop.epoch_length) == (14, 2, 7) and '14 in all' in logged[0]
+    assert (loop.val_begin, loop.val_interval) == (14, 7)
+    assert (loop.dynamic_milestones, loop.dynamic_intervals) == ([0, 8], [7, 21])
+    loop = ExactIterLoop(**settings, max_iters=9)
+    assert (loop.max_iters, loop.max_epochs, loop.epoch_length, loop.val_interval) == (9, 1, None, 1000)
+    with pytest.raises(ValueError, match='either max_iters or max_epochs, got max_iters=None, max_epochs=None'):
+        ExactIterLoop(**settings)
+    settings['dataloader'] = dict(cfg.train_dataloader, dataset=cfg.train_dataloader.dataset.dataset)
+    with pytest.raises(ValueError, match='ToyDataset, whose samples are not seeded'):
+        ExactIterLoop(**settings, max_iters=9)
 
 
 def test_what_the_user_set_is_kept() -> None:
@@ -414,9 +425,10 @@ def test_what_the_user_set_is_kept() -> None:
     settings['train_dataloader'].update(
         batch_sampler={'type': 'mmdet.AspectRatioBatchSampler', 'drop_last': True},
         sampler={'type': 'InfiniteSampler', 'shuffle': False},
+        persistent_workers=True,
     )
     cfg = Config(settings)
-    rewrite.make_exact(cfg, seed=0, world_size=1, notes=[])
+    rewrite.make_exact(cfg, seed=0, notes=[])
     data = cfg.train_dataloader
     assert data.batch_sampler.batch_sampler.type == 'mmdet.AspectRatioBatchSampler'
     assert data.batch_sampler.drop_last and not data.sampler.shuffle
@@ -424,19 +436,26 @@ def test_what_the_user_set_is_kept() -> None:
     rewrite.fit_workers(cfg)
     assert 'persistent_workers' not in data
     cfg.default_hooks.checkpoint = None
-    rewrite.make_exact(cfg, seed=0, world_size=1, notes=[])
+    rewrite.make_exact(cfg, seed=0, notes=[])
     assert cfg.default_hooks.checkpoint is None
 
 
 def test_amp_by_device() -> None:
-    cfg = Config({'optim_wrapper': {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic', 'optimizer': {'type': 'SGD'}}})
-    rewrite.set_amp(cfg, requested=False, on_cpu=True, notes=[])
-    assert cfg.optim_wrapper == {'type': 'pinas_zoo.CPUAmpOptimWrapper', 'optimizer': {'type': 'SGD'}}
+    mixed = {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic', 'optimizer': {'type': 'SGD'}}
+    ours = {**mixed, 'type': 'pinas_zoo.AmpOptimWrapper'}
+    cfg = Config({'optim_wrapper': mixed})
+    rewrite.fit_machine(cfg, on_cpu=False, notes=[])
+    assert cfg.optim_wrapper == mixed
+    rewrite.fit_machine(cfg, on_cpu=True, notes=[])
+    assert cfg.optim_wrapper == ours
     cfg = Config({'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
-    rewrite.set_amp(cfg, requested=False, on_cpu=True, notes=[])
-    assert 'type' not in cfg.optim_wrapper
-    rewrite.set_amp(cfg, requested=True, on_cpu=False, notes=[])
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    rewrite.use_amp(cfg)
+    assert cfg.optim_wrapper == ours
+    with pytest.raises(ValueError, match='--amp got the optimiser wrapper ApexOptimWrapper'):
+        rewrite.use_amp(Config({'optim_wrapper': {**mixed, 'type': 'ApexOptimWrapper'}}))
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    built = OPTIM_WRAPPERS.build({**ours, 'optimizer': optimiser})
+    assert type(built) is (CPUAmpOptimWrapper if get_device() == 'cpu' else AmpOptimWrapper)
 
 
 def test_names_of_a_batch() -> None:
@@ -479,10 +498,9 @@ def test_a_run(reference: Path) -> None:
     assert type(content['message_hub']['runtime_info']['best_score']) is float
     values = engine_utils.logged(reference)
     assert {(12, 'loss'), (12, 'feature_std'), (12, 'paths'), (8, 'acc')} <= set(values)
-    assert list(reference.glob('*/vis_data/events.out.tfevents*'))
     log = next(reference.glob('*/*.log')).read_text()
     assert 'images_per_second' in log and 'eta' in log
-    assert "norm_cfg=dict(type='BN')" in log and '1 SyncBN of the config became BN' in log
+    assert 'rewritten: train_cfg.type: not set -> pinas_zoo.ExactIterLoop' in log
 
 
 @pytest.mark.slow

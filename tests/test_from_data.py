@@ -127,7 +127,8 @@ def test_data_sets_that_say_nothing_or_different_things(scenes: Path, tmp_path: 
 @pytest.mark.parametrize('kind', ['detection', 'segmentation'])
 def test_the_quickstart_trains_on_any_classes(kind: str, scenes: Path, tmp_path: Path) -> None:
     """Trained, tested and used, with the shipped config throughout; only the training needs its data."""
-    from pinas_zoo.mm.engine.launch import Options, test, train
+    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.testing import test
     from pinas_zoo.mm.inference.predictors import open_predictor
 
     names = [*NAMES, 'wall', 'floor'] if kind == 'segmentation' else list(NAMES)

@@ -66,7 +66,7 @@ def test_folder_of_classes(tmp_path):
     cfg = load('flowers', tmp_path / 'data', tmp_path)
     for loader, batch in ((cfg.train_dataloader, 6), (cfg.val_dataloader, 12)):
         loader.update(batch_size=batch, num_workers=0)
-        loader.dataset.size = 32
+        loader.dataset.get('dataset', loader.dataset).size = 32
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     assert any('accuracy/top1' in line for line in run(cfg, tmp_path))
 
@@ -107,8 +107,8 @@ def test_own_space(tmp_path):
 
     write_folder(tmp_path / 'data', ('daisy', 'rose'), count=4)
     cfg = load('space', tmp_path / 'data', tmp_path)
-    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.dataset.size = 32
+    cfg.train_dataloader.update(batch_size=4, num_workers=0)
+    cfg.train_dataloader.dataset.dataset.size = 32
     cfg.model.method.queue_length = 32
     cfg.train_cfg.max_epochs = 1
     run(cfg, tmp_path)

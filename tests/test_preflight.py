@@ -484,7 +484,8 @@ def test_the_tool_stops_before_it_builds_anything(case, tmp_path: Path):
 
 
 def test_the_test_tool_looks_at_the_test_set_only(case, tmp_path: Path):
-    from pinas_zoo.mm.engine.launch import BadInputError, Options, test
+    from pinas_zoo.mm.engine.launch import BadInputError, Options
+    from pinas_zoo.mm.engine.testing import test
 
     cfg, root = case('ade20k')
     shutil.rmtree(root / 'images/training')

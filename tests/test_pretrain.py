@@ -43,7 +43,7 @@ custom_imports = dict(imports=['test_pretrain'], allow_failed_imports=False)
 model = dict(space=dict(_delete_=True, **{space!r}), method=dict(dim=16, queue_length={queue}, momentum=0.9))
 train_dataloader = dict(
     batch_size={batch}, num_workers={workers},
-    dataset=dict(size=16, source=dict(_delete_=True, kind='folder', root={images!r})),
+    dataset=dict(dataset=dict(size=16, source=dict(_delete_=True, kind='folder', root={images!r}))),
 )
 train_cfg = dict(max_iters={iterations})
 param_scheduler = dict(T_max={iterations})
@@ -356,7 +356,7 @@ def test_non_finite_loss_stops(train: Any, tmp_path: Path) -> None:
     'switch, value', [('cross_path', False), ('mean_teacher', False), ('negatives', False), ('single_path', True)]
 )
 def test_switches_train(switch: str, value: bool, train: Any) -> None:
-    views = {'train_dataloader.dataset.views': 2} if switch == 'single_path' else {}
+    views = {'train_dataloader.dataset.dataset.views': 2} if switch == 'single_path' else {}
     runner = train(2, **{f'model.method.{switch}': value}, **views)
     method, logged = runner.model.method, runner.message_hub
     losses = logged.get_scalar('train/loss').data[0]

@@ -16,7 +16,7 @@ from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL, SupernetRecipe
 from pinas_zoo.ranking.publish import fill_page, write_report
-from pinas_zoo.ranking.report import compute, curves, markdown, of_recipe, trials
+from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe, trials
 from pinas_zoo.ranking.standalone import Recipe
 from pinas_zoo.ranking.task import PairTask
 from pinas_zoo.ranking.truth import Study, Truth, draw_paths, extend, read_truth
@@ -89,6 +89,22 @@ def test_figures_are_those_of_the_asked_half(files: Any) -> None:
         assert report['accuracy']['ceiling']['tau']['mean'] == pytest.approx(expected)
     with pytest.raises(ValueError, match="unknown half 'all'"):
         compute(truth, rows, RECIPE, 'all')
+
+
+def test_the_loss_against_accuracy_and_the_agreement_of_seeds(files: Any) -> None:
+    truth, rows, _ = files
+    part, paths = compute(truth, rows, RECIPE)['loss_to_accuracy'], truth.half('reporting')
+    true = [sum(row.top1) / 2 for row in paths]
+    lines = [row for row in rows if row['contestant'] == 'spos']
+    losses = [[-row['scores'][SPACE.format(p.arch)][1] for p in paths] for row in lines]
+    entry = part['contestants']['spos']
+    assert entry['tau']['seeds'] == pytest.approx([kendalltau(true, loss)[0] for loss in losses], abs=1e-12)
+    pairs = [kendalltau(losses[i], losses[j])[0] for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert entry['agreement']['pairs'] == pytest.approx(pairs, abs=1e-12)
+    assert entry['agreement']['mean'] == pytest.approx(sum(pairs) / 3)
+    assert entry['tau_of_mean']['mean'] == pytest.approx(kendalltau(true, np.mean(losses, axis=0))[0], abs=1e-12)
+    assert entry['tau_of_mean']['mean'] > entry['tau']['mean']  # independent noise averages out
+    assert 'agreement' not in part['contestants']['macs']
 
 
 def test_reporting_does_not_look_at_the_tuning_half(files: Any) -> None:
@@ -183,7 +199,7 @@ def test_native_scores_have_rows_of_their_own(files: Any, tmp_path: Path) -> Non
     assert entry['tau']['mean'] == pytest.approx(1) and entry['regret']['mean'] == 0
     assert 'pinas - fpnas:native' in report['accuracy']['differences']
     assert '| FP-NAS*, native score |' in markdown(report)
-    assert len(list(tmp_path.glob('*.png'))) == 8 and len({p.stem for p in tmp_path.glob('*_peers.png')}) == 4
+    assert len(list(tmp_path.glob('*.png'))) == 11 and len({p.stem for p in tmp_path.glob('*_peers.png')}) == 5
 
 
 def test_everything_is_written(files: Any, tmp_path: Path) -> None:
@@ -196,7 +212,7 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
     page.write_text('before\n' + 'between\n'.join(marks) + 'after\n')
     report = write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
     assert json.loads((tmp_path / 'out' / 'report.json').read_text()) == json.loads(json.dumps(report))
-    names = {'scatter_accuracy.png', 'scatter_minus_loss.png', 'tau.png', 'shifts.png'}
+    names = {f'{name}.png' for name in ('forest', 'tau', 'shifts', *(f'scatter_{view}' for view in VIEWS))}
     assert {path.name for path in (tmp_path / 'out').glob('*.png')} == names
     text = page.read_text()
     assert text.startswith('before\n') and text.endswith('after\n') and 'between' in text and 'old' not in text
@@ -269,8 +285,9 @@ def test_the_published_report_is_that_of_the_committed_files() -> None:
     assert [[row['seed'] for row in rows] for rows in lines.values()] == [[0, 1, 2]] * len(lines)
     paths, page = truth.half('reporting'), (root / 'docs/ranking.md').read_text()
     true = [sum(path.top1) / 2 for path in paths]
-    for name, rows in lines.items():
-        scores = [[row['scores'][truth.study.space.format(path.arch)][0] for path in paths] for row in rows]
-        tau = float(np.mean([kendalltau(true, score)[0] for score in scores]))
-        assert report['accuracy']['contestants'][name]['tau']['mean'] == pytest.approx(tau, abs=1e-9)
-        assert f'| {CONTESTANTS[name].label} | {tau:.2f} [' in page
+    for view, index, sign in (('accuracy', 0, 1), ('loss_to_accuracy', 1, -1)):
+        for name, rows in lines.items():
+            scores = [[sign * row['scores'][truth.study.space.format(p.arch)][index] for p in paths] for row in rows]
+            tau = float(np.mean([kendalltau(true, score)[0] for score in scores]))
+            assert report[view]['contestants'][name]['tau']['mean'] == pytest.approx(tau, abs=1e-9)
+            assert f'| {CONTESTANTS[name].label} | {tau:.2f} [' in page

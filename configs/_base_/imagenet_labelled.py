@@ -4,15 +4,18 @@ _base_ = './runtime.py'
 
 train_dataloader = dict(
     num_workers=8,
-    persistent_workers=True,
+    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
     pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='folder', root='data/imagenet/train', part='train', holdout=50000, seed=0),
-        size=224,
-        train=True,
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.SupervisedView',
+            source=dict(kind='folder', root='data/imagenet/train', part='train', holdout=50000, seed=0),
+            size=224,
+            train=True,
+        ),
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )

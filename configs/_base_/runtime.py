@@ -1,11 +1,13 @@
-# What every config of ours shares: an iteration loop that resumes exactly, logs, checkpoints.
+# What every config of ours shares: checkpoints that resume exactly, guard and logs, all counted in iterations. The loop
+# (ExactIterLoop), the sampler and the seeded data set are named by each config: what is written there is what runs.
 default_scope = 'pinas_zoo'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='pinas_zoo.ExactCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=2),
+    checkpoint=dict(type='pinas_zoo.ExactCheckpointHook', interval=1000, max_keep_ckpts=2),
 )
+log_processor = dict(by_epoch=False)
 custom_hooks = [dict(type='pinas_zoo.NonFiniteGuardHook'), dict(type='pinas_zoo.PathLogHook')]
 # Only the modules of the drawn paths get gradients; BN buffers differ between ranks, rank 0's are saved.
 model_wrapper_cfg = dict(

@@ -14,16 +14,20 @@ val = dict(kind='folder', root='data/imagenet/val')
 train_dataloader = dict(
     batch_size=32,
     num_workers=8,
-    persistent_workers=True,
+    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
     pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(type='pinas_zoo.SupervisedView', source=data, size=224, train=True, augment='autoaugment'),
+    dataset=dict(
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(type='pinas_zoo.SupervisedView', source=data, size=224, train=True, augment='autoaugment'),
+    ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=8,
+    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='pinas_zoo.SupervisedView', source=val, size=224),
     collate_fn=dict(type='pinas_zoo.default_collate'),
@@ -31,11 +35,11 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='pinas_zoo.TopAccuracy', topk=(1, 5))
 test_evaluator = val_evaluator
-train_cfg = dict(by_epoch=True, max_epochs=270, val_interval=10)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_epochs=270, val_interval=10)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
-    type='AmpOptimWrapper',
+    type='pinas_zoo.AmpOptimWrapper',
     loss_scale='dynamic',
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),

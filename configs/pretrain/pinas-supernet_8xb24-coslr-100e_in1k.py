@@ -9,16 +9,19 @@ model = dict(
 train_dataloader = dict(
     batch_size=24,
     num_workers=8,
-    persistent_workers=True,
+    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
     pin_memory=True,
     drop_last=True,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224),
+    dataset=dict(
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224),
+    ),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )
-train_cfg = dict(by_epoch=True, max_epochs=100)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_epochs=100)
 optim_wrapper = dict(
-    type='AmpOptimWrapper',
+    type='pinas_zoo.AmpOptimWrapper',
     loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4),

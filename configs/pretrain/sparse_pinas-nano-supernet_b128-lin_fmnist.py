@@ -3,7 +3,7 @@
 _base_ = './spos_pinas-nano-supernet_b128-lin_fmnist.py'
 
 model = dict(method=dict(type='pinas_zoo.SparseSupernet', warmup_steps=18))
-train_dataloader = dict(dataset=dict(type='pinas_zoo.HalvedView'))
+train_dataloader = dict(dataset=dict(dataset=dict(type='pinas_zoo.HalvedView')))
 train_cfg = dict(max_iters=95)
 optim_wrapper = dict(
     _delete_=True,

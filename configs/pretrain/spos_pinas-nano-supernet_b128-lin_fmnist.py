@@ -12,15 +12,18 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='fashion-mnist', split='train', limit=20000),
-        size=28,
-        train=True,
-        shift=2,
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.SupervisedView',
+            source=dict(kind='fashion-mnist', split='train', limit=20000),
+            size=28,
+            train=True,
+            shift=2,
+        ),
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
-train_cfg = dict(by_epoch=False, max_iters=693)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=693)
 optim_wrapper = dict(
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=4e-5, fused=True),

@@ -9,9 +9,9 @@ model = dict(
     method=dict(type='pinas_zoo.SPOS', num_classes=1000, label_smoothing=0.1),
 )
 train_dataloader = dict(batch_size=128)
-train_cfg = dict(by_epoch=False, max_iters=150000)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=150000)
 optim_wrapper = dict(
-    type='AmpOptimWrapper',
+    type='pinas_zoo.AmpOptimWrapper',
     loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=4e-5),

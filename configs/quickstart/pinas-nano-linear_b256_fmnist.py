@@ -13,13 +13,16 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='fashion-mnist', split='train', limit=20000),
-        size=28,
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.SupervisedView',
+            source=dict(kind='fashion-mnist', split='train', limit=20000),
+            size=28,
+        ),
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
-train_cfg = dict(by_epoch=False, max_iters=200)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=200)
 # The paper's lr 30 is for its long pre-training. After this short one, of 0.02, 0.1, 0.5 and 2, 0.1 gave the lowest
 # loss and 0.5 the highest accuracy.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=0.0))

@@ -13,13 +13,16 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.BatchedViews',
-        size=28,
-        source=dict(kind='fashion-mnist', split='train', limit=20000),
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.BatchedViews',
+            size=28,
+            source=dict(kind='fashion-mnist', split='train', limit=20000),
+        ),
     ),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )
-train_cfg = dict(by_epoch=False, max_iters=260)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=260)
 optim_wrapper = dict(
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=1e-4, fused=True),

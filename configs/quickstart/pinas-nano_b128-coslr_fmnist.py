@@ -13,13 +13,14 @@ model = dict(
 train_dataloader = dict(
     batch_size=128,
     num_workers=0,
-    persistent_workers=False,
     dataset=dict(
-        _delete_=True,
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='fashion-mnist', split='train', limit=20000),
-        size=28,
-        train=False,
+        dataset=dict(
+            _delete_=True,
+            type='pinas_zoo.SupervisedView',
+            source=dict(kind='fashion-mnist', split='train', limit=20000),
+            size=28,
+            train=False,
+        ),
     ),
 )
 val_dataloader = dict(
@@ -32,7 +33,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = dict(topk=(1,))
-train_cfg = dict(_delete_=True, by_epoch=False, max_iters=320, val_interval=320)
+train_cfg = dict(_delete_=True, type='pinas_zoo.ExactIterLoop', max_iters=320, val_interval=320)
 optim_wrapper = dict(_delete_=True, optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
@@ -45,6 +46,6 @@ custom_hooks = [
 ]
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(_delete_=True, type='pinas_zoo.ExactCheckpointHook', by_epoch=False, interval=100),
+    checkpoint=dict(_delete_=True, type='pinas_zoo.ExactCheckpointHook', interval=100),
 )
 auto_scale_lr = dict(base_batch_size=128)

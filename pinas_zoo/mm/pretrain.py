@@ -6,19 +6,21 @@ the method, which draws its paths from it; nothing here keeps state of its own.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast_object_list
-from mmengine.logging import MessageHub
+from mmengine.device import get_device
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
 from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.mm.engine.sampling import run_seed
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import (
     DATASETS,
@@ -45,13 +47,6 @@ for optimiser in ARCH_OPTIMISERS.values():
 for view in (FourViews, BatchedViews, HalvedView):
     DATASETS.register_module(module=view)
 FUNCTIONS.register_module(module=collate_views)
-
-
-def run_seed(seed: int | None) -> int:
-    """The seed that was set for this run, equal on all ranks; `seed` itself where it is given."""
-    seeds = [torch.initial_seed() % 2**32 if seed is None else seed]
-    broadcast_object_list(seeds)
-    return seeds[0]
 
 
 class SteppedModel(BaseModel):
@@ -204,3 +199,25 @@ class MethodOptimWrapperConstructor:
             zero_momenta(optimiser)
         cfg.setdefault('type', 'OptimWrapper')
         return OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimiser))
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """Forward passes in bfloat16 on a CPU, where mmengine's AmpOptimWrapper asserts a GPU."""
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        """Autocast round mmengine's own context (gradient accumulation)."""
+        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+            yield
+
+
+@OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper')
+def mixed_precision(**settings: Any) -> OptimWrapper:
+    """mmengine's AmpOptimWrapper with these settings on a GPU; on a CPU bfloat16 without loss scaling."""
+    if get_device() != 'cpu':
+        return AmpOptimWrapper(**settings)
+    print_log('CPU: mixed precision is autocast to bfloat16, without loss scaling', 'current')
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        settings.pop(key, None)
+    return CPUAmpOptimWrapper(**settings)

@@ -8,14 +8,30 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
-from pinas_zoo.ranking.report import NATIVE, VIEWS, scores_of, true_values
+from pinas_zoo.ranking.report import NATIVE, VIEWS, WORDS, scores_of, true_values
 from pinas_zoo.ranking.truth import Truth
-from pinas_zoo.report.figures import INK, LINES, Figure, _draw
+from pinas_zoo.report.figures import INK, LINES, Figure, draw_axes
 
-__all__ = ['SHIFT_PANELS', 'TAU_PANELS', 'curves_figure', 'scatter_figure']
+__all__ = ['SHIFT_PANELS', 'TAU_PANELS', 'colour_of', 'curves_figure', 'forest_figure', 'scatter_figure']
 
-#: One colour a contestant of a group, the same in every picture of it.
-COLOURS = {group: dict(zip(names, (*LINES, '#a8912c'), strict=True)) for group, names in GROUPS.items()}
+#: One colour per method, the same in every picture; variants of a method share it.
+COLOURS = dict(zip(('pinas', 'spos', 'fairnas', 'moco', 'no_cross_path'), LINES, strict=False)) | {
+    'no_teacher': '#8a9099',
+    'no_negatives': '#a8912c',
+    'bnnas': '#7a5c43',
+    'attentivenas': '#1f9ab5',
+    'fpnas': '#5b9c3a',
+    'sparse': '#c74f96',
+    'entrannas': '#5d63c9',
+}
+
+
+def colour_of(name: str) -> str:
+    """The colour of a contestant, its native score and its variants (`bnnas_tenth`); black for what is not trained."""
+    name = name.removesuffix(NATIVE)
+    return COLOURS.get(name) or next((c for method, c in COLOURS.items() if name.startswith(f'{method}_')), INK)
+
+
 SHIFT_PANELS = {
     'feature_mean': 'feature shift: channel means',
     'feature_variance': 'feature shift: channel variances',
@@ -24,7 +40,7 @@ SHIFT_PANELS = {
     'update_cosine': 'cosine of successive updates',
     'teacher_distance': 'distance of student and teacher',
 }
-TAU_PANELS = {f'tau_{view}': f'tau-b, {words}' for view, words in VIEWS.items()}
+TAU_PANELS = {f'tau_{name}': f'tau-b, {view.words}' for name, view in VIEWS.items()}
 #: Width of a picture and height of a panel in inches.
 WIDTH, HEIGHT = 8.2, 2.4
 #: How the costs are written in their panels.
@@ -46,18 +62,20 @@ def scatter_figure(
         report: What `report.compute` gave.
         truth: The truth table.
         rows: Lines of the report's recipe by contestant, see `report.of_recipe`.
-        view: 'accuracy' or 'minus_loss'.
+        view: A key of `VIEWS`.
         group: Whose panels: a key of `GROUPS`.
     """
-    paths = truth.half(report['half'])
-    seeds = np.stack([true_values(paths, view, seed) for seed in range(truth.study.seeds)])
-    everyone = scores_of(truth, rows, report['half'], view)
-    words = VIEWS[view]
+    paths, kind = truth.half(report['half']), VIEWS[view]
+    seeds = np.stack([true_values(paths, kind.truth, seed) for seed in range(truth.study.seeds)])
+    everyone = scores_of(truth, rows, report['half'], kind.estimate)
+    words = WORDS[kind.truth]
 
     def draw(axes: Any, name: str) -> None:
-        unit, scale = COSTS.get(name, ('', 1))
+        unit, scale = COSTS.get(name, ('native score' if name.endswith(NATIVE) else '', 1))
         x, scores = seeds.mean(axis=0), np.stack(everyone[name]) / scale
-        y, colour = scores.mean(axis=0), COLOURS[group].get(name.removesuffix(NATIVE), INK)
+        # Seeds differ in level; what the picture is about is the order within each.
+        scores = scores - scores.mean(axis=1, keepdims=True) + scores.mean()
+        y, colour = scores.mean(axis=0), colour_of(name)
         bars = dict(fmt='none', ecolor=colour, elinewidth=0.6, alpha=0.3)
         axes.errorbar(x, y, xerr=np.abs(seeds - x).max(axis=0), yerr=np.abs(scores - y).max(axis=0), **bars)
         axes.scatter(x, y, s=9, color=colour, linewidths=0)
@@ -65,16 +83,52 @@ def scatter_figure(
         axes.set_title(title, fontsize=9)
         axes.set_ylabel(unit, fontsize=8)
 
-    below = f'true {words}, mean and range of {len(seeds)} seeds (noise ceiling: {_tau(report[view]["ceiling"])})'
+    below = f'true {words}, mean and range of {len(seeds)} seeds (attainable tau: {report[view]["attainable_tau"]:.2f})'
     if report['warning']:
         below += f'\nWarning: {report["warning"]}'
     caption = (
-        f'{GROUP_WORDS[group]}. Estimated against true {words}, {report["paths"]} paths of the {report["half"]} half; '
-        f'mean and range of the seeds, tau with its 95 % interval over paths.'
+        f'{GROUP_WORDS[group]}. Estimated {WORDS[kind.estimate]} against true {words}, {report["paths"]} paths of the '
+        f'{report["half"]} half; '
+        f'mean and range of the seeds, each centred; tau with its 95 % interval over paths.'
     )
     shown = [n for n in everyone if n.removesuffix(NATIVE) in GROUPS[group]]
     order = shown if group else [*shown, 'macs', 'params']
-    return _panels(order, draw, caption, below, f'estimated {words}')
+    return _panels(order, draw, caption, below, f'estimated {WORDS[kind.estimate]}')
+
+
+def forest_figure(report: Mapping[str, Any], view: str) -> Figure:
+    """Every contestant's tau with its interval, sorted, beside the attainable level.
+
+    Args:
+        report: What `report.compute` gave.
+        view: A key of `VIEWS`.
+    """
+    part, kind = report[view], VIEWS[view]
+    order = sorted(part['contestants'], key=lambda name: part['contestants'][name]['tau']['mean'])
+
+    def draw(axes: Any) -> None:
+        axes.figure.set_size_inches(WIDTH, 0.27 * len(order) + 1.1)
+        for row, name in enumerate(order):
+            entry = part['contestants'][name]['tau']
+            low, high = entry['interval']
+            colour = colour_of(name)
+            axes.plot([low, high], [row, row], color=colour, linewidth=1.6, solid_capstyle='round')
+            axes.scatter(
+                entry['seeds'], [row] * len(entry['seeds']), s=12, facecolors='none', edgecolors=colour, linewidths=0.8
+            )
+            axes.scatter([entry['mean']], [row], s=34, color=colour, zorder=3)
+        axes.set_yticks(range(len(order)), [report['labels'][name] for name in order], fontsize=9)
+        axes.axvline(part['attainable_tau'], color=INK, linewidth=1, linestyle='--')
+        axes.axvline(0, color=INK, linewidth=0.6)
+        label = f'attainable: {part["attainable_tau"]:.2f}'
+        axes.text(part['attainable_tau'] - 0.01, 0, label, ha='right', va='center', fontsize=9, color=INK)
+        axes.set_ylim(-0.7, len(order) - 0.3)
+
+    caption = (
+        f'How well supernets rank: estimated {WORDS[kind.estimate]} against true {WORDS[kind.truth]}, '
+        f'{report["paths"]} networks. Dot: mean of the seeds (circles); line: 95 % interval over networks.'
+    )
+    return draw_axes(draw, caption, "Kendall's tau", '', 'png')
 
 
 def _tau(entry: Mapping[str, Any]) -> str:
@@ -97,8 +151,7 @@ def curves_figure(
     Raises:
         ValueError: There is no curve of any panel.
     """
-    colours = COLOURS[group]
-    curves = {q: {n: seeds for n, seeds in table.items() if n in colours} for q, table in curves.items()}
+    curves = {q: {n: seeds for n, seeds in table.items() if n in GROUPS[group]} for q, table in curves.items()}
     present = [name for name in panels if curves.get(name)]
     if not present:
         raise ValueError(f'no curve of {list(panels)}, there are {sorted(curves)}')
@@ -109,8 +162,8 @@ def curves_figure(
             table = np.array([points[:length] for points in seeds], dtype=float)  # None, not measured: nan
             table = table[:, np.isfinite(table[..., 1]).all(axis=0)]
             x, y = table[..., 0].mean(axis=0), table[..., 1]
-            axes.plot(x, y.mean(axis=0), color=colours[name], linewidth=1.6, label=labels[name])
-            axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colours[name], alpha=0.15, linewidth=0)
+            axes.plot(x, y.mean(axis=0), color=colour_of(name), linewidth=1.6, label=labels[name])
+            axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour_of(name), alpha=0.15, linewidth=0)
         axes.set_title(panels[quantity], fontsize=9)
         axes.set_xlim(left=0)
 
@@ -140,4 +193,4 @@ def _panels(names: Sequence[str], draw: Any, caption: str, xlabel: str, ylabel: 
         canvas.supxlabel(xlabel, fontsize=9, color=INK)
         canvas.supylabel(ylabel, fontsize=9, color=INK)
 
-    return _draw(grid, caption, '', '', 'png')
+    return draw_axes(grid, caption, '', '', 'png')

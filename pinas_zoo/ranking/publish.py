@@ -11,7 +11,7 @@ from typing import Any
 
 from pinas_zoo.files import write_text
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS, SupernetRecipe
-from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, scatter_figure
+from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, forest_figure, scatter_figure
 from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe, trials, trials_markdown
 from pinas_zoo.ranking.truth import Truth
 
@@ -52,7 +52,7 @@ def write_report(
     report = compute(truth, rows, recipe, half)
     lines, moved = of_recipe(rows, truth, recipe.id), curves(truth, rows, recipe)
     report['curves'] = moved
-    figures = {}
+    figures = {'forest': forest_figure(report, next(iter(VIEWS)))} if lines else {}
     for group, names in GROUPS.items():
         # Pi-NAS and SPOS stand in every group: a picture of them alone is drawn once.
         if not (set(names) - set(GROUPS['']) if group else set(names)) & set(lines):

@@ -7,12 +7,14 @@ from the reporting half, and all trials from the tuning half.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
 from pinas_zoo.ranking.statistics import (
+    agreement,
     attainable_tau,
     bootstrap_difference,
     ceiling,
@@ -27,6 +29,8 @@ __all__ = [
     'NATIVE',
     'SIGN',
     'VIEWS',
+    'WORDS',
+    'View',
     'compute',
     'curves',
     'markdown',
@@ -37,8 +41,31 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-#: The two ways of looking at a result, with the words of the tables.
-VIEWS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
+#: What is measured of a path, in words.
+WORDS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
+
+
+@dataclass(frozen=True)
+class View:
+    """Which estimate is compared with which truth, both keys of `WORDS`."""
+
+    estimate: str
+    truth: str
+
+    @property
+    def words(self) -> str:
+        """For headings of columns."""
+        if self.estimate == self.truth:
+            return WORDS[self.truth]
+        return f'true {WORDS[self.truth]} by {WORDS[self.estimate]}'
+
+
+#: The ways of looking at a result. The first is that of somebody who searches: accurate networks, ranked by the loss.
+VIEWS = {
+    'loss_to_accuracy': View('minus_loss', 'accuracy'),
+    'accuracy': View('accuracy', 'accuracy'),
+    'minus_loss': View('minus_loss', 'minus_loss'),
+}
 #: What the name of a contestant ends with where its own score ranks, and not the accuracy of its paths.
 NATIVE = ':native'
 #: Pairs whose difference is reported.
@@ -64,13 +91,13 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
     return {name: [seeds[s] for s in sorted(seeds)] for name in CONTESTANTS if (seeds := found.get(name))}
 
 
-def true_values(paths: Sequence[TruthRow], view: str, seed: int | None = None) -> np.ndarray:
+def true_values(paths: Sequence[TruthRow], quantity: str, seed: int | None = None) -> np.ndarray:
     """Stand-alone results of the paths: of one seed, or their mean."""
-    table = np.array([row.top1 if view == 'accuracy' else [-x for x in row.loss] for row in paths])
+    table = np.array([row.top1 if quantity == 'accuracy' else [-x for x in row.loss] for row in paths])
     return table.mean(axis=1) if seed is None else table[:, seed]
 
 
-def estimates(scores: Mapping[str, Sequence[float]], names: Sequence[str], view: str) -> np.ndarray:
+def estimates(scores: Mapping[str, Sequence[float]], names: Sequence[str], quantity: str) -> np.ndarray:
     """A supernet's estimates of the paths of these names.
 
     Raises:
@@ -78,16 +105,16 @@ def estimates(scores: Mapping[str, Sequence[float]], names: Sequence[str], view:
     """
     if missing := [name for name in names if name not in scores]:
         raise ValueError(f'{len(missing)} paths have no score, the first is {missing[0]}; run the study again')
-    return np.array([scores[name][0] if view == 'accuracy' else -scores[name][1] for name in names])
+    return np.array([scores[name][0] if quantity == 'accuracy' else -scores[name][1] for name in names])
 
 
-def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, view: str) -> dict[str, list[np.ndarray]]:
+def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, quantity: str) -> dict[str, list[np.ndarray]]:
     """The estimates of everyone, trivial ones included: one row per seed."""
     paths = truth.half(half)
     names = [truth.study.space.format(row.arch) for row in paths]
     table = {}
     for name, lines in rows.items():
-        table[name] = [estimates(row['scores'], names, view) for row in lines]
+        table[name] = [estimates(row['scores'], names, quantity) for row in lines]
         if all('native' in row for row in lines):
             table[name + NATIVE] = [np.array([row['native'][path] for path in names]) for row in lines]
     rngs = [np.random.default_rng([seed, 7]) for seed in range(3)]
@@ -107,8 +134,7 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
         half: 'reporting' or 'tuning'.
 
     Returns:
-        Plain values: 'ceiling', 'contestants' and 'differences', each by 'accuracy' and 'minus_loss', and what they
-        depend on.
+        Plain values: by view 'ceiling', 'attainable_tau', 'contestants' and 'differences', and what they depend on.
 
     Raises:
         ValueError: The half is unknown, or a path was not scored.
@@ -125,14 +151,15 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
         'runs': {name: _run_facts(seeds) for name, seeds in lines.items()},
         'labels': {name: _label(name) for name in scores_of(truth, lines, half, 'accuracy')},
     }
-    for view in VIEWS:
-        true = true_values(paths, view)
-        everyone = scores_of(truth, lines, half, view)
-        report[view] = {
+    for name, view in VIEWS.items():
+        true = true_values(paths, view.truth)
+        seeds = [true_values(paths, view.truth, seed) for seed in (0, 1)]
+        everyone = scores_of(truth, lines, half, view.estimate)
+        report[name] = {
             'truth': {'least': float(true.min()), 'most': float(true.max())},
-            'ceiling': ceiling(true_values(paths, view, 0), true_values(paths, view, 1)),
-            'attainable_tau': attainable_tau(true_values(paths, view, 0), true_values(paths, view, 1)),
-            'contestants': {name: summarise(true, scores) for name, scores in everyone.items()},
+            'ceiling': ceiling(*seeds),
+            'attainable_tau': attainable_tau(*seeds),
+            'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
             'differences': {
                 f'{one} - {other}': bootstrap_difference(true, everyone[one], everyone[other])
                 for one, other in DIFFERENCES
@@ -140,6 +167,16 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
             },
         }
     return report
+
+
+def _contestant(true: np.ndarray, scores: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The statistics of a contestant; with several seeds also how well they agree, and the tau of their mean."""
+    entry = summarise(true, scores)
+    if len(scores) > 1:
+        entry['agreement'] = agreement(scores)
+        averaged = summarise(true, [np.mean(scores, axis=0)])['tau']
+        entry['tau_of_mean'] = {key: averaged[key] for key in ('mean', 'interval')}
+    return entry
 
 
 def _label(name: str) -> str:
@@ -170,7 +207,7 @@ def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[st
 
     A value that was not measured at a point is None.
 
-    Quantities: 'tau_accuracy' and 'tau_minus_loss' on the tuning half's paths that were scored on the way, the last
+    Quantities: 'tau_' and a view's name on the tuning half's paths that were scored on the way, the last
     point with the final scores of the same paths; 'feature_' + mean, variance, cka, cosine at the input of the last
     position; 'update_cosine'; 'teacher_distance'.
     """
@@ -186,8 +223,8 @@ def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[st
             for quantity, value in _SHIFTS.items():
                 found = [[shift['units'], value(shift)] for shift in row['shifts']]
                 add(quantity, name, found if any(v is not None for _, v in found) else [])
-            for view in VIEWS:
-                add(f'tau_{view}', name, _tau_curve(row, by_name, view))
+            for key, view in VIEWS.items():
+                add(f'tau_{key}', name, _tau_curve(row, by_name, view))
     return table
 
 
@@ -198,16 +235,16 @@ _SHIFTS = {
 }
 
 
-def _tau_curve(row: Row, tuning: Mapping[str, TruthRow], view: str) -> list[list[float]]:
+def _tau_curve(row: Row, tuning: Mapping[str, TruthRow], view: View) -> list[list[float]]:
     if not row['on_the_way']:
         return []
     names = [name for name in row['on_the_way'][0]['scores'] if name in tuning]
     if len(names) < 3:
         return []
-    true = true_values([tuning[name] for name in names], view)
+    true = true_values([tuning[name] for name in names], view.truth)
     points = [(point['units'], point['scores']) for point in row['on_the_way']]
     points.append((row['units']['train'], row['scores']))
-    return [[units, measure(true, estimates(scores, names, view))['tau']] for units, scores in points]
+    return [[units, measure(true, estimates(scores, names, view.estimate))['tau']] for units, scores in points]
 
 
 def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -226,10 +263,10 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 continue  # a trial of what became the default
             seen.add(key)
             trial = {'contestant': name, 'recipe': recipe, 'seeds': len(lines), 'changed': changed}
-            for view in VIEWS:
-                true = true_values(truth.half('tuning'), view)
-                taus = [measure(true, s)['tau'] for s in scores_of(truth, {name: lines}, 'tuning', view)[name]]
-                trial[f'tau_{view}'] = float(np.mean(taus))
+            for key, view in VIEWS.items():
+                true = true_values(truth.half('tuning'), view.truth)
+                scores = scores_of(truth, {name: lines}, 'tuning', view.estimate)[name]
+                trial[f'tau_{key}'] = float(np.mean([measure(true, s)['tau'] for s in scores]))
             found.append(trial)
     return found
 
@@ -245,11 +282,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     out = [f'{report["paths"]} paths of the {report["half"]} half, recipe `{report["recipe"]}`. {report["sign"]}']
     if report['warning']:
         out.append(f'**Warning: {report["warning"]}.**')
-    for view, words in VIEWS.items():
-        out += [f'Estimate and truth as {words}:', _main_table(report, view)]
+    for name, view in VIEWS.items():
+        out += [f'Estimated {WORDS[view.estimate]} against true {WORDS[view.truth]}:', _main_table(report, name)]
         out.append(
-            'The noise ceiling compares two seeds of the truth with each other. Estimates are compared with the mean '
-            f'of both: a perfect one would have a tau of about {report[view]["attainable_tau"]:.2f}.'
+            f'A perfect estimate would have a tau of about **{report[name]["attainable_tau"]:.2f}** (attainable): the '
+            'truth is the mean of two noisy seeds. The first row compares one of these seeds with the other.'
         )
     out += ["Differences of Kendall's tau, paired over paths:", _difference_table(report)]
     if report['runs']:
@@ -259,7 +296,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def trials_markdown(found: Sequence[Mapping[str, Any]]) -> str:
     """The table of what `trials` gave."""
-    header = ['contestant', 'seeds', 'settings off the default', 'tau, accuracy', 'tau, minus loss']
+    header = ['contestant', 'seeds', 'settings off the default', *(f'tau, {view.words}' for view in VIEWS.values())]
     rows = []
     for trial in found:
         changed = ', '.join(f'{key}={value}' for key, value in trial['changed'].items()) or 'none'
@@ -283,19 +320,31 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _main_table(report: Mapping[str, Any], view: str) -> str:
-    header = ['', 'tau-b [95 %]', 'tau of the seeds', 'Spearman [95 %]', 'Pearson [95 %]', 'tau, top half']
-    header += ['precision, top 10 %', 'true rank of the best of the predicted 10', 'regret']
-    part, rows = report[view], []
-    entries = {'noise ceiling': part['ceiling']}
-    entries |= {report['labels'][name]: entry for name, entry in part['contestants'].items()}
-    for label, entry in entries.items():
-        cells = [label, _with_interval(entry['tau']), _spread(entry['tau']['seeds'])]
-        cells += [_with_interval(entry[name]) for name in ('spearman', 'pearson')]
-        cells.append(f'{entry["tau_top_half"]["mean"]:.2f}')
-        if entry is part['ceiling']:  # one seed takes the place of the truth: not to be compared with the rows below
-            rows.append([*cells, '', '', ''])
-            continue
-        digits = 2 if view == 'accuracy' else 3
+    header = ['', 'tau-b [95 %]', 'of attainable', 'tau of the seeds', 'tau of their mean', 'agreement of the seeds']
+    header += [
+        'Spearman [95 %]',
+        'tau, top half',
+        'precision, top 10 %',
+        'true rank of the best of the predicted 10',
+        'regret',
+    ]
+    part, digits = report[view], 3 if VIEWS[view].truth == 'minus_loss' else 2
+    ceiling = part['ceiling']
+    # One seed replaces the truth: its other figures are not to be compared with the rows below.
+    rows = [
+        [
+            'one seed of the truth',
+            _with_interval(ceiling['tau']),
+            *[''] * 4,
+            _with_interval(ceiling['spearman']),
+            *[''] * 4,
+        ]
+    ]
+    for name, entry in part['contestants'].items():
+        cells = [report['labels'][name], _with_interval(entry['tau'])]
+        cells += [f'{entry["tau"]["mean"] / part["attainable_tau"]:.0%}', _spread(entry['tau']['seeds'])]
+        cells += [f'{entry[key]["mean"]:.2f}' if key in entry else '' for key in ('tau_of_mean', 'agreement')]
+        cells += [_with_interval(entry['spearman']), f'{entry["tau_top_half"]["mean"]:.2f}']
         cells += [f'{entry["precision_top10"]["mean"]:.2f}', f'{entry["best_rank"]["mean"]:.1f}']
         rows.append([*cells, f'{entry["regret"]["mean"]:.{digits}f}'])
     return _table(header, rows)
@@ -303,8 +352,8 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
 
 def _difference_table(report: Mapping[str, Any]) -> str:
     header = ['difference']
-    for words in VIEWS.values():
-        header += [f'{words} [95 % over paths]', f'{words} [95 % over paths and seeds]']
+    for view in VIEWS.values():
+        header += [f'{view.words} [95 % over paths]', f'{view.words} [95 % over paths and seeds]']
     rows = []
     for pair in report['accuracy']['differences']:
         one, other = pair.split(' - ')
@@ -326,7 +375,7 @@ def _cost_table(report: Mapping[str, Any]) -> str:
         cells += [f'{run["total_seconds"]:.0f}', f'{run["seconds"]["train"]:.0f}']
         cells += [', '.join(map(str, run['threads'])), str(run['peak_memory_mb'])]
         # The path that it would give: by its own score where it has one.
-        entries = report['accuracy']['contestants']
+        entries = report['loss_to_accuracy']['contestants']
         regret = entries.get(name + NATIVE, entries[name])['regret']
         rows.append([*cells, f'{regret["mean"]:.2f} ({_spread(regret["seeds"])})', CONTESTANTS[name].headline])
     return _table(header, rows)

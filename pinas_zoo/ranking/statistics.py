@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 __all__ = [
     'CORRELATIONS',
     'FEW',
+    'agreement',
     'attainable_tau',
     'bootstrap',
     'bootstrap_difference',
@@ -122,6 +124,19 @@ def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
     tau = _or_zero(kendalltau, *_pair(first, second))
     r = max(float(np.sin(np.pi / 2 * tau)), 0.0)
     return float(2 / np.pi * np.arcsin(np.sqrt(2 * r / (1 + r))))
+
+
+def agreement(scores: Sequence[ArrayLike]) -> dict[str, Any]:
+    """How well supernets that differ in their seed alone agree: Kendall's tau of every pair of their rankings.
+
+    Args:
+        scores: Estimates, one row per supernet seed; at least two.
+
+    Returns:
+        'mean' over the pairs, and 'pairs', each value.
+    """
+    pairs = [_or_zero(kendalltau, *_pair(one, other)) for one, other in combinations(scores, 2)]
+    return {'mean': float(np.mean(pairs)), 'pairs': pairs}
 
 
 def ceiling(first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:

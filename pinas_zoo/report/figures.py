@@ -131,7 +131,7 @@ def curve_figure(
         for name, level in (lines or {}).items():
             axes.axhline(level, color=INK, linestyle='--', linewidth=1, alpha=0.7, label=name)
 
-    return draw_figure(draw, caption, xlabel, ylabel, kind)
+    return draw_axes(draw, caption, xlabel, ylabel, kind)
 
 
 #: Axis names by the objective of a search.
@@ -178,7 +178,7 @@ def search_trace_figure(
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return draw_figure(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
+    return draw_axes(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
 
 
 def pareto_figure(
@@ -218,7 +218,7 @@ def pareto_figure(
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
     caption = caption or ('Loss against cost' if objective == 'loss' else 'Accuracy against cost')
-    return draw_figure(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
+    return draw_axes(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
@@ -227,18 +227,19 @@ def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[Search
     return [row if isinstance(row, SearchRecord) else SearchRecord(**row) for row in records]
 
 
-def draw_figure(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
-    """Lets `draw` fill matplotlib axes in the page's style.
+def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
+    """Draws on one pair of axes in the style of the page.
 
     Args:
-        draw: Draws into the axes; labels of what it draws become a legend where there are several.
-        caption: Line below the figure.
-        xlabel, ylabel: Names of the axes, with units.
+        draw: Draws on the axes that it is given.
+        caption: Of the figure.
+        xlabel: Name of the horizontal axis.
+        ylabel: Name of the vertical axis.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
+        ValueError: `kind` is neither.
         ImportError: matplotlib is not installed.
-        ValueError: An unknown kind.
     """
     if kind not in ('svg', 'png'):
         raise ValueError(f"kind must be 'svg' or 'png', got {kind!r}")

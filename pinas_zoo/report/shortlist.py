@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pinas_zoo.report.figures import LINES, Figure, Kind, draw_figure
+from pinas_zoo.report.figures import LINES, Figure, Kind, draw_axes
 
 __all__ = ['Network', 'estimate_figure', 'group_figure', 'networks_of']
 
@@ -76,7 +76,7 @@ def group_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg
         axes.grid(axis='y', visible=False)
         axes.margins(x=0.08)
 
-    return draw_figure(draw, caption, 'accuracy, each network trained alone / %', '', kind)
+    return draw_axes(draw, caption, 'accuracy, each network trained alone / %', '', kind)
 
 
 NAMES = {'top': 'best of\nthe search', 'random': 'random'}
@@ -108,4 +108,4 @@ def estimate_figure(networks: Sequence[Network], *, caption: str, kind: Kind = '
                 axes.plot(net.estimate, net.accuracy, '*', color=CHOSEN, markersize=17, label='chosen', zorder=4)
         axes.margins(0.08)
 
-    return draw_figure(draw, caption, 'held-out loss in the supernet (lower is better)', 'accuracy alone / %', kind)
+    return draw_axes(draw, caption, 'held-out loss in the supernet (lower is better)', 'accuracy alone / %', kind)

@@ -48,13 +48,14 @@ class ExactCheckpointHook(CheckpointHook):
 
     Args:
         interval: Iterations between saves.
-        by_epoch: Must be False; tools/train.py converts epochs to iterations.
+        by_epoch: Whether interval and save_begin count the epochs of `ExactIterLoop`. Files have the name of the
+            iteration either way.
         history: Newest entries of each logged scalar that are kept and stored.
         strict: False turns those errors into warnings.
         kwargs: Further arguments of mmengine's CheckpointHook.
 
     Raises:
-        ValueError: With by_epoch=True, or with a storage backend.
+        ValueError: With a storage backend.
     """
 
     def __init__(
@@ -65,11 +66,6 @@ class ExactCheckpointHook(CheckpointHook):
         strict: bool = True,
         **kwargs: Any,
     ) -> None:
-        if by_epoch:
-            raise ValueError(
-                'ExactCheckpointHook got by_epoch=True, and saves by iteration only; '
-                'tools/train.py converts epoch-based configs'
-            )
         super().__init__(interval=interval, by_epoch=False, **kwargs)
         if self.backend_args or self.file_client_args:
             raise ValueError(
@@ -77,6 +73,7 @@ class ExactCheckpointHook(CheckpointHook):
                 f'{self.file_client_args}, and writes local files only: leave both out'
             )
         self.backend_args = {'backend': 'pinas_zoo_atomic'}
+        self.counts_epochs = by_epoch
         self.history = history
         self.strict = strict
         self._due = False
@@ -90,6 +87,10 @@ class ExactCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Take up where the resumed checkpoint stood."""
         super().before_train(runner)
+        if self.counts_epochs:
+            length = runner.train_loop.epoch_length or runner.max_iters  # without epochs the whole run is one
+            self.interval, self.save_begin = self.interval * length, self.save_begin * length
+            self.counts_epochs = False
         if self._resumed is not None:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt')
             if is_main_process():  # what the stopped run had replaced but not yet removed

@@ -1,6 +1,10 @@
-"""What tools/train.py and tools/test.py do: rewrite the config, check its data, run."""
+"""From a config file to its training: options, this process, the seed, the Runner.
 
-import json
+A config that names `ExactIterLoop` runs as it is written. `rewrite` serves the others: configs that inherit from
+mmdetection or mmsegmentation. A checkpoint is never loaded in a way that can run code.
+"""
+
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,38 +12,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
-from mmengine.registry import RUNNERS
+from mmengine.dist import init_dist, is_distributed
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
-from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
-from pinas_zoo.mm.engine.from_data import dataset_meta, fill_from_data, is_open
-from pinas_zoo.mm.engine.process import LAUNCHERS, set_up
+from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
-from pinas_zoo.weights.download import find_weights
-from pinas_zoo.weights.load import read_checkpoint
+from pinas_zoo.weights.load import PLAIN_GLOBALS
 from pinas_zoo.weights.loading import last_checkpoint
 
 __all__ = [
     'DEFAULT_SEED',
+    'FOREIGN_SCOPES',
     'LAUNCHERS',
     'BadInputError',
     'Options',
+    'bad_input_in_log',
+    'build_runner',
     'choose_seed',
     'find_checkpoint',
     'load_config',
     'prepare_training',
     'set_up',
-    'test',
     'train',
 ]
 
 DEFAULT_SEED = 0
+LAUNCHERS = ('none', 'pytorch', 'slurm')
+#: Default scopes whose configs are checked before they run and fitted to the machine.
+FOREIGN_SCOPES = ('mmdet', 'mmseg')
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,89 @@ def load_config(path: str | Path, options: Options) -> Config:
     return cfg
 
 
-def _build_runner(cfg: Config, notes: list[str]) -> Runner:
+def build_runner(cfg: Config, notes: list[str]) -> Runner:
+    """The Runner of a config, with the notes in its log."""
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for note in notes:
         runner.logger.info(note)
     return runner
+
+
+# ---- this process ---------------------------------------------------------------------------
+
+
+def _enforce_safe_loading() -> None:
+    """Make every torch.load of this process weights-only, also those of other packages."""
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    # Published files of mmdet and mmseg may hold numpy arrays and scalars as metadata: no code.
+    torch.serialization.add_safe_globals(PLAIN_GLOBALS)
+
+
+def _set_ranks(launcher: str | None) -> str:
+    """Find the launcher and give slurm's ranks torch's names. Returns the launcher."""
+    env = os.environ
+    if launcher is None:
+        launcher = 'pytorch' if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(env) else 'none'
+    if launcher not in LAUNCHERS:
+        raise ValueError(f'launcher {launcher!r}, allowed are {LAUNCHERS}')
+    if launcher == 'slurm':
+        env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
+        env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
+        env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
+        env.setdefault('MASTER_PORT', '29500')
+    return launcher
+
+
+def _set_threads(distributed: bool) -> int:
+    """Threads of this process: PINAS_THREADS, else the cores divided among the local processes.
+
+    torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be told
+    apart here: tools/dist_train.sh passes the user's value on as PINAS_THREADS.
+    """
+    local = int(os.environ.get('LOCAL_WORLD_SIZE', '1')) if distributed else 1
+    wanted = os.environ.get('PINAS_THREADS')
+    if wanted is None and not distributed:
+        wanted = os.environ.get('OMP_NUM_THREADS')
+    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    threads = int(wanted) if wanted else max(1, cores // local)
+    torch.set_num_threads(threads)
+    os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = str(threads)
+    return threads
+
+
+def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
+    """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
+
+    Args:
+        cfg: Its launcher and default scope are set; one of mmdet or mmseg is fitted to the machine.
+        launcher: See `Options`.
+        notes: Receives what the log should say about it.
+
+    Returns:
+        The number of processes.
+    """
+    _enforce_safe_loading()
+    cfg.launcher = _set_ranks(launcher)
+    distributed, on_cpu = cfg.launcher != 'none', get_device() == 'cpu'
+    threads = _set_threads(distributed)
+    world_size = int(os.environ['WORLD_SIZE']) if distributed else 1
+    if cfg.get('default_scope') is None:
+        cfg.default_scope = 'pinas_zoo'
+    init_default_scope(cfg.default_scope)
+    if distributed and on_cpu:
+        if not torch.distributed.is_initialized():
+            # mmengine's own set-up calls torch.cuda and fails here.
+            torch.distributed.init_process_group('gloo')
+        rewrite.wrap_for_cpu(cfg)
+    elif distributed and not is_distributed():
+        # A Runner would do it, but the search has none.
+        init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
+    if cfg.default_scope in FOREIGN_SCOPES:
+        rewrite.fit_machine(cfg, on_cpu, notes)
+    notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
+    return world_size
 
 
 # ---- training -------------------------------------------------------------------------------
@@ -142,27 +226,31 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         notes: Receives what the log should say about both.
     """
     cfg = load_config(path, options)
-    fill_from_data(cfg)
-    world_size = set_up(cfg, options.launcher, notes)
+    if FROM_DATA in str(cfg._cfg_dict):
+        fill_from_data(cfg)
+    set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
     resume = options.resume or ('auto' if cfg.get('resume') else None)
     checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
-    splits = ('train', 'val') if cfg.get('val_cfg') is not None else ('train',)
-    check_data(cfg, splits, notes)
+    foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
+    if foreign:
+        check_data(cfg, splits, notes)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     cfg.resume = checkpoint is not None
     if checkpoint is not None:
         cfg.load_from = checkpoint
-    on_cpu = get_device() == 'cpu'
-    rewrite.set_amp(cfg, options.amp, on_cpu, notes)
-    rewrite.make_exact(cfg, seed, world_size, notes)
-    rewrite.name_bad_input(cfg, splits, head_classes(cfg))
-    if not on_cpu and not cfg.randomness.get('deterministic'):
+    if options.amp:
+        rewrite.use_amp(cfg)
+    if cfg.train_cfg.get('type') != 'pinas_zoo.ExactIterLoop':
+        rewrite.make_exact(cfg, seed, notes)
+    if foreign:
+        rewrite.name_bad_input(cfg, splits, head_classes(cfg))
+    if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg
 
@@ -181,14 +269,14 @@ def train(path: str | Path, options: Options) -> Runner:
         BadInputError: When data or config do not fit; what was saved before stays.
     """
     notes: list[str] = []
-    runner = _build_runner(prepare_training(path, options, notes), notes)
-    with _bad_input_in_log(runner):
+    runner = build_runner(prepare_training(path, options, notes), notes)
+    with bad_input_in_log(runner):
         runner.train()
     return runner
 
 
 @contextmanager
-def _bad_input_in_log(runner: Runner) -> Iterator[None]:
+def bad_input_in_log(runner: Runner) -> Iterator[None]:
     """An error of the data becomes the last line of the log, without the traceback of a data worker."""
     try:
         yield
@@ -196,104 +284,3 @@ def _bad_input_in_log(runner: Runner) -> Iterator[None]:
         line = last_line(error)
         runner.logger.error(line)
         raise BadInputError(line) from None
-
-
-# ---- testing --------------------------------------------------------------------------------
-
-
-def _class_names(checkpoint: str) -> list[str] | None:
-    """Those that a checkpoint was trained with, where it says them."""
-    content = read_checkpoint(find_weights(checkpoint))
-    return dataset_meta(content.extras.get('meta') or content.metadata).get('classes')
-
-
-def _use_tta(cfg: Config) -> None:
-    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
-    if missing:
-        raise ValueError(f'--tta needs tta_model and tta_pipeline in the config, no {missing}')
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def _use_show_dir(cfg: Config, folder: str) -> None:
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise ValueError('--show-dir needs default_hooks.visualization in the config')
-    hook['draw'] = True
-    if rewrite.type_name(hook) == 'DetVisualizationHook':
-        hook['test_out_dir'] = folder
-    else:
-        cfg.visualizer['save_dir'] = folder
-
-
-def _use_out(cfg: Config, out: str) -> None:
-    """Predictions as a pickle file, or (mmseg) as PNG masks in a folder."""
-    if out.endswith(('.pkl', '.pickle')):
-        kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-        evaluator = cfg.test_evaluator
-        metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
-        cfg.test_evaluator = [*metrics, {'type': kind, 'out_file_path': out}]
-    elif rewrite.type_name(cfg.test_evaluator) in ('IoUMetric', 'CityscapesMetric'):
-        cfg.test_evaluator.update(output_dir=out, keep_results=True)
-    else:
-        raise ValueError(f'--out got {out}, allowed are FILE.pkl, or a folder with an mmseg metric')
-
-
-def test(
-    path: str | Path,
-    checkpoint: str,
-    options: Options,
-    out: str | None = None,
-    show_dir: str | None = None,
-    tta: bool = False,
-) -> dict[str, Any]:
-    """Evaluate a checkpoint on the config's test set.
-
-    Args:
-        path: Config file.
-        checkpoint: Weights, any that mmengine can load.
-        options: See `Options`; `resume` is not used.
-        out: See `_use_out`.
-        show_dir: Folder for drawn predictions.
-        tta: Test-time augmentation.
-
-    Returns:
-        The metrics, which are also in test_metrics.json of the work_dir.
-
-    Raises:
-        BadInputError: When data or config do not fit.
-    """
-    notes: list[str] = []
-    cfg = load_config(path, options)
-    if is_open(cfg):
-        fill_from_data(cfg, ('test',), _class_names(checkpoint))
-    set_up(cfg, options.launcher, notes)
-    check_data(cfg, ('test',), notes)
-    cfg.load_from, cfg.resume = checkpoint, False
-    if options.seed is not None:
-        cfg.randomness = dict(cfg.get('randomness') or {}, seed=options.seed)
-    if show_dir:
-        _use_show_dir(cfg, show_dir)
-    if out:
-        _use_out(cfg, out)
-    if tta:
-        _use_tta(cfg)
-    rewrite.name_bad_input(cfg, ('test',), head_classes(cfg))
-    for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
-        cfg.pop(key)  # no training data has to be there to test
-    cfg.pop('param_scheduler', None)
-    runner = _build_runner(cfg, notes)
-    with _bad_input_in_log(runner), torch.autocast(get_device(), torch.bfloat16, enabled=options.amp):
-        metrics = runner.test()
-    if is_main_process():
-        report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}
-        dropped: list[str] = []
-        report['metrics'] = to_plain(dict(metrics), dropped)
-        for name in dropped:
-            runner.logger.warning(f'not in test_metrics.json: {name}')
-        text = json.dumps(report, indent=1, default=lambda tensor: tensor.tolist())
-        AtomicBackend().put_text(text + '\n', Path(cfg.work_dir, 'test_metrics.json'))
-    return metrics

@@ -1,4 +1,4 @@
-"""A training loop that starts at any iteration, and bfloat16 steps on a CPU.
+"""A training loop that starts at any iteration.
 
 mmengine's loop resumes by reading k batches again, which neither gives the same random numbers nor
 ends in reasonable time. Stateless data (`pinas_zoo.mm.engine.sampling`) can start at batch k directly.
@@ -6,20 +6,18 @@ ends in reasonable time. Stateless data (`pinas_zoo.mm.engine.sampling`) can sta
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.dist import broadcast, get_world_size
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader
 
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
-from pinas_zoo.mm.engine.sampling import SkippingBatchSampler, StatelessSampler
-from pinas_zoo.registry import LOOPS, OPTIM_WRAPPERS
+from pinas_zoo.mm.engine.sampling import SeededDataset, SkippingBatchSampler, StatelessSampler
+from pinas_zoo.registry import LOOPS
 
 
 @LOOPS.register_module()
@@ -34,36 +32,58 @@ class ExactIterLoop(IterBasedTrainLoop):
         runner: The runner.
         dataloader: Its training loader or the config of it.
         max_iters: Iterations in all.
-        val_begin: First iteration that may be validated.
-        val_interval: Iterations between validations.
-        dynamic_intervals: As in mmengine.
-        epoch_length: Iterations an epoch of a converted config, for hooks that count epochs; their
-            epoch begins and ends here. None is one epoch for the whole run.
+        max_epochs: Instead: passes over the data, each of the loader's length. Hooks see epochs begin and end; without
+            it the whole run is one.
+        val_begin: First iteration, or epoch, that may be validated.
+        val_interval: Iterations, or epochs, between validations; default 1,000 iterations or 1 epoch.
+        dynamic_intervals: As in mmengine, in the same unit.
+        epoch_length: Iterations per epoch for hooks that count epochs, where `max_iters` is given.
+
+    Raises:
+        ValueError: With neither or both of max_iters and max_epochs; with samples that are not seeded.
     """
 
     def __init__(
         self,
         runner: Any,
         dataloader: DataLoader | dict,
-        max_iters: int,
+        max_iters: int | None = None,
+        max_epochs: int | None = None,
         val_begin: int = 1,
-        val_interval: int = 1000,
+        val_interval: int | None = None,
         dynamic_intervals: list[tuple[int, int]] | None = None,
         epoch_length: int | None = None,
     ) -> None:
         # Past IterBasedTrainLoop's own __init__, which starts the workers at once, at batch 0.
         super(IterBasedTrainLoop, self).__init__(runner, dataloader)
+        if (max_iters is None) == (max_epochs is None):
+            raise ValueError(f'ExactIterLoop wants either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
+        unit = 1
+        if max_epochs is not None:
+            unit = epoch_length = max(1, len(self.dataloader))
+            max_iters = max_epochs * unit
+            runner.logger.info(f'{max_epochs} epochs of {unit} iterations each, {max_iters} in all')
+            # mmengine compares a milestone with the count of the coming epoch or iteration.
+            dynamic_intervals = [((begin - 1) * unit + 1, every * unit) for begin, every in dynamic_intervals or ()]
+        if val_interval is None:
+            val_interval = 1000 if max_epochs is None else 1
         self._max_iters = int(max_iters)
         self._max_epochs = math.ceil(self._max_iters / epoch_length) if epoch_length else 1
         self._iter = self._epoch = 0
         self.epoch_length = epoch_length
-        self.val_begin = val_begin
-        self.val_interval = val_interval
+        self.val_begin = val_begin * unit
+        self.val_interval = val_interval * unit
         self.stop_training = False
-        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(val_interval, dynamic_intervals)
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
         self.dataloader_iterator: Iterator | None = None
         self._held: RandomState | None = None
-        dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+        dataset = self.dataloader.dataset
+        if not isinstance(getattr(dataset, '_dataset', dataset), SeededDataset):  # mmengine may slice it
+            raise ValueError(
+                f'ExactIterLoop got the data set {type(dataset).__name__}, whose samples are not seeded: write '
+                "dataset=dict(type='pinas_zoo.SeededDataset', dataset=dict(...))"
+            )
+        dataset_meta = getattr(dataset, 'metainfo', None)
         if dataset_meta is not None:
             runner.visualizer.dataset_meta = dataset_meta
 
@@ -136,16 +156,6 @@ class ExactIterLoop(IterBasedTrainLoop):
                 f'{type(sampler).__name__}; it can start a StatelessSampler without batch sampler, '
                 'or any batch sampler inside a SkippingBatchSampler'
             )
-        with preserved_random_state():  # an iterator draws its workers' seed
-            self.dataloader_iterator = iter(self.dataloader)
-
-
-@OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
-    """Forward passes in bfloat16 on a CPU, where mmengine's AmpOptimWrapper asserts a GPU."""
-
-    @contextmanager
-    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
-        """Autocast round mmengine's own context (gradient accumulation)."""
-        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
-            yield
+        # An iterator draws its workers' seed: not from the training's random state.
+        self.dataloader.generator = torch.Generator()
+        self.dataloader_iterator = iter(self.dataloader)

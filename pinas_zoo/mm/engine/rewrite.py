@@ -1,21 +1,22 @@
-"""Rewrites of a training or test config, ours, mmdet's or mmseg's, before its Runner is built.
+"""Rewrites of configs that inherit from mmdetection or mmsegmentation, before their Runner is built.
 
-What the user set is kept: samplers keep their order and batch samplers, hooks their intervals; only
-the parts that cannot resume exactly, or cannot run on a CPU, are exchanged. Every rewrite may be
-applied to its own result. What a user should know goes to `notes`, for the log of the run.
+What the user set is kept: samplers keep their order and batch samplers, hooks their intervals; only the parts that
+cannot resume exactly, or cannot run on this machine, are exchanged, and every change is a line of `notes`, for the log
+of the run. A config that names `ExactIterLoop`, as all of this project do, is none of `make_exact`'s business.
 """
 
-import math
+import copy
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.mm.engine.sampling import build_and_keep
-
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_AMP = 'pinas_zoo.AmpOptimWrapper'
+#: What `make_exact` may change.
+_EXACT = ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'log_processor', 'custom_hooks')
 
 
 def type_name(cfg: dict) -> str:
@@ -59,34 +60,42 @@ def wrap_for_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = wrapper
 
 
-def set_amp(cfg: Config, requested: bool, on_cpu: bool, notes: list[str]) -> None:
-    """Mixed precision by option or by config, with the wrapper that the device has.
-
-    Args:
-        cfg: Its `optim_wrapper` is rewritten.
-        requested: Whether --amp was given.
-        on_cpu: bfloat16 autocast without loss scaling there; mmengine's wrapper asserts a GPU.
-        notes: Receives what was rewritten.
+def use_amp(cfg: Config) -> None:
+    """Mixed precision in every optimiser wrapper of a config, by option.
 
     Raises:
         ValueError: When the config uses a wrapper for which there is no mixed form.
     """
     allowed = ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper')
-    for node in _dicts(cfg.optim_wrapper):
-        if 'optimizer' not in node:
-            continue
+    for node in _wrappers(cfg):
         kind = type_name(node) or 'OptimWrapper'
         if kind not in allowed:
-            if requested:
-                raise ValueError(f'--amp got the optimiser wrapper {kind}, allowed are {allowed}')
-        elif on_cpu and (requested or kind == 'AmpOptimWrapper'):
-            node['type'] = 'pinas_zoo.CPUAmpOptimWrapper'
-            for key in ('loss_scale', 'dtype', 'use_fsdp'):
-                node.pop(key, None)
-            notes.append('CPU: mixed precision is autocast to bfloat16, without loss scaling')
-        elif not on_cpu and requested and kind != 'AmpOptimWrapper':
-            node['type'] = 'AmpOptimWrapper'
+            raise ValueError(f'--amp got the optimiser wrapper {kind}, allowed are {allowed}')
+        if kind == 'OptimWrapper':
+            node['type'] = _AMP
             node.setdefault('loss_scale', 'dynamic')
+
+
+def _wrappers(cfg: Config) -> Iterator[dict]:
+    """The configs of optimiser wrappers, one or several."""
+    return (node for node in _dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
+
+
+def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:
+    """What a config of mmdet or mmseg needs to run on this machine.
+
+    Args:
+        cfg: Any config of theirs.
+        on_cpu: SyncBN becomes BN there, and mixed precision autocast to bfloat16.
+        notes: Receives what was rewritten.
+    """
+    if on_cpu:
+        replace_sync_bn(cfg, notes)
+        for node in _wrappers(cfg):
+            if type_name(node) == 'AmpOptimWrapper':
+                node['type'] = _AMP
+    fit_workers(cfg)
+    fill_runtime(cfg)
 
 
 def fit_workers(cfg: Config) -> None:
@@ -112,52 +121,44 @@ def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) 
     """Let mmdet's and mmseg's data sets name the file that a sample failed on.
 
     Args:
-        cfg: A config; its data set for training was seeded before.
+        cfg: A config; the wrapper for seeds stays outside.
         splits: Of 'train', 'val', 'test'.
         num_classes: See NamedDataset.
     """
-    if cfg.default_scope not in ('mmdet', 'mmseg'):
-        return
     for name in (f'{split}_dataloader' for split in splits):
         loader = cfg.get(name)
         if loader is None:
             continue
-        node = loader['dataset']
-        if type_name(node) not in ('NamedDataset', 'SeededDataset'):
+        seeded = loader['dataset'] if type_name(loader['dataset']) == 'SeededDataset' else None
+        node = loader['dataset'] if seeded is None else seeded['dataset']
+        if type_name(node) != 'NamedDataset':
             node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
         node['num_classes'] = num_classes
-        cfg[name] = ConfigDict({**loader, 'dataset': node})
+        cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
 
 
 # ---- exact training -------------------------------------------------------------------------
 
 
-def make_exact(cfg: Config, seed: int, world_size: int, notes: list[str]) -> None:
-    """Install the stateless data, the loop and the hooks with which a run continues exactly.
+def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
+    """Exchange loop, samplers, data sets and hooks for those with which a run continues exactly.
 
-    Epoch-based configs become iteration-based: loop, validation, checkpoints, EMA, schedulers
-    (those that mmengine can convert; a smooth curve is then followed per iteration) and logs. Hooks
-    that count epochs still see them: ExactIterLoop gets the length of one.
+    Epochs stay epochs: `ExactIterLoop` and `ExactCheckpointHook` know them. May be applied to its own result.
 
     Args:
         cfg: A training config.
         seed: Of this run.
-        world_size: Number of processes.
-        notes: Receives what was rewritten and what stays inexact.
+        notes: Receives a line per change, and what stays inexact.
     """
-    per_epoch = _convert_loop(cfg, world_size, notes)
-    if per_epoch:
-        _convert_schedulers(cfg.get('param_scheduler'))
-        for hook in cfg.get('custom_hooks') or ():
-            if type_name(hook) == 'EMAHook' and 'begin_epoch' in hook:
-                hook['begin_iter'] = hook.pop('begin_epoch') * per_epoch
+    before = {key: copy.deepcopy(cfg.get(key)) for key in _EXACT}
+    _convert_loop(cfg, notes)
     _seed_data(cfg.train_dataloader, seed, notes)
     for loader in filter(None, (cfg.train_dataloader, cfg.get('val_dataloader'))):
         if loader.get('num_workers', 0):
             tied = ConfigDict(type='pinas_zoo.end_with_parent', seed=seed)
             loader.setdefault('worker_init_fn', tied)
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    _convert_checkpoints(hooks, per_epoch, notes)
+    _convert_checkpoints(hooks, 'max_epochs' in cfg.train_cfg, notes)
     if hooks.get('logger') is not None or 'logger' not in hooks:
         hooks.setdefault('logger', ConfigDict(type='LoggerHook'))['log_metric_by_epoch'] = False
     cfg.setdefault('log_processor', ConfigDict(type='LogProcessor'))['by_epoch'] = False
@@ -166,65 +167,34 @@ def make_exact(cfg: Config, seed: int, world_size: int, notes: list[str]) -> Non
         if name not in map(type_name, custom):
             custom.append({'type': f'pinas_zoo.{name}'})
     cfg.custom_hooks = custom
+    notes += [f'rewritten: {line}' for key in _EXACT for line in _changes(before[key], cfg.get(key), key)]
 
 
-def epoch_length(cfg: Config, world_size: int) -> int:
-    """Iterations an epoch on one rank; builds the training data set for its length.
-
-    Args:
-        cfg: A training config whose default scope is set.
-        world_size: Number of processes.
-
-    Returns:
-        What len() of the training loader would be.
-    """
-    loader = cfg.train_dataloader
-    if loader.get('num_batch_per_epoch'):
-        return loader.num_batch_per_epoch
-    dataset = build_and_keep(loader.dataset)
-    batches = loader.get('batch_sampler') or {}
-    batch_size = loader.get('batch_size') or batches['batch_size']
-    drop_last = loader.get('drop_last', False) or batches.get('drop_last', False)
-    count = math.ceil(len(dataset) / world_size) / batch_size
-    return max(1, math.floor(count) if drop_last else math.ceil(count))
+def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
+    """One line per difference between two config values: dotted key, old value, new value."""
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        if new.get('dataset') == old:
+            yield f'{name} is wrapped in {new["type"]}'
+            return
+        for key in dict.fromkeys([*old, *new]):
+            yield from _changes(old.get(key), new.get(key), f'{name}.{key}')
+    elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and list(new[: len(old)]) == list(old):
+        yield from (f'{name} + {dict(added)}' for added in new[len(old) :])
+    else:
+        yield f'{name}: {"not set" if old is None else old} -> {"not set" if new is None else new}'
 
 
-def _convert_loop(cfg: Config, world_size: int, notes: list[str]) -> int | None:
-    """Exchange the train loop; returns the epoch's length where it counted epochs."""
+def _convert_loop(cfg: Config, notes: list[str]) -> None:
+    """Exchange the train loop."""
     train = dict(cfg.train_cfg)
-    by_epoch = train.pop('by_epoch', type_name(train) == 'EpochBasedTrainLoop')
     known = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ExactIterLoop')
     if type_name(train) not in known:
         notes.append(f'train loop {type_name(train)}: kept, resuming is not exact')
-        return None
-    train['type'] = 'pinas_zoo.ExactIterLoop'
-    length = None
-    if by_epoch:
-        length = epoch_length(cfg, world_size)
-        train['max_iters'] = train.pop('max_epochs') * length
-        train['val_interval'] = train.get('val_interval', 1) * length
-        train['val_begin'] = train.get('val_begin', 1) * length
-        if train.get('dynamic_intervals'):
-            # mmengine compares the milestone with the count of the coming epoch or iteration.
-            train['dynamic_intervals'] = [
-                ((begin - 1) * length + 1, every * length) for begin, every in train['dynamic_intervals']
-            ]
-        train['epoch_length'] = length
-        notes.append(f'epochs became iterations: {length} each, {train["max_iters"]} in all')
-    cfg.train_cfg = ConfigDict(train)
-    return length
-
-
-def _convert_schedulers(schedulers: Any) -> None:
-    """Let mmengine build epoch-based schedulers per iteration; those it cannot stay as they are."""
-    from mmengine.registry import PARAM_SCHEDULERS
-
-    for node in _dicts(schedulers):
-        if not type_name(node) or not node.get('by_epoch', True):
-            continue
-        if hasattr(PARAM_SCHEDULERS.get(node['type']), 'build_iter_from_epoch'):
-            node['by_epoch'] = True
-            node['convert_to_iter_based'] = True
+        return
+    train.pop('by_epoch', None)
+    cfg.train_cfg = ConfigDict(train, type='pinas_zoo.ExactIterLoop')
 
 
 def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
@@ -232,8 +202,7 @@ def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
     if type_name(loader['dataset']) == 'SeededDataset':
         loader['dataset']['seed'] = seed
     else:
-        wrapped = {'type': 'pinas_zoo.SeededDataset', 'dataset': loader['dataset'], 'seed': seed}
-        loader['dataset'] = ConfigDict(wrapped)
+        loader['dataset'] = ConfigDict(type='pinas_zoo.SeededDataset', dataset=loader['dataset'], seed=seed)
     sampler = loader.get('sampler') or ConfigDict(type='DefaultSampler')
     stateless = type_name(sampler) in ('DefaultSampler', 'InfiniteSampler', 'StatelessSampler')
     if stateless:
@@ -254,9 +223,9 @@ def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
         )
 
 
-def _convert_checkpoints(hooks: dict, per_epoch: int | None, notes: list[str]) -> None:
+def _convert_checkpoints(hooks: dict, epochs: bool, notes: list[str]) -> None:
     """Exchange the checkpoint hook, unless the config switched it off."""
-    default = {'type': 'CheckpointHook', 'by_epoch': False, 'interval': per_epoch or 1000}
+    default = {'type': 'CheckpointHook', 'by_epoch': epochs, 'interval': 1 if epochs else 1000}
     hook = dict(hooks.get('checkpoint', default) or ())
     if not hook:
         return
@@ -264,9 +233,5 @@ def _convert_checkpoints(hooks: dict, per_epoch: int | None, notes: list[str]) -
     if kind not in ('CheckpointHook', 'ExactCheckpointHook'):
         notes.append(f'checkpoint hook {kind}: kept, resuming is not exact')
         return
-    if hook.pop('by_epoch', kind == 'CheckpointHook'):  # mmengine's counts epochs unless told
-        # In an iteration-based run the whole is one epoch, saved by save_last.
-        hook['interval'] = hook.get('interval', -1) * per_epoch if per_epoch else -1
-        hook['save_begin'] = hook.get('save_begin', 0) * (per_epoch or 0)
-    hook['type'] = 'pinas_zoo.ExactCheckpointHook'
-    hooks['checkpoint'] = ConfigDict(hook, by_epoch=False)
+    hook.setdefault('by_epoch', kind == 'CheckpointHook')  # mmengine's counts epochs unless told
+    hooks['checkpoint'] = ConfigDict(hook, type='pinas_zoo.ExactCheckpointHook')

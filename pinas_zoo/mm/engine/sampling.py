@@ -5,7 +5,6 @@ itself. Batches therefore do not depend on the number of workers, on their persi
 often a run was stopped.
 """
 
-import copy
 import ctypes
 import itertools
 import math
@@ -15,15 +14,14 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from mmengine.dataset import worker_init_fn
-from mmengine.dist import get_dist_info
-from torch.utils.data import BatchSampler, Sampler
+from mmengine.dist import broadcast_object_list, get_dist_info
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from pinas_zoo.mm.preflight.bad_input import NamedDataset
 from pinas_zoo.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 
 Draw = tuple[int, int]
@@ -153,50 +151,65 @@ def _seed(seed: int, draw: int) -> None:
     torch.default_generator.manual_seed(int(words[2]))
 
 
-#: The data set that was built for the length of its epoch, by the text of its config: `build_and_keep`.
-_built: dict[str, Any] = {}
+def run_seed(seed: int | None) -> int:
+    """The seed that was set for this run, equal on all ranks; `seed` itself where it is given."""
+    if seed is not None:
+        return int(seed)
+    seeds = [torch.initial_seed() % 2**32]
+    broadcast_object_list(seeds)
+    return seeds[0]
 
 
-def build_and_keep(cfg: dict) -> Any:
-    """Build a data set, and hand it on to the SeededDataset that gets the same config next.
+class DatasetWrapper(Dataset):
+    """Forwards what it is not asked for itself to the data set inside, both ways.
 
-    COCO takes long to build: the length of its epoch and its loader share one.
-
-    Args:
-        cfg: Of a data set, in the default scope.
-    """
-    _built.clear()
-    dataset = DATASETS.build(copy.deepcopy(cfg))
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    kept = (cfg['dataset'], dataset.dataset) if isinstance(dataset, SeededDataset) else (cfg, dataset)
-    _built[repr(kept[0])] = kept[1]
-    return dataset
-
-
-@DATASETS.register_module()
-class SeededDataset(NamedDataset):
-    """Makes a data set's samples functions of (seed, draw number).
-
-    As with its parent, hooks and batch samplers of mmdet and mmseg do not notice it; where they
-    pass on what the sampler gave them (get_data_info, get_cat_ids, get_dataset_source), the draw
-    number is taken off. Plain indices give unseeded samples: they come from samplers other than
-    StatelessSampler.
+    Hooks and batch samplers of mmdet and mmseg do not notice it.
 
     Args:
         dataset: A data set or its config, built in the default scope.
-        seed: Equal on all ranks.
-        max_refetch: Further draws for a sample that came out as None (mmdet and mmseg data sets
-            replace theirs themselves, with numpy, which is seeded here too).
-        num_classes: See NamedDataset.
     """
 
-    _OWN = NamedDataset._OWN | {'seed', 'max_refetch'}
+    #: Attributes of the wrapper; subclasses add theirs.
+    OWN: ClassVar[frozenset[str]] = frozenset({'dataset'})
 
-    def __init__(self, dataset: Any, seed: int, max_refetch: int = 15, num_classes: int | None = None) -> None:
-        built = _built.pop(repr(dataset), None) if isinstance(dataset, dict) else None
-        super().__init__(dataset if built is None else built, num_classes)
-        self.seed = int(seed)
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.OWN or name.startswith('__'):  # not there yet: unpickling, copying
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.OWN:
+            super().__setattr__(name, value)
+        else:  # mmdet's PipelineSwitchHook assigns `dataset.pipeline`
+            setattr(self.dataset, name, value)
+
+
+@DATASETS.register_module()
+class SeededDataset(DatasetWrapper):
+    """Makes a data set's samples functions of (seed, draw number).
+
+    Where batch samplers of mmdet and mmseg pass on what the sampler gave them (get_data_info, get_cat_ids,
+    get_dataset_source), the draw number is taken off. Plain indices give unseeded samples: they come from samplers
+    other than StatelessSampler.
+
+    Args:
+        dataset: A data set or its config, built in the default scope.
+        seed: Equal on all ranks; None takes the run's.
+        max_refetch: Further draws for a sample that came out as None (mmdet and mmseg data sets
+            replace theirs themselves, with numpy, which is seeded here too).
+    """
+
+    OWN = DatasetWrapper.OWN | {'seed', 'max_refetch'}
+
+    def __init__(self, dataset: Any, seed: int | None = None, max_refetch: int = 15) -> None:
+        super().__init__(dataset)
+        self.seed = run_seed(seed)
         self.max_refetch = max_refetch
 
     def __getitem__(self, item: int | Draw) -> Any:
@@ -205,7 +218,7 @@ class SeededDataset(NamedDataset):
     def __getitems__(self, items: Sequence[int | Draw]) -> list:
         """The samples of a batch; torch's loader asks for them so, and the random states are kept once."""
         if not isinstance(items[0], tuple):
-            return [self.read(item) for item in items]
+            return [self.dataset[item] for item in items]
         with _kept_states():
             return [self._draw(item) for item in items]
 
@@ -213,7 +226,7 @@ class SeededDataset(NamedDataset):
         index, draw = item
         _seed(self.seed, draw)
         for _ in range(self.max_refetch + 1):
-            sample = self.read(index)
+            sample = self.dataset[index]
             if sample is not None:
                 return sample
             index = np.random.randint(len(self.dataset))

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
+from pinas_zoo.mm.engine.sampling import DatasetWrapper
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
@@ -81,30 +81,21 @@ def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) 
 
 
 @DATASETS.register_module()
-class NamedDataset(Dataset):
+class NamedDataset(DatasetWrapper):
     """Lets a data set name the file that a sample failed on, and checks labels as they are met.
-
-    Everything else is forwarded to the wrapped data set, both ways, so that hooks and batch
-    samplers of mmdet and mmseg do not notice the wrapper.
 
     Args:
         dataset: A data set or its config, built in the default scope.
         num_classes: Of a segmentation head: labels beyond are an error. None does not look at them.
     """
 
-    _OWN = frozenset({'dataset', 'num_classes'})
+    OWN = DatasetWrapper.OWN | {'num_classes'}
 
     def __init__(self, dataset: Any, num_classes: int | None = None) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        super().__init__(dataset)
         self.num_classes = num_classes
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> Any:
-        return self.read(index)
-
-    def read(self, index: int) -> Any:
         """A sample of the wrapped data set.
 
         Raises:
@@ -136,17 +127,6 @@ class NamedDataset(Dataset):
             if info.get(key) and '://' not in info[key]:
                 read(info[key])
         return info['img_path']
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._OWN or name.startswith('__'):  # not there yet: unpickling, copying
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._OWN:
-            super().__setattr__(name, value)
-        else:  # mmdet's PipelineSwitchHook assigns `dataset.pipeline`
-            setattr(self.dataset, name, value)
 
 
 def _check_labels(sample: Any, classes: int) -> None:

@@ -1,0 +1,121 @@
+"""What tools/test.py does: evaluate a checkpoint on the config's test set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+
+from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
+from pinas_zoo.mm.engine.from_data import dataset_meta, fill_from_data, is_open
+from pinas_zoo.mm.engine.launch import FOREIGN_SCOPES, Options, bad_input_in_log, build_runner, load_config, set_up
+from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.weights.download import find_weights
+from pinas_zoo.weights.load import read_checkpoint
+
+__all__ = ['test']
+
+
+def _class_names(checkpoint: str) -> list[str] | None:
+    """Those that a checkpoint was trained with, where it says them."""
+    content = read_checkpoint(find_weights(checkpoint))
+    return dataset_meta(content.extras.get('meta') or content.metadata).get('classes')
+
+
+def _use_tta(cfg: Config) -> None:
+    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if missing:
+        raise ValueError(f'--tta needs tta_model and tta_pipeline in the config, no {missing}')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _use_show_dir(cfg: Config, folder: str) -> None:
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show-dir needs default_hooks.visualization in the config')
+    hook['draw'] = True
+    if rewrite.type_name(hook) == 'DetVisualizationHook':
+        hook['test_out_dir'] = folder
+    else:
+        cfg.visualizer['save_dir'] = folder
+
+
+def _use_out(cfg: Config, out: str) -> None:
+    """Predictions as a pickle file, or (mmseg) as PNG masks in a folder."""
+    if out.endswith(('.pkl', '.pickle')):
+        kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+        evaluator = cfg.test_evaluator
+        metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+        cfg.test_evaluator = [*metrics, {'type': kind, 'out_file_path': out}]
+    elif rewrite.type_name(cfg.test_evaluator) in ('IoUMetric', 'CityscapesMetric'):
+        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+    else:
+        raise ValueError(f'--out got {out}, allowed are FILE.pkl, or a folder with an mmseg metric')
+
+
+def test(
+    path: str | Path,
+    checkpoint: str,
+    options: Options,
+    out: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on the config's test set.
+
+    Args:
+        path: Config file.
+        checkpoint: Weights, any that mmengine can load.
+        options: See `Options`; `resume` is not used.
+        out: See `_use_out`.
+        show_dir: Folder for drawn predictions.
+        tta: Test-time augmentation.
+
+    Returns:
+        The metrics, which are also in test_metrics.json of the work_dir.
+
+    Raises:
+        BadInputError: When data or config do not fit.
+    """
+    notes: list[str] = []
+    cfg = load_config(path, options)
+    if is_open(cfg):
+        fill_from_data(cfg, ('test',), _class_names(checkpoint))
+    set_up(cfg, options.launcher, notes)
+    foreign = cfg.default_scope in FOREIGN_SCOPES
+    if foreign:
+        check_data(cfg, ('test',), notes)
+    cfg.load_from, cfg.resume = checkpoint, False
+    if options.seed is not None:
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=options.seed)
+    if show_dir:
+        _use_show_dir(cfg, show_dir)
+    if out:
+        _use_out(cfg, out)
+    if tta:
+        _use_tta(cfg)
+    if foreign:
+        rewrite.name_bad_input(cfg, ('test',), head_classes(cfg))
+    for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
+        cfg.pop(key)  # no training data has to be there to test
+    cfg.pop('param_scheduler', None)
+    runner = build_runner(cfg, notes)
+    with bad_input_in_log(runner), torch.autocast(get_device(), torch.bfloat16, enabled=options.amp):
+        metrics = runner.test()
+    if is_main_process():
+        report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}
+        dropped: list[str] = []
+        report['metrics'] = to_plain(dict(metrics), dropped)
+        for name in dropped:
+            runner.logger.warning(f'not in test_metrics.json: {name}')
+        text = json.dumps(report, indent=1, default=lambda tensor: tensor.tolist())
+        AtomicBackend().put_text(text + '\n', Path(cfg.work_dir, 'test_metrics.json'))
+    return metrics
