@@ -209,7 +209,7 @@ TRAINING = (
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 
-#: The job. Threads: two where nothing else could run, one where two stages run side by side.
+#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them side by side.
 STAGES = (
     Stage(
         'scenes',
@@ -225,7 +225,6 @@ STAGES = (
         configs=(PRETRAIN,),
         code=TRAINING,
         outputs=('pretrain/last_checkpoint',),
-        threads=2,
     ),
     Stage(
         'linear',
