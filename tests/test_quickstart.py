@@ -46,9 +46,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def start(root: Path, environment: dict[str, str]) -> subprocess.Popen:
     command = [sys.executable, '-m', 'pinas_zoo.mm.quickstart.job', '--root', str(root), '--quick']
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    # Files, not pipes: nobody reads while it runs, and the log of imports would fill a pipe.
+    with open(root / 'stdout', 'w') as out, open(root / 'stderr', 'w') as errors:
+        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors, env=environment)
 
 
 @pytest.fixture(scope='module')
@@ -59,11 +59,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, st
     while not (root / 'pretrain').exists() and first.poll() is None:
         time.sleep(0.1)
     first.send_signal(signal.SIGTERM)
-    first.communicate()
+    assert first.wait() == 130
     second = start(root, environment)
-    out, errors = second.communicate()
-    assert second.returncode == 0, '\n'.join(line for line in errors.splitlines() if not line.startswith('import time'))
-    return root, out
+    status, errors = second.wait(), (root / 'stderr').read_text().splitlines()
+    assert status == 0, '\n'.join(line for line in errors if not line.startswith('import time'))
+    return root, (root / 'stdout').read_text()
 
 
 def test_the_first_line_names_the_data(finished: tuple[Path, str]) -> None:
