@@ -15,10 +15,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from pinas_zoo.data import SupervisedView
+from pinas_zoo.data import SupervisedView, finish_images
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
@@ -54,7 +54,9 @@ class Batches:
         batch_size: Images a batch.
         batches: How many; None for the whole source.
         num_workers: Processes that decode; 0 decodes here.
-        in_memory: Keep the batches on the device after the first pass; for sets that fit.
+        in_memory: Keep the images on the device, all of them; for sets that fit.
+        keep_gib: Without that, GiB of decoded uint8 images that this process keeps in the host's memory after the
+            first pass (50,000 of 224 px are 7); what does not fit is decoded anew in every pass.
         device: Where the batches go.
         labelled: Give (images, labels) rather than images.
     """
@@ -66,13 +68,15 @@ class Batches:
         batches: int | None = None,
         num_workers: int = 0,
         in_memory: bool = False,
+        keep_gib: float = 8.0,
         device: str = 'cpu',
         labelled: bool = False,
     ) -> None:
-        self.dataset = SupervisedView(**view, train=False)
+        self.dataset = SupervisedView(**view, train=False, finish=False)
         self.batch_size, self.batches, self.num_workers = batch_size, batches, num_workers
         self.device, self.labelled = device, labelled
-        self.kept: list[Any] | None = [] if in_memory else None
+        self.in_memory, self.room = in_memory, keep_gib * 2**30
+        self.kept: list[dict[str, Tensor]] = []
         available = len(self.dataset) // batch_size
         if batches is not None and batches > available:
             raise ValueError(
@@ -86,20 +90,34 @@ class Batches:
         return json.dumps(self.dataset.source.description | facts, sort_keys=True)
 
     def __iter__(self) -> Iterator[Any]:
-        if self.kept:
-            yield from self.kept
+        kept = list(self.kept)
+        for batch in kept:
+            yield self._finish(batch)
+        last = len(self.dataset) if self.batches is None else self.batches * self.batch_size
+        rest = Subset(self.dataset, range(len(kept) * self.batch_size, last))
+        if not len(rest):
             return
-        loader = DataLoader(self.dataset, self.batch_size, num_workers=self.num_workers)
-        passed = []
-        for index, batch in enumerate(loader):
-            if index == self.batches:
-                break
-            images: Tensor = batch['image'].to(self.device)
-            item = (images, batch['label'].to(self.device)) if self.labelled else images
-            if self.kept is not None:
-                passed.append(item)
-            yield item
-        self.kept = passed if self.kept is not None else None  # a pass that was broken off is not kept
+        pinned = torch.device(self.device).type == 'cuda'
+        loader = DataLoader(rest, self.batch_size, num_workers=self.num_workers, pin_memory=pinned)
+        for index, found in enumerate(loader, start=len(kept)):
+            batch = {key: found[key] for key in ('image', 'statistics', 'label')}
+            if index == len(self.kept):  # a pass that was broken off has kept its beginning
+                self._keep(batch)
+            yield self._finish(batch)
+
+    def _keep(self, batch: dict[str, Tensor]) -> None:
+        size = batch['image'].nbytes
+        if self.in_memory:
+            self.kept.append({key: tensor.to(self.device) for key, tensor in batch.items()})
+        elif size <= self.room:
+            # A worker's batch lies in shared memory, of which there may be little.
+            self.kept.append({key: tensor.clone() if tensor.is_shared() else tensor for key, tensor in batch.items()})
+            self.room -= size
+
+    def _finish(self, batch: dict[str, Tensor]) -> Any:
+        """Network input on the device, normalised there."""
+        batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
+        return (batch['image'], batch['label']) if self.labelled else batch['image']
 
 
 def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
