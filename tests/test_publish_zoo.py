@@ -11,7 +11,7 @@ pytest.importorskip('mmengine')
 pytestmark = [pytest.mark.mm, pytest.mark.slow]
 
 from pinas_zoo.files import file_sha256  # noqa: E402
-from pinas_zoo.mm.quickstart.job import Job  # noqa: E402
+from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
 from pinas_zoo.mm.quickstart.results import publish  # noqa: E402
 from pinas_zoo.mm.release.zoo import publish_zoo  # noqa: E402
 from pinas_zoo.search.log import SearchLog, SearchRecord  # noqa: E402

@@ -27,7 +27,8 @@ from test_report import CHROMIUM, FRAME, MEASURE, open_in_chromium  # noqa: E402
 from pinas_zoo import registry  # noqa: E402
 from pinas_zoo.data.fashion_mnist import DEBIAN_FOLDER  # noqa: E402
 from pinas_zoo.data.small_sets import resolve_digits  # noqa: E402
-from pinas_zoo.mm.quickstart.job import STAGES, Job  # noqa: E402
+from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
+from pinas_zoo.mm.quickstart.job import STAGES, open_engine  # noqa: E402
 from pinas_zoo.mm.quickstart.record import code_version  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -86,10 +87,10 @@ def test_the_same_call_with_other_data_names_the_stale_stages(
 ) -> None:
     monkeypatch.chdir(ROOT)
     job, digits = Job(finished[0], quick=True), resolve_digits()
-    assert set(job.engine(data=digits).plan().values()) == {'done'}
+    assert set(open_engine(job, digits).plan().values()) == {'done'}
     other = replace(digits, title='Fashion-MNIST', fingerprint='f' * 64)
     reason = "stale: the data changed from scikit-learn's digits to Fashion-MNIST"
-    plan = job.engine(data=other).plan()
+    plan = open_engine(job, other).plan()
     assert plan['scenes'] == plan['pretrain'] == reason and all(word.startswith('stale') for word in plan.values())
 
 

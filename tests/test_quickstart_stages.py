@@ -18,9 +18,10 @@ pytest.importorskip('mmengine')
 pytestmark = pytest.mark.mm
 
 from pinas_zoo.mm.quickstart import record  # noqa: E402
+from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
 from pinas_zoo.mm.quickstart.console import read_position  # noqa: E402
 from pinas_zoo.mm.quickstart.engine import CORES, Context, Engine, Stage, StageError  # noqa: E402
-from pinas_zoo.mm.quickstart.job import STAGES, Job  # noqa: E402
+from pinas_zoo.mm.quickstart.job import STAGES  # noqa: E402
 
 TOOL = Path(__file__).with_name('quickstart_tool.py')
 NAMES = [stage.name for stage in STAGES]

@@ -21,7 +21,7 @@ from benchmarks.transfer import report as transfer_report  # noqa: E402
 from benchmarks.transfer.plan import ARMS, Inputs, Run, planned  # noqa: E402
 from benchmarks.transfer.results import ResultsFile  # noqa: E402
 from benchmarks.transfer.study import Study  # noqa: E402
-from pinas_zoo.mm.quickstart.job import Job  # noqa: E402
+from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
 from pinas_zoo.mm.release.trainings import OF_A_PROCESS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
 

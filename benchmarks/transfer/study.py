@@ -22,7 +22,7 @@ from benchmarks.transfer.plan import TASKS, Inputs, Run
 from benchmarks.transfer.results import ResultsFile, locked
 from pinas_zoo import __version__
 from pinas_zoo.files import file_sha256, write_text
-from pinas_zoo.mm.quickstart.job import Job
+from pinas_zoo.mm.quickstart.commands import Job
 from pinas_zoo.mm.quickstart.record import leaves
 from pinas_zoo.mm.resnet import NanoResNet, matched_channels
 from pinas_zoo.models.cost import CostTable, count

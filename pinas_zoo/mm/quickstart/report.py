@@ -19,7 +19,7 @@ from pinas_zoo.data.small_sets import DataSetInfo, resolve_fashion_mnist
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.engine.rewrite import replace_sync_bn
 from pinas_zoo.mm.inference.pictures import draw_instances, draw_segments, predict, sheet
-from pinas_zoo.mm.quickstart.job import (
+from pinas_zoo.mm.quickstart.commands import (
     DETECTION,
     LINEAR,
     PRETRAIN,
@@ -28,9 +28,9 @@ from pinas_zoo.mm.quickstart.job import (
     SEGMENTATION,
     SHORT,
     SPACE,
-    STAGES,
     Job,
 )
+from pinas_zoo.mm.quickstart.job import STAGES
 from pinas_zoo.mm.quickstart.record import Records
 from pinas_zoo.mm.quickstart.results import Results
 from pinas_zoo.models.cost import CostTable
