@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from pinas_zoo.data.sources import ArraySource, ImageReader, Source, channel_constants
 from pinas_zoo.data.specs import SubsetSource, open_source
-from pinas_zoo.data.views import resized_crop, shrink_box
+from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
 class SupervisedView(Dataset):
@@ -21,7 +21,7 @@ class SupervisedView(Dataset):
 
     Args:
         source: a source, or a spec for open_source.
-        size: side in px.
+        size: side in px, or height and width.
         train: random views, or the evaluation geometry (see centre_view).
         mean, std: normalisation; default: the source's.
         shift: for small images: a random shift by up to so many px instead of the random crop.
@@ -32,8 +32,8 @@ class SupervisedView(Dataset):
         finish: False leaves the image uint8 and the normalisation to the device, see `finish_images`.
 
     Returns:
-        Per index a dict: `image` (3, size, size) float, `label`, `index`, `name`, `broken`. Unfinished: `image` uint8,
-        and `statistics` (2, channels), mean and std.
+        Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image`
+        uint8, and `statistics` (2, channels), mean and std.
 
     Raises:
         ValueError: an unknown augment.
@@ -44,7 +44,7 @@ class SupervisedView(Dataset):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 224,
+        size: int | Sequence[int] = 224,
         train: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -56,12 +56,13 @@ class SupervisedView(Dataset):
         finish: bool = True,
     ) -> None:
         self.source = open_source(source)
-        self.size, self.train, self.shift, self.crop_pct, self.finish = size, train, shift, crop_pct, finish
+        self.size = size if isinstance(size, int) else tuple(size)
+        self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
         self.reader = ImageReader(self.source, broken_rate_limit)
         # Drawn before the image is read: a JPEG file is decoded no larger than its crop is used.
-        self.crop = v2.RandomResizedCrop(size, tuple(scale), antialias=True) if train and shift is None else None
+        self.crop = v2.RandomResizedCrop(self.size, tuple(scale), antialias=True) if train and shift is None else None
         steps = [] if shift is not None else [v2.RandomHorizontalFlip()]
         self.random = torch.nn.Sequential(*steps, *([self.AUGMENTS[augment]()] if augment else []))
         self.mean, self.std = (
@@ -93,25 +94,27 @@ class SupervisedView(Dataset):
         def reduction(height: int, width: int) -> float:
             drawn = crop.make_params([torch.zeros(()).expand(3, height, width)])
             box[:] = [drawn[key] for key in ('top', 'left', 'height', 'width')]
-            return min(box[2:]) / self.size
+            return min(box[2:]) / max(sides(self.size))
 
         (image, factor), facts = self.reader.sample(index, lambda i: self.source.load_reduced(i, reduction))
         return resized_crop(image, shrink_box(box, factor, image), self.size), facts
 
 
-def centre_view(image: Tensor, size: int, crop_pct: float = 0.875) -> Tensor:
+def centre_view(image: Tensor, size: int | tuple[int, int], crop_pct: float = 0.875) -> Tensor:
     """Released evaluation geometry: centre crop of crop_pct of the short side, resized bicubic.
 
-    An image of the right size stays as it is; one that is smaller keeps its whole short side.
+    An image of the right size stays as it is. For a height and width that differ, the crop is crop_pct of the largest
+    box of their aspect.
 
-    Shape: uint8 (3, H, W) to uint8 (3, size, size).
+    Shape: uint8 (3, H, W) to uint8 (3, size, size), or the height and width that are given as size.
     """
-    short = min(image.shape[-2:])
-    if tuple(image.shape[-2:]) == (size, size):
+    wanted = (size, size) if isinstance(size, int) else size
+    if tuple(image.shape[-2:]) == wanted:
         return image
-    side = max(1, round(short * crop_pct))
-    image = v2.functional.center_crop(image, [side, side])
-    return v2.functional.resize(image, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
+    largest = min(side * max(wanted) / own for side, own in zip(image.shape[-2:], wanted, strict=True))
+    box = [max(1, round(largest * own / max(wanted) * crop_pct)) for own in wanted]
+    image = v2.functional.center_crop(image, box)
+    return v2.functional.resize(image, list(wanted), v2.InterpolationMode.BICUBIC, antialias=True)
 
 
 def load_tensor(source: Source | Mapping[str, Any], size: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from pinas_zoo.methods.linear import freeze
 from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.sampling import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
+from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space
@@ -108,6 +109,7 @@ class Classifier(BaseModel):
         num_classes: Classes.
         mixup: Alpha of mixup while training; 0 is off.
         label_smoothing: Share of the target spread over the classes.
+        zero_init_last: Every block starts as its shortcut.
         channels_last: Memory format.
         data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
     """
@@ -118,11 +120,14 @@ class Classifier(BaseModel):
         num_classes: int,
         mixup: float = 0.0,
         label_smoothing: float = 0.0,
+        zero_init_last: bool = False,
         channels_last: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(preprocessor_config(data_preprocessor, channels_last))
         self.net = timm.create_model(num_classes=num_classes, **model)
+        if zero_init_last:
+            init_weights(self.net, zero_init_last=True)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         # timm's Mixup draws from numpy's global generator, whose state our checkpoints carry.
