@@ -22,7 +22,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     'DATA_SAMPLERS': ('engine.sampling',),
     'TRANSFORMS': ('pretrain', 'classify'),
     'LOOPS': ('engine.loop',),
-    'HOOKS': ('engine.hooks', 'engine.outputs', 'engine.checkpoint_hook', 'pretrain', 'classify'),
+    'HOOKS': ('engine.hooks', 'engine.outputs', 'engine.checkpoint_hook', 'engine.knn_hook', 'pretrain', 'classify'),
     'METRICS': ('classify',),
     'FUNCTIONS': ('engine.sampling', 'pretrain', 'classify'),
     'OPTIM_WRAPPERS': ('pretrain',),

@@ -132,11 +132,22 @@ def curve_figure(
     return draw_axes(draw, caption, xlabel, ylabel, kind)
 
 
+#: Axis names by the objective of a search.
+_SCORE_NAMES = {'top1': 'accuracy', 'loss': 'held-out loss'}
+
+
+def _sign(objective: str) -> int:
+    if objective not in _SCORE_NAMES:
+        raise ValueError(f'objective {objective!r} is unknown, allowed: {sorted(_SCORE_NAMES)}')
+    return -1 if objective == 'loss' else 1
+
+
 def search_trace_figure(
     records: Sequence[SearchRecord | Mapping[str, Any]],
     *,
     caption: str = 'Search: every evaluation and the best so far',
-    ylabel: str = 'accuracy',
+    ylabel: str | None = None,
+    objective: str = 'top1',
     random_mean: float | None = None,
     kind: Kind = 'svg',
 ) -> Figure:
@@ -145,40 +156,44 @@ def search_trace_figure(
     Args:
         records: `SearchLog.records`, or their fields as dicts.
         caption: Line below the figure.
-        ylabel: Name of the score.
-        random_mean: Mean score of random architectures, marked if given.
+        ylabel: Name of the score; default: by the objective.
+        objective: 'top1': scores as they are; 'loss': the loss itself, lower is better (scores are minus the loss).
+        random_mean: Mean of random architectures in the unit of the axis, marked if given.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: There are no records.
     """
-    rows = _records(records)
-    best = list(accumulate((row.score for row in rows), max))
+    rows, sign = _records(records), _sign(objective)
+    values = [sign * row.score for row in rows]
+    best = list(accumulate(values, min if sign < 0 else max))
 
     def draw(axes: Any) -> None:
         x = range(1, len(rows) + 1)
-        axes.scatter(x, [row.score for row in rows], s=12, color=LINES[0], alpha=0.55, linewidths=0, label='evaluated')
+        axes.scatter(x, values, s=12, color=LINES[0], alpha=0.55, linewidths=0, label='evaluated')
         axes.step(x, best, where='post', color=LINES[1], linewidth=2, label='best so far')
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return draw_axes(draw, caption, 'evaluation', ylabel, kind)
+    return draw_axes(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
 
 
 def pareto_figure(
     records: Sequence[SearchRecord | Mapping[str, Any]],
     *,
-    caption: str = 'Accuracy against cost',
-    ylabel: str = 'accuracy',
+    caption: str | None = None,
+    ylabel: str | None = None,
+    objective: str = 'top1',
     kind: Kind = 'svg',
 ) -> Figure:
     """Draws scores against multiply-accumulates with the Pareto front, and a star on the best.
 
     Args:
         records: `SearchLog.records`, or their fields as dicts; those without `macs` are left out.
-        caption: Line below the figure.
-        ylabel: Name of the score.
+        caption: Line below the figure; default: by the objective.
+        ylabel: Name of the score; default: by the objective.
+        objective: As for `search_trace_figure`.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
@@ -190,7 +205,8 @@ def pareto_figure(
         raise ValueError('a Pareto figure needs records with macs, got none')
     unit, scale = ('GMACs', 1e9) if max(row.macs or 0 for row in rows) >= 1e9 else ('MMACs', 1e6)
     points = [((row.macs or 0) / scale, row.score) for row in rows]
-    front = [points[index] for index in pareto_front(points)]
+    front, sign = [points[index] for index in pareto_front(points)], _sign(objective)
+    points, front = ([(cost, sign * score) for cost, score in part] for part in (points, front))
     best = max(range(len(rows)), key=lambda index: rows[index].score)
 
     def draw(axes: Any) -> None:
@@ -199,7 +215,8 @@ def pareto_figure(
         axes.plot(*zip(*front, strict=True), 'o', color=LINES[2], markersize=5, label='Pareto front')
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
-    return draw_axes(draw, caption, unit, ylabel, kind)
+    caption = caption or ('Loss against cost' if objective == 'loss' else 'Accuracy against cost')
+    return draw_axes(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:

@@ -169,7 +169,7 @@ def _config(
     arguments: dict[str, Any] = {} if architecture in NAMED.values() else {'arch': arch}
     if architecture == 'pinas' and space != PINAS:
         arguments['space'] = space.to_dict()
-    chans = net['conv1.0.weight'].shape[1]
+    chans = net['conv1.0.weight'].shape[1] // space.stem_patch**2
     if chans != 3:
         arguments['in_chans'] = chans
     settings = {
