@@ -71,7 +71,8 @@ def become(call: dict[str, Any]) -> list[str]:
     torch.set_num_threads(int(call['env'].get('OMP_NUM_THREADS', 1)))
     np.random.seed()
     sys.argv = call['command']
-    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    paths = [str(Path(sys.argv[0]).resolve().parent), *call['env'].get('PYTHONPATH', '').split(os.pathsep)]
+    sys.path[:1] = filter(None, paths)
     return sys.argv
 
 

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.mm
 
 SCRIPT = """
 import json, os, signal, sys
-print(json.dumps([sys.argv, sys.path[0], os.getcwd(), os.environ.get('A'), 'PATH' in os.environ, __name__]), flush=True)
+seen = [sys.argv, sys.path[0], os.getcwd(), os.environ.get('A'), 'PATH' in os.environ, sys.path[1], __name__]
+print(json.dumps(seen), flush=True)
 if 'die' in sys.argv:
     os.kill(os.getpid(), signal.SIGKILL)
 if 'sleep' in sys.argv:
@@ -29,9 +30,9 @@ def test_a_fork_is_as_a_process(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     for number, (words, status) in enumerate([(['0'], 0), (['3', 'b c'], 3), (['0', 'die'], -signal.SIGKILL)]):
         command, output = [str(script), *words], tmp_path / f'{number}.log'
-        assert server.run(command, {'A': 'a b'}, tmp_path, output, timeout=600) == status
+        assert server.run(command, {'A': 'a b', 'PYTHONPATH': '/one:/two'}, tmp_path, output, timeout=600) == status
         first, *rest = output.read_text().splitlines()
-        assert json.loads(first) == [command, str(tmp_path), str(tmp_path), 'a b', False, '__main__']
+        assert json.loads(first) == [command, str(tmp_path), str(tmp_path), 'a b', False, '/one', '__main__']
         assert rest == ([] if status < 0 else ['error'])
     with pytest.raises(subprocess.TimeoutExpired):
         server.run([str(script), '0', 'sleep'], dict(os.environ), tmp_path, tmp_path / 'slow.log', timeout=1)
