@@ -78,7 +78,7 @@ STAGES = (
     ),
     Stage(
         'shortlist',
-        'shortlist: the best and random networks trained alone',
+        'shortlist, each network trained alone',
         Job.shortlist,
         after=('search',),
         configs=(SHORTLIST, SHORT),
