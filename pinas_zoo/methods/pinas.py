@@ -192,8 +192,8 @@ class PiNAS(nn.Module):
     def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
         encoder = self.student if self.teacher is None else self.teacher
-        rank, ranks = rank_and_world()
-        if ranks == 1 or not self.shuffle_keys:
+        rank, ranks = rank_and_world() if self.shuffle_keys and _distributed() else (0, 1)
+        if ranks == 1:
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
         mine, back = (torch.from_numpy(o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
@@ -210,7 +210,7 @@ class PiNAS(nn.Module):
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
         """Writes keys over the oldest ones; any number of them, gathered over the ranks."""
-        keys_ND = gather(keys_ND)
+        keys_ND = gather(keys_ND) if _distributed() else keys_ND
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
         self.queue.index_copy_(1, (self.queue_ptr + count) % length, keys_ND[-length:].t())
@@ -246,3 +246,8 @@ class PiNAS(nn.Module):
         student, teacher = self.student.on_path(arch), self.teacher.on_path(arch)
         apart = torch.stack(torch._foreach_norm(torch._foreach_sub(student, teacher))).norm()
         return float(apart / torch.stack(torch._foreach_norm(student)).norm())
+
+
+def _distributed() -> bool:
+    """Whether there may be other ranks; without them nothing is gathered."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

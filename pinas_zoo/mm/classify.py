@@ -20,7 +20,7 @@ import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
 from pinas_zoo.methods.linear import freeze
-from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS

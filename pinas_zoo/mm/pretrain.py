@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
 from pinas_zoo.methods.pinas import PiNAS
-from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import (
     DATASETS,

@@ -81,36 +81,25 @@ class PathLogHook(Hook):
 
     The unwrapped model may have `log_scalars() -> dict[str, float]`, asked only when it is logged,
     and `last_paths`, the formatted architectures of its last step.
-
-    Args:
-        interval: Iterations between logs; None takes that of the run's LoggerHook.
     """
 
     priority = 'NORMAL'  # before LoggerHook, which prints what stands in the message hub
-
-    def __init__(self, interval: int | None = None) -> None:
-        self.interval = interval
-        self._since = (0.0, 0)
-
-    def before_train(self, runner: Runner) -> None:
-        """Start the clock."""
-        if self.interval is None:
-            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
-            self.interval = loggers[0].interval if loggers else 10
-        self._since = (time.perf_counter(), runner.iter)
+    _since: tuple[float, int] | None = None  # time and iteration of the last log, at first of the first iteration
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Write at the interval."""
-        if not self.every_n_train_iters(runner, self.interval):
+        """Write at the interval of the run's LoggerHook."""
+        now, done = time.perf_counter(), runner.iter + 1
+        start, first = self._since = self._since or (now, done)
+        interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
+        if not self.every_n_train_iters(runner, interval):
             return
         model = unwrap(runner.model)
         scalars = model.log_scalars() if hasattr(model, 'log_scalars') else {}
-        now, done = time.perf_counter(), runner.iter + 1
-        images = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
-        images *= done - self._since[1]
-        scalars = {**scalars, 'images_per_second': images / max(now - self._since[0], 1e-9)}
+        if done > first:
+            images = runner.train_dataloader.batch_sampler.batch_size * get_world_size() * (done - first)
+            scalars = {**scalars, 'images_per_second': images / max(now - start, 1e-9)}
         self._since = (now, done)
         for key, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{key}', value)
