@@ -26,6 +26,7 @@ COMMANDS = {
     'prepare': 'make data sets ready',
     'benchmark': 'measure the speed of training, ranking, inference and loading',
     'rank': 'measure how well supernets rank architectures',
+    'env': 'say what is installed, what is missing, and how to mend it',
 }
 
 Main = Callable[[Sequence[str] | None], int]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pinas_cli import main as cli
 from pinas_cli.options import CommandError, UsageError, errors_as_line
@@ -140,6 +143,64 @@ class TestCall:
             command = [sys.executable, '-m', package, 'download', '--list']
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             assert 'pinas_nano_a.fmnist' in done.stdout
+
+
+class TestEnv:
+    """`pinas env` where packages are missing: Python without site-packages, but with links to some of what is there."""
+
+    #: Beginnings of what a machine without the mm packages lacks.
+    MM = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'onedl')
+
+    @staticmethod
+    def examine(tmp_path: Path, keep: Callable[[str], bool]) -> tuple[int, dict[str, dict[str, str]]]:
+        """The exit status, and the rows by name."""
+        site = tmp_path / 'site'
+        site.mkdir()
+        for path in Path(torch.__file__).parents[1].iterdir():
+            if keep(path.name.lower()) and path.suffix != '.pth':
+                (site / path.name).symlink_to(path)
+        env = {'PATH': os.environ['PATH'], 'HOME': str(tmp_path), 'PYTHONPATH': f'{ROOT}{os.pathsep}{site}'}
+        command = [sys.executable, '-S', '-m', 'pinas_cli', 'env', '--json']
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert not done.stderr, done.stderr
+        values = json.loads(done.stdout)
+        assert values['ok'] is (done.returncode == 0)
+        return done.returncode, {row['name']: row for row in values['rows']}
+
+    def test_without_mm_packages(self, tmp_path):
+        status, rows = self.examine(tmp_path, lambda name: not name.startswith(self.MM))
+        assert status == 0
+        for name in ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation'):
+            assert rows[name]['state'] == 'optional' and rows[name]['mend'].startswith(f"pip install '{name}")
+        assert rows['operators']['value'] == 'mmcv is missing'
+        assert rows['timm']['state'] == rows['shipped']['state'] == 'ok'
+        assert rows['Fashion-MNIST']['mend'] == 'pinas prepare fashion-mnist'
+
+    def test_without_torch(self, tmp_path):
+        status, rows = self.examine(tmp_path, lambda name: name.startswith('numpy'))
+        assert status == 1 and rows['numpy']['state'] == rows['Python']['state'] == 'ok'
+        assert rows['torch']['state'] == 'wrong' and rows['torch']['mend'] == "pip install 'torch>=2.4'"
+
+    def test_versions_and_forks(self, monkeypatch):
+        from pinas_cli import requirements
+
+        have = {'torch': '1.13.1', 'timm': '1.0.31', 'onedl-mmcv': '2.3.0', 'mmcv': None, 'mmdet': '2.0.0'}
+        monkeypatch.setattr(requirements, 'package_version', have.get)
+        rows = {row.name: row for row in requirements.wanted()}
+        assert (rows['torch'].fits, rows['timm'].fits, rows['numpy'].fits) == (False, True, False)
+        assert rows['mmcv-lite'].provider == 'onedl-mmcv' and rows['mmcv-lite'].fits and not rows['mmdet'].fits
+
+    def test_a_part_that_fails_is_a_row(self, monkeypatch, capsys):
+        from pinas_cli import doctor
+
+        def broken():
+            raise OSError('torn library')
+            yield
+
+        monkeypatch.setattr(doctor, 'PARTS', (broken,))
+        assert cli.main(['env']) == 1
+        out = capsys.readouterr().out
+        assert '!!  broken  OSError: torn library' in out and 'bash tools/setup_env.sh' in out
 
 
 def test_every_tool_is_a_command():

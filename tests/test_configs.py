@@ -101,7 +101,7 @@ def test_the_paper_recipe():
 
 
 def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
-    """Where Fashion-MNIST is neither installed nor to be had, the same configs run on digits, parts still disjoint."""
+    """Where Fashion-MNIST is neither installed nor available, the same configs run on digits, parts still disjoint."""
     from pinas_zoo.data import fashion_mnist, open_source
     from pinas_zoo.mm.search import Batches
 

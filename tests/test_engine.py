@@ -21,9 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import engine_toy  # noqa: E402
 import engine_utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.device import get_device  # noqa: E402
 from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
-from mmengine.optim import AmpOptimWrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
@@ -34,7 +32,7 @@ from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
 from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset, StatelessSampler  # noqa: E402
 from pinas_zoo.mm.engine.sampling import SkippingBatchSampler  # noqa: E402
 from pinas_zoo.mm.preflight.bad_input import NamedDataset  # noqa: E402
-from pinas_zoo.mm.pretrain import CPUAmpOptimWrapper  # noqa: E402
+from pinas_zoo.mm.pretrain import BFloat16OptimWrapper  # noqa: E402
 from pinas_zoo.registry import OPTIM_WRAPPERS  # noqa: E402
 
 
@@ -300,6 +298,7 @@ def test_resume_compares_conditions() -> None:
     runner: Any = SimpleNamespace(
         seed=4,
         _randomness_cfg={},
+        optim_wrapper=SimpleNamespace(),
         train_dataloader=SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=3)),
         logger=SimpleNamespace(warning=warned.append),
     )
@@ -309,6 +308,11 @@ def test_resume_compares_conditions() -> None:
     assert warned == []
     hook._compare(runner, {**saved, 'threads': 99})
     assert 'threads 99 in the checkpoint' in warned.pop()
+    hook._compare(runner, {**saved, 'device': 'NVIDIA T', 'precision': 'AmpOptimWrapper float16'})
+    line = warned.pop()
+    assert 'device NVIDIA T in the checkpoint' in line and 'precision AmpOptimWrapper float16' in line
+    hook._compare(runner, {key: saved[key] for key in ('world_size', 'seed', 'threads', 'batch_size', 'torch')})
+    assert warned == []
     with pytest.raises(ResumeMismatchError, match='world_size 8 in the checkpoint, 1 now'):
         hook._compare(runner, {**saved, 'world_size': 8})
     ExactCheckpointHook(strict=False)._compare(runner, {**saved, 'world_size': 8})
@@ -452,7 +456,10 @@ def test_amp_by_device() -> None:
         rewrite.use_amp(Config({'optim_wrapper': {**mixed, 'type': 'ApexOptimWrapper'}}))
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
     built = OPTIM_WRAPPERS.build({**ours, 'optimizer': optimiser})
-    assert type(built) is (CPUAmpOptimWrapper if get_device() == 'cpu' else AmpOptimWrapper)
+    assert type(built) is BFloat16OptimWrapper or not torch.cuda.is_bf16_supported(including_emulation=False)
+    foreign = Config({'default_scope': 'mmdet', 'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
+    rewrite.use_amp(foreign)
+    assert foreign.optim_wrapper == {**ours, 'dtype': 'float16'}
 
 
 def test_names_of_a_batch() -> None:

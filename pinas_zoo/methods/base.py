@@ -5,7 +5,7 @@ Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the fou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent', 'zero_momenta']
+__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent']
 
 
 @runtime_checkable
@@ -94,6 +95,16 @@ class SupervisedMethod(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.label_smoothing, self.seed = label_smoothing, seed
+        self.graphs: BlockGraphs | None = None
+
+    def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
+        """Trains from captured blocks where they fit, see `BlockGraphs`; the results are those without.
+
+        Args:
+            recorder: What captures, `CudaRecorder()`.
+            log: Takes one line of text at a time.
+        """
+        self.graphs = BlockGraphs(self.supernet, None, recorder, log)
 
     def rng(self, *place: int) -> np.random.Generator:
         """The generator of a place, such as (step,) or (step, part)."""
@@ -101,7 +112,9 @@ class SupervisedMethod(nn.Module):
 
     def features(self, images: Tensor, arch: Arch) -> Tensor:
         """Pooled features of one path. Shape: (N, C, H, W) -> (N, num_features)"""
-        return self.supernet(images, arch).mean((2, 3))
+        graphs = self.graphs
+        run = self.supernet if graphs is None or not graphs.accepts(images, arch) else graphs
+        return run(images, arch).mean((2, 3))
 
     def logits(self, images: Tensor, arch: Arch) -> Tensor:
         """Class scores of one path. Shape: (N, C, H, W) -> (N, num_classes)"""
@@ -168,12 +181,3 @@ def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters)
     inner = sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True))
     return loss.detach() + inner - inner.detach()
-
-
-def zero_momenta(optimiser: torch.optim.Optimizer) -> None:
-    """Gives every parameter of a fused SGD a zero momentum, from which the first update is the same.
-
-    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet do.
-    """
-    for parameter in (p for group in optimiser.param_groups for p in group['params']):
-        optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)

@@ -34,6 +34,9 @@ from pinas_zoo.weights.loading import load_supernet
 
 __all__ = ['Batches', 'derive_best', 'search']
 
+#: What a search may compute in.
+HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
 
 class Batches:
     """Fixed image batches in a fixed order, iterated any number of times.
@@ -104,8 +107,13 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
         supernet.to(memory_format=torch.channels_last)
     calibration = Batches(**cfg.calibration, device=device)
     evaluation = Batches(**cfg.evaluation, device=device, labelled=True)
-    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name))
-    return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache)
+    if (precision := cfg.get('precision', 'float32')) not in HALVES:
+        raise ValueError(f'precision={precision!r}, allowed: {", ".join(HALVES)}')
+    half = HALVES[precision]
+    # What was computed elsewhere is no score of this run: a CPU's float32 is what files without a word hold.
+    where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
+    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name, *where))
+    return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
 
 
 def _record(index: int, score: PathScore, space: SearchSpace, costs: CostTable, seconds: float) -> SearchRecord:
@@ -153,7 +161,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
 
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
-            `limits`, `size`, `seed` and `channels_last`.
+            `limits`, `size`, `seed`, `channels_last` and `precision` (one of `HALVES`).
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` is without effect, since a search always continues.
 

@@ -4,8 +4,7 @@ The network of Pi-NAS (Peng et al., ICCV 2021): a ResNeSt-50 skeleton in which e
 split-attention bottlenecks. Parameter names are those of the released classification checkpoint.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: torch.fx writes those of `forward` into the code that TorchScript then reads.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any

@@ -1,17 +1,24 @@
-"""Small hooks: a guard against non-finite losses, and the log of paths and throughput."""
+"""Hooks of a training: a guard against non-finite losses, outputs that are read late, the log of paths and throughput.
+
+On a GPU the outputs of a step are read one step late, by which time they are there.
+"""
 
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from mmengine.visualization.vis_backend import LocalVisBackend, TensorboardVisBackend
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.mm.engine.checkpoint_hook import NonFiniteError, unwrap
 from pinas_zoo.registry import HOOKS
@@ -27,43 +34,86 @@ def batch_names(data_batch: Any) -> list[str]:
     return [str(path) for path in paths if path is not None]
 
 
-def path_names(model: torch.nn.Module) -> list[str]:
-    """The paths of the model's last step, if it tells them (`last_paths`)."""
-    paths = getattr(model, 'last_paths', None)
+def path_names(model: torch.nn.Module, step: int | None = None) -> list[str]:
+    """The paths of the model's last step, or of another one, if it tells them (`last_paths`, `last_step`)."""
+    last = getattr(model, 'last_step', None)
+    if step is not None and last is not None:
+        model.last_step = step
+    try:
+        paths = getattr(model, 'last_paths', None)
+    finally:
+        if last is not None:
+            model.last_step = last
     if paths is None:
         return []
     return [paths] if isinstance(paths, str) else [str(path) for path in paths]
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What a report of a step says: its iteration, the model's own count of it, and the files of its batch."""
+
+    iteration: int
+    step: int | None
+    files: list[str]
 
 
 @HOOKS.register_module()
 class NonFiniteGuardHook(Hook):
     """Stops the run at the first loss that is not finite, before anything is logged or saved.
 
-    The iteration, the model's last paths and the batch's files are logged, written to
-    `non_finite.json` in the work_dir, and raised.
+    The iteration, the model's paths and the batch's files are logged, written to `non_finite.json` in the work_dir, and
+    raised. With float16 and a loss scaler an overflow is no fault: the scaler leaves that step out and halves its
+    scale; the statistics that the overflow reached start anew. Too many in a row stop the run too.
+
+    Args:
+        overflows: Steps in a row that a loss scaler may leave out.
     """
 
     priority = 'HIGH'
 
+    def __init__(self, overflows: int = 16) -> None:
+        self.overflows = overflows
+        self._in_a_row = 0
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Check every output whose name holds `loss`.
+        """Check every output whose name holds `loss`; `LateInfoHook` does it where it is there.
 
         Raises:
             NonFiniteError: With the iteration, the losses, the paths and the files.
         """
-        losses = {
-            key: float(torch.as_tensor(value).detach()) for key, value in (outputs or {}).items() if 'loss' in key
-        }
+        if any(hasattr(hook, 'flush') for hook in runner.hooks):
+            return
+        step = getattr(unwrap(runner.model), 'last_step', None)
+        values = {key: float(torch.as_tensor(value).detach()) for key, value in (outputs or {}).items()}
+        self.check(runner, values, StepFacts(runner.iter + 1, step, batch_names(data_batch)))
+
+    def check(self, runner: Runner, outputs: Mapping[str, float], facts: StepFacts) -> None:
+        """Look at the outputs of a step.
+
+        Raises:
+            NonFiniteError: With the iteration, the losses, the paths and the files.
+        """
+        losses = {key: value for key, value in outputs.items() if 'loss' in key}
         if all(math.isfinite(value) for value in losses.values()):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if scales_float16(runner.optim_wrapper) and self._in_a_row <= self.overflows:
+            reset = restart_statistics(unwrap(runner.model))
+            runner.logger.warning(
+                f'overflow in float16 at iteration {facts.iteration}: the loss scaler leaves the step out '
+                f'({self._in_a_row} in a row, {self.overflows} allowed); {reset} BN layers start their statistics anew'
+            )
             return
         report = {
-            'iteration': runner.iter + 1,
+            'iteration': facts.iteration,
             'rank': get_rank(),
             'losses': {key: repr(value) for key, value in losses.items()},
-            'paths': path_names(unwrap(runner.model)),
-            'files': batch_names(data_batch),
+            'paths': path_names(unwrap(runner.model), facts.step),
+            'files': facts.files,
         }
         Path(runner.work_dir, 'non_finite.json').write_text(json.dumps(report, indent=1) + '\n')
         message = (
@@ -73,6 +123,124 @@ class NonFiniteGuardHook(Hook):
         )
         runner.logger.error(message)
         raise NonFiniteError(message)
+
+
+def scales_float16(optim_wrapper: Any) -> bool:
+    """Whether a loss scaler watches over a training in float16."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    scaled = [w for w in wrappers if hasattr(w, 'loss_scaler') and w.loss_scaler.is_enabled()]
+    return any(getattr(wrapper, 'cast_dtype', None) in (None, torch.float16) for wrapper in scaled)
+
+
+@torch.no_grad()
+def restart_statistics(model: torch.nn.Module) -> int:
+    """Sets BN statistics that are not finite to those of a new layer; returns the number of such layers."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    found = 0
+    for layer in layers:
+        good = layer.running_mean.isfinite() & layer.running_var.isfinite()
+        found += not bool(good.all())
+        layer.running_mean.copy_(layer.running_mean.where(good, 0))
+        layer.running_var.copy_(layer.running_var.where(good, 1))
+    return found
+
+
+@dataclass
+class _Copy:
+    """Scalars of a step on their way to the host."""
+
+    facts: StepFacts
+    names: list[str]
+    values: Tensor
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> dict[str, float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return dict(zip(self.names, self.values.tolist(), strict=True))
+
+
+def _copy(outputs: dict[str, Any], facts: StepFacts) -> _Copy:
+    """Begins the copy of a step's outputs; does not wait for it where they are on a GPU."""
+    names = list(outputs)
+    scalars = [torch.as_tensor(outputs[name]).detach().reshape(()) for name in names]
+    device = next((value.device for value in scalars if value.device.type == 'cuda'), None)
+    if device is None:
+        return _Copy(facts, names, torch.stack([value.double() for value in scalars]), None)
+    # Of any number, so that a value is there to be stacked; float64 holds them all exactly.
+    stacked = torch.stack([value.to(device, torch.float64, non_blocking=True) for value in scalars])
+    host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True).copy_(stacked, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return _Copy(facts, names, host, arrived)
+
+
+@HOOKS.register_module()
+class LateInfoHook(RuntimeInfoHook):
+    """mmengine's hook of that name, whose outputs go through `NonFiniteGuardHook` into the message hub late.
+
+    They are read at once at the logger's interval, before a validation or a save, and at the end: what is logged or
+    saved has passed the guard.
+
+    Args:
+        lag: Steps that an output may wait; None is 1 on a GPU and 0 on a CPU, where nothing waits.
+    """
+
+    def __init__(self, lag: int | None = None) -> None:
+        if lag is not None and lag < 0:
+            raise ValueError(f'LateInfoHook got lag={lag}, allowed: at least 0, or None')
+        self.lag = lag
+        self._waiting: deque[_Copy] = deque()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Take a step's outputs, and read those that are due.
+
+        Raises:
+            NonFiniteError: See `NonFiniteGuardHook`.
+        """
+        if outputs:
+            step = getattr(unwrap(runner.model), 'last_step', None)
+            facts = StepFacts(runner.iter + 1, step, batch_names(data_batch))
+            self._waiting.append(_copy(outputs, facts))
+        if self._logged_now(runner, batch_idx):
+            self.flush(runner)
+            return
+        while len(self._waiting) > self._lag():
+            self._read(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Read what waits."""
+        self.flush(runner)
+
+    def flush(self, runner: Runner) -> None:
+        """Read all outputs."""
+        while self._waiting:
+            self._read(runner)
+
+    def _lag(self) -> int:
+        if self.lag is not None:
+            return self.lag
+        return int(self._waiting[-1].arrived is not None) if self._waiting else 0
+
+    def _logged_now(self, runner: Runner, batch_idx: int) -> bool:
+        """Whether a logger may read the hub after this iteration."""
+        if self.is_last_train_iter(runner) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            return True
+        return any(self.every_n_train_iters(runner, hook.interval) for hook in _hooks(runner, LoggerHook))
+
+    def _read(self, runner: Runner) -> None:
+        copy = self._waiting.popleft()
+        outputs = copy.read()
+        for guard in _hooks(runner, NonFiniteGuardHook):
+            guard.check(runner, outputs, copy.facts)
+        for name, value in outputs.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+
+def _hooks(runner: Runner, kind: type) -> Iterator[Any]:
+    return (hook for hook in runner.hooks if isinstance(hook, kind))
 
 
 @HOOKS.register_module()

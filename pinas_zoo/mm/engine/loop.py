@@ -21,6 +21,7 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
+from pinas_zoo.mm.engine.checkpoint_hook import flush_outputs
 from pinas_zoo.mm.engine.sampling import SkippingBatchSampler
 from pinas_zoo.registry import DATA_SAMPLERS, DATASETS, LOOPS
 
@@ -269,8 +270,10 @@ class ExactIterLoop(IterBasedTrainLoop):
         runner.call_hook('before_train_epoch')
         if pending:
             self._finish_iteration()
+        runner.model.train()
         while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
+            if not runner.model.training:  # after a validation; setting it walks over all modules
+                runner.model.train()
             self.run_iter(next(self.dataloader_iterator))
             self._finish_iteration()
         runner.call_hook('after_train_epoch')
@@ -298,6 +301,7 @@ class ExactIterLoop(IterBasedTrainLoop):
 
     def _validate(self) -> None:
         model = self.runner.model
+        flush_outputs(self.runner)
         if get_world_size() > 1:
             module = model.module if is_model_wrapper(model) else model
             for buffer in module.buffers():

@@ -63,10 +63,12 @@ def wrap_for_cpu(cfg: Config) -> None:
 def use_amp(cfg: Config) -> None:
     """Mixed precision in every optimiser wrapper of a config, by option.
 
+    mmdet's and mmseg's models stay at float16 on a GPU: compiled operators of mmcv have no bfloat16 form.
+
     Raises:
         ValueError: When the config uses a wrapper for which there is no mixed form.
     """
-    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper')
+    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     for node in _wrappers(cfg):
         kind = type_name(node) or 'OptimWrapper'
         if kind not in allowed:
@@ -74,6 +76,8 @@ def use_amp(cfg: Config) -> None:
         if kind == 'OptimWrapper':
             node['type'] = _AMP
             node.setdefault('loss_scale', 'dynamic')
+            if cfg.get('default_scope') in ('mmdet', 'mmseg'):
+                node.setdefault('dtype', 'float16')
 
 
 def _wrappers(cfg: Config) -> Iterator[dict]:
@@ -161,6 +165,7 @@ def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
     _convert_checkpoints(hooks, 'max_epochs' in cfg.train_cfg, notes)
     if hooks.get('logger') is not None or 'logger' not in hooks:
         hooks.setdefault('logger', ConfigDict(type='LoggerHook'))['log_metric_by_epoch'] = False
+    hooks.setdefault('runtime_info', ConfigDict(type='pinas_zoo.LateInfoHook'))
     cfg.setdefault('log_processor', ConfigDict(type='LogProcessor'))['by_epoch'] = False
     custom = list(cfg.get('custom_hooks') or ())
     for name in ('NonFiniteGuardHook', 'PathLogHook'):

@@ -1,0 +1,48 @@
+"""Say what is installed, what is missing, and the line that mends it.
+
+    pinas env             pinas env --json
+
+Python, system, packages against their requirements, cards and driver, mmcv's operators, data, weights. A line begins
+with `ok`, with `-` where something is missing that only some commands need, or with `!!` where the project needs it:
+the exit status is then 1. It runs on a machine where packages are missing, and fetches nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pinas_cli.doctor import Row, examine, report
+
+MARKS = {'ok': 'ok', 'optional': '-', 'wrong': '!!'}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas env`."""
+    parser.add_argument('--json', action='store_true', help='the same as JSON, for bug reports and scripts')
+
+
+def _print(rows: list[Row]) -> None:
+    width, part = max(len(row.name) for row in rows), ''
+    for row in rows:
+        if row.part != part:
+            part = row.part
+            print(f'\n{part}' if row is not rows[0] else part)
+        print(f'  {MARKS[row.state]:2}  {row.name:{width}}  {row.value}')
+        if row.mend:
+            print(f'  {"":2}  {"":{width}}    {row.mend}')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examines and prints; returns 1 where something that the project needs is missing."""
+    rows = examine()
+    values = report(rows)
+    if args.json:
+        print(json.dumps(values, indent=1))
+    else:
+        _print(rows)
+        if values['ok']:
+            print('\nAll that the project needs is there.')
+        else:
+            print('\nLines with !! are missing or too old; in a clone, `bash tools/setup_env.sh` installs everything.')
+    return 0 if values['ok'] else 1
