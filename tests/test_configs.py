@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 #: tests/test_downstream_configs.py has the others.
 ELSEWHERE = ('_base_', 'coco', 'ade20k', 'cityscapes')
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob('configs/*/*.py') if p.parent.name not in ELSEWHERE)
-TRAINED = [path for path in CONFIGS if 'tree_' not in path.name]
+LISTS = [path for path in CONFIGS if 'shortlist_' in path.name]
+TRAINED = [path for path in CONFIGS if 'tree_' not in path.name and path not in LISTS]
 SEARCHES = [path for path in CONFIGS if 'tree_' in path.name]
 
 
@@ -28,7 +29,7 @@ def read(path: Path):
 
 
 def test_there_are_configs_of_both_kinds():
-    assert len(TRAINED) >= 8 and len(SEARCHES) >= 2
+    assert len(TRAINED) >= 8 and len(SEARCHES) >= 2 and len(LISTS) >= 2
 
 
 @pytest.mark.parametrize('path', TRAINED, ids=str)
@@ -48,7 +49,7 @@ def test_training_config_builds(path):
         if 'queue_length' in method:
             method.queue_length = 64
     model = MODELS.build(cfg.model)
-    assert sum(p.numel() for p in model.parameters()) > 1e5
+    assert sum(p.numel() for p in model.parameters()) > 1e4
     with DATASETS.switch_scope_and_registry(None) as registry:
         data = cfg.train_dataloader.dataset
         assert all(registry.get(node.type) is not None for node in (data, data.get('dataset', data)))
@@ -88,6 +89,15 @@ def test_search_config_builds(path):
     assert len(searcher.ask()) == 8 and cfg.budget > 0
     calibration, evaluation = cfg.calibration.view.source, cfg.evaluation.view.source
     assert dict(calibration) != dict(evaluation), 'paths are scored on the images of the re-estimation'
+
+
+@pytest.mark.parametrize('path', LISTS, ids=str)
+def test_shortlist_config_names_a_training_of_one_network(path):
+    cfg = read(path)
+    training = read(Path(cfg.training).relative_to(ROOT))
+    assert training.model.type == 'pinas_zoo.Classifier' and cfg.top > 0 and cfg.random > 1
+    assert dict(training.val_dataloader.dataset.source) != dict(training.test_dataloader.dataset.source)
+    assert cfg.metric in ('accuracy/top1',)
 
 
 def test_the_paper_recipe():

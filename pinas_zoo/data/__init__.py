@@ -22,6 +22,7 @@ from pinas_zoo.data.small_sets import (
     FASHION_MNIST_STD,
     FASHION_MNIST_VARIABLE,
     OFFLINE_VARIABLE,
+    ArraySource,
     DataSetInfo,
     DigitsSource,
     FashionMNISTSource,
@@ -31,17 +32,19 @@ from pinas_zoo.data.small_sets import (
 from pinas_zoo.data.sources import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    SOURCES,
+    SUBSET_KEYS,
     SUFFIXES,
-    ArraySource,
     BrokenImageError,
     BrokenRateError,
     FolderSource,
     ImageReader,
     ListSource,
     Source,
+    open_source,
 )
-from pinas_zoo.data.specs import SOURCES, SUBSET_KEYS, SubsetSource, open_source
-from pinas_zoo.data.supervised import SupervisedView, centre_view, load_tensor, normalise
+from pinas_zoo.data.specs import SubsetSource
+from pinas_zoo.data.supervised import SupervisedView, centre_view, finish_images, load_tensor, normalise
 from pinas_zoo.data.views import FourViews, ViewRecipe, collate_views, draw_box, finish_views
 
 __all__ = [
@@ -83,6 +86,7 @@ __all__ = [
     'colour_plan',
     'crop_boxes',
     'draw_box',
+    'finish_images',
     'finish_views',
     'load_tensor',
     'normalise',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data.sources import Source, channel_constants
-from pinas_zoo.data.specs import open_source
+from pinas_zoo.data.sources import Source, channel_constants, open_source
 from pinas_zoo.data.views import FourViews, ViewRecipe
 
 
@@ -42,7 +41,7 @@ class BatchedViews(FourViews):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 28,
+        size: int | Sequence[int] = 28,
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
         broken_rate_limit: float = 0.01,
         views: int = 4,

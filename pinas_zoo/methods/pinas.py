@@ -114,6 +114,13 @@ class InfoNCE(torch.autograd.Function):
         return grad_loss * ctx.saved_tensors[0], None, None, None
 
 
+@torch.no_grad()
+def batch_top1(q_ND: Tensor, k_ND: Tensor) -> Tensor:
+    """Share of queries whose nearest key among the batch's is their own, in percent."""
+    nearest = (q_ND @ k_ND.t()).argmax(dim=1)
+    return (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
+
+
 def _on(device: torch.device, index: np.ndarray) -> Tensor:
     """An index on the device, without waiting for it: a copy from memory that is not pinned would."""
     tensor = torch.from_numpy(index)
@@ -196,7 +203,9 @@ class PiNAS(nn.Module):
                 keys of every part (gradient accumulation).
 
         Returns:
-            'loss', to be differentiated; 'top1' of the contrast in percent, and 'feature_std', the standard deviation
+            'loss', to be differentiated; 'top1' of the contrast in percent among the queue's keys (at a high rate these
+            differ from fresh ones by their age alone); 'top1_batch', the same among the batch's own, fresh keys; and
+            'feature_std', the standard deviation
             over the batch of an embedding dimension times sqrt(D): about 1 when spread out, 0 when collapsed.
         """
         views, queries, keys = batch['views'], [], []
@@ -213,6 +222,7 @@ class PiNAS(nn.Module):
         return {
             'loss': torch.stack([loss for loss, _ in terms]).sum(),
             'top1': torch.stack([top1 for _, top1 in terms]).mean(),
+            'top1_batch': torch.stack([batch_top1(q, k) for q, k in zip(queries, partners, strict=True)]).mean(),
             'feature_std': spread * math.sqrt(queries[0].shape[1]),
         }
 
@@ -236,9 +246,7 @@ class PiNAS(nn.Module):
         """One term of the loss, and its top-1 accuracy in percent (among the batch's keys without a queue)."""
         if self.queue is not None:
             return InfoNCE.apply(q_ND, k_ND, self.queue, self.temperature)
-        nearest = (q_ND.detach() @ k_ND.t()).argmax(dim=1)
-        top1 = (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
-        return (2 - 2 * (q_ND * k_ND).sum(dim=1)).mean(), top1
+        return (2 - 2 * (q_ND * k_ND).sum(dim=1)).mean(), batch_top1(q_ND, k_ND)
 
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
@@ -123,7 +124,7 @@ class SupernetPretraining(SteppedModel):
         channels_last: Memory format of the networks; measure which is faster on the device.
         cuda_graphs: On a GPU, run the blocks from CUDA graphs captured at their first use
             (`pinas_zoo.models.graphs`): 'auto' where the method can, True requires it, False is eager.
-        data_preprocessor: mmengine's preprocessor; moves the batch to the device.
+        data_preprocessor: Settings of the `BatchPreprocessor`, which moves the batch to the device; or another one.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class SupernetPretraining(SteppedModel):
         cuda_graphs: bool | str = 'auto',
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor)
+        super().__init__(preprocessor_config(data_preprocessor, channels_last))
         self.space = get_space(space)
         method = dict(method, seed=run_seed(method.get('seed')))
         supernet = SuperNet(self.space, zero_init_last=zero_init_last)

@@ -276,8 +276,11 @@ class Skeleton(nn.Module):
         self.space = space
         first, second, third = space.stem_widths
         kernel, padding = space.stem_kernel, space.stem_kernel // 2
+        self.patchify = nn.PixelUnshuffle(space.stem_patch) if space.stem_patch > 1 else nn.Identity()
         self.conv1 = nn.Sequential(
-            nn.Conv2d(in_chans, first, kernel, stride=space.stem_stride, padding=padding, bias=False),
+            nn.Conv2d(
+                in_chans * space.stem_patch**2, first, kernel, stride=space.stem_stride, padding=padding, bias=False
+            ),
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
             nn.Conv2d(first, second, kernel, padding=padding, bias=False),
@@ -291,11 +294,11 @@ class Skeleton(nn.Module):
 
     def stem_modules(self) -> tuple[nn.Module, ...]:
         """The stem's modules in order."""
-        return self.conv1, self.bn1, self.act1, self.maxpool
+        return self.patchify, self.conv1, self.bn1, self.act1, self.maxpool
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """Shape: (N, in_chans, H, W) -> (N, stem_widths[-1], H / stem_reduction, W / stem_reduction)"""
-        return self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        return self.maxpool(self.act1(self.bn1(self.conv1(self.patchify(x)))))
 
 
 def init_weights(module: nn.Module, zero_init_last: bool = False) -> None:

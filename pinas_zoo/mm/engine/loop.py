@@ -20,6 +20,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from pinas_zoo.mm.engine.batches import read_ahead
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
 from pinas_zoo.mm.engine.checkpoint_hook import flush_outputs
 from pinas_zoo.mm.engine.sampling import SkippingBatchSampler
@@ -327,4 +328,4 @@ class ExactIterLoop(IterBasedTrainLoop):
             )
         # An iterator draws its workers' seed: not from the training's random state.
         self.dataloader.generator = torch.Generator()
-        self.dataloader_iterator = iter(self.dataloader)
+        self.dataloader_iterator = read_ahead(iter(self.dataloader), self.runner.model)

@@ -112,6 +112,27 @@ def fit_workers(cfg: Config) -> None:
                 loader.pop(key, None)
 
 
+def finish_on_device(cfg: Config, notes: list[str]) -> None:
+    """Where there is a card, workers leave uint8 images and pinned memory, and the rest is done there.
+
+    What the config sets stays: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
+    """
+    preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
+    if preprocessor not in ('', 'BatchPreprocessor'):
+        return
+    found = False
+    for loader in filter(None, map(cfg.get, _LOADERS)):
+        dataset = loader['dataset']
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        if type_name(dataset) in ('FourViews', 'BatchedViews', 'SupervisedView', 'HalvedView'):
+            dataset.setdefault('finish', False)
+            loader.setdefault('pin_memory', True)
+            found = True
+    if found:
+        notes.append('GPU: workers leave uint8 images; colours, blur and normalisation are done on the device')
+
+
 def fill_runtime(cfg: Config) -> None:
     """JSON lines and, where it is installed, TensorBoard, unless the config has a visualizer."""
     if cfg.get('visualizer') is None:
