@@ -385,6 +385,7 @@ def test_rewriting_is_told_line_by_line() -> None:
         'default_hooks.logger.log_metric_by_epoch: not set -> False',
         'default_hooks.checkpoint.type: CheckpointHook -> pinas_zoo.ExactCheckpointHook',
         'default_hooks.checkpoint.by_epoch: not set -> True',
+        "default_hooks.runtime_info: not set -> {'type': 'pinas_zoo.LateInfoHook'}",
         "log_processor: not set -> {'type': 'LogProcessor', 'by_epoch': False}",
         "custom_hooks + {'type': 'pinas_zoo.NonFiniteGuardHook'}",
         "custom_hooks + {'type': 'pinas_zoo.PathLogHook'}",
