@@ -83,3 +83,11 @@ def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         check(tmp_path, 10, ['steps'], 'cpu')
     assert pinas(['benchmark', 'gpu', '--only', 'step,x', '--device', 'cpu']) == 1
     assert "--only got ['x']" in capsys.readouterr().err
+
+
+def test_loading(tmp_path: Path) -> None:
+    status, results = rehearse(tmp_path, 'loading')
+    rows = results['parts']['loading']['rows']
+    assert status == 0 and rows['augment, device against CPU']['apart'] < 1 / 255
+    assert {'unfinished views, 0 workers', 'unfinished views, 1 workers', 'torchvision, 1 workers'} <= set(rows)
+    assert all(row.get('images_per_second', 1) > 0 for row in rows.values())

@@ -24,6 +24,8 @@ class CpuRecorder:
 
     def __init__(self, free: float = 1.0, fail_at: int | None = None) -> None:
         self.free, self.fail_at, self.recorded, self.replays = free, fail_at, 0, 0
+        self.pools: list[list[str]] = []  # what was recorded into each
+        self.shared: list[str] = []
 
     def free_share(self) -> float:
         return self.free
@@ -32,8 +34,15 @@ class CpuRecorder:
         for _ in range(graphs.WARM_UPS):
             work()
 
-    def record(self, work):
+    def pool(self, with_backward: bool) -> list[str]:
+        if with_backward:
+            self.pools.append([])
+            return self.pools[-1]
+        return self.shared
+
+    def record(self, work, pool):
         self.recorded += 1
+        pool.append(work.__name__)
         if self.recorded == self.fail_at:
             raise RuntimeError('out of memory, as it were\nsecond line')
         result = work()
@@ -255,3 +264,11 @@ def test_two_ranks_average_the_gradients_of_captured_blocks(tmp_path):
     assert found['replayed'] == 4 * 2 * SMALL.num_positions
     for key, value in eager.items():
         assert torch.equal(value, graphed[key]), key
+
+
+def test_a_block_with_a_backward_pass_shares_memory_with_no_other():
+    """Seen on a card: in a shared pool, scratch of one block overwrote what another had saved for its backward pass."""
+    recorder = CpuRecorder()
+    train(graphed_method(recorder=recorder), 4)
+    assert len(recorder.pools) > 4 and all(pool == ['forward', 'backward'] for pool in recorder.pools)
+    assert set(recorder.shared) == {'forward'}

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.models.blocks import Skip
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder', 'Segment']
+__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder']
 
 T = TypeVar('T')
 _logger = logging.getLogger('pinas_zoo')
@@ -53,16 +52,22 @@ class Recorder(Protocol):
         """Runs work a few times where it will be recorded."""
         ...
 
-    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+    def pool(self, with_backward: bool) -> Any:
+        """Memory for the records of one block, in which nothing may be overwritten between its forward and backward."""
+        ...
+
+    def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
         """Records work; returns its result in static memory, and what runs it again into the same memory."""
         ...
 
 
 class CudaRecorder:
-    """Records CUDA graphs on one side stream, all into one pool of memory.
+    """Records CUDA graphs on one side stream.
 
-    Sharing the pool is safe while whatever a later replay reads (outputs, saved activations, gradients) is held by a
-    reference, as `_Graph` does: what is freed within a capture is free for the next one, and replays run in turn.
+    A capture may reuse what earlier captures in its pool have freed. A block with a backward pass therefore has a pool
+    of its own: in a shared one, the scratch memory of a block captured earlier would lie over the activations that a
+    block captured later saves for its backward pass, and blocks run in another order in every step. Blocks that only
+    run forward share a pool: nothing of one is read after the next has copied its output.
     """
 
     device_type = 'cuda'
@@ -73,9 +78,13 @@ class CudaRecorder:
         return torch.cuda.Stream()
 
     @cached_property
-    def pool(self) -> Any:
-        """The pool of all captures."""
+    def forward_pool(self) -> Any:
+        """The pool of the blocks that only run forward."""
         return torch.cuda.graph_pool_handle()
+
+    def pool(self, with_backward: bool) -> Any:
+        """As `Recorder.pool`."""
+        return torch.cuda.graph_pool_handle() if with_backward else self.forward_pool
 
     def free_share(self) -> float:
         """As `Recorder.free_share`; memory that torch holds without use counts as free."""
@@ -91,13 +100,13 @@ class CudaRecorder:
                 work()
         current.wait_stream(self.stream)
 
-    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+    def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
         """As `Recorder.record`; nothing is run."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.stream(self.stream):
             # Not 'global': a loader's thread that pins memory may call CUDA meanwhile.
-            graph.capture_begin(pool=self.pool, capture_error_mode='thread_local')
+            graph.capture_begin(pool=pool, capture_error_mode='thread_local')
             try:
                 result = work()
             except BaseException:
@@ -106,38 +115,6 @@ class CudaRecorder:
                 raise
             graph.capture_end()
         return result, graph.replay
-
-
-class Segment(nn.Module):
-    """One block of a path with what always runs beside it; every module is the supernet's own.
-
-    Args:
-        supernet: The supernet.
-        position: Position from 0.
-        choice: Candidate.
-        head: What follows the last position; None for nothing.
-
-    Shape:
-        The input of the position (images at position 0) -> its output (the head's at the last position).
-    """
-
-    def __init__(self, supernet: SuperNet, position: int, choice: int, head: nn.Module | None = None) -> None:
-        super().__init__()
-        self.stem = nn.ModuleList(supernet.stem_modules() if position == 0 else ())
-        self.shortcut = supernet.blocks[position].downsample
-        self.block = supernet.blocks[position][choice]
-        self.head = head if position == len(supernet.blocks) - 1 else None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing runs here: a candidate that leaves the block out."""
-        return isinstance(self.block, Skip) and not self.stem and self.head is None
-
-    def forward(self, x: Tensor) -> Tensor:
-        for module in self.stem:
-            x = module(x)
-        x = self.block(x, None if self.shortcut is None else self.shortcut(x))
-        return x if self.head is None else self.head(x)
 
 
 class _Ticket:
@@ -204,12 +181,13 @@ class _Graph:
                 backward()
 
         saved = [buffer.clone() for buffer in segment.buffers()]
+        pool = recorder.pool(self.with_backward)
         try:
             recorder.warm_up(both)
-            self.output, self.replay_forward = recorder.record(forward)
+            self.output, self.replay_forward = recorder.record(forward, pool)
             if self.with_backward:
                 self.grad_output = torch.zeros_like(self.output)
-                gradients, self.replay_backward = recorder.record(backward)
+                gradients, self.replay_backward = recorder.record(backward, pool)
         finally:
             for buffer, value in zip(segment.buffers(), saved, strict=True):
                 # Past the version counter: a shared shortcut may wait for a backward pass that never reads these.

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -98,6 +98,7 @@ def curve_figure(
     ylabel: str = '',
     smooth: int = 1,
     lines: Mapping[str, float] | None = None,
+    colours: Sequence[str] = LINES,
     kind: Kind = 'svg',
 ) -> Figure:
     """Draws curves over a common axis.
@@ -109,6 +110,7 @@ def curve_figure(
         ylabel: Name of the y axis.
         smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
         lines: Levels to mark with a dashed line, by name.
+        colours: Of the curves, in their order.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
@@ -119,7 +121,7 @@ def curve_figure(
         raise ValueError(f'a curve needs points and smooth of at least 1, got {list(series)} and {smooth}')
 
     def draw(axes: Any) -> None:
-        for color, (name, points) in zip(LINES * (1 + len(series) // len(LINES)), series.items(), strict=False):
+        for color, (name, points) in zip(cycle(colours), series.items(), strict=False):
             x, y = [p[0] for p in points], [p[1] for p in points]
             if smooth > 1:
                 axes.plot(x, y, color=color, alpha=0.3, linewidth=1)
@@ -249,7 +251,13 @@ def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: st
     ink = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick')}
     ink |= {'axes.labelcolor': INK, 'axes.edgecolor': INK, 'grid.color': INK}
     style = {'font.size': 10, 'svg.hashsalt': 'pinas_zoo', 'axes.grid': True, 'grid.alpha': 0.15, 'legend.fontsize': 9}
-    frame = {'axes.spines.top': False, 'axes.spines.right': False, 'legend.framealpha': 0, 'axes.axisbelow': True}
+    frame = {
+        'axes.formatter.useoffset': False,
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+        'legend.framealpha': 0,
+        'axes.axisbelow': True,
+    }
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style, **frame, **ink}):
         canvas = Canvas(figsize=(4.4, 3.2), layout='constrained')
         axes = canvas.add_subplot()

@@ -130,7 +130,7 @@ def find_network(
         space = find_space(shapes)
     arch = find_arch(shapes, space)
     classes = shapes.get('fc.weight', (0,))[0]
-    expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1])
+    expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1] // space.stem_patch**2)
     # A plain state dict of something else may have more names; then it is not a network of ours.
     wrong = sorted(name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name))
     wrong = [name for name in wrong if name in shapes or not name.endswith('num_batches_tracked')]
