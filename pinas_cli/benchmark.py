@@ -2,6 +2,10 @@
 
     pinas benchmark --out work_dirs/benchmark.json
     pinas benchmark --only step --threads 1
+    pinas benchmark gpu --budget 440 --out work_dirs/gpu
+
+The last form checks a GPU: what it computes, then how fast it is (docs/gpu.md); of the options below it takes --out, a
+folder, --only, --budget, --device and --tiny.
 
 Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts. Each part runs in a process
 of its own. docs/benchmark.md says what each row means. It is a benchmark, not a test: nothing fails because it is slow.
@@ -22,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pinas_cli.machine import cores, cpu_model, package_version
-from pinas_cli.options import UsageError
+from pinas_cli.options import UsageError, errors_as_line
 
 PARTS = ('step', 'rank', 'inference', 'loading')
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'pillow')
@@ -111,20 +115,31 @@ def print_part(part: str, result: dict[str, Any]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas benchmark`."""
-    everything = ','.join(PARTS)
-    parser.add_argument('--only', default=everything, help=f'parts, separated by commas; default {everything}')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark.json'), help='JSON file to write')
+    parser.add_argument('what', nargs='?', choices=('cpu', 'gpu'), default='cpu', help='default cpu')
+    parser.add_argument('--only', help=f'parts, separated by commas; default all: {",".join(PARTS)}')
+    parser.add_argument('--out', type=Path, help='JSON file to write; default work_dirs/benchmark.json')
     parser.add_argument('--threads', type=int, default=cores(), help="torch's threads; 1 where others load the machine")
     parser.add_argument('--rounds', type=int, default=5, help='timed rounds, at least 1; default 5')
     parser.add_argument('--warmups', type=int, default=2, help='rounds before them; default 2')
     parser.add_argument('--seed', type=int, default=0, help='of images and paths; default 0')
-    parser.add_argument('--quick', action='store_true', help='tiny sizes, to see that everything runs')
+    parser.add_argument('--quick', '--tiny', action='store_true', help='tiny sizes, to see that everything runs')
+    parser.add_argument('--budget', type=float, default=440, help='gpu: seconds in all; default 440')
+    parser.add_argument(
+        '--device', choices=('cuda', 'cpu'), default='cuda', help='gpu: cpu is a rehearsal; default cuda'
+    )
     parser.add_argument('--task', help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures the parts, each in its process; returns 1 where one failed."""
-    parts = args.only.split(',')
+    parts = args.only.split(',') if args.only else []
+    if args.what == 'gpu':
+        from pinas_zoo.speed.gpu.main import check
+
+        with errors_as_line(ValueError):
+            return check(args.out or Path('work_dirs/gpu'), args.budget, parts, args.device, args.quick)
+    args.out = args.out or Path('work_dirs/benchmark.json')
+    parts = parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         raise UsageError(f'--only got {unknown}, allowed: {", ".join(PARTS)}')
     if args.threads < 1 or args.rounds < 1 or args.warmups < 0:

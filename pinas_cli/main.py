@@ -16,6 +16,7 @@ COMMANDS = {
     'train': 'train a config of this project, of mmdetection or of mmsegmentation',
     'test': 'evaluate a checkpoint with a config',
     'search': 'search a supernet for its best architecture',
+    'shortlist': 'train the best of a search and random architectures alone, and choose one',
     'derive': 'write the backbone that a search found',
     'infer': 'draw predictions onto images, folders or a video',
     'analyze': 'parameters, MACs and latency of networks; learning curves of runs',

@@ -24,5 +24,6 @@ def run(args: argparse.Namespace) -> int:
 
     with errors_as_line(BadInputError):
         best = search(config_path(args.config), args.checkpoint, run_options(args))
-    print(f'best of the search: {best.arch}, {best.score:.2f} % top-1 in the supernet')
+    if best.loss is not None:  # rank 0 has the log
+        print(f'best of the search: {best.arch}, score {best.score:.4f}, loss {best.loss:.4f} in the supernet')
     return 0

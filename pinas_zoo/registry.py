@@ -22,7 +22,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     'DATA_SAMPLERS': ('engine.sampling',),
     'TRANSFORMS': ('pretrain', 'classify'),
     'LOOPS': ('engine.loop',),
-    'HOOKS': ('engine.hooks', 'engine.checkpoint_hook', 'pretrain', 'classify'),
+    'HOOKS': ('engine.hooks', 'engine.outputs', 'engine.checkpoint_hook', 'engine.knn_hook', 'pretrain', 'classify'),
     'METRICS': ('classify',),
     'FUNCTIONS': ('engine.sampling', 'pretrain', 'classify'),
     'OPTIM_WRAPPERS': ('pretrain',),
@@ -46,7 +46,9 @@ def _locations(name: str) -> list[str]:
 
 def _child(name: str) -> Registry:
     parent = getattr(parents, name)
-    return Registry(parent.name, parent=parent, scope='pinas_zoo', locations=_locations(name))
+    # For want of locations mmengine would import pinas_zoo.utils, which does not exist, and warn that pinas_zoo is not
+    # installed: a registry whose members need no import names this module, which is loaded by then.
+    return Registry(parent.name, parent=parent, scope='pinas_zoo', locations=_locations(name) or [__name__])
 
 
 RUNNERS = _child('RUNNERS')

@@ -1,4 +1,4 @@
-"""Short runs of the quickstart's detection and segmentation configs: scenes, configs, the gradients of each rank."""
+"""Short runs of the nano detection and segmentation configs: scenes, configs, the gradients of each rank."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
 from pinas_zoo.mm.engine.checkpoint_hook import unwrap
 from pinas_zoo.mm.engine.hooks import batch_names
-from pinas_zoo.mm.quickstart.job import DETECTION, SEGMENTATION
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.registry import HOOKS
 from pinas_zoo.search.derive import save_backbone
 
+DETECTION = Path('configs/quickstart/mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py')
+SEGMENTATION = Path('configs/quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py')
 CONFIGS = {'detection': DETECTION, 'segmentation': SEGMENTATION}
 LAYOUTS = {'detection': 'coco', 'segmentation': 'ade20k'}
 #: An architecture of the nano space; the configs' own.

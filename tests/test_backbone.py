@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from golden import arrays, filled, image, keys
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import pinas_zoo
 from pinas_zoo.models.blocks import Bottleneck, make_block
@@ -281,3 +282,20 @@ def test_device_and_dtype(dtype):
     net = PiNASNet('01-23-01-23', 'pinas_nano', dtype=dtype, device='meta')
     assert {p.dtype for p in net.parameters()} == {dtype}
     assert all(p.is_meta for p in net.parameters())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_symbolic_tracing(name):
+    """torch.fx: torchvision's feature extractor, scripted too, timm's by graph, and gradients through them."""
+    net, x = timm.create_model(name, num_classes=7), small_input(name)
+    with torch.no_grad():
+        logits, features = net.eval()(x), net.forward_features(x)
+        traced = create_feature_extractor(net, get_graph_node_names(net)[1][-1:])
+        assert torch.equal(*traced(x).values(), logits)
+        assert torch.allclose(*torch.jit.script(traced)(x).values(), logits, atol=1e-5)
+    by_graph = timm.create_model(name, features_only=True, feature_cls='fx').eval()
+    by_graph.load_state_dict(net.state_dict(), strict=False)
+    last = by_graph(x)[-1]
+    assert last.shape == features.shape
+    last.sum().backward()
+    assert all(p.grad is not None for p in by_graph.parameters())

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 #: tests/test_downstream_configs.py has the others.
 ELSEWHERE = ('_base_', 'coco', 'ade20k', 'cityscapes')
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob('configs/*/*.py') if p.parent.name not in ELSEWHERE)
-TRAINED = [path for path in CONFIGS if 'tree_' not in path.name]
+LISTS = [path for path in CONFIGS if 'shortlist_' in path.name]
+TRAINED = [path for path in CONFIGS if 'tree_' not in path.name and path not in LISTS]
 SEARCHES = [path for path in CONFIGS if 'tree_' in path.name]
 
 
@@ -28,7 +29,7 @@ def read(path: Path):
 
 
 def test_there_are_configs_of_both_kinds():
-    assert len(TRAINED) >= 8 and len(SEARCHES) >= 2
+    assert len(TRAINED) >= 8 and len(SEARCHES) >= 2 and len(LISTS) >= 2
 
 
 @pytest.mark.parametrize('path', TRAINED, ids=str)
@@ -48,7 +49,7 @@ def test_training_config_builds(path):
         if 'queue_length' in method:
             method.queue_length = 64
     model = MODELS.build(cfg.model)
-    assert sum(p.numel() for p in model.parameters()) > 1e5
+    assert sum(p.numel() for p in model.parameters()) > 1e4
     with DATASETS.switch_scope_and_registry(None) as registry:
         data = cfg.train_dataloader.dataset
         assert all(registry.get(node.type) is not None for node in (data, data.get('dataset', data)))
@@ -90,6 +91,15 @@ def test_search_config_builds(path):
     assert dict(calibration) != dict(evaluation), 'paths are scored on the images of the re-estimation'
 
 
+@pytest.mark.parametrize('path', LISTS, ids=str)
+def test_shortlist_config_names_a_training_of_one_network(path):
+    cfg = read(path)
+    training = read(Path(cfg.training).relative_to(ROOT))
+    assert training.model.type == 'pinas_zoo.Classifier' and cfg.top > 0 and cfg.random > 1
+    assert dict(training.val_dataloader.dataset.source) != dict(training.test_dataloader.dataset.source)
+    assert cfg.metric in ('accuracy/top1',)
+
+
 def test_the_paper_recipe():
     cfg = read(Path('configs/pretrain/pinas-supernet_8xb24-coslr-100e_in1k.py'))
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 192
@@ -101,7 +111,7 @@ def test_the_paper_recipe():
 
 
 def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
-    """Where Fashion-MNIST is neither installed nor to be had, the same configs run on digits, parts still disjoint."""
+    """Where Fashion-MNIST is neither installed nor available, the same configs run on digits, parts still disjoint."""
     from pinas_zoo.data import fashion_mnist, open_source
     from pinas_zoo.mm.search import Batches
 

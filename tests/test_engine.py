@@ -21,9 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import engine_toy  # noqa: E402
 import engine_utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.device import get_device  # noqa: E402
 from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
-from mmengine.optim import AmpOptimWrapper  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
@@ -37,7 +35,7 @@ from pinas_zoo.mm.engine.sampling import (  # noqa: E402
     SkippingBatchSampler,
     StatelessSampler,
 )
-from pinas_zoo.mm.pretrain import CPUAmpOptimWrapper  # noqa: E402
+from pinas_zoo.mm.pretrain import BFloat16OptimWrapper  # noqa: E402
 from pinas_zoo.registry import OPTIM_WRAPPERS  # noqa: E402
 
 
@@ -303,6 +301,7 @@ def test_resume_compares_conditions() -> None:
     runner: Any = SimpleNamespace(
         seed=4,
         _randomness_cfg={},
+        optim_wrapper=SimpleNamespace(),
         train_dataloader=SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=3)),
         logger=SimpleNamespace(warning=warned.append),
     )
@@ -312,6 +311,11 @@ def test_resume_compares_conditions() -> None:
     assert warned == []
     hook._compare(runner, {**saved, 'threads': 99})
     assert 'threads 99 in the checkpoint' in warned.pop()
+    hook._compare(runner, {**saved, 'device': 'NVIDIA T', 'precision': 'AmpOptimWrapper float16'})
+    line = warned.pop()
+    assert 'device NVIDIA T in the checkpoint' in line and 'precision AmpOptimWrapper float16' in line
+    hook._compare(runner, {key: saved[key] for key in ('world_size', 'seed', 'threads', 'batch_size', 'torch')})
+    assert warned == []
     with pytest.raises(ResumeMismatchError, match='world_size 8 in the checkpoint, 1 now'):
         hook._compare(runner, {**saved, 'world_size': 8})
     ExactCheckpointHook(strict=False)._compare(runner, {**saved, 'world_size': 8})
@@ -384,6 +388,7 @@ def test_rewriting_is_told_line_by_line() -> None:
         'default_hooks.logger.log_metric_by_epoch: not set -> False',
         'default_hooks.checkpoint.type: CheckpointHook -> pinas_zoo.ExactCheckpointHook',
         'default_hooks.checkpoint.by_epoch: not set -> True',
+        "default_hooks.runtime_info: not set -> {'type': 'pinas_zoo.LateInfoHook'}",
         "log_processor: not set -> {'type': 'LogProcessor', 'by_epoch': False}",
         "custom_hooks + {'type': 'pinas_zoo.NonFiniteGuardHook'}",
         "custom_hooks + {'type': 'pinas_zoo.PathLogHook'}",
@@ -455,7 +460,10 @@ def test_amp_by_device() -> None:
         rewrite.use_amp(Config({'optim_wrapper': {**mixed, 'type': 'ApexOptimWrapper'}}))
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
     built = OPTIM_WRAPPERS.build({**ours, 'optimizer': optimiser})
-    assert type(built) is (CPUAmpOptimWrapper if get_device() == 'cpu' else AmpOptimWrapper)
+    assert type(built) is BFloat16OptimWrapper or not torch.cuda.is_bf16_supported(including_emulation=False)
+    foreign = Config({'default_scope': 'mmdet', 'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
+    rewrite.use_amp(foreign)
+    assert foreign.optim_wrapper == {**ours, 'dtype': 'float16'}
 
 
 def test_names_of_a_batch() -> None:

@@ -121,7 +121,7 @@ def test_a_file_that_changes_is_checked_again(toys: dict[str, bytes], tmp_path: 
         resolve_fashion_mnist(own)
 
 
-# ---- nothing to be had -----------------------------------------------------------------------------------------------
+# ---- nothing available -----------------------------------------------------------------------------------------------
 
 
 def test_digits_where_everything_failed(toys: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

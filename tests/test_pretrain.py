@@ -332,7 +332,7 @@ def test_a_method_with_parts_runs(train: Any) -> None:
 
 def test_amp_on_a_cpu(train: Any) -> None:
     runner = train(3, amp=True)
-    assert type(runner.optim_wrapper).__name__ == 'CPUAmpOptimWrapper'
+    assert type(runner.optim_wrapper).__name__ == 'BFloat16OptimWrapper'
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 3 and np.isfinite(losses).all()
     assert all(v.dtype in (torch.float32, torch.int64) for v in runner.model.state_dict().values())

@@ -11,14 +11,15 @@ pytest.importorskip('mmengine')
 pytestmark = [pytest.mark.mm, pytest.mark.slow]
 
 from pinas_zoo.files import file_sha256  # noqa: E402
-from pinas_zoo.mm.quickstart.job import STEPS, Job  # noqa: E402
+from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
+from pinas_zoo.mm.quickstart.results import publish  # noqa: E402
 from pinas_zoo.mm.release.zoo import publish_zoo  # noqa: E402
 from pinas_zoo.search.log import SearchLog, SearchRecord  # noqa: E402
 from pinas_zoo.weights.load import read_weights  # noqa: E402
 from pinas_zoo.weights.manifest import MANIFEST  # noqa: E402
 
 ARCHS = ('21-00-33-22', '01-23-32-10')
-TRAINED = ('scenes', 'pretrain', 'linear', 'retrain', 'publish', 'det-pretrained', 'seg-pretrained')
+CONFIGS = Path('configs/quickstart')
 NAMES = (
     'pinas_nano_a.fmnist',
     'pinas_nano_b.fmnist',
@@ -28,11 +29,34 @@ NAMES = (
 )
 
 
-def run_steps(root: Path, arch: str, names: tuple[str, ...]) -> Path:
-    """Some steps of a quick quickstart, for an architecture that no search had to find."""
-    (root / 'search').mkdir(parents=True)
-    (root / 'search' / 'best.json').write_text(json.dumps({'arch': arch}))
-    Job(root, quick=True).run([step for step in STEPS if step.name in names])
+def retrain(root: Path, arch: str) -> Path:
+    """A few iterations of a classifier; its averaged weights in a file of their own."""
+    job = Job(root, quick=True)
+    command = job.train(CONFIGS / 'pinas-nano_b128-coslr_fmnist.py', 'retrain', 4, **{'model.model.arch': arch})
+    job.call(command, 'retrain', 'retrain')
+    publish(root)
+    return root
+
+
+def train_all(root: Path, arch: str) -> Path:
+    """A few iterations of everything that is published, for an architecture that no search had to find."""
+    job = Job(retrain(root, arch), quick=True)
+    job.call(job.scenes(), 'scenes', 'scenes')
+    job.call(job.train(CONFIGS / 'pinas-nano-supernet_b128-coslr_fmnist.py', 'pretrain', 4), 'pretrain', 'pretrain')
+    supernet = {'model.supernet': job.checkpoint('pretrain')}
+    job.call(job.train(CONFIGS / 'pinas-nano-linear_b256_fmnist.py', 'linear', 4, **supernet), 'linear', 'linear')
+    backbone = {'model.backbone.arch': arch, 'model.backbone.init_cfg.type': 'Pretrained'}
+    backbone['model.backbone.init_cfg.checkpoint'] = str(root / 'retrained.safetensors')
+    for config, name, layout in (
+        ('mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py', 'detection', 'coco'),
+        ('deeplabv3_pinas-nano-d8_b8-poly_scenes.py', 'segmentation', 'ade20k'),
+    ):
+        data = f'{root}/scenes/{layout}/'
+        options = {f'{split}_dataloader.dataset.data_root': data for split in ('train', 'val', 'test')} | backbone
+        if layout == 'coco':
+            annotations = f'{data}annotations/instances_val2017.json'
+            options |= {f'{split}_evaluator.ann_file': annotations for split in ('val', 'test')}
+        job.call(job.train(CONFIGS / config, name, 4, **options), name, layout)
     return root
 
 
@@ -53,7 +77,7 @@ def runs(tmp_path_factory) -> list[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         root = tmp_path_factory.mktemp('runs')
-        runs = [run_steps(root / 'one', ARCHS[0], TRAINED), run_steps(root / 'two', ARCHS[1], ('retrain',))]
+        runs = [train_all(root / 'one', ARCHS[0]), retrain(root / 'two', ARCHS[1])]
     write_search(runs[0], ARCHS[0])
     return runs
 
@@ -87,7 +111,7 @@ def test_files_and_rows(project, runs):
             result['reported_by'] == 'us' and result['values'] and all(0 <= v <= 100 for v in result['values'].values())
         )
     # What was measured is what the training's last validation said.
-    for name, folder, scalar in ((NAMES[0], 'retrain', 'accuracy/top1'), (NAMES[4], 'seg-pretrained', 'mIoU')):
+    for name, folder, scalar in ((NAMES[0], 'retrain', 'accuracy/top1'), (NAMES[4], 'segmentation', 'mIoU')):
         (log,) = (runs[0] / folder).glob('*/vis_data/scalars.json')
         said = json.loads(log.read_text().splitlines()[-1])[scalar]
         assert next(iter(rows(project)[name]['results'][0]['values'].values())) == pytest.approx(said, abs=0.006)
@@ -186,7 +210,7 @@ def test_refusals(project, runs, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'would both be pinas_nano_a\.fmnist'):
         publish_zoo([runs[1], runs[1]], out, manifest=manifest, anew=True)
     alone = tmp_path / 'alone'
-    for name in ('scenes', 'seg-pretrained'):
+    for name in ('scenes', 'segmentation'):
         shutil.copytree(runs[0] / name, alone / name)
     with pytest.raises(ValueError, match=f'{ARCHS[0]} is none of the published classifiers'):
         publish_zoo([alone], out, manifest=manifest, anew=True)

@@ -163,7 +163,8 @@ def test_the_drawn_architecture_has_every_block(space) -> None:
     digits = re.findall(r'font-weight="700">(\d)</text>', figure.data)
     assert tuple(map(int, digits)) == arch
     for index, candidate in enumerate(space.candidates):
-        labels = (f'r{candidate.radix} c{candidate.cardinality}', f'w{candidate.base_width}')
+        kernel = '' if candidate.kernel == 3 else f' k{candidate.kernel}'
+        labels = (f'r{candidate.radix} c{candidate.cardinality}', f'w{candidate.base_width}{kernel}')
         if index in arch:
             assert all(f'>{label}</text>' in figure.data for label in labels)
     with pytest.raises(ValueError, match='not an architecture'):

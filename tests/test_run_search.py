@@ -132,12 +132,17 @@ def test_what_a_search_writes(reference: Path, search_case: tuple[Path, Path]) -
     costs = CostTable(SPACE, 16, 3)
     for line in lines:
         cost = costs.of(SPACE.parse(line['arch']))
-        assert (line['macs'], line['params']) == (cost.macs, cost.params) and 0 <= line['score'] <= 100
+        assert (line['macs'], line['params']) == (cost.macs, cost.params) and 0 <= line['top1'] <= 100
+        assert line['score'] == -line['loss'] < 0
     best = json.loads((reference / 'best.json').read_text())
-    top = max(line['score'] for line in lines)
-    assert best['top1'] == top and best['arch'] == next(line['arch'] for line in lines if line['score'] == top)
+    least = min(lines, key=lambda line: line['loss'])
+    assert {key: best[key] for key in ('arch', 'loss', 'top1', 'score')} == {
+        key: least[key] for key in ('arch', 'loss', 'top1', 'score')
+    }
+    assert header['objective'] == best['objective'] == 'loss'
     assert best['evaluations'] == BUDGET and best['space'] == 'small' and best['random_paths'] == 16
-    assert best['random_mean'] == pytest.approx(np.mean([line['score'] for line in lines[:16]]))
+    for name, key in (('random_mean', 'top1'), ('random_mean_loss', 'loss')):
+        assert best[name] == pytest.approx(np.mean([line[key] for line in lines[:16]]))
     for name in ('trace.png', 'pareto.png'):
         with Image.open(reference / name) as picture:
             assert picture.format == 'PNG' and min(picture.size) > 200
@@ -206,6 +211,30 @@ def test_another_checkpoint_is_refused(reference: Path, search_case: tuple[Path,
     torch.save(state, tmp_path / 'headless.pth')
     with pytest.raises(ValueError, match='has no linear head'):
         search((config, tmp_path / 'headless.pth'), tmp_path / 'run')
+
+
+def test_accuracy_as_objective(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    """As released: its log has no objective, so that logs from before there was a choice go on."""
+    changes = {'objective': 'top1', 'budget': 16}
+    best = search(search_case, tmp_path, **changes)
+    header, *lines = records(tmp_path)
+    assert 'objective' not in header and all(line['score'] == line['top1'] for line in lines)
+    assert best.score == max(line['top1'] for line in lines)
+    # The random paths are the same, and so are their numbers.
+    kept = ('arch', 'top1', 'loss')
+    assert [[line[k] for k in kept] for line in lines] == [[line[k] for k in kept] for line in records(reference)[1:17]]
+    old = [header, *({k: v for k, v in line.items() if k != 'top1'} | {'seconds': 0.1} for line in lines[:8])]
+    (tmp_path / 'archs.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in old))
+    again = search(search_case, tmp_path, **changes)
+    assert (again.arch, again.score) == (best.arch, best.score)
+    written = json.loads((tmp_path / 'best.json').read_text())
+    assert written['top1'] == best.top1 and written['random_mean'] == pytest.approx(
+        np.mean([line['top1'] for line in lines])
+    )
+    with pytest.raises(ValueError, match='objective: recorded None, running .loss.'):
+        search(search_case, tmp_path)
+    with pytest.raises(ValueError, match="objective 'accuracy' is unknown, allowed: loss, top1"):
+        search(search_case, tmp_path / 'other', objective='accuracy')
 
 
 def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from benchmarks.transfer import report as transfer_report  # noqa: E402
 from benchmarks.transfer.plan import ARMS, Inputs, Run, planned  # noqa: E402
 from benchmarks.transfer.results import ResultsFile  # noqa: E402
 from benchmarks.transfer.study import Study  # noqa: E402
-from pinas_zoo.mm.quickstart.job import RETRAIN, Job  # noqa: E402
+from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
 from pinas_zoo.mm.release.trainings import OF_A_PROCESS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+RETRAIN = Path('configs/quickstart/pinas-nano_b128-coslr_fmnist.py')
 RESULTS, PAGE = ROOT / 'benchmarks/transfer/results.json', ROOT / 'docs/transfer.md'
 
 
@@ -35,7 +36,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     root = tmp_path_factory.mktemp('inputs')
     write_backbone(root / 'backbone.safetensors')
     job = Job(root, quick=True)
-    job._call(job.train(RETRAIN, 'retrain', 4, **{'model.model.arch': ARCH}), 'retrain', 'retrain')
+    job.call(job.train(RETRAIN, 'retrain', 4, **{'model.model.arch': ARCH}), 'retrain', 'retrain')
     return Inputs(root, write_scenes(root / 'scenes', 8, 4))
 
 
@@ -62,6 +63,7 @@ def test_arms_differ_in_the_backbone_alone(inputs: Inputs, tmp_path: Path) -> No
     study = Study(tmp_path, tmp_path / 'transfer.json', inputs)
     (tmp_path / 'resnet').mkdir()
     (tmp_path / 'resnet/last_checkpoint').write_text('resnet.pth')
+    (tmp_path / 'resnet/resnet.pth').touch()
     for task in ('detection', 'segmentation'):
         options = {arm: options_of(study.command(Run(task, arm, 5))) for arm in ARMS}
         others = [{k: v for k, v in o.items() if not k.startswith('model.')} for o in options.values()]
@@ -70,7 +72,8 @@ def test_arms_differ_in_the_backbone_alone(inputs: Inputs, tmp_path: Path) -> No
         wanted |= {f'{split}_evaluator.ann_file' for split in ('val', 'test') if task == 'detection'}
         assert wanted <= {key for key, value in others[0].items() if value.startswith(str(inputs.scenes))}
         starts = {arm: o.get('model.backbone.init_cfg.checkpoint') for arm, o in options.items()}
-        files = {'supervised': str(inputs.supervised), 'pinas': str(inputs.pinas), 'resnet': 'resnet.pth'}
+        files = {'supervised': str(inputs.supervised), 'pinas': str(inputs.pinas)}
+        files['resnet'] = str(tmp_path / 'resnet/resnet.pth')
         assert starts == {'random': None, **files}
         assert {arm for arm, o in options.items() if o.get('model.backbone.arch') == ARCH} == set(ARMS) - {'resnet'}
 

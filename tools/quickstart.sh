@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job, from a fresh machine: set up, then search on Fashion-MNIST and carry the found network to detection and
-# segmentation. A later call continues where an interrupted one stopped. Options go to pinas_zoo.mm.quickstart.job (--help).
+# The main job, from a fresh machine: set up, then search on Fashion-MNIST (digits where it cannot be had) and carry the
+# found network to detection and segmentation. A later call continues an interrupted stage, and runs again what is stale.
+# Options go to pinas_zoo.mm.quickstart.job (--help).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup_env.sh

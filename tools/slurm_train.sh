@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train under Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
 #
-# GPUS (8 in all), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS from the environment; with
+# GPUS (8 in all), GPUS_PER_NODE (8), CPUS_PER_TASK (10) and SRUN_ARGS from the environment; with
 # GPUS_PER_NODE=0 GPUS counts processes on CPUs. Python: see tools/dist_train.sh.
 set -euo pipefail
 
@@ -35,7 +35,7 @@ export MASTER_PORT=${PORT:-$((20000 + RANDOM % 20000))}
 # shellcheck disable=SC2016
 exec srun --partition "$partition" --job-name "$job" --kill-on-bad-exit=1 \
     --ntasks "$gpus" --ntasks-per-node "$tasks_per_node" \
-    --cpus-per-task "${CPUS_PER_TASK:-5}" "${resources[@]}" "${extra[@]}" \
+    --cpus-per-task "${CPUS_PER_TASK:-10}" "${resources[@]}" "${extra[@]}" \
     bash -c 'export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)}
              exec "$@" --launcher slurm' \
     _ "${python:?}" "${root:?}/tools/train.py" "$config" "$@"

@@ -13,14 +13,16 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.mm.engine.launch import find_checkpoint
-from pinas_zoo.mm.quickstart.job import DETECTION, SEGMENTATION
 from pinas_zoo.mm.release.trainings import OF_A_PROCESS, Training
 from pinas_zoo.space import PINAS_NANO
 from pinas_zoo.weights.load import read_weights
 
-__all__ = ['ARMS', 'TASKS', 'Inputs', 'Run', 'Task', 'planned']
+__all__ = ['ARMS', 'DETECTION', 'SEGMENTATION', 'TASKS', 'Inputs', 'Run', 'Task', 'planned']
 
 CONFIGS = Path('configs/transfer')
+NANO = Path('configs/quickstart')
+DETECTION = NANO / 'mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
+SEGMENTATION = NANO / 'deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
 #: Where the weights of a run's backbone come from.
 ARMS = ('random', 'supervised', 'pinas', 'resnet')
 

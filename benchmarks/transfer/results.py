@@ -10,18 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pinas_zoo.files import write_text
+from pinas_zoo.mm.quickstart.record import leaves
 
-__all__ = ['ResultsFile', 'leaves', 'locked']
-
-
-def leaves(node: Any, name: str = '') -> Iterator[tuple[str, Any]]:
-    """The values inside nested containers, with their dotted names."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else None
-    if items is None:
-        yield name, node
-    else:
-        for key, value in items:
-            yield from leaves(value, f'{name}.{key}' if name else str(key))
+__all__ = ['ResultsFile', 'locked']
 
 
 @contextmanager

@@ -19,11 +19,12 @@ import torch
 from mmengine.config import Config
 
 from benchmarks.transfer.plan import TASKS, Inputs, Run
-from benchmarks.transfer.results import ResultsFile, leaves, locked
+from benchmarks.transfer.results import ResultsFile, locked
 from pinas_zoo import __version__
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.overrides import top_level_keys
-from pinas_zoo.mm.quickstart.job import Job
+from pinas_zoo.mm.quickstart.commands import Job
+from pinas_zoo.mm.quickstart.record import leaves
 from pinas_zoo.mm.resnet import NanoResNet, matched_channels
 from pinas_zoo.models.cost import CostTable, count
 from pinas_zoo.report.figures import read_scalars
@@ -137,7 +138,7 @@ class Study(Job):
             config, start = self.root / 'resnet-nano.py', time.perf_counter()
             text = self.inputs.resnet_config(self.channels).pretty_text
             write_text(config, text)
-            self._call(self.train(config, 'resnet', 4), 'resnet', label)
+            self.call(self.train(config, 'resnet', 4), 'resnet', label)
             top1, seconds = self._last(self.root / 'resnet', 'accuracy/top1'), time.perf_counter() - start
             entry = {'sha256': file_sha256(self.checkpoint('resnet')), 'top1': top1, 'seconds': round(seconds, 1)}
             self.results.set_pretraining('resnet', entry)
@@ -170,7 +171,7 @@ class Study(Job):
     def _train(self, run: Run, label: str) -> dict[str, Any]:
         continued = (self.root / run.name / 'last_checkpoint').is_file()
         start = time.perf_counter()
-        self._call(self.command(run), run.name, label)
+        self.call(self.command(run), run.name, label)
         folder, measured = self.root / run.name, TASKS[run.task].metrics.items()
         metrics = {name: round(factor * self._last(folder, key), 4) for name, (key, factor) in measured}
         entry = {'task': run.task, 'arm': run.arm, 'seed': run.seed, 'metrics': metrics}

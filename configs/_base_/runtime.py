@@ -2,6 +2,7 @@
 # (ExactIterLoop), the sampler and the seeded data set are named by each config: what is written there is what runs.
 default_scope = 'pinas_zoo'
 default_hooks = dict(
+    runtime_info=dict(type='pinas_zoo.LateInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
@@ -13,7 +14,7 @@ custom_hooks = [dict(type='pinas_zoo.NonFiniteGuardHook'), dict(type='pinas_zoo.
 model_wrapper_cfg = dict(
     type='pinas_zoo.MethodDistributedDataParallel', find_unused_parameters=True, broadcast_buffers=False
 )
-env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl'))
+env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl', timeout=7200))
 # JSON lines for our tools, and TensorBoard; Weights & Biases takes its place with
 # --cfg-options visualizer.vis_backends.1.type=WandbVisBackend
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

@@ -1,4 +1,5 @@
 # The paper's unsupervised stage: 8 GPUs x 24 images, 100 epochs of ImageNet-1k, half precision.
+# bfloat16 where the card has it, else float16 with a scaler as released (optim_wrapper.dtype=float16 asks for that).
 _base_ = '../_base_/runtime.py'
 
 model = dict(
@@ -24,7 +25,7 @@ optim_wrapper = dict(
     type='pinas_zoo.AmpOptimWrapper',
     loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
-    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4),
+    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4, fused=True),
 )
 param_scheduler = dict(type='CosineAnnealingLR', T_max=100, eta_min=0, by_epoch=True, convert_to_iter_based=True)
 auto_scale_lr = dict(base_batch_size=192)

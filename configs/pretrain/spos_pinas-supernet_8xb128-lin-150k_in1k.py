@@ -14,7 +14,7 @@ optim_wrapper = dict(
     type='pinas_zoo.AmpOptimWrapper',
     loss_scale='dynamic',
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
-    optimizer=dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=4e-5),
+    optimizer=dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=4e-5, fused=True),
 )
 param_scheduler = dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=0, end=150000, by_epoch=False)
 auto_scale_lr = dict(base_batch_size=1024)

@@ -43,7 +43,7 @@ from pinas_zoo.data.sources import (
     Source,
 )
 from pinas_zoo.data.specs import SOURCES, SUBSET_KEYS, SubsetSource, open_source
-from pinas_zoo.data.supervised import SupervisedView, centre_view, load_tensor, normalise
+from pinas_zoo.data.supervised import SupervisedView, centre_view, finish_images, load_tensor, normalise
 from pinas_zoo.data.views import FourViews, ViewRecipe, draw_box
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     'colour_plan',
     'crop_boxes',
     'draw_box',
+    'finish_images',
     'finish_views',
     'load_tensor',
     'normalise',

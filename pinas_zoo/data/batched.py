@@ -44,7 +44,7 @@ class BatchedViews(FourViews):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 28,
+        size: int | Sequence[int] = 28,
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
         broken_rate_limit: float = 0.01,
         views: int = 4,

@@ -41,7 +41,7 @@ def _steps_of(order: tuple[int, ...]) -> list[int]:
     return [*before, *[_NOTHING] * (_STEPS - hue), *after, *[_NOTHING] * hue]
 
 
-def colour_plan(numbers: Tensor, recipe: ViewRecipe, size: int) -> Tensor:
+def colour_plan(numbers: Tensor, recipe: ViewRecipe, size: int | tuple[int, int]) -> Tensor:
     """What `augment` does to each view, from its uniform numbers.
 
     Jitter has torchvision's distribution: factors are uniform, and the order of the four operations is uniform over the
@@ -50,7 +50,7 @@ def colour_plan(numbers: Tensor, recipe: ViewRecipe, size: int) -> Tensor:
     Args:
         numbers: In [0, 1), (..., COLOUR_NUMBERS).
         recipe: Strengths and probabilities.
-        size: Side of the views in px.
+        size: Side of the views in px, or height and width.
 
     Returns:
         float32 (..., 23 + kernel): flip, hue in turns, seven times (f, s, c), the taps of the blur.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinas_zoo.data.pairs import PairSource
 from pinas_zoo.data.small_sets import DigitsSource, FashionMNISTSource
 from pinas_zoo.data.sources import ArraySource, FolderSource, ListSource, Reduction, Source, part_slice
 
@@ -74,6 +75,7 @@ SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
     'list': (ListSource, ('root', 'list_file')),
     'fashion-mnist': (FashionMNISTSource, ('split', 'root', 'download')),
     'digits': (DigitsSource, ('split', 'size')),
+    'pairs': (PairSource, ('split', 'pairs', 'item', 'items_start', 'items_limit', 'pair_seed', 'root', 'download')),
 }
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
 
@@ -100,7 +102,8 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
         raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
-    optional = {'download', 'size'} | ({'root'} if kind == 'fashion-mnist' else set())
+    optional = {'download', 'size', 'item', 'items_start', 'items_limit', 'pair_seed'}
+    optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
     source = cls(**{k: spec[k] for k in keys if k in spec})

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from pinas_zoo.data.sources import ArraySource, ImageReader, Source, channel_constants
 from pinas_zoo.data.specs import SubsetSource, open_source
+from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
 class SupervisedView(Dataset):
@@ -20,7 +21,7 @@ class SupervisedView(Dataset):
 
     Args:
         source: a source, or a spec for open_source.
-        size: side in px.
+        size: side in px, or height and width.
         train: random views, or the evaluation geometry (see centre_view).
         mean, std: normalisation; default: the source's.
         shift: for small images: a random shift by up to so many px instead of the random crop.
@@ -28,9 +29,11 @@ class SupervisedView(Dataset):
         augment: None, 'autoaugment' or 'randaugment'.
         crop_pct: share of the short side in evaluation.
         broken_rate_limit: see ImageReader.
+        finish: False leaves the image uint8 and the normalisation to the device, see `finish_images`.
 
     Returns:
-        Per index a dict: `image` (3, size, size) float, `label`, `index`, `name`, `broken`.
+        Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image`
+        uint8, and `statistics` (2, channels), mean and std.
 
     Raises:
         ValueError: an unknown augment.
@@ -41,7 +44,7 @@ class SupervisedView(Dataset):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 224,
+        size: int | Sequence[int] = 224,
         train: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -50,18 +53,18 @@ class SupervisedView(Dataset):
         augment: str | None = None,
         crop_pct: float = 0.875,
         broken_rate_limit: float = 0.01,
+        finish: bool = True,
     ) -> None:
         self.source = open_source(source)
-        self.size, self.train, self.shift, self.crop_pct = size, train, shift, crop_pct
+        self.size = size if isinstance(size, int) else tuple(size)
+        self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
         self.reader = ImageReader(self.source, broken_rate_limit)
-        steps: list[torch.nn.Module] = []
-        if shift is None:
-            steps = [v2.RandomResizedCrop(size, tuple(scale), antialias=True), v2.RandomHorizontalFlip()]
-        if augment:
-            steps.append(self.AUGMENTS[augment]())
-        self.random = torch.nn.Sequential(*steps)
+        # Drawn before the image is read: a JPEG file is decoded no larger than its crop is used.
+        self.crop = v2.RandomResizedCrop(self.size, tuple(scale), antialias=True) if train and shift is None else None
+        steps = [] if shift is not None else [v2.RandomHorizontalFlip()]
+        self.random = torch.nn.Sequential(*steps, *([self.AUGMENTS[augment]()] if augment else []))
         self.mean, self.std = (
             torch.tensor(v).view(-1, 1, 1) for v in (mean or self.source.mean, std or self.source.std)
         )
@@ -70,29 +73,48 @@ class SupervisedView(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, facts = self.reader.sample(index)
+        image, facts = self._read(index)
         if self.train:
             image = self.random(image)
         image = centre_view(image, self.size, self.crop_pct)
+        shift = self.shift if self.train else None
+        if not self.finish:
+            image = image if shift is None else _shift_flip(image, shift)
+            statistics = torch.stack([v.expand(len(self.mean), 1, 1).flatten() for v in (self.mean, self.std)])
+            return {'image': image, 'statistics': statistics, **facts}
         x = (image.float() / 255 - self.mean) / self.std
-        if self.train and self.shift is not None:
-            x = _shift_flip(x, self.shift, self.mean / -self.std)
-        return {'image': x, **facts}
+        return {'image': x if shift is None else _shift_flip(x, shift, self.mean / -self.std), **facts}
+
+    def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        crop = self.crop
+        if crop is None:
+            return self.reader.sample(index)
+        box: list[int] = []
+
+        def reduction(height: int, width: int) -> float:
+            drawn = crop.make_params([torch.zeros(()).expand(3, height, width)])
+            box[:] = [drawn[key] for key in ('top', 'left', 'height', 'width')]
+            return min(box[2:]) / max(sides(self.size))
+
+        (image, factor), facts = self.reader.sample(index, lambda i: self.source.load_reduced(i, reduction))
+        return resized_crop(image, shrink_box(box, factor, image), self.size), facts
 
 
-def centre_view(image: Tensor, size: int, crop_pct: float = 0.875) -> Tensor:
+def centre_view(image: Tensor, size: int | tuple[int, int], crop_pct: float = 0.875) -> Tensor:
     """Released evaluation geometry: centre crop of crop_pct of the short side, resized bicubic.
 
-    An image of the right size stays as it is; one that is smaller keeps its whole short side.
+    An image of the right size stays as it is. For a height and width that differ, the crop is crop_pct of the largest
+    box of their aspect.
 
-    Shape: uint8 (3, H, W) to uint8 (3, size, size).
+    Shape: uint8 (3, H, W) to uint8 (3, size, size), or the height and width that are given as size.
     """
-    short = min(image.shape[-2:])
-    if tuple(image.shape[-2:]) == (size, size):
+    wanted = (size, size) if isinstance(size, int) else size
+    if tuple(image.shape[-2:]) == wanted:
         return image
-    side = max(1, round(short * crop_pct))
-    image = v2.functional.center_crop(image, [side, side])
-    return v2.functional.resize(image, [size, size], v2.InterpolationMode.BICUBIC, antialias=True)
+    largest = min(side * max(wanted) / own for side, own in zip(image.shape[-2:], wanted, strict=True))
+    box = [max(1, round(largest * own / max(wanted) * crop_pct)) for own in wanted]
+    image = v2.functional.center_crop(image, box)
+    return v2.functional.resize(image, list(wanted), v2.InterpolationMode.BICUBIC, antialias=True)
 
 
 def load_tensor(source: Source | Mapping[str, Any], size: int) -> tuple[Tensor, Tensor]:
@@ -114,9 +136,28 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (images.float() / 255 - centre) / spread
 
 
-def _shift_flip(x: Tensor, shift: int, fill: Tensor) -> Tensor:
+def finish_images(
+    batch: dict[str, Any], dtype: torch.dtype = torch.float32, channels_last: bool = False
+) -> dict[str, Any]:
+    """Normalise the uint8 images of an unfinished batch on the device that it is on; others are returned.
+
+    Args:
+        batch: A collated batch of SupervisedView; its tensors are on one device.
+        dtype: Of the images.
+        channels_last: Memory format of the images.
+    """
+    if 'statistics' not in batch:
+        return batch
+    rest = {key: value for key, value in batch.items() if key != 'statistics'}
+    mean, std = batch['statistics'][..., None, None].unbind(1)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = batch['image'].to(torch.float32, memory_format=layout) / 255
+    return {**rest, 'image': images.sub_(mean).div_(std).to(dtype)}
+
+
+def _shift_flip(x: Tensor, shift: int, fill: Tensor | None = None) -> Tensor:
     top, left = torch.randint(0, 2 * shift + 1, (2,)).tolist()
     # Padding with a black pixel's normalised value: the shifted image must not gain a frame.
-    x = F.pad(x - fill, [shift] * 4) + fill
+    x = F.pad(x, [shift] * 4) if fill is None else F.pad(x - fill, [shift] * 4) + fill
     x = x[:, top : x.shape[1] - 2 * shift + top, left : x.shape[2] - 2 * shift + left]
     return x.flip(-1) if torch.rand(()) < 0.5 else x

@@ -63,9 +63,9 @@ class ViewRecipe:
             blur_sigma=(0.1, 1.0), mean=tuple(mean), std=tuple(std),
         )  # fmt: skip
 
-    def kernel(self, size: int) -> int:
-        """Odd side of the blur kernel for images of this side."""
-        return max(3, size // 10 | 1)
+    def kernel(self, size: int | tuple[int, int]) -> int:
+        """Odd side of the blur kernel for images of this side, the shorter one where they differ."""
+        return max(3, min(sides(size)) // 10 | 1)
 
 
 class FourViews(Dataset):
@@ -75,7 +75,7 @@ class FourViews(Dataset):
 
     Args:
         source: a source, or a spec for open_source.
-        size: side of the views in px.
+        size: side of the views in px, or height and width.
         recipe: a ViewRecipe, or its settings as a dict.
         broken_rate_limit: see ImageReader.
         views: 4 for a path pair, 2 for plain MoCo on single paths.
@@ -94,14 +94,15 @@ class FourViews(Dataset):
     def __init__(
         self,
         source: Source | Mapping[str, Any],
-        size: int = 224,
+        size: int | Sequence[int] = 224,
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
         broken_rate_limit: float = 0.01,
         views: int = 4,
         finish: bool = True,
     ) -> None:
         self.source = source if isinstance(source, Source) else open_source(source)
-        self.size, self.views, self.finish = size, views, finish
+        self.size = size if isinstance(size, int) else tuple(size)
+        self.views, self.finish = views, finish
         self.recipe = recipe if isinstance(recipe, ViewRecipe) else ViewRecipe(**(recipe or {}))
         self.reader = ImageReader(self.source, broken_rate_limit)
 
@@ -115,7 +116,7 @@ class FourViews(Dataset):
 
         def reduction(height: int, width: int) -> float:
             boxes[:] = [draw_box(u, height, width, self.recipe) for u in places]
-            return min(min(box[2:]) for box in boxes) / self.size
+            return min(min(box[2:]) for box in boxes) / max(sides(self.size))
 
         (image, factor), facts = self.reader.sample(index, lambda i: self.source.load_reduced(i, reduction))
         views = torch.stack([resized_crop(image, shrink_box(b, factor, image), self.size) for b in boxes])
@@ -160,6 +161,11 @@ def shrink_box(box: Sequence[int], factor: float, image: Tensor) -> tuple[int, i
     return top, left, min(max(1, round(h / factor)), height - top), min(max(1, round(w / factor)), width - left)
 
 
-def resized_crop(image: Tensor, box: Sequence[int], size: int) -> Tensor:
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that may be one side."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def resized_crop(image: Tensor, box: Sequence[int], size: int | tuple[int, int]) -> Tensor:
     """Bilinear, antialiased. Shape: uint8 (3, H, W) -> uint8 (3, size, size), channels-last where the image is."""
-    return v2.functional.resized_crop(image, *box, [size, size], antialias=True)
+    return v2.functional.resized_crop(image, *box, list(sides(size)), antialias=True)

@@ -5,7 +5,7 @@ Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the fou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
@@ -94,6 +95,16 @@ class SupervisedMethod(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.label_smoothing, self.seed = label_smoothing, seed
+        self.graphs: BlockGraphs | None = None
+
+    def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
+        """Trains from captured blocks where they fit, see `BlockGraphs`; the results are those without.
+
+        Args:
+            recorder: What captures, `CudaRecorder()`.
+            log: Takes one line of text at a time.
+        """
+        self.graphs = BlockGraphs(self.supernet, None, recorder, log)
 
     def rng(self, *place: int) -> np.random.Generator:
         """The generator of a place, such as (step,) or (step, part)."""
@@ -101,7 +112,9 @@ class SupervisedMethod(nn.Module):
 
     def features(self, images: Tensor, arch: Arch) -> Tensor:
         """Pooled features of one path. Shape: (N, C, H, W) -> (N, num_features)"""
-        return self.supernet(images, arch).mean((2, 3))
+        graphs = self.graphs
+        run = self.supernet if graphs is None or not graphs.accepts(images, arch) else graphs
+        return run(images, arch).mean((2, 3))
 
     def logits(self, images: Tensor, arch: Arch) -> Tensor:
         """Class scores of one path. Shape: (N, C, H, W) -> (N, num_classes)"""

@@ -157,7 +157,8 @@ class FPNAS(AlternatingMethod):
     @torch.no_grad()
     def draw(self, step: int, part: int) -> tuple[Arch, ...]:
         """K independent paths from P(A | alpha), equal on all ranks."""
-        cumulated = self.log_probabilities().double().exp().cumsum(dim=1).cpu().numpy()
+        # Summed on the host: cumsum of floats has no deterministic form on a GPU.
+        cumulated = self.log_probabilities().double().exp().cpu().numpy().cumsum(axis=1)
         picks = self.rng(step, part).random((self.samples(step), len(cumulated)))
         archs = (picks[..., None] >= (cumulated / cumulated[:, -1:])[:, :-1]).sum(axis=-1)
         return tuple(tuple(map(int, arch)) for arch in archs)

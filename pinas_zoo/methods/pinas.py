@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pinas_zoo.dist import gather, rank_and_world
+from pinas_zoo.models.graphs import BlockGraphs, Recorder, Segment
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
@@ -41,22 +42,48 @@ class Projector(nn.Sequential):
         super().__init__(*pool, nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, dim))
 
 
+class UnitLength(nn.Module):
+    """A projector whose output has length 1. Shape: (N, channels, H, W) -> (N, D)"""
+
+    def __init__(self, projector: nn.Module) -> None:
+        super().__init__()
+        self.projector = projector
+
+    def forward(self, x: Tensor) -> Tensor:
+        out_ND = self.projector(x)
+        # Half types lack the precision for a norm; the embeddings are small.
+        return F.normalize(out_ND if out_ND.dtype == torch.float64 else out_ND.float(), dim=1)
+
+
 class Encoder(nn.Module):
     """A supernet and its projector; the student is one, the teacher another."""
 
     def __init__(self, backbone: SuperNet, projector: nn.Module) -> None:
         super().__init__()
         self.backbone, self.projector = backbone, projector
+        self.graphs: BlockGraphs | None = None
+        self._by_block: dict[tuple[int, int], list[nn.Parameter]] = {}
+        self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
-        out_ND = self.projector(self.backbone(x, arch))
-        # Half types lack the precision for a norm; the embeddings are small.
-        return F.normalize(out_ND if out_ND.dtype == torch.float64 else out_ND.float(), dim=1)
+        if self.graphs is not None and self.graphs.accepts(x, arch):
+            return self.graphs(x, arch)
+        return UnitLength(self.projector)(self.backbone(x, arch))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        self._by_block.clear()  # torch may put new parameters in the place of the old ones
+        return super()._apply(fn, recurse)
 
     def on_path(self, arch: Arch) -> list[nn.Parameter]:
-        """Stem, chosen blocks with their shortcuts, and projector."""
-        return [*self.backbone.path(arch).parameters(), *self.projector.parameters()]
+        """Stem, chosen blocks with their shortcuts, and projector; a teacher's in the order of its student's."""
+        return [parameter for place in enumerate(arch) for parameter in self._on_block(place)]
+
+    def _on_block(self, place: tuple[int, int]) -> list[nn.Parameter]:
+        """Walking the modules of two paths takes milliseconds of every step: the lists are kept by block."""
+        if place not in self._by_block:
+            self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
+        return self._by_block[place]
 
 
 class InfoNCE(torch.autograd.Function):
@@ -87,6 +114,19 @@ class InfoNCE(torch.autograd.Function):
         return grad_loss * ctx.saved_tensors[0], None, None, None
 
 
+@torch.no_grad()
+def batch_top1(q_ND: Tensor, k_ND: Tensor) -> Tensor:
+    """Share of queries whose nearest key among the batch's is their own, in percent."""
+    nearest = (q_ND @ k_ND.t()).argmax(dim=1)
+    return (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
+
+
+def _on(device: torch.device, index: np.ndarray) -> Tensor:
+    """An index on the device, without waiting for it: a copy from memory that is not pinned would."""
+    tensor = torch.from_numpy(index)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
+
+
 class PiNAS(nn.Module):
     """The supernet-Pi model: cross-path learning and a mean teacher with negative samples.
 
@@ -102,8 +142,8 @@ class PiNAS(nn.Module):
         mean_teacher: Off: keys come from the student itself, without gradient.
         negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
         single_path: Plain MoCo: one path a step and two views; `cross_path` is then without meaning.
-        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Not
-            needed with SyncBN; without effect in a single process.
+        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Without
+            effect with SyncBN, whose statistics are of all ranks, and in a single process.
         seed: Paths and shuffles are drawn from (seed, step): equal on all ranks, whatever stopped in between.
 
     Raises:
@@ -163,7 +203,9 @@ class PiNAS(nn.Module):
                 keys of every part (gradient accumulation).
 
         Returns:
-            'loss', to be differentiated; 'top1' of the contrast in percent, and 'feature_std', the standard deviation
+            'loss', to be differentiated; 'top1' of the contrast in percent among the queue's keys (at a high rate these
+            differ from fresh ones by their age alone); 'top1_batch', the same among the batch's own, fresh keys; and
+            'feature_std', the standard deviation
             over the batch of an embedding dimension times sqrt(D): about 1 when spread out, 0 when collapsed.
         """
         views, queries, keys = batch['views'], [], []
@@ -180,6 +222,7 @@ class PiNAS(nn.Module):
         return {
             'loss': torch.stack([loss for loss, _ in terms]).sum(),
             'top1': torch.stack([top1 for _, top1 in terms]).mean(),
+            'top1_batch': torch.stack([batch_top1(q, k) for q, k in zip(queries, partners, strict=True)]).mean(),
             'feature_std': spread * math.sqrt(queries[0].shape[1]),
         }
 
@@ -193,19 +236,17 @@ class PiNAS(nn.Module):
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
         encoder = self.student if self.teacher is None else self.teacher
         rank, ranks = rank_and_world()
-        if ranks == 1 or not self.shuffle_keys:
+        if ranks == 1 or not self.shuffle_keys or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
-        mine, back = (torch.from_numpy(o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
+        mine, back = (_on(x.device, o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
         return gather(encoder(gather(x)[mine], arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
         """One term of the loss, and its top-1 accuracy in percent (among the batch's keys without a queue)."""
         if self.queue is not None:
             return InfoNCE.apply(q_ND, k_ND, self.queue, self.temperature)
-        nearest = (q_ND.detach() @ k_ND.t()).argmax(dim=1)
-        top1 = (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
-        return (2 - 2 * (q_ND * k_ND).sum(dim=1)).mean(), top1
+        return (2 - 2 * (q_ND * k_ND).sum(dim=1)).mean(), batch_top1(q_ND, k_ND)
 
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
@@ -213,8 +254,21 @@ class PiNAS(nn.Module):
         keys_ND = gather(keys_ND)
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
-        self.queue.index_copy_(1, (self.queue_ptr + count) % length, keys_ND[-length:].t())
+        places, keys_DN = (self.queue_ptr + count) % length, keys_ND[-length:].t()
+        # An overflow in half precision skips a step; its keys would stay for thousands.
+        keys_DN = torch.where(keys_DN.isfinite().all(dim=0), keys_DN, self.queue[:, places])
+        self.queue.index_copy_(1, places, keys_DN)
         self.queue_ptr.add_(len(keys_ND)).remainder_(length)
+
+    def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
+        """Trains from captured blocks where they fit, see `BlockGraphs`; the results are those without.
+
+        Args:
+            recorder: What captures, `CudaRecorder()`.
+            log: Takes one line of text at a time.
+        """
+        for encoder in filter(None, (self.student, self.teacher)):
+            encoder.graphs = BlockGraphs(encoder.backbone, UnitLength(encoder.projector), recorder, log)
 
     # ---- the interface of a method --------------------------------------------------------------
 

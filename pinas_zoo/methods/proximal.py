@@ -50,7 +50,9 @@ def prox_exclusive(z: Tensor, strength: float) -> Tensor:
     """
     size = z.abs().sort(dim=1, descending=True).values
     rank = torch.arange(1, z.shape[1] + 1, device=z.device, dtype=z.dtype)
-    threshold = strength * size.cumsum(dim=1) / (1 + strength * rank)
+    # A sum per element: cumsum of floats has no deterministic form on a GPU, and a row has few elements.
+    sums = torch.stack([size[:, : last + 1].sum(dim=1) for last in range(size.shape[1])], dim=1)
+    threshold = strength * sums / (1 + strength * rank)
     # The elements above their threshold come first; the last of them gives the row's threshold.
     last = (size > threshold).sum(dim=1, keepdim=True).clamp(min=1) - 1
     return soft_threshold(z, threshold.gather(1, last))

@@ -20,8 +20,10 @@ import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
 from pinas_zoo.methods.linear import freeze
+from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.sampling import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
+from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space
@@ -43,7 +45,7 @@ class LinearStage(SteppedModel):
         supernet: Checkpoint of the pre-training; None leaves random weights (a checkpoint of this stage follows).
         seed: Paths are drawn from (seed, step); None takes the run's seed.
         channels_last: Memory format of the supernet.
-        data_preprocessor: mmengine's preprocessor.
+        data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class LinearStage(SteppedModel):
         channels_last: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor)
+        super().__init__(preprocessor_config(data_preprocessor, channels_last))
         self.space, self.seed = get_space(space), run_seed(seed)
         net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
         self.supernet = freeze(net)
@@ -107,8 +109,9 @@ class Classifier(BaseModel):
         num_classes: Classes.
         mixup: Alpha of mixup while training; 0 is off.
         label_smoothing: Share of the target spread over the classes.
+        zero_init_last: Every block starts as its shortcut.
         channels_last: Memory format.
-        data_preprocessor: mmengine's preprocessor.
+        data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
     """
 
     def __init__(
@@ -117,11 +120,14 @@ class Classifier(BaseModel):
         num_classes: int,
         mixup: float = 0.0,
         label_smoothing: float = 0.0,
+        zero_init_last: bool = False,
         channels_last: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor)
+        super().__init__(preprocessor_config(data_preprocessor, channels_last))
         self.net = timm.create_model(num_classes=num_classes, **model)
+        if zero_init_last:
+            init_weights(self.net, zero_init_last=True)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         # timm's Mixup draws from numpy's global generator, whose state our checkpoints carry.
@@ -165,11 +171,17 @@ class TopAccuracy(BaseMetric):
         self.topk = tuple(topk)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Tensor]]) -> None:
-        for sample in data_samples:
-            scores, label = sample['scores'].float(), int(sample['label'])
-            ahead = ~(scores <= scores[label])  # a NaN is ahead of everything
-            ahead[:label] |= scores[:label] == scores[label]  # of equal scores the first wins, as with argmax
-            self.results.append((int(ahead.sum()), float(-scores.log_softmax(dim=0)[label])))
+        # Of the whole batch at once: every read of a value waits for the device.
+        scores = torch.stack([sample['scores'] for sample in data_samples]).float()
+        label = torch.stack([torch.as_tensor(sample['label'], device=scores.device) for sample in data_samples])[
+            :, None
+        ]
+        own = scores.gather(1, label)
+        ahead = ~(scores <= own)  # a NaN is ahead of everything
+        before = torch.arange(scores.shape[1], device=scores.device) < label
+        ahead |= before & (scores == own)  # of equal scores the first wins, as with argmax
+        loss = -scores.log_softmax(dim=1).gather(1, label)[:, 0]
+        self.results.extend(zip(ahead.sum(1).tolist(), loss.tolist(), strict=True))
 
     def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
         ranks, losses = np.array(results).T

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
 from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.registry import (
     DATASETS,
@@ -119,7 +122,9 @@ class SupernetPretraining(SteppedModel):
             and the run's seed unless it sets one.
         zero_init_last: Every block of the supernet starts as its shortcut; see `SuperNet`.
         channels_last: Memory format of the networks; measure which is faster on the device.
-        data_preprocessor: mmengine's preprocessor; moves the batch to the device.
+        cuda_graphs: On a GPU, run the blocks from CUDA graphs captured at their first use
+            (`pinas_zoo.models.graphs`): 'auto' where the method can, True requires it, False is eager.
+        data_preprocessor: Settings of the `BatchPreprocessor`, which moves the batch to the device; or another one.
     """
 
     def __init__(
@@ -128,15 +133,23 @@ class SupernetPretraining(SteppedModel):
         method: dict[str, Any],
         zero_init_last: bool = True,
         channels_last: bool = False,
+        cuda_graphs: bool | str = 'auto',
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor)
+        super().__init__(preprocessor_config(data_preprocessor, channels_last))
         self.space = get_space(space)
         method = dict(method, seed=run_seed(method.get('seed')))
         supernet = SuperNet(self.space, zero_init_last=zero_init_last)
         self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
         if channels_last:  # a convolution takes the format of its weights, so the images need not change
             self.to(memory_format=torch.channels_last)
+        if cuda_graphs not in (True, False, 'auto'):
+            raise ValueError(f"cuda_graphs is True, False or 'auto', got {cuda_graphs!r}")
+        use_graphs = getattr(self.method, 'use_graphs', None)
+        if cuda_graphs is True and use_graphs is None:
+            raise ValueError(f"{type(self.method).__name__} cannot run from CUDA graphs: cuda_graphs='auto' or False")
+        if cuda_graphs and use_graphs is not None:
+            use_graphs(CudaRecorder(), partial(print_log, logger='current'))
         self.last_step = 0
 
     @property
@@ -186,11 +199,15 @@ class MethodOptimWrapperConstructor:
         groups = module.method.param_groups()
         if len(groups) == 1:
             return self._wrap(dict(self.cfg), *groups.values())
-        if any('Amp' in str(self.cfg[key].get('type')) for key in groups if key in self.cfg):
-            raise ValueError('several optimisers have a loss scaler each: mixed precision is for methods with one')
+        wrappers = {key: self._wrap(dict(self.cfg[key]), groups[key]) for key in groups if key in self.cfg}
+        if any(isinstance(wrapper, AmpOptimWrapper) for wrapper in wrappers.values()):
+            raise ValueError(
+                'several optimisers would have a loss scaler each: float16 is for methods with one. Use bfloat16, '
+                "type='pinas_zoo.BFloat16OptimWrapper', or leave --amp out"
+            )
         if unknown := set(groups) - set(self.cfg):
             raise ValueError(f'optim_wrapper has no settings for {sorted(unknown)}, the groups are {sorted(groups)}')
-        return OptimWrapperDict(**{key: self._wrap(dict(self.cfg[key]), params) for key, params in groups.items()})
+        return OptimWrapperDict(**wrappers)
 
     @staticmethod
     def _wrap(cfg: dict[str, Any], params: list[nn.Parameter] | list[dict[str, Any]]) -> OptimWrapper:
@@ -202,22 +219,26 @@ class MethodOptimWrapperConstructor:
 
 
 @OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
-    """Forward passes in bfloat16 on a CPU, where mmengine's AmpOptimWrapper asserts a GPU."""
+class BFloat16OptimWrapper(OptimWrapper):
+    """Forward passes in bfloat16 on any device, without a loss scaler: its range is float32's."""
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
         """Autocast round mmengine's own context (gradient accumulation)."""
-        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+        with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
             yield
 
 
 @OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper')
 def mixed_precision(**settings: Any) -> OptimWrapper:
-    """mmengine's AmpOptimWrapper with these settings on a GPU; on a CPU bfloat16 without loss scaling."""
-    if get_device() != 'cpu':
+    """bfloat16 without loss scaling where the device has it, else mmengine's AmpOptimWrapper with these settings.
+
+    ``dtype='float16'`` asks for mmengine's, on a GPU.
+    """
+    wants_it = settings.get('dtype') != 'float16'
+    if get_device() != 'cpu' and not (wants_it and torch.cuda.is_bf16_supported(including_emulation=False)):
         return AmpOptimWrapper(**settings)
-    print_log('CPU: mixed precision is autocast to bfloat16, without loss scaling', 'current')
+    print_log(f'{get_device()}: mixed precision is autocast to bfloat16, without loss scaling', 'current')
     for key in ('loss_scale', 'dtype', 'use_fsdp'):
         settings.pop(key, None)
-    return CPUAmpOptimWrapper(**settings)
+    return BFloat16OptimWrapper(**settings)

@@ -15,24 +15,35 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from pinas_zoo.data import SupervisedView
+from pinas_zoo.data import SupervisedView, finish_images
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
-from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
-from pinas_zoo.search.strategies import Limits, Searcher, SearchLog, SearchRecord, build_searcher
+from pinas_zoo.search.strategies import (
+    Limits,
+    Searcher,
+    SearchLog,
+    SearchRecord,
+    build_searcher,
+    random_records,
+    score_of,
+)
 from pinas_zoo.space import SearchSpace, get_space
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
 __all__ = ['Batches', 'derive_best', 'search']
+
+#: What a search may compute in.
+HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 class Batches:
@@ -43,7 +54,9 @@ class Batches:
         batch_size: Images a batch.
         batches: How many; None for the whole source.
         num_workers: Processes that decode; 0 decodes here.
-        in_memory: Keep the batches on the device after the first pass; for sets that fit.
+        in_memory: Keep the images on the device, all of them; for sets that fit.
+        keep_gib: Without that, GiB of decoded uint8 images that this process keeps in the host's memory after the
+            first pass (50,000 of 224 px are 7); what does not fit is decoded anew in every pass.
         device: Where the batches go.
         labelled: Give (images, labels) rather than images.
     """
@@ -55,13 +68,15 @@ class Batches:
         batches: int | None = None,
         num_workers: int = 0,
         in_memory: bool = False,
+        keep_gib: float = 8.0,
         device: str = 'cpu',
         labelled: bool = False,
     ) -> None:
-        self.dataset = SupervisedView(**view, train=False)
+        self.dataset = SupervisedView(**view, train=False, finish=False)
         self.batch_size, self.batches, self.num_workers = batch_size, batches, num_workers
         self.device, self.labelled = device, labelled
-        self.kept: list[Any] | None = [] if in_memory else None
+        self.in_memory, self.room = in_memory, keep_gib * 2**30
+        self.kept: list[dict[str, Tensor]] = []
         available = len(self.dataset) // batch_size
         if batches is not None and batches > available:
             raise ValueError(
@@ -75,20 +90,34 @@ class Batches:
         return json.dumps(self.dataset.source.description | facts, sort_keys=True)
 
     def __iter__(self) -> Iterator[Any]:
-        if self.kept:
-            yield from self.kept
+        kept = list(self.kept)
+        for batch in kept:
+            yield self._finish(batch)
+        last = len(self.dataset) if self.batches is None else self.batches * self.batch_size
+        rest = Subset(self.dataset, range(len(kept) * self.batch_size, last))
+        if not len(rest):
             return
-        loader = DataLoader(self.dataset, self.batch_size, num_workers=self.num_workers)
-        passed = []
-        for index, batch in enumerate(loader):
-            if index == self.batches:
-                break
-            images: Tensor = batch['image'].to(self.device)
-            item = (images, batch['label'].to(self.device)) if self.labelled else images
-            if self.kept is not None:
-                passed.append(item)
-            yield item
-        self.kept = passed if self.kept is not None else None  # a pass that was broken off is not kept
+        pinned = torch.device(self.device).type == 'cuda'
+        loader = DataLoader(rest, self.batch_size, num_workers=self.num_workers, pin_memory=pinned)
+        for index, found in enumerate(loader, start=len(kept)):
+            batch = {key: found[key] for key in ('image', 'statistics', 'label')}
+            if index == len(self.kept):  # a pass that was broken off has kept its beginning
+                self._keep(batch)
+            yield self._finish(batch)
+
+    def _keep(self, batch: dict[str, Tensor]) -> None:
+        size = batch['image'].nbytes
+        if self.in_memory:
+            self.kept.append({key: tensor.to(self.device) for key, tensor in batch.items()})
+        elif size <= self.room:
+            # A worker's batch lies in shared memory, of which there may be little.
+            self.kept.append({key: tensor.clone() if tensor.is_shared() else tensor for key, tensor in batch.items()})
+            self.room -= size
+
+    def _finish(self, batch: dict[str, Tensor]) -> Any:
+        """Network input on the device, normalised there."""
+        batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
+        return (batch['image'], batch['label']) if self.labelled else batch['image']
 
 
 def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
@@ -104,16 +133,23 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
         supernet.to(memory_format=torch.channels_last)
     calibration = Batches(**cfg.calibration, device=device)
     evaluation = Batches(**cfg.evaluation, device=device, labelled=True)
-    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name))
-    return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache)
+    if (precision := cfg.get('precision', 'float32')) not in HALVES:
+        raise ValueError(f'precision={precision!r}, allowed: {", ".join(HALVES)}')
+    half = HALVES[precision]
+    # What was computed elsewhere is no score of this run: a CPU's float32 is what files without a word hold.
+    where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
+    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name, *where))
+    return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
 
 
-def _record(index: int, score: PathScore, space: SearchSpace, costs: CostTable, seconds: float) -> SearchRecord:
-    cost = costs.of(score.arch)
-    return SearchRecord(index, space.format(score.arch), score.top1, score.loss, cost.macs, cost.params, seconds)
+def _record(index: int, path: PathScore, score: float, space: SearchSpace, cost: Cost, seconds: float) -> SearchRecord:
+    arch = space.format(path.arch)
+    return SearchRecord(index, arch, score, path.loss, cost.macs, cost.params, seconds, path.top1)
 
 
-def _run(searcher: Searcher, evaluate: Evaluator, costs: CostTable, budget: int, log: SearchLog | None) -> None:
+def _run(
+    searcher: Searcher, evaluate: Evaluator, costs: CostTable, budget: int, objective: str, log: SearchLog | None
+) -> None:
     """Asks, evaluates and tells until the budget is used; rank 0 has the log."""
     space = searcher.space
     bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
@@ -122,30 +158,40 @@ def _run(searcher: Searcher, evaluate: Evaluator, costs: CostTable, budget: int,
         wanted = searcher.block * get_world_size()
         while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
             start = time.perf_counter()
-            scores = evaluate(archs)
+            paths = evaluate(archs)
             seconds = (time.perf_counter() - start) / len(archs)
-            for score in scores if log is not None else ():
-                log.append(_record(len(log), score, space, costs, seconds))
-            searcher.tell(archs, [score.top1 for score in scores])
+            scores = [score_of(objective, path.top1, path.loss) for path in paths]
+            for path, score in zip(paths, scores, strict=True) if log is not None else ():
+                log.append(_record(len(log), path, score, space, costs.of(path.arch), seconds))
+            searcher.tell(archs, scores)
             arch, best = searcher.best
-            bar.set_postfix_str(f'best {best:.2f} % {space.format(arch)}')
+            shown = f'loss {-best:.4f}' if objective == 'loss' else f'{best:.2f} %'
+            bar.set_postfix_str(f'best {shown} {space.format(arch)}')
             bar.update(len(archs))
 
 
 def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
     """`best.json` and the two pictures."""
     best = max(records, key=lambda record: record.score)
-    random_mean = facts['random_mean']
-    result = {'arch': best.arch, 'top1': best.score, **vars(best), **facts, 'evaluations': len(records)}
+    top1 = best.score if best.top1 is None else best.top1  # a log from before there was a choice
+    result = {**vars(best), 'top1': top1, **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
     write_text(work_dir / 'best.json', text)
-    search_trace_figure(
-        records, caption='Best held-out accuracy so far', ylabel='top-1 / %', random_mean=random_mean, kind='png'
-    ).save(work_dir / 'trace.png')
-    pareto_figure(records, caption='Accuracy against cost', ylabel='top-1 / %', kind='png').save(
-        work_dir / 'pareto.png'
-    )
+    objective = facts['objective']
+    random_mean = facts['random_mean_loss' if objective == 'loss' else 'random_mean']
+    trace = search_trace_figure(records, objective=objective, random_mean=random_mean, kind='png')
+    trace.save(work_dir / 'trace.png')
+    pareto_figure(records, objective=objective, kind='png').save(work_dir / 'pareto.png')
     return best
+
+
+def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
+    """Means over the random paths that a search begins with."""
+    top1, loss = ([getattr(record, name) for record in initial] for name in ('top1', 'loss'))
+    if None in top1:  # a log of accuracy alone
+        top1 = [record.score for record in initial]
+    mean, mean_loss = sum(top1) / len(top1), sum(loss) / len(loss)
+    return {'random_mean': mean, 'random_mean_loss': mean_loss, 'random_paths': len(initial)}
 
 
 def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
@@ -153,7 +199,8 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
 
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
-            `limits`, `size`, `seed` and `channels_last`.
+            `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
+            `seed`, `channels_last` and `precision` (one of `HALVES`).
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` is without effect, since a search always continues.
 
@@ -170,7 +217,10 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
-    costs = CostTable(space, cfg.get('size', space.input_size), cfg.num_classes)
+    objective = cfg.get('objective', 'loss')
+    score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
+    size = cfg.get('size', space.input_size)
+    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
     limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
     searcher = build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits)
     sha256 = file_sha256(checkpoint)
@@ -179,7 +229,8 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
         {k: part[k] for k in ('view', 'batch_size', 'batches') if k in part}
         for part in (cfg.calibration, cfg.evaluation)
     ]
-    header = searcher.header(sha256) | {'data': data}
+    # Logs without an objective ranked by accuracy: such a search goes on.
+    header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
@@ -187,13 +238,16 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay(done[0])
         evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
-        _run(searcher, evaluate, costs, cfg.budget, log)
+        _run(searcher, evaluate, costs, cfg.budget, objective, log)
         if log is None:
             arch, score = searcher.best
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
-        initial = [r.score for r in log.records[: cfg.searcher.get('initial', 80)]]
-        facts |= {'random_mean': sum(initial) / len(initial), 'random_paths': len(initial), 'space': space.name}
+        facts |= {
+            'objective': objective,
+            'space': space.name,
+            **_random_means(log.records[: random_records(log.header)]),
+        }
         return _write_results(work_dir, log.records, facts)
 
 

@@ -7,6 +7,7 @@ those of the released checkpoints (conv1, bn1, conv2.conv, conv2.bn0, ...), so t
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -24,6 +25,21 @@ __all__ = [
     'make_block',
     'make_shortcut',
 ]
+
+
+@torch.fx.wrap  # a branch on a size cannot be traced symbolically
+def several_images(pooled: Tensor, batch_statistics: bool) -> Tensor:
+    """Returns pooled features as they are, and refuses a single image where its own statistics would be taken.
+
+    Raises:
+        ValueError: The batch has one image.
+    """
+    if batch_statistics and pooled.shape[0] == 1:
+        raise ValueError(
+            'split attention normalises a 1x1 map: a training batch of 1 per device has no variance; '
+            'use a batch of at least 2, SyncBN over several devices, or norm_eval'
+        )
+    return pooled
 
 
 class SplitAttention(nn.Module):
@@ -75,18 +91,9 @@ class SplitAttention(nn.Module):
 
     def attend(self, pooled: Tensor) -> Tensor:
         """Hidden activations of the attention. Shape: (N, width, 1, 1) -> (N, hidden, 1, 1)"""
-        if not torch.jit.is_scripting():
-            self._check_batch(pooled)
-        return F.relu(self.bn1(self.fc1(pooled)), inplace=True)
-
-    @torch.jit.unused
-    def _check_batch(self, pooled: Tensor) -> None:
         norm = self.bn1
-        if pooled.shape[0] == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
-            raise ValueError(
-                'split attention normalises a 1x1 map: a training batch of 1 per device has no variance; '
-                'use a batch of at least 2, SyncBN over several devices, or norm_eval'
-            )
+        pooled = several_images(pooled, norm.training and isinstance(norm, nn.BatchNorm2d))
+        return F.relu(norm(self.fc1(pooled)), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -269,8 +276,11 @@ class Skeleton(nn.Module):
         self.space = space
         first, second, third = space.stem_widths
         kernel, padding = space.stem_kernel, space.stem_kernel // 2
+        self.patchify = nn.PixelUnshuffle(space.stem_patch) if space.stem_patch > 1 else nn.Identity()
         self.conv1 = nn.Sequential(
-            nn.Conv2d(in_chans, first, kernel, stride=space.stem_stride, padding=padding, bias=False),
+            nn.Conv2d(
+                in_chans * space.stem_patch**2, first, kernel, stride=space.stem_stride, padding=padding, bias=False
+            ),
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
             nn.Conv2d(first, second, kernel, padding=padding, bias=False),
@@ -284,11 +294,11 @@ class Skeleton(nn.Module):
 
     def stem_modules(self) -> tuple[nn.Module, ...]:
         """The stem's modules in order."""
-        return self.conv1, self.bn1, self.act1, self.maxpool
+        return self.patchify, self.conv1, self.bn1, self.act1, self.maxpool
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """Shape: (N, in_chans, H, W) -> (N, stem_widths[-1], H / stem_reduction, W / stem_reduction)"""
-        return self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        return self.maxpool(self.act1(self.bn1(self.conv1(self.patchify(x)))))
 
 
 def init_weights(module: nn.Module, zero_init_last: bool = False) -> None:

@@ -77,7 +77,7 @@ class CostTable:
     def fixed(self) -> Cost:
         """Stem, shortcuts and classifier: what every architecture has."""
         size, kernel = self._stem_size, self.space.stem_kernel
-        cost, channels = Cost(), self.in_chans
+        cost, channels = Cost(), self.in_chans * self.space.stem_patch**2
         for width in self.space.stem_widths:
             cost += _conv(size, kernel, channels, width) + _norm(width)
             channels = width
@@ -117,7 +117,7 @@ class CostTable:
     def _stem_size(self) -> Size:
         """Size of the stem's convolutions' output."""
         full = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return _strided(full, self.space.stem_stride)
+        return _strided(_strided(full, self.space.stem_patch), self.space.stem_stride)
 
     def _sizes(self, position: int) -> tuple[Size, Size]:
         """Sizes of a position's input and output."""

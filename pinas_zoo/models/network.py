@@ -4,8 +4,7 @@ The network of Pi-NAS (Peng et al., ICCV 2021): a ResNeSt-50 skeleton in which e
 split-attention bottlenecks. Parameter names are those of the released classification checkpoint.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: torch.fx writes those of `forward` into the code that TorchScript then reads.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -116,7 +115,9 @@ class PiNASNet(Skeleton):
 
     def _build_stages(self, output_stride: int, drop_path_rate: float) -> None:
         space, last = self.space, max(self.space.num_positions - 1, 1)
-        self.feature_info = [dict(num_chs=space.stem_widths[-1], reduction=space.stem_stride, module='act1')]
+        self.feature_info = [
+            dict(num_chs=space.stem_widths[-1], reduction=space.stem_patch * space.stem_stride, module='act1')
+        ]
         position = 0
         geometry = stage_geometry(space, output_stride)
         for name, (stride, first_dilation, dilation, reduction), depth, planes in zip(
@@ -222,7 +223,7 @@ class PiNASNet(Skeleton):
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         take, last = feature_take_indices(len(self.feature_info), indices)
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(self.patchify(x))))
         intermediates = [x] if 0 in take else []
         x = self.maxpool(x)
         stages = STAGES[: len(self.feature_info) - 1]

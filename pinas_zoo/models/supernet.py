@@ -205,7 +205,12 @@ class SuperNet(Skeleton):
             ValueError: The architecture is malformed, or the factors do not fit it.
         """
         path, stem = self.path(arch, factors), self.conv1[0].weight
-        kwargs = dict(num_classes=0, in_chans=stem.shape[1], device=stem.device, dtype=stem.dtype) | kwargs
+        kwargs = (
+            dict(
+                num_classes=0, in_chans=stem.shape[1] // self.space.stem_patch**2, device=stem.device, dtype=stem.dtype
+            )
+            | kwargs
+        )
         net = PiNASNet(path.arch, self.space, **kwargs)
         missing, unexpected = net.load_state_dict(path.state_dict(), strict=False)
         left = [name for name in missing if not name.startswith('fc.') and not name.endswith('.factors')]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinas_zoo.data import open_source
+from pinas_zoo.data.pairs import PAIR_MEAN, PAIR_STD, compose_pairs, pair_class
 
 __all__ = [
     'PARTS',
@@ -31,8 +32,7 @@ __all__ = [
 
 #: Which items a part is made of: disjoint parts of the train split, and the test split.
 PARTS = ('train', 'heldout', 'test')
-#: Pixels of the canvases in [0, 1]: about their mean and standard deviation; a constant, so that all nets see the same.
-MEAN, STD = 0.28, 0.33
+MEAN, STD = PAIR_MEAN[0], PAIR_STD[0]
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,6 @@ class PairSet:
         return len(self.labels)
 
 
-def pair_class(first: Tensor, second: Tensor) -> Tensor:
-    """Number of an unordered pair of classes: 0 for (0, 0), 1 for (0, 1), 2 for (1, 1), 3 for (0, 2) and so on."""
-    high, low = torch.maximum(first, second), torch.minimum(first, second)
-    return high * (high + 1) // 2 + low
-
-
 @lru_cache(maxsize=4)
 def compose(task: PairTask, part: str) -> PairSet:
     """Makes a part of the task; the same tensors for the same arguments. Do not write into them.
@@ -126,14 +120,9 @@ def compose(task: PairTask, part: str) -> PairSet:
         half = 'train' if part == 'train' else 'holdout'
         spec = {'kind': 'fashion-mnist', 'split': 'train', 'part': half, 'holdout': 1 / 6, 'seed': task.seed}
     source = open_source(spec)
-    pixels, classes = source.tensors()
-    items = F.interpolate(pixels[:, :1].float(), size=(task.item,) * 2, mode='bilinear', antialias=True)
-    count = getattr(task, part)
     draw = torch.Generator().manual_seed(1000 * task.seed + PARTS.index(part))
-    first, second = torch.randint(len(items), (2, count), generator=draw)
-    items = items.round().to(torch.uint8)
-    labels = pair_class(classes[first], classes[second])
-    return PairSet(torch.cat([items[first], items[second]], dim=-1), labels, source.description['data'])
+    images, labels = compose_pairs(source, getattr(task, part), task.item, draw)
+    return PairSet(images, labels, source.description['data'])
 
 
 def augment(images: Tensor, draw: torch.Generator, shift: int = 2) -> Tensor:

@@ -38,7 +38,8 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
     stem = '-'.join(map(str, space.stem_widths))
     pool = ', max pool 3×3' if space.stem_pool else ''
     kernel = f'{space.stem_kernel}×{space.stem_kernel}'
-    y = _bar(out, y, width, f'Stem: {kernel} conv {stem}, stride {space.stem_stride}{pool}')
+    patch = f'patches of {space.stem_patch} px, ' if space.stem_patch > 1 else ''
+    y = _bar(out, y, width, f'Stem: {patch}{kernel} conv {stem}, stride {space.stem_stride}{pool}')
     position, reduction = 0, space.stem_reduction
     for stage, depth in enumerate(space.depths):
         reduction *= space.strides[stage]

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -98,6 +98,7 @@ def curve_figure(
     ylabel: str = '',
     smooth: int = 1,
     lines: Mapping[str, float] | None = None,
+    colours: Sequence[str] = LINES,
     kind: Kind = 'svg',
 ) -> Figure:
     """Draws curves over a common axis.
@@ -109,6 +110,7 @@ def curve_figure(
         ylabel: Name of the y axis.
         smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
         lines: Levels to mark with a dashed line, by name.
+        colours: Of the curves, in their order.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
@@ -119,7 +121,7 @@ def curve_figure(
         raise ValueError(f'a curve needs points and smooth of at least 1, got {list(series)} and {smooth}')
 
     def draw(axes: Any) -> None:
-        for color, (name, points) in zip(LINES * (1 + len(series) // len(LINES)), series.items(), strict=False):
+        for color, (name, points) in zip(cycle(colours), series.items(), strict=False):
             x, y = [p[0] for p in points], [p[1] for p in points]
             if smooth > 1:
                 axes.plot(x, y, color=color, alpha=0.3, linewidth=1)
@@ -132,11 +134,22 @@ def curve_figure(
     return draw_axes(draw, caption, xlabel, ylabel, kind)
 
 
+#: Axis names by the objective of a search.
+_SCORE_NAMES = {'top1': 'accuracy', 'loss': 'held-out loss'}
+
+
+def _sign(objective: str) -> int:
+    if objective not in _SCORE_NAMES:
+        raise ValueError(f'objective {objective!r} is unknown, allowed: {sorted(_SCORE_NAMES)}')
+    return -1 if objective == 'loss' else 1
+
+
 def search_trace_figure(
     records: Sequence[SearchRecord | Mapping[str, Any]],
     *,
     caption: str = 'Search: every evaluation and the best so far',
-    ylabel: str = 'accuracy',
+    ylabel: str | None = None,
+    objective: str = 'top1',
     random_mean: float | None = None,
     kind: Kind = 'svg',
 ) -> Figure:
@@ -145,40 +158,44 @@ def search_trace_figure(
     Args:
         records: `SearchLog.records`, or their fields as dicts.
         caption: Line below the figure.
-        ylabel: Name of the score.
-        random_mean: Mean score of random architectures, marked if given.
+        ylabel: Name of the score; default: by the objective.
+        objective: 'top1': scores as they are; 'loss': the loss itself, lower is better (scores are minus the loss).
+        random_mean: Mean of random architectures in the unit of the axis, marked if given.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: There are no records.
     """
-    rows = _records(records)
-    best = list(accumulate((row.score for row in rows), max))
+    rows, sign = _records(records), _sign(objective)
+    values = [sign * row.score for row in rows]
+    best = list(accumulate(values, min if sign < 0 else max))
 
     def draw(axes: Any) -> None:
         x = range(1, len(rows) + 1)
-        axes.scatter(x, [row.score for row in rows], s=12, color=LINES[0], alpha=0.55, linewidths=0, label='evaluated')
+        axes.scatter(x, values, s=12, color=LINES[0], alpha=0.55, linewidths=0, label='evaluated')
         axes.step(x, best, where='post', color=LINES[1], linewidth=2, label='best so far')
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return draw_axes(draw, caption, 'evaluation', ylabel, kind)
+    return draw_axes(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
 
 
 def pareto_figure(
     records: Sequence[SearchRecord | Mapping[str, Any]],
     *,
-    caption: str = 'Accuracy against cost',
-    ylabel: str = 'accuracy',
+    caption: str | None = None,
+    ylabel: str | None = None,
+    objective: str = 'top1',
     kind: Kind = 'svg',
 ) -> Figure:
     """Draws scores against multiply-accumulates with the Pareto front, and a star on the best.
 
     Args:
         records: `SearchLog.records`, or their fields as dicts; those without `macs` are left out.
-        caption: Line below the figure.
-        ylabel: Name of the score.
+        caption: Line below the figure; default: by the objective.
+        ylabel: Name of the score; default: by the objective.
+        objective: As for `search_trace_figure`.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
@@ -190,7 +207,8 @@ def pareto_figure(
         raise ValueError('a Pareto figure needs records with macs, got none')
     unit, scale = ('GMACs', 1e9) if max(row.macs or 0 for row in rows) >= 1e9 else ('MMACs', 1e6)
     points = [((row.macs or 0) / scale, row.score) for row in rows]
-    front = [points[index] for index in pareto_front(points)]
+    front, sign = [points[index] for index in pareto_front(points)], _sign(objective)
+    points, front = ([(cost, sign * score) for cost, score in part] for part in (points, front))
     best = max(range(len(rows)), key=lambda index: rows[index].score)
 
     def draw(axes: Any) -> None:
@@ -199,7 +217,8 @@ def pareto_figure(
         axes.plot(*zip(*front, strict=True), 'o', color=LINES[2], markersize=5, label='Pareto front')
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
-    return draw_axes(draw, caption, unit, ylabel, kind)
+    caption = caption or ('Loss against cost' if objective == 'loss' else 'Accuracy against cost')
+    return draw_axes(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
@@ -232,7 +251,13 @@ def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: st
     ink = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick')}
     ink |= {'axes.labelcolor': INK, 'axes.edgecolor': INK, 'grid.color': INK}
     style = {'font.size': 10, 'svg.hashsalt': 'pinas_zoo', 'axes.grid': True, 'grid.alpha': 0.15, 'legend.fontsize': 9}
-    frame = {'axes.spines.top': False, 'axes.spines.right': False, 'legend.framealpha': 0, 'axes.axisbelow': True}
+    frame = {
+        'axes.formatter.useoffset': False,
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+        'legend.framealpha': 0,
+        'axes.axisbelow': True,
+    }
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style, **frame, **ink}):
         canvas = Canvas(figsize=(4.4, 3.2), layout='constrained')
         axes = canvas.add_subplot()

@@ -8,7 +8,7 @@ tree the inner one, so that memory is one batch times the depth.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
 
@@ -227,6 +227,7 @@ class Evaluator:
         calibration: Image batches for BN re-estimation; iterated anew for every call.
         evaluation: Batches of images and labels, held out.
         cache: Where scores are kept; None for memory only.
+        half: Half type of the forward passes (autocast); None for the networks' own type.
 
     Example:
         >>> images, labels = torch.randn(8, 3, 28, 28), torch.zeros(8, dtype=torch.long)
@@ -243,8 +244,9 @@ class Evaluator:
         calibration: Images,
         evaluation: Labelled,
         cache: ScoreCache | None = None,
+        half: torch.dtype | None = None,
     ) -> None:
-        self.supernet, self.head = supernet, head
+        self.supernet, self.head, self.half = supernet, head, half
         self.calibration, self.evaluation = calibration, evaluation
         self.cache = cache or ScoreCache(None, ())
 
@@ -269,5 +271,7 @@ class Evaluator:
 
     def _score(self, archs: Sequence[Arch]) -> list[PathScore]:
         tree = PrefixTree(self.supernet, archs)
-        tree.calibrate(self.calibration)
-        return tree.evaluate(self.evaluation, self.head)
+        kind = next(self.supernet.parameters()).device.type
+        with nullcontext() if self.half is None else torch.autocast(kind, self.half):
+            tree.calibrate(self.calibration)
+            return tree.evaluate(self.evaluation, self.head)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,38 @@ from typing import Any, Protocol
 from pinas_zoo.files import numbered_lines, sync_folder
 from pinas_zoo.space import Arch
 
-__all__ = ['Cost', 'Limits', 'SearchLog', 'SearchRecord', 'pareto_front']
+__all__ = [
+    'OBJECTIVES',
+    'Cost',
+    'Limits',
+    'SearchLog',
+    'SearchRecord',
+    'objective_of',
+    'pareto_front',
+    'score_of',
+]
+
+#: What a search ranks by: the held-out cross-entropy, or the accuracy, as released.
+OBJECTIVES = ('loss', 'top1')
 
 #: Version of the log's format, written in its header.
 LOG_FORMAT = 1
+
+
+def score_of(objective: str, top1: float, loss: float) -> float:
+    """What a search maximises: minus the loss, or the accuracy in percent.
+
+    Raises:
+        ValueError: The objective is unknown.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f'objective {objective!r} is unknown, allowed: {", ".join(OBJECTIVES)}')
+    return -loss if objective == 'loss' else top1
+
+
+def objective_of(header: Mapping[str, Any]) -> str:
+    """The objective of a log by its header; logs from before there was a choice ranked by accuracy."""
+    return header.get('objective', 'top1')
 
 
 class Cost(Protocol):
@@ -88,8 +116,9 @@ class SearchRecord:
     Args:
         index: Place in the order of proposals, from 0.
         arch: The architecture as `SearchSpace.format` writes it.
-        score: What the search maximises, usually the accuracy in percent; finite.
+        score: What the search maximises, see `score_of`; finite.
         loss: Evaluation loss, if known.
+        top1: Accuracy in percent, if known.
         macs: Multiply-accumulates, if known.
         params: Parameters, if known.
         seconds: Wall-clock time of the evaluation, if known.
@@ -105,11 +134,12 @@ class SearchRecord:
     macs: float | None = None
     params: float | None = None
     seconds: float | None = None
+    top1: float | None = None
 
     def __post_init__(self) -> None:
         if self.index < 0:
             raise ValueError(f'SearchRecord.index must be at least 0, got {self.index}')
-        for name in ('score', 'loss', 'macs', 'params', 'seconds'):
+        for name in ('score', 'loss', 'macs', 'params', 'seconds', 'top1'):
             value = getattr(self, name)
             if value is None and name != 'score':
                 continue
@@ -247,12 +277,13 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     records: list[SearchRecord] = []
     size = 0
     names = {field.name for field in fields(SearchRecord)}
+    always = names - {'top1'}  # which logs of accuracy alone do not have
     for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:
                 raise ValueError(f'{path} is not a search log: its first line is {line[:80]!r}')
             header = values
-        elif not isinstance(values, dict) or set(values) != names:
+        elif not isinstance(values, dict) or not always <= set(values) <= names:
             raise ValueError(f'{path}: line {number} is not a record of {sorted(names)}: {line[:80]!r}')
         elif values['index'] != len(records):
             raise ValueError(f'{path}: line {number} has index {values["index"]}, expected {len(records)}')

@@ -9,17 +9,28 @@ What they have in common, and why a search can be stopped and shared among ranks
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from pinas_zoo.search.log import Limits, SearchLog, SearchRecord, pareto_front
+from pinas_zoo.search.log import (
+    OBJECTIVES,
+    Limits,
+    SearchLog,
+    SearchRecord,
+    objective_of,
+    pareto_front,
+    score_of,
+)
 from pinas_zoo.search.partition_tree import PartitionTree, TreeSettings
 from pinas_zoo.search.searcher import Constraint, Searcher, check_least
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = [
+    'OBJECTIVES',
     'SEARCHERS',
     'EvolutionSettings',
     'Limits',
@@ -31,7 +42,10 @@ __all__ = [
     'Searcher',
     'TreeSettings',
     'build_searcher',
+    'objective_of',
     'pareto_front',
+    'random_records',
+    'score_of',
 ]
 
 
@@ -133,6 +147,16 @@ SEARCHERS: dict[str, tuple[type[Searcher], type | None]] = {
     'tree': (PartitionTree, TreeSettings),
     'evolution': (RegularizedEvolution, EvolutionSettings),
 }
+
+
+def random_records(header: Mapping[str, Any]) -> int:
+    """How many evaluations at the head of a search's log were drawn at random, by the log's header.
+
+    Whole blocks; a random search has no end of them.
+    """
+    settings = header['settings']
+    count = settings.get('initial', settings.get('population', sys.maxsize))
+    return -(-count // settings['block']) * settings['block']
 
 
 def build_searcher(

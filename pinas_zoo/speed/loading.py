@@ -1,4 +1,4 @@
-"""Four views an image: the paper's recipe from JPEG files, and the batched one for small grey images."""
+"""Four views an image: the paper's recipe from JPEG files in three forms, and the batched one for small grey images."""
 
 from __future__ import annotations
 
@@ -9,47 +9,150 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
-from pinas_zoo.data import BatchedViews, FourViews, collate_views, open_source
+from pinas_zoo.data import (
+    COLOUR_NUMBERS,
+    BatchedViews,
+    FolderSource,
+    FourViews,
+    ViewRecipe,
+    augment,
+    collate_views,
+    colour_plan,
+    finish_views,
+    open_source,
+)
 from pinas_zoo.speed.timing import Settings, Times, alternate, compare, row
 
-__all__ = ['measure', 'write_photos']
+__all__ = ['PHOTO', 'TorchvisionViews', 'measure', 'unfinished_batch', 'write_photos']
+
+#: Width and height in px of a photo as in ImageNet, and of one as it leaves a camera, halved.
+PHOTO, LARGE_PHOTO = (500, 375), (2000, 1500)
 
 
-def write_photos(folder: Path, count: int, seed: int) -> None:
-    """Writes JPEG files of 500 x 375 px that decode like photos: smooth shapes, some grain, about 75 kB."""
+def write_photos(folder: Path, count: int, seed: int, side: tuple[int, int] = PHOTO) -> None:
+    """Writes JPEG files that decode like photos: smooth shapes, some grain; 75 kB each at 500 x 375 px."""
     rng = np.random.default_rng(seed)
     for index in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.float32)
-        grain = rng.normal(0, 8, (375, 500, 1))
+        smooth = np.asarray(coarse.resize(side, Image.Resampling.BICUBIC), dtype=np.float32)
+        grain = rng.normal(0, 8, (side[1], side[0], 1))
         pixels = (smooth + grain).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f'{index:04d}.jpg', quality=90)
 
 
+class TorchvisionViews(Dataset):
+    """The recipe image by image with torchvision alone, whole decodes: what FourViews is measured against.
+
+    Args:
+        source: Images.
+        size: Side of the views in px.
+
+    Returns:
+        Per index what FourViews gives.
+    """
+
+    def __init__(self, source: FolderSource, size: int = 224) -> None:
+        self.source = source
+        r = ViewRecipe()
+        jitter = v2.ColorJitter(r.brightness, r.contrast, r.saturation, r.hue)
+        blur = _SeparableBlur(r.kernel(size), r.blur_sigma)
+        self.transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(size, r.scale, r.ratio, antialias=True),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.RandomApply([jitter], r.jitter_p),
+                v2.RandomGrayscale(r.grey_p),
+                v2.RandomApply([blur], r.blur_p),
+                v2.RandomHorizontalFlip(r.flip_p),
+                v2.Normalize(list(r.mean), list(r.std)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.source.load(index)
+        facts = {'index': index, 'label': -1, 'broken': 0, 'name': ''}
+        return {'views': torch.stack([self.transform(image) for _ in range(4)]), **facts}
+
+
+class _SeparableBlur(torch.nn.Module):
+    """v2.GaussianBlur by rows, then by columns: equal, and six times as fast at 224 px."""
+
+    def __init__(self, kernel: int, sigma: tuple[float, float]) -> None:
+        super().__init__()
+        self.kernel, self.sigma = kernel, sigma
+
+    def forward(self, image: Tensor) -> Tensor:
+        sigma = [float(torch.empty(()).uniform_(*self.sigma))] * 2
+        image = v2.functional.gaussian_blur(image, [self.kernel, 1], sigma)
+        return v2.functional.gaussian_blur(image, [1, self.kernel], sigma)
+
+
 def measure(settings: Settings) -> dict[str, Any]:
-    """Images a second (four views each) with the main process and with one worker process."""
-    photos, small = (4, 16) if settings.quick else (64, 2560)
+    """Images a second (four views each), the part of the device on this one, and the bytes of a batch."""
+    photos, large, small = (4, 4, 16) if settings.quick else (64, 16, 2560)
     digits = open_source({'kind': 'fashion-mnist', 'split': 'train', 'limit': small})
-    with TemporaryDirectory() as folder:
-        write_photos(Path(folder), photos, settings.seed)
-        kilobytes = sum(file.stat().st_size for file in Path(folder).iterdir()) / photos / 1000
-        cases: dict[str, tuple[Dataset, int]] = {
-            'FourViews, 224 px, JPEG': (FourViews({'kind': 'folder', 'root': folder}), min(8, photos)),
-            'BatchedViews, 28 px, grey': (BatchedViews(digits), min(128, small)),
-        }
+    with TemporaryDirectory() as place:
+        sizes = {}
+        cases: dict[str, tuple[Dataset, int]] = {}
+        for name, count, side in (('500 x 375', photos, PHOTO), ('2000 x 1500', large, LARGE_PHOTO)):
+            folder = Path(place, name)
+            folder.mkdir()
+            write_photos(folder, count, settings.seed, side)
+            sizes[name] = sum(file.stat().st_size for file in folder.iterdir()) / count / 1000
+            source, batch = FolderSource(folder), min(8, count)
+            cases[f'{name}, torchvision'] = TorchvisionViews(source), batch
+            cases[f'{name}, FourViews'] = FourViews(source), batch
+            cases[f'{name}, FourViews, unfinished'] = FourViews(source, finish=False), batch
+        cases['BatchedViews, 28 px, grey'] = BatchedViews(digits), min(128, small)
         times = _measure_cases(cases, settings)
+        raw = collate_views([cases['500 x 375, FourViews, unfinished'][0][i] for i in range(2)])
+    rows = [row(name, t, len(cases[name.rsplit(', ', 1)[0]][0])) for name, t in times.items()]
+    for line in rows:
+        if 'main process' in line['name']:
+            line['views_per_core_second'] = 4 * line['images_per_second'] * line['seconds'] / line['cpu_seconds']
+    ratios = {}
+    for case in cases:
+        here, there = (times[f'{case}, {who}'] for who in ('main process', 'one worker'))
+        ratios[f'{case}, main process / one worker'] = compare(here, there, cpu=False)
+    for name in sizes:
+        for who in ('main process', 'one worker'):
+            before = times[f'{name}, torchvision, {who}']
+            for form in ('FourViews', 'FourViews, unfinished'):
+                ratio = compare(before, times[f'{name}, {form}, {who}'], cpu=who == 'main process')
+                ratios[f'{name}, torchvision / {form}, {who}'] = ratio
     return {
-        'settings': dict(photos=photos, kilobytes_a_photo=kilobytes, small=digits.description, views=4),
-        'rows': [row(name, t, len(cases[name.rsplit(', ', 1)[0]][0])) for name, t in times.items()],
-        'ratios': {
-            f'{case}, main process / one worker': compare(
-                times[f'{case}, main process'], times[f'{case}, one worker'], cpu=False
-            )
-            for case in cases
-        },
+        'settings': dict(photos=photos, kilobytes_a_photo=sizes, small=digits.description, views=4),
+        'rows': [*rows, _measure_augment(settings)],
+        'ratios': ratios,
+        'bytes_an_image': {'float views': _bytes(finish_views(raw)) // 2, 'unfinished': _bytes(raw) // 2},
     }
+
+
+def _bytes(batch: dict[str, Any]) -> int:
+    return sum(value.nbytes for value in batch.values() if isinstance(value, Tensor))
+
+
+def unfinished_batch(batch: int, size: int, seed: int = 0) -> dict[str, Any]:
+    """A batch for `finish_views` as FourViews gives it: random uint8 views in its memory format, with their plan."""
+    generator = torch.Generator().manual_seed(seed)
+    views = torch.randint(0, 256, (batch, 4, size, size, 3), dtype=torch.uint8, generator=generator).movedim(-1, 2)
+    numbers = torch.rand(batch, 4, COLOUR_NUMBERS, generator=generator)
+    recipe = ViewRecipe()
+    return {'views': views, 'plan': colour_plan(numbers, recipe, size), 'spec': (size, recipe)}
+
+
+def _measure_augment(settings: Settings) -> dict[str, Any]:
+    """One row: flip, colours, blur and normalisation of 4 images' views on this processor."""
+    raw = unfinished_batch(4, 32 if settings.quick else 224)
+    times = alternate({'augment': lambda _: augment(raw['views'], raw['plan'], raw['spec'][1])}, settings, 'loading')
+    return row('augment, 4 images, one process', times['augment'], 4)
 
 
 def _measure_cases(cases: dict[str, tuple[Dataset, int]], settings: Settings) -> dict[str, Times]:

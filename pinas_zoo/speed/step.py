@@ -23,11 +23,12 @@ from torch.optim import SGD
 
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.blocks import SplitAttention
+from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 from pinas_zoo.speed.timing import Settings, Times, alternate, compare, peak_memory, row
 
-__all__ = ['CONTESTANTS', 'Trainer', 'measure', 'measure_memory']
+__all__ = ['CONTESTANTS', 'PAPER', 'QUICK', 'Sizes', 'Trainer', 'measure', 'measure_memory']
 
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 #: torch's implementations of SGD; 'loop' is its default on a CPU.
@@ -55,6 +56,8 @@ class Sizes:
 
 
 QUICK = Sizes('pinas_nano', 4, 28, 64)
+#: A rank's share of the paper's recipe.
+PAPER = Sizes('pinas', 24, 224, PAPER_QUEUE)
 
 
 class Trainer:
@@ -64,15 +67,33 @@ class Trainer:
         sizes: Sizes of the step.
         layout: Memory format of the networks: 'contiguous' or 'channels_last'.
         seed: Seed of weights and images.
+        device: Where all of it is.
+        precision: Half type of the forward passes, float16 with a loss scaler; None for none.
+        graphs: Whether blocks run from CUDA graphs.
+        pairs: Different pairs of paths; None draws a new one every step.
     """
 
-    def __init__(self, sizes: Sizes, layout: str, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        layout: str,
+        seed: int = 0,
+        device: torch.device | str = 'cpu',
+        precision: torch.dtype | None = None,
+        graphs: bool = False,
+        pairs: int | None = None,
+    ) -> None:
         torch.manual_seed(seed)
+        self.device, self.precision, self.pairs = torch.device(device), precision, pairs
         self.method = PiNAS(SuperNet(sizes.space), queue_length=sizes.queue, seed=seed).train()
-        self.method.to(memory_format=LAYOUTS[layout])
+        self.method.to(self.device).to(memory_format=LAYOUTS[layout])
+        self.lines: list[str] = []
+        if graphs:
+            self.method.use_graphs(CudaRecorder(), self.lines.append)
         self.draw, self.method.paths = self.method.paths, self.paths
-        self.batch = {'views': torch.randn(sizes.images, 4, 3, sizes.side, sizes.side)}
-        self.targets_ND = torch.randn(sizes.images, len(self.method.queue))
+        self.batch = {'views': torch.randn(sizes.images, 4, 3, sizes.side, sizes.side, device=self.device)}
+        self.targets_ND = torch.randn(sizes.images, len(self.method.queue), device=self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         parameters = self.method.param_groups()['weights']
         self.optimisers = {
             name: SGD(parameters, lr=0.03, momentum=0.9, weight_decay=1e-4, **how) for name, how in OPTIMISERS.items()
@@ -84,6 +105,8 @@ class Trainer:
 
     def paths(self, index: int) -> tuple[Arch, ...]:
         """The pair of a round, as the method draws it; two warm-ups walk through all four candidates."""
+        if self.pairs is not None:
+            return self.draw(index % self.pairs)
         if index >= 0:
             return self.draw(index)
         space = self.method.student.backbone.space
@@ -94,9 +117,17 @@ class Trainer:
         """Drops the gradients."""
         self.optimisers['loop'].zero_grad()
 
+    def autocast(self, cache: bool = True) -> torch.autocast:
+        """The forward passes' precision."""
+        return torch.autocast(
+            self.device.type, self.precision or torch.bfloat16, enabled=self.precision is not None, cache_enabled=cache
+        )
+
     def ours(self, index: int, optimiser: str = OURS) -> Tensor:
         """The project's step."""
-        return self._finish(self.method.loss(self.batch, index)['loss'], optimiser)
+        with self.autocast():
+            loss = self.method.loss(self.batch, index)['loss']
+        return self._finish(loss, optimiser)
 
     def released(self, index: int) -> Tensor:
         """The released step's costs, re-stated."""
@@ -110,30 +141,37 @@ class Trainer:
 
     def _released(self, index: int) -> Tensor:
         method, views, queries, keys = self.method, self.batch['views'], [], []
-        for path, arch in enumerate(self.paths(index)):
-            queries.append(method.student(views[:, 2 * path], arch))
-            move_by_parameter(method, arch)
-            keys.append(embed_shuffled(method.teacher, views[:, 2 * path + 1], arch))
-        loss = sum(released_term(method, *pair) for pair in zip(queries, keys[::-1], strict=True))
+        with self.autocast():
+            for path, arch in enumerate(self.paths(index)):
+                queries.append(method.student(views[:, 2 * path], arch))
+                move_by_parameter(method, arch)
+                keys.append(embed_shuffled(method.teacher, views[:, 2 * path + 1], arch))
+            loss = sum(released_term(method, *pair) for pair in zip(queries, keys[::-1], strict=True))
         method.enqueue(torch.stack(keys).mean(dim=0))
         return self._finish(loss, 'loop')
 
     def floor(self, index: int) -> Tensor:
         """Two student forwards, two teacher forwards, the backwards; no loss worth the name, no update."""
         method, views, terms = self.method, self.batch['views'], []
-        for path, arch in enumerate(self.paths(index)):
-            out_ND = method.student.projector(method.student.backbone(views[:, 2 * path], arch))
-            with torch.no_grad():
-                method.teacher.projector(method.teacher.backbone(views[:, 2 * path + 1], arch))
-            terms.append((out_ND * self.targets_ND).mean())
-        loss = terms[0] + terms[1]
+        with self.autocast():
+            for path, arch in enumerate(self.paths(index)):
+                out_ND = method.student(views[:, 2 * path], arch)
+                with torch.no_grad():
+                    method.teacher(views[:, 2 * path + 1], arch)
+                terms.append((out_ND * self.targets_ND).mean())
+            loss = terms[0] + terms[1]
         loss.backward()
         return loss.detach()
 
-    def _finish(self, loss: Tensor, optimiser: str) -> Tensor:
-        loss.backward()
-        self.optimisers[optimiser].step()
+    def move(self, optimiser: str = OURS) -> None:
+        """An optimiser's step."""
+        self.scaler.step(self.optimisers[optimiser])
+        self.scaler.update()
         self.optimisers[optimiser].zero_grad()
+
+    def _finish(self, loss: Tensor, optimiser: str) -> Tensor:
+        self.scaler.scale(loss).backward()
+        self.move(optimiser)
         return loss.detach()
 
 
@@ -173,7 +211,7 @@ def move_by_parameter(method: PiNAS, arch: Arch) -> None:
 @torch.no_grad()
 def embed_shuffled(encoder: Any, x: Tensor, arch: Arch) -> Tensor:
     """Keys of a batch that is gathered, shuffled and put back, though there is one process."""
-    x, order = torch.cat([x.clone()]), torch.randperm(len(x))
+    x, order = torch.cat([x.clone()]), torch.randperm(len(x), device=x.device)
     keys_ND = encoder(x[order.view(1, -1)[0]], arch)
     return torch.cat([keys_ND.clone()])[order.argsort().view(1, -1)[0]]
 
@@ -183,7 +221,7 @@ def released_term(method: Any, q_ND: Tensor, k_ND: Tensor) -> Tensor:
     positive_N1 = torch.einsum('nd,nd->n', q_ND, k_ND)[:, None]
     negative_NK = torch.einsum('nd,dk->nk', q_ND, method.queue.clone().detach())
     logits = torch.cat([positive_N1, negative_NK], dim=1) / method.temperature
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------

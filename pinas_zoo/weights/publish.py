@@ -124,7 +124,7 @@ def find_network(
         space = find_space(shapes)
     arch = find_arch(shapes, space)
     classes = shapes.get('fc.weight', (0,))[0]
-    expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1])
+    expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1] // space.stem_patch**2)
     # A plain state dict of something else may have more names; then it is not a network of ours.
     wrong = sorted(name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name))
     wrong = [name for name in wrong if name in shapes or not name.endswith('num_batches_tracked')]
@@ -169,7 +169,7 @@ def _config(
     arguments: dict[str, Any] = {} if architecture in NAMED.values() else {'arch': arch}
     if architecture == 'pinas' and space != PINAS:
         arguments['space'] = space.to_dict()
-    chans = net['conv1.0.weight'].shape[1]
+    chans = net['conv1.0.weight'].shape[1] // space.stem_patch**2
     if chans != 3:
         arguments['in_chans'] = chans
     settings = {

@@ -74,7 +74,7 @@ def find_space(shapes: Shapes) -> SearchSpace:
         ValueError: None of them.
     """
     stem = [shapes.get(f'conv1.{index}.weight', ()) for index in (0, 3, 6)]
-    in_chans = stem[0][1] if len(stem[0]) > 1 else 3
+    channels = stem[0][1] if len(stem[0]) > 1 else 3
     blocks: dict[int, int] = {}
     widths: dict[int, int] = {}
     for name, shape in shapes.items():
@@ -86,7 +86,8 @@ def find_space(shapes: Shapes) -> SearchSpace:
     for space in SPACES.values():
         stages = range(1, len(space.depths) + 1)
         outs = {stage: space.planes[stage - 1] * space.expansion for stage in stages}
-        if _stem_shapes(space, in_chans) == stem and dict(zip(stages, space.depths)) == blocks and outs == widths:
+        ours = _stem_shapes(space, max(1, channels // space.stem_patch**2))
+        if ours == stem and dict(zip(stages, space.depths)) == blocks and outs == widths:
             return space
     raise ValueError(
         f'no known space has stem convolutions of {stem}, stages of {list(blocks.values())} blocks and '

@@ -5,7 +5,7 @@
 #
 # A later call skips finished steps and continues the interrupted one. Then: python tools/dev/publish_zoo.py ROOT
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 root=${1:-work_dirs/nano}
 python=${PINAS_PYTHON_BIN:-$(bash tools/setup_env.sh --where)/bin/python}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
@@ -37,7 +37,7 @@ transfer() { # CONFIG NAME
 train pinas-nano-supernet_b128-coslr-1k_fmnist pretrain
 train pinas-nano-linear_b256-300_fmnist linear "model.supernet=$(last pretrain)"
 find_and_retrain pinas-nano-tree_128_fmnist ''
-"$python" -m pinas_zoo.mm.quickstart.report publish "$root" # retrained.safetensors, for the transfer study
+"$python" -m pinas_zoo.mm.quickstart.results publish "$root" # retrained.safetensors, for the transfer study
 find_and_retrain pinas-nano-tree_128-13m8_fmnist '-b'
 transfer mask-rcnn_pinas-nano_fpn_b8-lin-480_scenes detection
 transfer deeplabv3_pinas-nano-d8_b8-poly-1.6k_scenes segmentation

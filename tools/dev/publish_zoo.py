@@ -1,6 +1,6 @@
 """Publish finished trainings as the small weights of this project: checkpoints/ and the manifest's rows.
 
-    bash tools/quickstart.sh && python tools/dev/publish_zoo.py work_dirs/quickstart [ANOTHER_RUN ...]
+    bash tools/dev/nano_weights.sh && python tools/dev/publish_zoo.py work_dirs/nano [ANOTHER_RUN ...]
     python tools/dev/make_tables.py
 
 A RUN is a folder of trainings: classifiers, a linear stage with its pre-training and search, detectors and segmentors
@@ -20,7 +20,7 @@ from pinas_zoo.weights.manifest import MANIFEST
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'runs', nargs='+', type=Path, metavar='RUN', help='folder of trainings, such as a quickstart run'
+        'runs', nargs='+', type=Path, metavar='RUN', help='folder of trainings, such as nano_weights.sh leaves'
     )
     parser.add_argument('--out', type=Path, default=Path('checkpoints'), help='default: checkpoints')
     parser.add_argument('--hardware', default='hardware not stated', help='what they were trained on, for the cards')

@@ -27,6 +27,21 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
+def flush_outputs(runner: Runner) -> None:
+    """Reads the outputs that hooks read late (`LateInfoHook`), before something is saved or validated."""
+    for hook in runner.hooks:
+        if hasattr(hook, 'flush'):
+            hook.flush(runner)
+
+
+def precision_of(optim_wrapper: Any) -> str:
+    """What the forward passes compute in, by the optimiser's wrapper or those of several."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    dtypes = (getattr(w, 'cast_dtype', None) or ('float16' if hasattr(w, 'loss_scaler') else None) for w in wrappers)
+    names = zip((type(w).__name__ for w in wrappers), map(str, dtypes), strict=True)
+    return ', '.join(f'{name} {dtype}' for name, dtype in names)
+
+
 def accumulation_steps(optim_wrapper: Any) -> int:
     """Iterations that share one optimiser step (the least common multiple over optimisers)."""
     wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
@@ -43,8 +58,8 @@ class ExactCheckpointHook(CheckpointHook):
     gradient accumulation wait for its end.
 
     Continuing with another world size or seed is an error, since the data would be others; with
-    another thread count, batch size per process or torch version it is a warning: the run goes on
-    correctly, but no longer bit for bit.
+    another thread count, batch size per process, torch version, device, cudnn or precision, or without
+    deterministic kernels, it is a warning: the run goes on correctly, but no longer bit for bit.
 
     Args:
         interval: Iterations between saves.
@@ -124,6 +139,7 @@ class ExactCheckpointHook(CheckpointHook):
         """mmengine's saving in the order: new file, last_checkpoint, then the old files."""
         if not self._is_whole(runner, step):  # a new best inside an accumulation
             return
+        flush_outputs(runner)
         self._check_finite(runner)
         self._replaced = self._rotate(runner, step)
         name = self.filename_tmpl.format(step)
@@ -168,8 +184,12 @@ class ExactCheckpointHook(CheckpointHook):
     @staticmethod
     def _check_finite(runner: Runner) -> None:
         """A finite loss may come with a gradient that is not: never save what it did."""
-        for name, parameter in unwrap(runner.model).named_parameters():
-            if not torch.isfinite(parameter).all():
+        named = list(unwrap(runner.model).named_parameters())
+        if not named:
+            return
+        finite = torch.stack([torch.isfinite(parameter).all() for _, parameter in named]).tolist()
+        for (name, _), good in zip(named, finite, strict=True):
+            if not good:
                 raise NonFiniteError(
                     f'the parameter {name} is not finite after iteration {runner.iter + 1}; '
                     'nothing was saved, the last checkpoint stays as it is'
@@ -237,13 +257,17 @@ class ExactCheckpointHook(CheckpointHook):
             'threads': torch.get_num_threads(),
             'batch_size': int(runner.train_dataloader.batch_sampler.batch_size),
             'torch': str(torch.__version__),
+            'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
+            'cudnn': str(torch.backends.cudnn.version()) if torch.cuda.is_available() else 'none',
+            'precision': precision_of(runner.optim_wrapper),
+            'deterministic': str(torch.are_deterministic_algorithms_enabled()),
         }
 
     def _compare(self, runner: Runner, saved: dict) -> None:
         current = self._conditions(runner)
         errors, warnings = [], []
         for key, now in current.items():
-            if saved.get(key) != now:
+            if key in saved and saved[key] != now:  # files of older versions lack some
                 text = f'{key} {saved.get(key)} in the checkpoint, {now} now'
                 fatal = self.strict and key in ('world_size', 'seed')
                 (errors if fatal else warnings).append(text)

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from mmengine.visualization.vis_backend import LocalVisBackend, TensorboardVisBackend
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.mm.engine.checkpoint_hook import NonFiniteError, unwrap
 from pinas_zoo.registry import HOOKS
@@ -27,43 +29,86 @@ def batch_names(data_batch: Any) -> list[str]:
     return [str(path) for path in paths if path is not None]
 
 
-def path_names(model: torch.nn.Module) -> list[str]:
-    """The paths of the model's last step, if it tells them (`last_paths`)."""
-    paths = getattr(model, 'last_paths', None)
+def path_names(model: torch.nn.Module, step: int | None = None) -> list[str]:
+    """The paths of the model's last step, or of another one, if it tells them (`last_paths`, `last_step`)."""
+    last = getattr(model, 'last_step', None)
+    if step is not None and last is not None:
+        model.last_step = step
+    try:
+        paths = getattr(model, 'last_paths', None)
+    finally:
+        if last is not None:
+            model.last_step = last
     if paths is None:
         return []
     return [paths] if isinstance(paths, str) else [str(path) for path in paths]
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What a report of a step says: its iteration, the model's own count of it, and the files of its batch."""
+
+    iteration: int
+    step: int | None
+    files: list[str]
 
 
 @HOOKS.register_module()
 class NonFiniteGuardHook(Hook):
     """Stops the run at the first loss that is not finite, before anything is logged or saved.
 
-    The iteration, the model's last paths and the batch's files are logged, written to
-    `non_finite.json` in the work_dir, and raised.
+    The iteration, the model's paths and the batch's files are logged, written to `non_finite.json` in the work_dir, and
+    raised. With float16 and a loss scaler an overflow is no fault: the scaler leaves that step out and halves its
+    scale; the statistics that the overflow reached start anew. Too many in a row stop the run too.
+
+    Args:
+        overflows: Steps in a row that a loss scaler may leave out.
     """
 
     priority = 'HIGH'
 
+    def __init__(self, overflows: int = 16) -> None:
+        self.overflows = overflows
+        self._in_a_row = 0
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Check every output whose name holds `loss`.
+        """Check every output whose name holds `loss`; `LateInfoHook` does it where it is there.
 
         Raises:
             NonFiniteError: With the iteration, the losses, the paths and the files.
         """
-        losses = {
-            key: float(torch.as_tensor(value).detach()) for key, value in (outputs or {}).items() if 'loss' in key
-        }
+        if any(hasattr(hook, 'flush') for hook in runner.hooks):
+            return
+        step = getattr(unwrap(runner.model), 'last_step', None)
+        values = {key: float(torch.as_tensor(value).detach()) for key, value in (outputs or {}).items()}
+        self.check(runner, values, StepFacts(runner.iter + 1, step, batch_names(data_batch)))
+
+    def check(self, runner: Runner, outputs: Mapping[str, float], facts: StepFacts) -> None:
+        """Look at the outputs of a step.
+
+        Raises:
+            NonFiniteError: With the iteration, the losses, the paths and the files.
+        """
+        losses = {key: value for key, value in outputs.items() if 'loss' in key}
         if all(math.isfinite(value) for value in losses.values()):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if scales_float16(runner.optim_wrapper) and self._in_a_row <= self.overflows:
+            reset = restart_statistics(unwrap(runner.model))
+            runner.logger.warning(
+                f'overflow in float16 at iteration {facts.iteration}: the loss scaler leaves the step out '
+                f'({self._in_a_row} in a row, {self.overflows} allowed); {reset} BN layers start their statistics anew'
+            )
             return
         report = {
-            'iteration': runner.iter + 1,
+            'iteration': facts.iteration,
             'rank': get_rank(),
             'losses': {key: repr(value) for key, value in losses.items()},
-            'paths': path_names(unwrap(runner.model)),
-            'files': batch_names(data_batch),
+            'paths': path_names(unwrap(runner.model), facts.step),
+            'files': facts.files,
         }
         Path(runner.work_dir, 'non_finite.json').write_text(json.dumps(report, indent=1) + '\n')
         message = (
@@ -73,6 +118,26 @@ class NonFiniteGuardHook(Hook):
         )
         runner.logger.error(message)
         raise NonFiniteError(message)
+
+
+def scales_float16(optim_wrapper: Any) -> bool:
+    """Whether a loss scaler watches over a training in float16."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    scaled = [w for w in wrappers if hasattr(w, 'loss_scaler') and w.loss_scaler.is_enabled()]
+    return any(getattr(wrapper, 'cast_dtype', None) in (None, torch.float16) for wrapper in scaled)
+
+
+@torch.no_grad()
+def restart_statistics(model: torch.nn.Module) -> int:
+    """Sets BN statistics that are not finite to those of a new layer; returns the number of such layers."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    found = 0
+    for layer in layers:
+        good = layer.running_mean.isfinite() & layer.running_var.isfinite()
+        found += not bool(good.all())
+        layer.running_mean.copy_(layer.running_mean.where(good, 0))
+        layer.running_var.copy_(layer.running_var.where(good, 1))
+    return found
 
 
 @HOOKS.register_module()

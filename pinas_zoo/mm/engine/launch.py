@@ -4,7 +4,10 @@ A config that names `ExactIterLoop` runs as it is written. `rewrite` serves the 
 mmdetection or mmsegmentation. A checkpoint is never loaded in a way that can run code.
 """
 
+import atexit
+import multiprocessing as mp
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,6 +121,8 @@ def _set_ranks(launcher: str | None) -> str:
         env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
         env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
         env.setdefault('MASTER_PORT', '29500')
+        if torch.cuda.device_count() == 1:  # Slurm bound a card to each task, which every task calls 0
+            env['SLURM_LOCALID'] = env['LOCAL_RANK'] = '0'
     return launcher
 
 
@@ -139,6 +144,12 @@ def _set_threads(distributed: bool) -> int:
     return threads
 
 
+def _leave() -> None:
+    """Ends the process group of a run that ended well: NCCL warns of one that is left to the exit."""
+    if torch.distributed.is_initialized() and not hasattr(sys, 'last_value'):
+        torch.distributed.destroy_process_group()
+
+
 def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
 
@@ -151,6 +162,9 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
         The number of processes.
     """
     _enforce_safe_loading()
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # Read when CUDA starts; without it the first matrix product may raise.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     cfg.launcher = _set_ranks(launcher)
     distributed, on_cpu = cfg.launcher != 'none', get_device() == 'cpu'
     threads = _set_threads(distributed)
@@ -164,8 +178,12 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
             torch.distributed.init_process_group('gloo')
         rewrite.wrap_for_cpu(cfg)
     elif distributed and not is_distributed():
-        # A Runner would do it, but the search has none.
-        init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
+        # A Runner would do it, but the search has none, and would change the start method that this sets.
+        env = cfg.get('env_cfg') or {}
+        if (method := (env.get('mp_cfg') or {}).get('mp_start_method')) and not mp.get_start_method(allow_none=True):
+            mp.set_start_method(method)
+        init_dist(cfg.launcher, **env.get('dist_cfg', {}))
+        atexit.register(_leave)
     if cfg.default_scope in FOREIGN_SCOPES:
         rewrite.fit_machine(cfg, on_cpu, notes)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')

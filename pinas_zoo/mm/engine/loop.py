@@ -15,7 +15,9 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader
 
+from pinas_zoo.mm.engine.batches import read_ahead
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
+from pinas_zoo.mm.engine.checkpoint_hook import flush_outputs
 from pinas_zoo.mm.engine.sampling import SeededDataset, SkippingBatchSampler, StatelessSampler
 from pinas_zoo.registry import LOOPS
 
@@ -104,8 +106,10 @@ class ExactIterLoop(IterBasedTrainLoop):
         runner.call_hook('before_train_epoch')
         if pending:
             self._finish_iteration()
+        runner.model.train()
         while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
+            if not runner.model.training:  # after a validation; setting it walks over all modules
+                runner.model.train()
             self.run_iter(next(self.dataloader_iterator))
             self._finish_iteration()
         runner.call_hook('after_train_epoch')
@@ -133,6 +137,7 @@ class ExactIterLoop(IterBasedTrainLoop):
 
     def _validate(self) -> None:
         model = self.runner.model
+        flush_outputs(self.runner)
         if get_world_size() > 1:
             module = model.module if is_model_wrapper(model) else model
             for buffer in module.buffers():
@@ -158,4 +163,4 @@ class ExactIterLoop(IterBasedTrainLoop):
             )
         # An iterator draws its workers' seed: not from the training's random state.
         self.dataloader.generator = torch.Generator()
-        self.dataloader_iterator = iter(self.dataloader)
+        self.dataloader_iterator = read_ahead(iter(self.dataloader), self.runner.model)

@@ -63,10 +63,12 @@ def wrap_for_cpu(cfg: Config) -> None:
 def use_amp(cfg: Config) -> None:
     """Mixed precision in every optimiser wrapper of a config, by option.
 
+    mmdet's and mmseg's models stay at float16 on a GPU: compiled operators of mmcv have no bfloat16 form.
+
     Raises:
         ValueError: When the config uses a wrapper for which there is no mixed form.
     """
-    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper')
+    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     for node in _wrappers(cfg):
         kind = type_name(node) or 'OptimWrapper'
         if kind not in allowed:
@@ -74,6 +76,8 @@ def use_amp(cfg: Config) -> None:
         if kind == 'OptimWrapper':
             node['type'] = _AMP
             node.setdefault('loss_scale', 'dynamic')
+            if cfg.get('default_scope') in ('mmdet', 'mmseg'):
+                node.setdefault('dtype', 'float16')
 
 
 def _wrappers(cfg: Config) -> Iterator[dict]:
@@ -106,6 +110,27 @@ def fit_workers(cfg: Config) -> None:
             loader['num_workers'] = 0
             for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
                 loader.pop(key, None)
+
+
+def finish_on_device(cfg: Config, notes: list[str]) -> None:
+    """Where there is a card, workers leave uint8 images and pinned memory, and the rest is done there.
+
+    What the config sets stays: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
+    """
+    preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
+    if preprocessor not in ('', 'BatchPreprocessor'):
+        return
+    found = False
+    for loader in filter(None, map(cfg.get, _LOADERS)):
+        dataset = loader['dataset']
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        if type_name(dataset) in ('FourViews', 'BatchedViews', 'SupervisedView', 'HalvedView'):
+            dataset.setdefault('finish', False)
+            loader.setdefault('pin_memory', True)
+            found = True
+    if found:
+        notes.append('GPU: workers leave uint8 images; colours, blur and normalisation are done on the device')
 
 
 def fill_runtime(cfg: Config) -> None:
@@ -161,6 +186,7 @@ def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
     _convert_checkpoints(hooks, 'max_epochs' in cfg.train_cfg, notes)
     if hooks.get('logger') is not None or 'logger' not in hooks:
         hooks.setdefault('logger', ConfigDict(type='LoggerHook'))['log_metric_by_epoch'] = False
+    hooks.setdefault('runtime_info', ConfigDict(type='pinas_zoo.LateInfoHook'))
     cfg.setdefault('log_processor', ConfigDict(type='LogProcessor'))['by_epoch'] = False
     custom = list(cfg.get('custom_hooks') or ())
     for name in ('NonFiniteGuardHook', 'PathLogHook'):

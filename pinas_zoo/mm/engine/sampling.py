@@ -257,11 +257,16 @@ def end_with_parent(worker_id: int, seed: int = 0) -> None:
         worker_id: Of this worker.
         seed: As mmengine seeds its workers; only samples that are not seeded depend on it.
     """
+    die_with_parent()
+    workers = torch.utils.data.get_worker_info().num_workers
+    worker_init_fn(worker_id, workers, rank=int(os.environ.get('RANK', '0')), seed=seed)
+
+
+def die_with_parent() -> None:
+    """Lets the kernel kill this process when the one that started it is gone, however that ended (Linux only)."""
     if sys.platform == 'linux':
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    workers = torch.utils.data.get_worker_info().num_workers
-    worker_init_fn(worker_id, workers, rank=int(os.environ.get('RANK', '0')), seed=seed)
 
 
 def _index(item: int | Draw) -> int:

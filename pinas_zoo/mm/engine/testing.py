@@ -26,6 +26,16 @@ def _class_names(checkpoint: str) -> list[str] | None:
     return dataset_meta(content.extras.get('meta') or content.metadata).get('classes')
 
 
+def _half_type(cfg: Config) -> torch.dtype:
+    """What --amp computes in: bfloat16; on a GPU without it, and for mmdet's and mmseg's models there, float16."""
+    if get_device() == 'cpu':
+        return torch.bfloat16
+    # Compiled operators of mmcv have no bfloat16 form.
+    if cfg.default_scope in FOREIGN_SCOPES or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
 def _use_tta(cfg: Config) -> None:
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
@@ -108,7 +118,7 @@ def test(
         cfg.pop(key)  # no training data has to be there to test
     cfg.pop('param_scheduler', None)
     runner = build_runner(cfg, notes)
-    with bad_input_in_log(runner), torch.autocast(get_device(), torch.bfloat16, enabled=options.amp):
+    with bad_input_in_log(runner), torch.autocast(get_device(), _half_type(cfg), enabled=options.amp):
         metrics = runner.test()
     if is_main_process():
         report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}

@@ -1,22 +1,40 @@
-"""What the quickstart ends with: the published network, the table and the page."""
+"""The page that the main job ends with: what the search is worth, what was learnt, what is found in pictures.
+
+python -m pinas_zoo.mm.quickstart.report ROOT
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from mmengine.config import Config
 
+from pinas_zoo.data.small_sets import DataSetInfo, resolve_fashion_mnist
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.engine.rewrite import replace_sync_bn
 from pinas_zoo.mm.inference.pictures import draw_instances, draw_segments, predict, sheet
-from pinas_zoo.mm.quickstart.job import DETECTION, LINEAR, PRETRAIN, RETRAIN, SEARCH, SEGMENTATION, STEPS, Job
+from pinas_zoo.mm.quickstart.commands import (
+    DETECTION,
+    LINEAR,
+    PRETRAIN,
+    RETRAIN,
+    SEARCH,
+    SEGMENTATION,
+    SHORT,
+    SPACE,
+    Job,
+)
+from pinas_zoo.mm.quickstart.job import STAGES
+from pinas_zoo.mm.quickstart.record import Records
+from pinas_zoo.mm.quickstart.results import Results
 from pinas_zoo.models.cost import CostTable
+from pinas_zoo.report.figures import LINES
 from pinas_zoo.report.page import (
     Facts,
     Figure,
@@ -24,211 +42,237 @@ from pinas_zoo.report.page import (
     Section,
     Step,
     Steps,
-    Table,
     arch_figure,
     curve_figure,
-    pareto_figure,
-    read_scalars,
     search_trace_figure,
     write_report,
 )
-from pinas_zoo.search.derive import save_backbone
+from pinas_zoo.report.shortlist import estimate_figure, group_figure, networks_of
 from pinas_zoo.search.log import SearchLog
 from pinas_zoo.space import get_space
-from pinas_zoo.weights.load import load_weights, read_weights
 
-__all__ = ['publish', 'report']
+__all__ = ['write_page']
 
-
-def publish(job: Job) -> None:
-    """Writes the retrained network (its averaged weights) as `retrained.safetensors`."""
-    checkpoint = job.checkpoint('retrain')
-    state, _ = read_weights(checkpoint)
-    net = timm.create_model('pinas_nano', arch=job.arch, num_classes=10)
-    inner = {name.removeprefix('net.'): tensor for name, tensor in state.items() if name.startswith('net.')}
-    load_weights(net, inner, checkpoint)
-    save_backbone(job.root / 'retrained.safetensors', net, checkpoint, top1=_last(job, 'retrain', 'accuracy/top1'))
+#: Held-out scenes that are shown: the first ones, whatever came out.
+SHOWN = range(4)
+#: Least score of a drawn object.
+SCORE = 0.5
+#: Colours of the curves by what they show.
+LOSS, FEATURES, OTHER = LINES[3], LINES[2], LINES[4]
 
 
-def _scalars(job: Job, name: str) -> dict[str, list[tuple[float, float]]]:
-    """All logged scalars of a step, over its interruptions."""
-    files = sorted((job.root / name).glob('*/vis_data/scalars.json'))
-    return read_scalars(*files)
-
-
-def _last(job: Job, name: str, scalar: str) -> float:
-    return _scalars(job, name)[scalar][-1][1]
-
-
-def _percent(value: float) -> float:
-    """mmdet's AP are fractions; everything here is in points."""
-    return round(100 * value, 2)
-
-
-def _results(job: Job, best: dict[str, Any]) -> Table:
-    gain = best['top1'] - best['random_mean']
-    rows: list[list[object]] = [
-        ['search: found / mean of random paths', round(best['top1'], 2), round(best['random_mean'], 2), round(gain, 2)],
-        ['retrained from scratch: top-1', round(_last(job, 'retrain', 'accuracy/top1'), 2), None, None],
+def write_page(root: Path) -> Path:
+    """Writes `table.txt` and `report.html` of a finished run; returns the page."""
+    results, job, data = Results(root), Job(root), resolve_fashion_mnist()
+    write_text(root / 'table.txt', results.text())
+    sections = [
+        Section('What the search found', _search_effect(results)),
+        Section('What the supernet learnt', _pretraining(results)),
+        Section('Detection', [_detection_picture(job)]),
+        Section('Segmentation', [_segmentation_picture(job)]),
+        Section('The chosen architecture', _architecture(results)),
+        Section('All results', [results.table(), Note(LIMITS)]),
+        Section('Training', _curves(results)),
+        Section('Stages', _stages(root)),
+        Section('Data and budget', [Facts(_facts(results, data))]),
     ]
-    for title, name, scalar, scale in (
-        ('detection: box AP', 'det', 'coco/bbox_mAP', _percent),
-        ('detection: mask AP', 'det', 'coco/segm_mAP', _percent),
-        ('segmentation: mIoU', 'seg', 'mIoU', lambda value: round(value, 2)),
-    ):
-        pair = [scale(_last(job, f'{name}-{start}', scalar)) for start in ('pretrained', 'random')]
-        rows.append([title, *pair, round(pair[0] - pair[1], 2)])
-    header = ['figure, in points', 'found or pre-trained', 'random', 'difference']
-    return Table(
-        header, rows, caption='One seed; differences of a point or two are within the noise of such short runs.'
+    lead = (
+        'An unsupervised Pi-NAS supernet, the architecture found in it, and what that network does in detection and '
+        f'segmentation. Data: {data.title}, {data.sizes["train"]:,} training and {data.sizes["test"]:,} test images, '
+        f'{len(data.classes)} classes.'
     )
+    return write_report(root / 'report.html', f'Pi-NAS on {data.title}', sections, lead)
 
 
-def _text(table: Table) -> str:
-    cells = [[str('-' if cell is None else cell) for cell in row] for row in [table.header, *table.rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]]) + '\n'
+LIMITS = (
+    'Minutes on two CPU cores, small grey images, one seed: this shows that every part works and what each is worth '
+    'here. It is not comparable with the results that the paper reports.'
+)
 
 
-def _transfer_config(job: Job, config: Path, name: str) -> Config:
-    """The config as the step ran it, written by mmengine into its folder."""
+# ---- search and supernet ---------------------------------------------------------------------------------------------
+
+
+def _search_effect(results: Results) -> list[Any]:
+    listed = results.shortlist
+    chosen, random, top, tau = listed['chosen'], listed['random'], listed['top'], listed['kendall_tau']
+    networks = networks_of(listed)
+    beats = 'beats' if chosen['gain'] > 0 else 'does not beat'
+    spread = (
+        '' if random['std'] is None else f', {abs(chosen["gain"] / random["std"]):.1f} times their standard deviation'
+    )
+    text = (
+        f'{chosen["networks"]} networks were trained alone with the same budget: the best {top["count"]} of the search '
+        f'and {random["count"]} random ones. The chosen one has {chosen["value"]:.2f} % and is number {chosen["rank"]} '
+        f'of them. It {beats} the mean of the random networks, {random["mean"]:.2f} %: the difference is '
+        f'{chosen["gain"]:+.2f} points{spread}.'
+    )
+    defined = tau['tau'] is not None
+    tiles = {
+        'chosen network': f'{chosen["value"]:.1f} %',
+        'mean of random networks': f'{random["mean"]:.1f} %',
+        'rank of the chosen one': f'{chosen["rank"]} of {chosen["networks"]}',
+        f'Kendall tau of the estimates, n = {tau["count"]}': f'{tau["tau"]:.2f}' if defined else 'not defined',
+    }
+    n = f'Kendall tau = {tau["tau"]:.2f}, n = {tau["count"]}, p = {tau["p"]:.2g}' if defined else f'n = {tau["count"]}'
+    return [
+        text,
+        Facts(tiles, large=True),
+        group_figure(networks, caption='Accuracy of each network, trained alone'),
+        estimate_figure(networks, caption=f'What the supernet said of them: {n}'),
+    ]
+
+
+def _pretraining(results: Results) -> list[Any]:
+    scalars, knn = results.scalars('pretrain'), results.knn
+    items: list[Any] = []
+    if knn:
+        start, end = knn[0][1], knn[-1][1]
+        change = 'rises' if end > start else 'does not rise'
+        items.append(
+            'No label was used here. Whether the features become useful is seen by their nearest neighbours: the share '
+            f'of held-out images whose neighbours name their class {change} from {start:.1f} % with random weights to '
+            f'{end:.1f} %.'
+        )
+    items.append(
+        curve_figure({'loss': scalars['loss']}, caption='Cross-path loss', ylabel='loss', smooth=5, colours=[LOSS])
+    )
+    if knn:
+        items.append(
+            curve_figure(
+                {'supernet': knn},
+                caption='Nearest neighbours on held-out images',
+                ylabel='accuracy / %',
+                lines={'random weights': knn[0][1]},
+                colours=[FEATURES],
+            )
+        )
+    return items
+
+
+def _architecture(results: Results) -> list[Any]:
+    space, listed, best = get_space(SPACE), results.shortlist, results.best
+    header, records = SearchLog.read(results.root / 'search/archs.jsonl')
+    height, width = size = tuple(Config.fromfile(SEARCH).size)
+    cost = CostTable(space, size, 0).of(listed['arch'])
+    objective = header.get('objective', 'top1')
+    facts = {
+        'architecture': listed['arch'],
+        'parameters': f'{cost.params / 1e6:.3f} M',
+        f'MACs at {height} × {width} px': f'{cost.macs / 1e6:.2f} M',
+        'place in the search': f'{listed["chosen"]["search_rank"]} of {best["evaluations"]}',
+    }
+    caption = f'The search: {best["evaluations"]} of {space.num_archs:,} paths'
+    trace = search_trace_figure(records, objective=objective, caption=caption)
+    return [Facts(facts, large=True), arch_figure(space, listed['arch'], caption='Candidates by stage'), trace]
+
+
+def _curves(results: Results) -> list[Figure]:
+    pretrain = results.scalars('pretrain')
+    figures = []
+    if 'top1_batch' in pretrain:
+        caption = 'Supernet: a query finds its key among those of its batch'
+        series = {'top-1': pretrain['top1_batch']}
+        figures.append(curve_figure(series, caption=caption, ylabel='top-1 / %', smooth=5, colours=[FEATURES]))
+    spread = {'feature std': pretrain['feature_std'], 'teacher distance': pretrain['teacher_distance']}
+    caption = 'Supernet: spread of the embeddings (0 is collapse, 1 is even), and distance of the teacher'
+    figures.append(curve_figure(spread, caption=caption, ylabel='', colours=[FEATURES, OTHER]))
+    labels = {
+        name: results.scalars(folder)['top1']
+        for name, folder in (('linear stage', 'linear'), ('retraining', 'retrain'))
+    }
+    caption = 'Accuracy on training batches'
+    figures.append(curve_figure(labels, caption=caption, ylabel='top-1 / %', smooth=5, colours=LINES))
+    for title, name in (('Detection', 'detection'), ('Segmentation', 'segmentation')):
+        series = {'loss': results.scalars(name)['loss']}
+        figures.append(curve_figure(series, caption=f'{title}: training loss', ylabel='loss', smooth=5, colours=[LOSS]))
+    return figures
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _transfer_config(job: Job, config: Path, name: str) -> tuple[Config, list[str]]:
+    """The config as the stage ran it, written by mmengine into its folder, and the names of its classes."""
     cfg = Config.fromfile(job.root / name / config.name)
     replace_sync_bn(cfg, [])
-    return cfg
+    return cfg, list(cfg.test_dataloader.dataset.metainfo.classes)
 
 
 def _detection_picture(job: Job) -> Figure:
-    name = 'det-pretrained'
-    cfg = _transfer_config(job, DETECTION, name)
+    cfg, classes = _transfer_config(job, DETECTION, 'detection')
     truth, found = [], []
-    for image, sample in predict(cfg, job.checkpoint(name), range(4)):
+    for image, sample in predict(cfg, job.checkpoint('detection'), SHOWN):
         gt, pred = sample.gt_instances, sample.pred_instances
-        pred = pred[pred.scores > 0.3]
+        pred = pred[pred.scores > SCORE]
         masks = torch.from_numpy(gt.masks.masks.astype(bool))
         boxes = gt.bboxes.tensor if hasattr(gt.bboxes, 'tensor') else gt.bboxes
-        truth.append(draw_instances(image, boxes, gt.labels, masks, None, cfg.classes))
-        found.append(draw_instances(image, pred.bboxes, pred.labels, pred.masks, pred.scores, cfg.classes))
-    caption = 'Held-out scenes: truth above, boxes and masks with a score over 0.3 below (pre-trained backbone)'
+        truth.append(draw_instances(image, boxes, gt.labels, masks, None, classes))
+        found.append(draw_instances(image, pred.bboxes, pred.labels, pred.masks, pred.scores, classes))
+    caption = f'Held-out scenes. Above: the truth. Below: what the detector finds, scores over {SCORE}'
     return Figure(caption, sheet([truth, found]), wide=True)
 
 
 def _segmentation_picture(job: Job) -> Figure:
-    name = 'seg-pretrained'
-    cfg = _transfer_config(job, SEGMENTATION, name)
-    truth, found = [], []
-    for image, sample in predict(cfg, job.checkpoint(name), range(4)):
-        truth.append(draw_segments(image, sample.gt_sem_seg.data[0].numpy().astype(np.uint8)))
-        found.append(draw_segments(image, sample.pred_sem_seg.data[0].numpy().astype(np.uint8)))
-    caption = 'Held-out scenes: true label maps above, predicted ones below (pre-trained backbone)'
+    cfg, classes = _transfer_config(job, SEGMENTATION, 'segmentation')
+    truth: list[Any] = []
+    found: list[Any] = []
+    for image, sample in predict(cfg, job.checkpoint('segmentation'), SHOWN):
+        for maps, drawn in ((sample.gt_sem_seg, truth), (sample.pred_sem_seg, found)):
+            drawn.append(draw_segments(image, maps.data[0].numpy().astype(np.uint8), classes=classes))
+    caption = 'Held-out scenes. Above: the true label maps. Below: the predicted ones'
     return Figure(caption, sheet([truth, found]), wide=True)
 
 
-def _curves(job: Job) -> list[Figure]:
-    pretrain, linear, retrain = (_scalars(job, name) for name in ('pretrain', 'linear', 'retrain'))
-    figures = [
-        curve_figure({'loss': pretrain['loss']}, caption='Supernet: cross-path loss', smooth=3),
-        curve_figure(
-            {'feature std': pretrain['feature_std'], 'teacher distance': pretrain['teacher_distance']},
-            caption='Supernet: spread of the embeddings (0 is collapse, 1 is even) and distance of the teacher',
-        ),
-        curve_figure(
-            {'top-1 / %': pretrain['top1']}, caption='Supernet: query finds its key among the queue', smooth=3
-        ),
-        curve_figure(
-            {'linear stage': linear['top1'], 'retraining': retrain['top1']},
-            caption='Top-1 on training batches (retraining: with mixup)',
-            ylabel='%',
-            smooth=3,
-        ),
-    ]
-    for title, name, scalar in (('Detection', 'det', 'loss'), ('Segmentation', 'seg', 'loss')):
-        series = {start: _scalars(job, f'{name}-{start}')[scalar] for start in ('pretrained', 'random')}
-        figures.append(curve_figure(series, caption=f'{title}: training loss', smooth=3))
-    return figures
+# ---- stages and facts ------------------------------------------------------------------------------------------------
 
 
-def _facts(job: Job, best: dict[str, Any]) -> dict[str, object]:
-    # As each step ran, quick runs and interrupted ones included.
-    pretrain = Config.fromfile(job.root / 'pretrain' / PRETRAIN.name)
-    batch, iters = pretrain.train_dataloader.batch_size, pretrain.train_cfg.max_iters
-    scenes = json.loads((job.root / 'scenes' / 'manifest.json').read_text())
-    space = get_space('pinas_nano')
-    lengths = {
-        name: Config.fromfile(job.root / folder / config.name).train_cfg.max_iters
-        for name, folder, config in (
-            ('linear stage', 'linear', LINEAR),
-            ('retraining', 'retrain', RETRAIN),
-            ('detection', 'det-random', DETECTION),
-            ('segmentation', 'seg-random', SEGMENTATION),
+def _stages(root: Path) -> list[Any]:
+    records = Records(root / 'stages.json')
+    steps = []
+    for stage in STAGES:
+        entry = records.entries.get(stage.name)
+        if stage.name == 'report' or entry is None:
+            continue
+        outcome = f'{stage.threads} threads' if stage.threads > 1 else '1 thread'
+        steps.append(
+            Step(stage.title, entry.seconds, outcome + (', interrupted and continued' if entry.continued else ''))
         )
-    }
-    source = dict(_inner_dataset(pretrain.train_dataloader.dataset).source)
-    settings = scenes.get('settings', scenes)
+    text = f'Stages run side by side where they fit: all of them took {records.wall_clock():.0f} s of wall-clock time.'
+    return [Steps(steps), text]
+
+
+def _facts(results: Results, data: DataSetInfo) -> dict[str, object]:
+    """As each stage ran, quick runs included."""
+    scenes = json.loads((results.root / 'scenes/manifest.json').read_text())['settings']
+    lengths = {}
+    for title, name, config in (
+        ('supernet', 'pretrain', PRETRAIN),
+        ('linear stage', 'linear', LINEAR),
+        ('retraining', 'retrain', RETRAIN),
+        ('detection', 'detection', DETECTION),
+        ('segmentation', 'segmentation', SEGMENTATION),
+    ):
+        cfg = Config.fromfile(results.root / name / config.name)
+        lengths[title] = f'{cfg.train_cfg.max_iters:,} steps of {cfg.train_dataloader.batch_size} images'
+    best = results.best
     return {
-        'data': f'{source["kind"]}, {source.get("limit", "all")} training images, 28 px; scenes of 128 px made from it',
-        'scenes': f'{settings["train"]} for training, {settings["val"]} held out, disjoint items',
-        'supernet': f'{iters} steps of {batch} images in four views',
-        **{name: f'{count} iterations' for name, count in lengths.items()},
-        'search': f'{best["evaluations"]} of {space.num_archs:,} paths, {Config.fromfile(SEARCH).searcher.name}',
+        'data': str(data),
+        'scenes': f'{scenes["train"]} for training and {scenes["val"]} held out, {scenes["size"]} px, no common items',
+        **lengths,
+        'search': f'{best["evaluations"]} paths, ranked by {best["objective"]} on held-out images',
+        'shortlist': f'recipe {SHORT.stem}, accuracy on images that neither search nor choice has seen',
         'seed': best['seed'],
     }
 
 
-def _inner_dataset(dataset: Any) -> Any:
-    """The data set inside the seeding wrapper that training puts round it."""
-    return dataset.dataset if 'dataset' in dataset else dataset
-
-
-def report(job: Job) -> Path:
-    """Writes `table.txt` and `report.html`; returns the page."""
-    best = json.loads((job.root / 'search/best.json').read_text())
-    _, records = SearchLog.read(job.root / 'search/archs.jsonl')
-    space, table = get_space('pinas_nano'), _results(job, best)
-    write_text(job.root / 'table.txt', _text(table))
-    cost = CostTable(space, 28, 10).of(best['arch'])
-    steps = [Step(step.title, job.seconds.get(step.name)) for step in STEPS if step.name != 'report']
-    note = Note(
-        'These are minutes on two CPU cores and small grey images: they show that the whole way works, not how good '
-        'the method is. Published results of the paper are not comparable.'
-    )
-    sections = [
-        Section('Result', [table, note]),
-        Section(
-            'The found architecture',
-            [
-                Facts(
-                    {
-                        'architecture': best['arch'],
-                        'parameters': f'{cost.params / 1e6:.3f} M',
-                        'MACs at 28 px': f'{cost.macs / 1e6:.2f} M',
-                        'top-1 in the supernet': f'{best["top1"]:.2f} %',
-                    },
-                    large=True,
-                ),
-                arch_figure(space, best['arch'], caption='Candidates by stage'),
-            ],
-        ),
-        Section(
-            'Search',
-            [
-                search_trace_figure(records, ylabel='top-1 / %', random_mean=best['random_mean']),
-                pareto_figure(records, ylabel='top-1 / %'),
-            ],
-        ),
-        Section('Predictions', [_detection_picture(job), _segmentation_picture(job)]),
-        Section('Training', _curves(job)),
-        Section('Data and budget', [Facts(_facts(job, best))]),
-        Section('Steps', [Steps(steps)]),
-    ]
-    lead = (
-        'An unsupervised Pi-NAS supernet, the architecture found in it, and what it does in detection and segmentation.'
-    )
-    return write_report(job.root / 'report.html', 'pinas_zoo quickstart', sections, lead)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the page of a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('root', type=Path, help='folder of the run')
+    print(write_page(parser.parse_args(argv).root))
+    return 0
 
 
 if __name__ == '__main__':
-    action, folder = sys.argv[1:]
-    steps = Path(folder) / 'steps.json'
-    quick = steps.is_file() and json.loads(steps.read_text())['quick']
-    {'publish': publish, 'report': report}[action](Job(Path(folder), quick))
+    raise SystemExit(main())

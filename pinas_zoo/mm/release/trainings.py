@@ -135,7 +135,7 @@ class Training:
         """The config without what is of one process or machine; it names what lets mmengine read our weights.
 
         Args:
-            backbone: ``pinas://NAME`` of the weights that the quickstart's `retrained.safetensors` is published as.
+            backbone: ``pinas://NAME`` of the weights that the run's `retrained.safetensors` is published as.
 
         Raises:
             ValueError: A path of this machine is left.

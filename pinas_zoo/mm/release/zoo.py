@@ -112,7 +112,7 @@ def publish_zoo(
     names; an architecture that the manifest has keeps its name. Detectors and segmentors are named by their backbone.
 
     Args:
-        runs: Folders of trainings, such as a quickstart's.
+        runs: Folders of trainings, such as nano_weights.sh leaves.
         out: Folder of the weights, `checkpoints` below the project's root.
         hardware: What they were trained on, for the cards.
         manifest: Where the rows go.

@@ -1,0 +1,50 @@
+"""Train a search's best architectures and some random ones alone, and choose one; continues what was stopped.
+
+    pinas shortlist configs/quickstart/....py --search work_dirs/search --work-dir work_dirs/shortlist
+
+Writes shortlist.json: both groups, their accuracies, the choice and its rank, the rank correlation of the supernet's
+estimates. `pinas derive` and the retraining take the choice on.
+"""
+
+import argparse
+from typing import Any
+
+from pinas_cli.options import add_cfg_options, add_config, config_path, errors_as_line, run_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `pinas shortlist`."""
+    add_config(parser, 'a shortlist config of configs/search/ or configs/quickstart/')
+    parser.add_argument('--search', required=True, metavar='DIR', help='work dir of the search, or its archs.jsonl')
+    parser.add_argument(
+        '--work-dir', help='folder for the trainings and shortlist.json; default work_dirs/<config name>'
+    )
+    parser.add_argument('--workers', type=int, metavar='N', help="trainings side by side; default the config's")
+    parser.add_argument('--seed', type=int, help="seed of the random draw and of the trainings; default the config's")
+    add_cfg_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and chooses."""
+    from pinas_zoo.mm.shortlist import shortlist
+
+    with errors_as_line(ValueError, RuntimeError):
+        result = shortlist(config_path(args.config), args.search, run_options(args), args.workers, _tell)
+    print(summary(result))
+    return 0
+
+
+def _tell(done: int, total: int, arch: str) -> None:
+    print(f'{done} of {total} networks ({arch})', flush=True)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The outcome in a few lines."""
+    chosen, random, tau = result['chosen'], result['random'], result['kendall_tau']
+    lines = [f'chosen: {chosen["arch"]}, {chosen["value"]:.2f}, rank {chosen["rank"]} of {chosen["networks"]}']
+    if random['std'] is not None:
+        spread = f'with a standard deviation of {random["std"]:.2f} (n = {random["count"]})'
+        lines.append(f'random: {random["mean"]:.2f} {spread}')
+    if tau['tau'] is not None:
+        lines.append(f"Kendall's tau of the supernet's {tau['estimate']}: {tau['tau']:.2f} (n = {tau['count']})")
+    return '\n'.join(lines)

@@ -1,0 +1,174 @@
+"""What the stages of the main job call: configs, tools and their options, in one folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from pinas_zoo.mm.engine.launch import find_checkpoint
+from pinas_zoo.mm.quickstart.console import Display
+from pinas_zoo.mm.quickstart.process import ToolProcess, log_end
+
+__all__ = [
+    'COCO_VAL',
+    'DETECTION',
+    'LINEAR',
+    'PRETRAIN',
+    'RETRAIN',
+    'SEARCH',
+    'SEGMENTATION',
+    'SHORT',
+    'SHORTLIST',
+    'SPACE',
+    'Job',
+]
+
+CONFIGS = Path('configs/quickstart')
+PRETRAIN = CONFIGS / 'pinas-patch-supernet_b32-coslr_pairs.py'
+LINEAR = CONFIGS / 'pinas-patch-linear_b32-step_pairs.py'
+SEARCH = CONFIGS / 'pinas-patch-tree_128_pairs.py'
+SHORTLIST = CONFIGS / 'pinas-patch-shortlist_5-8_pairs.py'
+SHORT = CONFIGS / 'pinas-patch-short_b32-coslr_pairs.py'
+RETRAIN = CONFIGS / 'pinas-patch_b32-coslr_pairs.py'
+DETECTION = CONFIGS / 'mask-rcnn_pinas-patch_fpn_scenes.py'
+SEGMENTATION = CONFIGS / 'fcn_pinas-patch-d8_scenes.py'
+SPACE = 'pinas_patch'
+COCO_VAL = 'coco/annotations/instances_val2017.json'
+#: Scenes for training and held out, and their side in px.
+SCENES, SCENE_SIZE = (1200, 200), 96
+
+
+class Job:
+    """The commands of a run in one folder.
+
+    Args:
+        root: Where everything goes.
+        quick: A few iterations a stage, for tests.
+    """
+
+    def __init__(self, root: Path, quick: bool = False) -> None:
+        self.root, self.quick = root, quick
+
+    # ---- commands -------------------------------------------------------------------------------
+
+    def train(self, config: Path, name: str, iters: int, **options: Any) -> list[str]:
+        """tools/train.py, continued if it was stopped; `iters` replaces the config's in a quick run."""
+        if self.quick:
+            options |= {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters}
+            options |= {'train_dataloader.batch_size': 8, 'default_hooks.logger.interval': 1}
+        command = ['tools/train.py', str(config), '--work-dir', str(self.root / name), '--resume']
+        return [*command, '--cfg-options', *(f'{k}={v}' for k, v in options.items())] if options else command
+
+    def checkpoint(self, name: str) -> str:
+        """The last checkpoint of a training.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        found = find_checkpoint(self.root / name, 'auto')
+        if found is None:
+            raise FileNotFoundError(f'{self.root / name} holds no checkpoint')
+        return str(self.root / name / Path(found).name)
+
+    @property
+    def arch(self) -> str:
+        """The architecture that the shortlist chose."""
+        return json.loads((self.root / 'shortlist/shortlist.json').read_text())['arch']
+
+    def scenes(self) -> list[str]:
+        train, val = (16, 8) if self.quick else SCENES
+        where = ['--root', str(self.root / 'scenes'), '--size', str(SCENE_SIZE)]
+        sizes = ['--train', str(train), '--val', str(val)]
+        return ['tools/prepare_data.py', 'scenes', *where, *sizes, '--seed', '0', '--formats', 'coco', 'ade20k']
+
+    def pretrain(self) -> list[str]:
+        return self.train(PRETRAIN, 'pretrain', 4)
+
+    def linear(self) -> list[str]:
+        return self.train(LINEAR, 'linear', 4, **{'model.supernet': self.checkpoint('pretrain')})
+
+    def search(self) -> list[str]:
+        command = ['tools/search.py', str(SEARCH), '--checkpoint', self.checkpoint('linear')]
+        command += ['--work-dir', str(self.root / 'search')]
+        quick = ['budget=12', 'searcher.initial=8', 'calibration.batches=1']
+        return [*command, '--cfg-options', *quick] if self.quick else command
+
+    def shortlist(self) -> list[str]:
+        command = ['tools/shortlist.py', str(SHORTLIST), '--search', str(self.root / 'search')]
+        command += ['--work-dir', str(self.root / 'shortlist')]
+        quick = ['top=1', 'random=2', 'workers=1', 'training_options.train_cfg.max_iters=4']
+        return [*command, '--cfg-options', *quick] if self.quick else command
+
+    def derive(self) -> list[str]:
+        arch, out = str(self.root / 'shortlist/shortlist.json'), str(self.root / 'backbone.safetensors')
+        return ['tools/derive.py', str(SEARCH), '--checkpoint', self.checkpoint('linear'), '--arch', arch, '--out', out]
+
+    def retrain(self) -> list[str]:
+        return self.train(RETRAIN, 'retrain', 4, **{'model.model.arch': self.arch})
+
+    def publish(self) -> list[str]:
+        return ['-m', 'pinas_zoo.mm.quickstart.results', 'publish', str(self.root)]
+
+    def detection(self) -> list[str]:
+        data = {f'{split}_evaluator.ann_file': f'{self.root}/scenes/{COCO_VAL}' for split in ('val', 'test')}
+        return self.train(DETECTION, 'detection', 4, **self._transfer('coco'), **data)
+
+    def segmentation(self) -> list[str]:
+        return self.train(SEGMENTATION, 'segmentation', 4, **self._transfer('ade20k'))
+
+    def _transfer(self, layout: str) -> dict[str, Any]:
+        """Where the scenes are and which backbone is trained on them."""
+        root = f'{self.root}/scenes/{layout}/'
+        options: dict[str, Any] = {f'{split}_dataloader.dataset.data_root': root for split in ('train', 'val', 'test')}
+        options |= {'model.backbone.arch': self.arch, 'model.backbone.init_cfg.type': 'Pretrained'}
+        return options | {'model.backbone.init_cfg.checkpoint': self.root / 'retrained.safetensors'}
+
+    def report(self) -> list[str]:
+        return ['-m', 'pinas_zoo.mm.quickstart.report', str(self.root)]
+
+    def next_commands(self) -> list[str]:
+        """What a reader can try with the results."""
+        root, checkpoint = self.root, self.checkpoint('detection')
+        config, scene = root / 'detection' / DETECTION.name, sorted((root / 'scenes/coco/val2017').iterdir())[0]
+        features = (
+            'import timm, torch, pinas_zoo; '
+            f"net = timm.create_model('pinas', checkpoint='{root}/retrained.safetensors', num_classes=0); "
+            'print(net.eval()(torch.rand(1, 3, 20, 40)).shape)'
+        )
+        python = _python()
+        infer = [
+            python,
+            'tools/infer.py',
+            scene,
+            '--model',
+            config,
+            '--checkpoint',
+            checkpoint,
+            '--out',
+            root / 'drawn',
+        ]
+        test = [python, 'tools/test.py', config, checkpoint, '--work-dir', root / 'test']
+        return [shlex.join(map(str, command)) for command in (infer, test, [python, '-c', features])]
+
+    def call(self, command: list[str], name: str, label: str) -> None:
+        """Runs one tool outside the stages, with its log in `logs`.
+
+        Raises:
+            RuntimeError: It failed; the end of its log follows.
+        """
+        log = self.root / 'logs' / f'{name}.log'
+        with Display() as display:
+            display.begin(name, label)
+            status = ToolProcess(command, log).follow(lambda line: display.read(name, line))
+            display.end(name)
+        if status:
+            raise RuntimeError(f'{label} failed with {status}; the end of {log}:\n{log_end(log)}')
+
+
+def _python() -> str:
+    """This interpreter, relative where it lies below the working folder."""
+    path, here = Path(sys.executable), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

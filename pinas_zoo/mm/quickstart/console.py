@@ -1,0 +1,110 @@
+"""What a running job shows: a bar with the time left for each stage, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as RemainingColumn
+
+__all__ = ['Display', 'Position', 'read_position']
+
+#: Lines of mmengine's logger, of tqdm, and of tools that count what they train; each with how far they are.
+PATTERNS = (
+    re.compile(r'(?:Iter|Epoch)\((?P<phase>train|val|test)\)(?: \[\d+\])? *\[ *(?P<done>\d+)/(?P<total>\d+)\]'),
+    re.compile(r'(?P<phase>)\b(?P<done>\d+)/(?P<total>\d+) \['),
+    re.compile(r'(?P<phase>)\b(?P<done>\d+) of (?P<total>\d+)\b'),
+)
+#: Seconds between two plain lines of a stage.
+QUIET = 30.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a tool is; the phase is empty where it has only one."""
+
+    phase: str
+    done: int
+    total: int
+
+
+def read_position(line: str) -> Position | None:
+    """How far a tool is by a line of its output; None where the line does not tell."""
+    for pattern in PATTERNS:
+        if (match := pattern.search(line)) and 0 <= int(match['done']) <= int(match['total']) > 0:
+            return Position(match['phase'], int(match['done']), int(match['total']))
+    return None
+
+
+class Display:
+    """Shows what runs; a context manager.
+
+    Args:
+        console: Where to; None for the standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        # Wide enough for any path where nobody's terminal limits it.
+        self.console = console or Console(highlight=False, markup=False, emoji=False)
+        self.live = self.console.is_terminal
+        self.progress = Progress(
+            TextColumn('{task.description}', markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn('left'),
+            RemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.live,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.labels: dict[str, str] = {}
+        self.spoken: dict[str, float] = {}
+        self.phases: dict[str, str] = {}
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bars."""
+        if self.live:
+            self.console.print(text, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def begin(self, name: str, label: str) -> None:
+        """A stage starts."""
+        self.labels[name], self.spoken[name], self.phases[name] = label, time.monotonic(), ''
+        self.tasks[name] = self.progress.add_task(label, total=None)
+        if not self.live:
+            self.say(f'{label} ...')
+
+    def read(self, name: str, line: str) -> None:
+        """Takes a line of a stage's output; most say nothing about how far it is."""
+        if (position := read_position(line)) is None:
+            return
+        if not self.live:
+            if time.monotonic() - self.spoken[name] > QUIET:
+                self.spoken[name] = time.monotonic()
+                self.say(f'{self.labels[name]}: {position.phase} {position.done} of {position.total}')
+            return
+        label = self.labels[name] + (f' ({position.phase})' if position.phase not in ('', 'train') else '')
+        if position.phase != self.phases[name]:  # another phase has a pace of its own
+            self.phases[name] = position.phase
+            self.progress.reset(self.tasks[name], total=position.total)
+        self.progress.update(self.tasks[name], completed=position.done, total=position.total, description=label)
+
+    def end(self, name: str) -> None:
+        """A stage is over."""
+        self.progress.remove_task(self.tasks.pop(name))

@@ -1,0 +1,239 @@
+"""The shortlist stage: a search's best and some random architectures, each trained alone; `shortlist.json` out.
+
+Trainings are the ordinary ones of tools/train.py. Each has a folder and leaves a result there; a stage that was stopped
+keeps its results and continues the trainings that it interrupted.
+
+    python -m pinas_zoo.mm.shortlist PLAN ARCH    # one network of a plan, what each of several processes runs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from pinas_zoo.files import write_text
+from pinas_zoo.mm.engine.launch import Options, load_config, train
+from pinas_zoo.mm.engine.sampling import die_with_parent
+from pinas_zoo.search.log import SearchLog, objective_of
+from pinas_zoo.search.shortlist import Listed, Outcome, draw_shortlist, summarise
+
+__all__ = ['shortlist', 'train_one']
+
+RESULT, PLAN, SUMMARY = 'result.json', 'plan.json', 'shortlist.json'
+#: Called with (networks that are done, all of them, the one that was finished last).
+Progress = Callable[[int, int, str], None]
+
+
+def shortlist(
+    config: str | Path,
+    search: str | Path,
+    options: Options,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains a search's best architectures and some random ones alone, and chooses one.
+
+    Args:
+        config: Config with `training` (config of the short training), `top`, `random`; optionally
+            `training_options` (what to change in that config), `arch_key`, `metric`, `seed`, `workers` and
+            `processes`, see configs/quickstart and configs/search.
+        search: Folder of the search, or its `archs.jsonl`.
+        options: See `Options`; `resume` is without effect, since the stage always continues.
+        workers: Trainings side by side; None is the config's.
+        progress: Told of each network that is done.
+
+    Returns:
+        What `shortlist.json` of the work_dir holds, see `summarise`.
+
+    Raises:
+        ValueError: The work_dir holds another shortlist, or the settings do not fit the search or the machine.
+    """
+    cfg = load_config(config, options)
+    root, log = Path(cfg.work_dir), Path(search)
+    header, records = SearchLog.read(log / 'archs.jsonl' if log.is_dir() else log)
+    seed = cfg.get('seed', 0) if options.seed is None else options.seed
+    listed = draw_shortlist(header, records, cfg.top, cfg.random, seed)
+    plan = _plan(cfg, seed, listed)
+    _keep_plan(root, plan)
+    side_by_side = cfg.get('workers', 1) if workers is None else workers
+    _train_all(root, [one.arch for one in listed], side_by_side, plan['processes'], progress)
+    outcomes = [_read_result(root / one.arch) for one in listed]
+    assert None not in outcomes, 'a training ended without a result and without an error'
+    objective = objective_of(header)
+    summary = summarise(listed, outcomes, objective, cfg.get('metric', 'accuracy/top1')) | {'seed': seed}
+    write_text(root / SUMMARY, json.dumps(summary, indent=1) + '\n')
+    return summary
+
+
+def _plan(cfg: Config, seed: int, listed: Sequence[Listed]) -> dict[str, Any]:
+    """What all trainings of a shortlist depend on."""
+    training = Path(cfg.training)
+    values = Config.fromfile(training, format_python_code=False).to_dict()
+    text = json.dumps(values, sort_keys=True, default=str)
+    return {
+        'training': str(training.resolve()),
+        'training_sha256': hashlib.sha256(text.encode()).hexdigest(),
+        'options': _flatten(cfg.get('training_options') or {}),
+        'arch_key': cfg.get('arch_key', 'model.model.arch'),
+        'seed': seed,
+        'processes': cfg.get('processes', 1),
+        'listed': json.loads(json.dumps([asdict(one) for one in listed])),
+    }
+
+
+def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Nested settings with dotted keys, as --cfg-options has them."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
+    return out
+
+
+def _keep_plan(root: Path, plan: dict[str, Any]) -> None:
+    """Writes the plan, or compares it with the one that is there: results of two plans never mix."""
+    file = root / PLAN
+    if file.is_file():
+        recorded = json.loads(file.read_text())
+        # Where the config lies and how many processes train are free.
+        differing = [k for k in plan if k not in ('training', 'processes') and recorded.get(k) != plan[k]]
+        if differing:
+            raise ValueError(
+                f'{root} holds another shortlist, which differs in {", ".join(differing)}: use another work dir, or '
+                f'remove {file} and the folders beside it'
+            )
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(plan, indent=1) + '\n')
+
+
+# ---- one training ------------------------------------------------------------------------------------------------
+
+
+def train_one(plan_file: str | Path, arch: str) -> None:
+    """Trains one network of a plan, continuing what its folder holds, and writes its result.
+
+    Runs in every process of the training; rank 0 writes.
+    """
+    plan, root = json.loads(Path(plan_file).read_text()), Path(plan_file).parent / arch
+    start = time.perf_counter()
+    values = plan['options'] | {plan['arch_key']: arch, 'experiment_name': f'shortlist_{arch}'}
+    runner = train(plan['training'], Options(str(root), 'auto', values, seed=plan['seed']))
+    val = {
+        name.removeprefix('val/'): float(runner.message_hub.get_scalar(name).current())
+        for name in runner.message_hub.log_scalars
+        if name.startswith('val/') and not name.endswith('time')
+    } or runner.val()  # trained to its end before: nothing was validated now
+    test = runner.test()
+    if runner.rank == 0:
+        outcome = Outcome(_plain(val), _plain(test), time.perf_counter() - start)
+        write_text(root / RESULT, json.dumps(asdict(outcome)) + '\n')
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _read_result(root: Path) -> Outcome | None:
+    file = root / RESULT
+    return Outcome(**json.loads(file.read_text())) if file.is_file() else None
+
+
+# ---- all of them -------------------------------------------------------------------------------------------------
+
+
+def _train_all(root: Path, archs: Sequence[str], workers: int, processes: int, progress: Progress | None) -> None:
+    """Trains what has no result yet."""
+    if workers < 1 or processes < 1:
+        raise ValueError(f'workers and processes must be at least 1, got {workers} and {processes}')
+    left = [arch for arch in archs if _read_result(root / arch) is None]
+    done = len(archs) - len(left)
+    if progress and done:
+        progress(done, len(archs), 'from an earlier call')
+    if not left:
+        return
+    slots: Any = queue.Queue() if processes > 1 else multiprocessing.get_context('spawn').Queue()
+    for devices in _devices(min(workers, len(left)), processes):
+        slots.put(devices)
+    with _executor(min(workers, len(left)), processes, slots) as pool:
+        task = _in_processes if processes > 1 else _in_this_process
+        extra = (slots, processes) if processes > 1 else ()
+        futures = {pool.submit(task, root / PLAN, arch, *extra): arch for arch in left}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += 1
+                if progress:
+                    progress(done, len(archs), futures[future])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _devices(workers: int, processes: int) -> list[str | None]:
+    """By worker the GPUs that it may see; None on a machine without."""
+    available = torch.cuda.device_count()
+    if not available:
+        return [None] * workers
+    if workers * processes > available:
+        raise ValueError(
+            f'{workers} trainings side by side with {processes} processes each need {workers * processes} GPUs, '
+            f'{available} are there'
+        )
+    names = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
+    names = names if len(names) == available and all(names) else [str(index) for index in range(available)]
+    return [','.join(names[worker * processes : (worker + 1) * processes]) for worker in range(workers)]
+
+
+def _executor(workers: int, processes: int, slots: Any) -> Executor:
+    """Processes that each train one network after the other, or threads that each wait for a group of processes."""
+    if processes > 1:
+        return ThreadPoolExecutor(workers)
+    context = multiprocessing.get_context('spawn')
+    return ProcessPoolExecutor(workers, context, _begin_worker, (slots, workers))
+
+
+def _begin_worker(slots: Any, workers: int) -> None:
+    die_with_parent()
+    if (devices := slots.get()) is not None:
+        os.environ['CUDA_VISIBLE_DEVICES'] = devices
+    elif workers > 1:
+        # Cores are shared by trainings, not by the threads of one: networks of a shortlist are small or many.
+        os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
+
+
+def _in_this_process(plan: Path, arch: str) -> None:
+    train_one(plan, arch)
+
+
+def _in_processes(plan: Path, arch: str, slots: Any, processes: int) -> None:
+    devices = slots.get()
+    environment = dict(os.environ) if devices is None else dict(os.environ, CUDA_VISIBLE_DEVICES=devices)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+    log = plan.parent / f'{arch}.log'
+    try:
+        with open(log, 'a') as file:
+            subprocess.run(
+                [*command, '-m', 'pinas_zoo.mm.shortlist', str(plan), arch],
+                env=environment, stdout=file, stderr=subprocess.STDOUT, check=True,
+            )  # fmt: skip
+    except subprocess.CalledProcessError as error:
+        raise RuntimeError(f'the training of {arch} ended with {error.returncode}; its output is in {log}') from None
+    finally:
+        slots.put(devices)
+
+
+if __name__ == '__main__':
+    train_one(*sys.argv[1:])

@@ -1,0 +1,390 @@
+"""CUDA graphs per block, so that a step whose path is drawn anew runs at the device's speed.
+
+Launching a path's kernels one by one costs more host time than a data-centre card needs to run them, and a path that
+changes every step cannot be captured as one graph. So every block is captured once, forward and backward, at its first
+use, and replayed on whichever path it is drawn. A block is captured with what always runs beside it: the stem with the
+blocks of the first position, a position's shortcut with each of its candidates, the head with the blocks of the last
+position. The two paths of a Pi-NAS pair differ at every position, so no graph runs twice before its backward pass.
+
+Nothing here changes a result: the warm-up's BN statistics are put back, and where a graph does not fit (another shape,
+another precision, SyncBN, a block that still waits for its backward pass, too little memory) the block runs eagerly.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pinas_zoo.models.blocks import Skip
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import Arch
+
+__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder', 'Segment']
+
+T = TypeVar('T')
+_logger = logging.getLogger('pinas_zoo')
+
+#: Runs of a block before its capture; they leave kernels chosen and workspaces allocated.
+WARM_UPS = 2
+#: Share of the card's memory that captures leave free.
+RESERVE = 0.1
+
+
+class Recorder(Protocol):
+    """What captures work; the tests put one for the CPU in its place."""
+
+    device_type: str
+
+    def free_share(self) -> float:
+        """Share of the device's memory that is free, in 0..1."""
+        ...
+
+    def warm_up(self, work: Callable[[], Any]) -> None:
+        """Runs work a few times where it will be recorded."""
+        ...
+
+    def pool(self, with_backward: bool) -> Any:
+        """Memory for the records of one block, in which nothing may be overwritten between its forward and backward."""
+        ...
+
+    def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
+        """Records work; returns its result in static memory, and what runs it again into the same memory."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs on one side stream.
+
+    A capture may reuse what earlier captures in its pool have freed. A block with a backward pass therefore has a pool
+    of its own: in a shared one, the scratch memory of a block captured earlier would lie over the activations that a
+    block captured later saves for its backward pass, and blocks run in another order in every step. Blocks that only
+    run forward share a pool: nothing of one is read after the next has copied its output.
+    """
+
+    device_type = 'cuda'
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """The stream of all captures."""
+        return torch.cuda.Stream()
+
+    @cached_property
+    def forward_pool(self) -> Any:
+        """The pool of the blocks that only run forward."""
+        return torch.cuda.graph_pool_handle()
+
+    def pool(self, with_backward: bool) -> Any:
+        """As `Recorder.pool`."""
+        return torch.cuda.graph_pool_handle() if with_backward else self.forward_pool
+
+    def free_share(self) -> float:
+        """As `Recorder.free_share`; memory that torch holds without use counts as free."""
+        free, total = torch.cuda.mem_get_info()
+        return (free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()) / total
+
+    def warm_up(self, work: Callable[[], Any]) -> None:
+        """As `Recorder.warm_up`."""
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            for _ in range(WARM_UPS):
+                work()
+        current.wait_stream(self.stream)
+
+    def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
+        """As `Recorder.record`; nothing is run."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self.stream):
+            # Not 'global': a loader's thread that pins memory may call CUDA meanwhile.
+            graph.capture_begin(pool=pool, capture_error_mode='thread_local')
+            try:
+                result = work()
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        return result, graph.replay
+
+
+class Segment(nn.Module):
+    """One block of a path with what always runs beside it; every module is the supernet's own.
+
+    Args:
+        supernet: The supernet.
+        position: Position from 0.
+        choice: Candidate.
+        head: What follows the last position; None for nothing.
+
+    Shape:
+        The input of the position (images at position 0) -> its output (the head's at the last position).
+    """
+
+    def __init__(self, supernet: SuperNet, position: int, choice: int, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem = nn.ModuleList(supernet.stem_modules() if position == 0 else ())
+        self.shortcut = supernet.blocks[position].downsample
+        self.block = supernet.blocks[position][choice]
+        self.head = head if position == len(supernet.blocks) - 1 else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing runs here: a candidate that leaves the block out."""
+        return isinstance(self.block, Skip) and not self.stem and self.head is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.stem:
+            x = module(x)
+        x = self.block(x, None if self.shortcut is None else self.shortcut(x))
+        return x if self.head is None else self.head(x)
+
+
+class _Ticket:
+    """Lives as long as a forward pass waits for its backward pass."""
+
+
+class _Replay(torch.autograd.Function):
+    """A captured block in the autograd graph; its parameters are inputs, so that their hooks (DDP's) fire."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: _Graph, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.graph, ctx.ticket = graph, _Ticket()
+        graph.ticket = weakref.ref(ctx.ticket)
+        return graph.run_forward(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.graph.ticket is None or ctx.graph.ticket() is not ctx.ticket:
+            raise RuntimeError('a captured block was run again before this backward pass; set cuda_graphs=False')
+        return None, *ctx.graph.run_backward(gradient)
+
+
+class _Graph:
+    """One segment, captured.
+
+    Args:
+        segment: The segment, in training mode.
+        x: Its first input.
+        recorder: What captures.
+        autocast: Arguments of `torch.autocast`.
+    """
+
+    def __init__(self, segment: Segment, x: Tensor, recorder: Recorder, autocast: dict[str, Any]) -> None:
+        self.segment = segment
+        self.with_backward = torch.is_grad_enabled()
+        self.parameters = list(segment.parameters())
+        # Leaves of their own on the same memory: a capture then touches neither the parameters' gradients nor the
+        # nodes that accumulate them, whose hooks belong to DDP.
+        aliases = {name: p.detach().requires_grad_(p.requires_grad) for name, p in segment.named_parameters()}
+        self.watched = self.parameters + list(segment.buffers())
+        self.addresses = [tensor.data_ptr() for tensor in self.watched]
+        self.trains = [p.requires_grad for p in self.parameters]
+        self.norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
+        self.tracks = self._tracks()
+        self.ticket: weakref.ref[_Ticket] | None = None
+        needs_input = self.with_backward and x.requires_grad
+        self.input = torch.empty_like(x.detach()).copy_(x.detach()).requires_grad_(needs_input)
+        leaves = [leaf for leaf in (self.input, *aliases.values()) if leaf.requires_grad]
+
+        def forward() -> Tensor:
+            # The output is kept with its autograd graph, which holds what the backward pass reads.
+            with torch.autocast(**autocast, cache_enabled=False):
+                self.live = functional_call(segment, aliases, (self.input,))
+            return self.live
+
+        def backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(self.live, leaves, self.grad_output, retain_graph=True)
+
+        def both() -> None:
+            output = forward()
+            if self.with_backward:
+                self.grad_output = torch.zeros_like(output)
+                backward()
+
+        saved = [buffer.clone() for buffer in segment.buffers()]
+        pool = recorder.pool(self.with_backward)
+        try:
+            recorder.warm_up(both)
+            self.output, self.replay_forward = recorder.record(forward, pool)
+            if self.with_backward:
+                self.grad_output = torch.zeros_like(self.output)
+                gradients, self.replay_backward = recorder.record(backward, pool)
+        finally:
+            for buffer, value in zip(segment.buffers(), saved, strict=True):
+                # Past the version counter: a shared shortcut may wait for a backward pass that never reads these.
+                buffer.data.copy_(value)
+        if self.with_backward:
+            found = iter(gradients)
+            self.gradients = [next(found) if p.requires_grad else None for p in (self.input, *aliases.values())]
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a replay means what the segment would do now."""
+        return (
+            x.shape == self.input.shape
+            and x.dtype == self.input.dtype
+            and (not self.with_backward or x.requires_grad == self.input.requires_grad)
+            and (self.ticket is None or self.ticket() is None)
+            and [tensor.data_ptr() for tensor in self.watched] == self.addresses
+            and [p.requires_grad for p in self.parameters] == self.trains
+            and self._tracks() == self.tracks
+        )
+
+    def _tracks(self) -> list[bool]:
+        """What the BN layers do: batch statistics, and whether they are kept."""
+        return [flag for norm in self.norms for flag in (norm.training, norm.track_running_stats)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _Replay.apply(self, x, *self.parameters) if self.with_backward else self.run_forward(x)
+
+    def run_forward(self, x: Tensor) -> Tensor:
+        """The output, in memory that the next replay overwrites."""
+        with torch.no_grad():
+            self.input.copy_(x)
+        self.replay_forward()
+        return self.output.detach()
+
+    def run_backward(self, gradient: Tensor) -> list[Tensor | None]:
+        """Gradients of the input and the parameters, in memory that the next replay overwrites."""
+        self.ticket = None
+        self.grad_output.copy_(gradient)
+        for parameter, own in zip(self.parameters, self.gradients[1:], strict=True):
+            # Autograd hands a first gradient on without a copy: where one is accumulated, it has to leave our memory.
+            held = parameter.grad
+            if held is not None and own is not None and held.data_ptr() == own.data_ptr():
+                parameter.grad = held.clone()
+        self.replay_backward()
+        return [None if own is None else own.detach() for own in self.gradients]
+
+
+class BlockGraphs:
+    """Runs the paths of a supernet from captured blocks; made where a network is trained, never saved with it.
+
+    Args:
+        supernet: The supernet.
+        head: Module that follows it; None for none.
+        recorder: What captures; networks of one step share it.
+        log: Takes one line of text at a time.
+
+    Shape:
+        forward: (N, C, H, W), an architecture -> as the head of `supernet(x, arch)`
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        head: nn.Module | None,
+        recorder: Recorder,
+        log: Callable[[str], None] = _logger.info,
+    ) -> None:
+        self.supernet, self.head, self.recorder, self.log = supernet, head, recorder, log
+        self.segments: dict[tuple[int, int], Segment] = {}
+        self.graphs: dict[tuple[int, int, bool], _Graph] = {}
+        self.first: tuple[Any, ...] | None = None
+        self.off = self.full = False
+        self.seconds = 0.0
+        self.replayed = self.eager = 0
+        self._told: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Graphs hold addresses: a copy of the network has none."""
+        return None
+
+    def segment(self, position: int, choice: int) -> Segment:
+        """The segment of a candidate."""
+        key = (position, choice)
+        if key not in self.segments:
+            self.segments[key] = Segment(self.supernet, position, choice, self.head)
+        return self.segments[key]
+
+    def accepts(self, x: Tensor, arch: Any) -> bool:
+        """Whether this input may run from graphs; the first one that may sets shape and precision."""
+        if self.off or type(arch) is not tuple or x.requires_grad or not self.supernet.training:
+            return False
+        kind = x.device.type
+        if kind != self.recorder.device_type:
+            return False
+        autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        key = (x.shape, x.dtype, x.device, *autocast)
+        if self.first is None:
+            if any(isinstance(module, nn.SyncBatchNorm) for module in self.supernet.modules()):
+                return self._stop('SyncBN talks to other ranks within a block')
+            self.first = key
+            self.autocast = dict(device_type=kind, enabled=autocast[0], dtype=autocast[1])
+        if key != self.first:
+            self._tell(f'CUDA graphs were captured for {_describe(self.first)}; {_describe(key)} runs without them')
+        return key == self.first and all(type(choice) is int for choice in arch)
+
+    def __call__(self, x: Tensor, arch: Arch) -> Tensor:
+        """Runs a path on an input that is accepted (`accepts`)."""
+        grad = torch.is_grad_enabled()
+        for position, choice in enumerate(arch):
+            graph = self.graphs.get((position, choice, grad))
+            if graph is None:
+                graph = self._capture(position, choice, grad, x)
+            if graph is not None and graph.fits(x):
+                x = graph(x)
+                self.replayed += 1
+            else:
+                segment = self.segment(position, choice)
+                x = segment(x)
+                self.eager += not segment.empty
+        return x.clone()  # out of static memory
+
+    def _capture(self, position: int, choice: int, grad: bool, x: Tensor) -> _Graph | None:
+        segment = self.segment(position, choice)
+        if segment.empty or self.full:
+            return None
+        if self.recorder.free_share() < RESERVE:
+            return self._fill(f'less than {RESERVE:.0%} of the memory is free')
+        began = time.perf_counter()
+        try:
+            graph = _Graph(segment, x, self.recorder, self.autocast)
+        except RuntimeError as error:  # of torch.cuda, out of memory among them
+            return self._fill(f'position {position}, candidate {choice}: {str(error).splitlines()[0]}')
+        self.graphs[position, choice, grad] = graph
+        self.seconds += time.perf_counter() - began
+        if len(self.graphs) == 1:
+            self.log(f'CUDA graphs: blocks are captured at their first use, for {_describe(self.first)}')
+        possible = sum(not self.segment(p, c).empty for p, c in self._places())
+        if sum(key[2] == grad for key in self.graphs) == possible:
+            passes = 'forward and backward' if grad else 'forward'
+            self.log(f'CUDA graphs: all {possible} blocks captured ({passes}), {self.seconds:.1f} s so far')
+        return graph
+
+    def _places(self) -> list[tuple[int, int]]:
+        space = self.supernet.space
+        return [(p, c) for p in range(space.num_positions) for c in space.choices(p)]
+
+    def _stop(self, why: str) -> bool:
+        self.off = True
+        self.log(f'CUDA graphs: off, {why}')
+        return False
+
+    def _fill(self, why: str) -> None:
+        """No more captures; what is captured stays in use."""
+        self.full = True
+        self.log(f'CUDA graphs: {len(self.graphs)} captures, the other blocks run without: {why}')
+
+    def _tell(self, line: str) -> None:
+        """Logs a line once."""
+        if line not in self._told and len(self._told) < 8:
+            self._told.add(line)
+            self.log(line)
+
+
+def _describe(key: tuple[Any, ...] | None) -> str:
+    assert key is not None
+    shape, dtype, _, enabled, precision = key
+    return f'{"x".join(map(str, shape))} {str(precision if enabled else dtype)[6:]}'

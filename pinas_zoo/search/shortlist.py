@@ -1,0 +1,167 @@
+"""What a shortlist is made of and what it says: the search's best, random ones beside them, and the choice. No torch.
+
+A supernet's estimate picks well from many and badly among the best. So the best few are trained alone under one budget,
+and beside them some random architectures: without these nobody can say whether the search found anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from pinas_zoo.search.log import SearchRecord, objective_of
+from pinas_zoo.search.strategies import random_records
+
+__all__ = ['GROUPS', 'Listed', 'Outcome', 'draw_shortlist', 'summarise']
+
+#: Why an architecture is on the list; one may be in both groups, and is trained once.
+GROUPS = ('top', 'random')
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An architecture of the shortlist.
+
+    Args:
+        arch: As `SearchSpace.format` writes it.
+        groups: 'top', 'random' or both.
+        search_rank: Its rank in the search's log, 1 for the best.
+        estimate: The supernet's numbers, 'top1' in percent and 'loss', as far as the log has them.
+    """
+
+    arch: str
+    groups: tuple[str, ...]
+    search_rank: int
+    estimate: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A training alone: metrics on the images that choose and on those that report, and wall seconds."""
+
+    val: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+
+
+def draw_shortlist(
+    header: Mapping[str, Any], records: Sequence[SearchRecord], top: int, random: int, seed: int = 0
+) -> list[Listed]:
+    """Picks the best architectures of a search and some random ones.
+
+    The random ones are drawn from the evaluations that the search itself drew at random before it looked at any score,
+    so that the log has an estimate of them. One of them may be among the best.
+
+    Args:
+        header: Header of the search's log.
+        records: Its records.
+        top: How many of the best, at least 1.
+        random: How many random ones, at least 0.
+        seed: Of the draw.
+
+    Returns:
+        The best first, then the random ones that are not among them, in the order of their ranks.
+
+    Raises:
+        ValueError: The log has too few records.
+    """
+    if top < 1 or random < 0:
+        raise ValueError(f'top must be at least 1 and random at least 0, got {top} and {random}')
+    initial = range(min(len(records), random_records(header)))
+    if top > len(records) or random > len(initial):
+        raise ValueError(
+            f'{top} of the best and {random} random architectures were asked for, the log has {len(records)} '
+            f'evaluations, {len(initial)} of them random'
+        )
+    ranked = sorted(records, key=lambda record: (-record.score, record.index))
+    rank = {record.arch: place for place, record in enumerate(ranked, start=1)}
+    drawn = np.random.default_rng([seed, 11]).choice(len(initial), size=random, replace=False)
+    chosen = {records[int(index)].arch for index in drawn}
+    by_accuracy = objective_of(header) == 'top1'
+    listed = []
+    for record in ranked:
+        groups = tuple(
+            name for name, inside in zip(GROUPS, (rank[record.arch] <= top, record.arch in chosen)) if inside
+        )
+        if groups:
+            top1 = record.score if by_accuracy and record.top1 is None else record.top1
+            listed.append(Listed(record.arch, groups, rank[record.arch], {'top1': top1, 'loss': record.loss}))
+    return listed
+
+
+def summarise(
+    listed: Sequence[Listed], outcomes: Sequence[Outcome], objective: str, metric: str = 'accuracy/top1'
+) -> dict[str, Any]:
+    """The choice, and what the trainings say about the search.
+
+    The best of the top group is chosen by `metric` on the images that choose; whatever is reported is `metric` on the
+    others, so that the choice does not flatter itself.
+
+    Args:
+        listed: The architectures.
+        outcomes: Their trainings, in the same order.
+        objective: What the search ranked by; its estimates are the ones that are correlated with the trainings.
+        metric: Higher is better.
+
+    Returns:
+        Plain values for a JSON file.
+
+    Raises:
+        ValueError: A training lacks the metric.
+        ImportError: scipy is not installed.
+    """
+    for one, outcome in zip(listed, outcomes, strict=True):
+        if metric not in outcome.val or metric not in outcome.test:
+            raise ValueError(
+                f'the training of {one.arch} has no {metric!r}, but {sorted({*outcome.val, *outcome.test})}'
+            )
+    values = [outcome.test[metric] for outcome in outcomes]
+    inside = {name: [i for i, one in enumerate(listed) if name in one.groups] for name in GROUPS}
+    # Of equal ones that which the search preferred.
+    winner = max(inside['top'], key=lambda i: (outcomes[i].val[metric], -listed[i].search_rank))
+    groups = {name: _group([values[i] for i in members]) for name, members in inside.items()}
+    mean, deviation = groups['random']['mean'], groups['random']['std']
+    gain = None if mean is None else values[winner] - mean
+    return {
+        'arch': listed[winner].arch,
+        'objective': objective,
+        'metric': metric,
+        'chosen': {
+            'arch': listed[winner].arch,
+            'search_rank': listed[winner].search_rank,
+            'rank': 1 + sum(value > values[winner] for value in values),
+            'networks': len(listed),
+            'value': values[winner],
+            'gain': gain,
+            'gain_in_deviations': gain / deviation if gain is not None and deviation else None,
+        },
+        **groups,
+        'kendall_tau': _rank_correlation([one.estimate[objective] for one in listed], values, objective),
+        'networks': [asdict(one) | asdict(outcome) for one, outcome in zip(listed, outcomes, strict=True)],
+    }
+
+
+def _group(values: list[float]) -> dict[str, float | int | None]:
+    """Mean and sample standard deviation."""
+    return {
+        'count': len(values),
+        'mean': fmean(values) if values else None,
+        'std': stdev(values) if len(values) > 1 else None,
+    }
+
+
+def _rank_correlation(estimates: list[float | None], values: list[float], objective: str) -> dict[str, Any]:
+    """Kendall's tau-b of the estimates with the trainings; None where it is not defined."""
+    from scipy.stats import kendalltau  # slow to import
+
+    facts: dict[str, Any] = {'estimate': objective, 'count': len(values), 'tau': None, 'p': None}
+    if len(values) > 1 and None not in estimates:
+        sign = -1 if objective == 'loss' else 1
+        result = kendalltau([sign * estimate for estimate in estimates if estimate is not None], values)
+        if result.statistic == result.statistic:  # NaN where all are tied
+            facts |= {'tau': float(result.statistic), 'p': float(result.pvalue)}
+    return facts

@@ -1,0 +1,201 @@
+"""Parts that show that the card computes the right thing."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.models.graphs import CudaRecorder
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import PINAS_TINY
+from pinas_zoo.speed.gpu.session import LeftOutError, Session
+from pinas_zoo.speed.step import PAPER, QUICK, Sizes, Trainer
+from pinas_zoo.weights.released.remap import supernet_from_released
+
+__all__ = ['amp', 'graphs', 'host_syncs', 'parity']
+
+
+# ---- the released steps ----------------------------------------------------------------------------------------------
+
+
+def parity(session: Session) -> None:
+    """Four released steps against their golden values: float64, then 32 bits (there the first step alone counts)."""
+    place = session.root() / 'tests' / 'golden.py'
+    spec = importlib.util.spec_from_file_location('golden', place)
+    assert spec is not None and spec.loader is not None
+    golden = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(golden)
+    known = golden.arrays('pinas_steps.npz')
+    cases: list[tuple[str, torch.dtype, bool, bool, bool]] = [
+        ('float64', torch.float64, False, False, False),
+        ('float64 channels_last', torch.float64, True, False, False),
+        ('float64 graphs', torch.float64, False, False, True),
+        ('float32', torch.float32, False, False, False),
+        ('TF32', torch.float32, False, True, False),
+    ]
+    for name, dtype, channels_last, tf32, graphs in cases:
+        if graphs and not session.cuda:
+            continue
+        torch.backends.cudnn.allow_tf32 = tf32
+        losses, queue = _released_steps(session, golden, known, dtype, channels_last, graphs)
+        apart = np.abs(losses / known['losses'] - 1)
+        passed = apart.max() < 1e-8 if dtype is torch.float64 else apart[0] < (1e-2 if tf32 else 1e-5)
+        session.record(name, losses=[float(a) for a in apart], queue=queue, passed=bool(passed))
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def _released_steps(
+    session: Session, golden: Any, known: dict[str, np.ndarray], dtype: torch.dtype, channels_last: bool, graphs: bool
+) -> tuple[np.ndarray, float]:
+    """Losses of the four steps, and how far the queue is from the known one."""
+    names = golden.keys('supernet_tiny_keys.json')
+    method = PiNAS(SuperNet(PINAS_TINY), dim=32, queue_length=64, momentum=0.99, temperature=0.2)
+    method.student.backbone.load_state_dict(supernet_from_released(golden.filled(names['backbone'])))
+    neck = golden.filled(names['neck'])
+    layers, kinds = ((2, 0), (4, 2)), ('weight', 'bias')
+    method.student.projector.load_state_dict(
+        {f'{ours}.{kind}': neck[f'mlp.{theirs}.{kind}'] for (ours, theirs), kind in itertools.product(layers, kinds)}
+    )
+    assert method.teacher is not None
+    method.teacher.load_state_dict(method.student.state_dict())
+    queue = torch.from_numpy(np.random.RandomState(11).standard_normal((32, 64)).astype(np.float32))
+    method.queue.copy_(F.normalize(queue, dim=0))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    method = method.to(session.device, dtype).to(memory_format=layout).train()
+    if graphs:
+        method.use_graphs(CudaRecorder(), session.say)
+    paths = known['paths'].transpose(0, 2, 1)
+    method.paths = lambda step: tuple(tuple(map(int, path)) for path in paths[step])  # type: ignore[method-assign]
+    optimiser = torch.optim.SGD(method.param_groups()['weights'], lr=0.003, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for step in range(4):
+        views = np.random.RandomState(100 + step).standard_normal((8, 4, 3, 64, 64)).astype(np.float32)
+        loss = method.loss({'views': torch.from_numpy(views).to(session.device, dtype)}, step)['loss']
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    wanted = torch.from_numpy(known['queue']).double()
+    apart = (method.queue[:, :40].double().cpu() - wanted).norm() / wanted.norm()
+    return np.array(losses), float(apart)
+
+
+# ---- graphs, waits and mixed precision -------------------------------------------------------------------------------
+
+
+def _sizes(session: Session) -> Sizes:
+    return QUICK if session.tiny else PAPER
+
+
+def graphs(session: Session) -> None:
+    """Eight steps at the recipe's size, twice eagerly and once from graphs, with deterministic kernels."""
+    if not session.cuda:
+        raise LeftOutError('needs CUDA')
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    try:
+        for name, precision, accumulate in (('bf16', torch.bfloat16, 1), ('fp16, 2 batches a step', torch.float16, 2)):
+            runs = [_trajectory(session, precision, accumulate, captured) for captured in (False, False, True)]
+            eager, again, captured = runs
+            session.record(
+                name,
+                losses=captured['losses'],
+                eager_losses=eager['losses'],
+                eager_twice_equal=_equal(eager, again),
+                graphs_equal=_equal(eager, captured),
+                eager_twice_apart=_apart(eager, again),
+                graphs_apart=_apart(eager, captured),
+                same_gradients=eager['gradients'] == captured['gradients'],
+                replayed=captured['replayed'],
+                ran_eagerly=captured['eager'],
+                log=captured['lines'],
+            )
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+
+
+def _trajectory(session: Session, precision: torch.dtype, accumulate: int, captured: bool) -> dict[str, Any]:
+    session.free()
+    trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, precision, captured)
+    generator = torch.Generator(session.device).manual_seed(7)
+    losses, gradients = [], []
+    for step in range(8):
+        for part in range(accumulate):
+            trainer.batch['views'].normal_(generator=generator)
+            # Without the cache the eager step, too, adds up the gradients of shared weights in float32.
+            with trainer.autocast(cache=False):
+                loss = trainer.method.loss(trainer.batch, step, part)['loss']
+            losses.append(loss.detach())
+            trainer.scaler.scale(loss).backward()
+        gradients.append([p.grad is not None for p in trainer.method.parameters()])
+        trainer.move()
+    student = trainer.method.student.graphs
+    return {
+        'losses': torch.stack(losses).tolist(),
+        'gradients': gradients,
+        'state': {name: value.clone() for name, value in trainer.method.state_dict().items()},
+        'replayed': student.replayed if student else 0,
+        'eager': student.eager if student else 0,
+        'lines': trainer.lines,
+    }
+
+
+def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    same = all(torch.equal(value, b['state'][name]) for name, value in a['state'].items())
+    return same and a['losses'] == b['losses']
+
+
+def _apart(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """Largest relative difference of a tensor of the state in the end."""
+    pairs = [(v.float(), b['state'][k].float()) for k, v in a['state'].items() if v.is_floating_point()]
+    ratios = torch.stack([(x - y).norm() / x.norm().clamp(min=1e-12) for x, y in pairs])
+    return float(ratios.max())
+
+
+def host_syncs(session: Session) -> None:
+    """Nothing of loss, backward pass and fused SGD waits for the device."""
+    for captured in (False, True) if session.cuda else (False,):
+        trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, captured, pairs=1)
+        for step in range(3):
+            trainer.ours(step)
+        session.synchronise()
+        found = 'none'
+        if session.cuda:
+            torch.cuda.set_sync_debug_mode('error')
+        try:
+            trainer.ours(3)
+        except RuntimeError as error:
+            found = str(error).splitlines()[0][:200]
+        finally:
+            if session.cuda:
+                torch.cuda.set_sync_debug_mode('default')
+        session.record('from graphs' if captured else 'eager', waits=found)
+
+
+def amp(session: Session) -> None:
+    """Losses of the same two batches in turn under float32, bf16, and fp16 with its scaler."""
+    sizes = QUICK if session.tiny else Sizes('pinas', 24, 128, 4096)
+    cases: dict[str, tuple[torch.dtype | None, str]] = {
+        'fp32': (None, 'fused'), 'bf16': (torch.bfloat16, 'fused'), 'fp16, fused': (torch.float16, 'fused'),
+        'fp16, foreach': (torch.float16, 'foreach'),
+    }  # fmt: skip
+    batches: list[Tensor] | None = None
+    for name, (precision, optimiser) in cases.items():
+        if precision is torch.float16 and not session.cuda:
+            continue
+        trainer = Trainer(sizes, 'contiguous', 1, session.device, precision, session.cuda)
+        batches = batches or [torch.randn_like(trainer.batch['views']) for _ in range(2)]
+        losses = []
+        for step in range(4 if session.tiny else 12):
+            trainer.batch['views'] = batches[step % 2]
+            losses.append(trainer.ours(step, optimiser))
+        finite = torch.stack([p.isfinite().all() for p in trainer.method.parameters()]).all()
+        found = torch.stack(losses).tolist()
+        session.record(name, first=found[0], last=found[-1], scale=trainer.scaler.get_scale(), finite=bool(finite))

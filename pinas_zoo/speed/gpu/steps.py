@@ -1,0 +1,154 @@
+"""Parts that time the training step: forms, precisions, layouts, batch sizes, compiled blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing
+from pinas_zoo.speed.step import PAPER, QUICK, Sizes, Trainer
+
+__all__ = ['autotune', 'batches', 'compiled', 'step']
+
+HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'TF32': None}
+#: Form, precision, layout, graphs: the same trainer's forms follow one another.
+STEPS = (
+    ('ours', 'bf16', 'contiguous', True),
+    ('floor', 'bf16', 'contiguous', True),
+    ('ours', 'bf16', 'contiguous', False),
+    ('floor', 'bf16', 'contiguous', False),
+    ('released', 'fp16', 'contiguous', False),
+    ('ours', 'fp16', 'contiguous', True),
+    ('ours', 'bf16', 'channels_last', True),
+    ('ours', 'TF32', 'contiguous', True),
+    ('floor', 'TF32', 'contiguous', False),
+    ('ours', 'fp16', 'channels_last', True),
+)
+
+
+def _sizes(session: Session) -> Sizes:
+    return QUICK if session.tiny else PAPER
+
+
+@contextmanager
+def _autotuned(how: bool) -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = how
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _keep(session: Session, name: str, timing: Timing, images: int, **more: Any) -> None:
+    rate = 1e3 * images / timing.ms
+    session.record(name, **asdict(timing), images_per_second=rate, **more)
+
+
+def step(session: Session) -> None:
+    """The recipe's step on random paths, cudnn's own choice of kernels: the form, its precision and its layout."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    sizes, last, trainer, found = _sizes(session), None, None, {}
+    for form, precision, layout, captured in STEPS:
+        if not session.cuda and (captured or precision == 'fp16'):
+            continue
+        if last != (precision, layout, captured):
+            trainer = None  # its memory first
+            session.free()
+            trainer = Trainer(sizes, layout, 0, session.device, HALVES[precision], captured)
+            last = (precision, layout, captured)
+        name = f'{form}, {precision}, {layout}{", graphs" * captured}'
+        assert trainer is not None
+        lines = len(trainer.lines)
+        timing = session.time(getattr(trainer, form), rounds=30 if captured else 8, warm_ups=4)
+        trainer.clear()
+        found[name] = timing.ms
+        _keep(
+            session, name, timing, sizes.images, kernels_ms=_kernels(session, trainer, form), log=trainer.lines[lines:]
+        )
+    _ratios(session, found)
+
+
+def _ratios(session: Session, found: dict[str, float]) -> None:
+    """The goals: at most 1.25 times the floor in the same precision, 1.5 times the released form in fp16."""
+    floor, ours = 'floor, bf16, contiguous, graphs', 'ours, bf16, contiguous, graphs'
+    if floor in found and ours in found:
+        session.record('ours / floor, graphs, bf16', ratio=found[ours] / found[floor])
+    released, ours = 'released, fp16, contiguous', 'ours, fp16, contiguous, graphs'
+    if released in found and ours in found:
+        session.record('released / ours, fp16', ratio=found[released] / found[ours])
+
+
+def _kernels(session: Session, trainer: Trainer, form: str) -> float | None:
+    """Milliseconds of kernels in one step; None where they cannot be seen."""
+    if not session.cuda:
+        return None
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            getattr(trainer, form)(0)
+            torch.cuda.synchronize()
+        trainer.clear()
+        events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        return sum(event.time_range.elapsed_us() for event in events) / 1e3 or None
+    except (RuntimeError, AttributeError):
+        return None
+
+
+def autotune(session: Session) -> None:
+    """What cudnn's search for the fastest kernel gains and costs, on one pair of paths."""
+    sizes = _sizes(session)
+    for layout in ('contiguous', 'channels_last'):
+        for how in (False, True):
+            with _autotuned(how):
+                start = time.monotonic()
+                trainer = Trainer(sizes, layout, 0, session.device, torch.bfloat16, session.cuda, pairs=1)
+                trainer.ours(0)
+                session.synchronise()
+                seconds = time.monotonic() - start
+                timing = session.time(trainer.ours, rounds=20)
+            _keep(session, f'{layout}, cudnn.benchmark {how}', timing, sizes.images, first_step_seconds=seconds)
+            del trainer
+            session.free()
+
+
+def batches(session: Session) -> None:
+    """Larger batches, eagerly: where the card is the limit, which layout is faster, and what fits."""
+    for images in (4,) if session.tiny else (96, 192, 384, 768):
+        for layout in ('contiguous', 'channels_last'):
+            sizes = replace(_sizes(session), images=images)
+            try:
+                trainer = Trainer(sizes, layout, 0, session.device, torch.bfloat16, False, pairs=1)
+                timing = session.time(trainer.ours, rounds=4, warm_ups=2)
+                _keep(session, f'{images} images, {layout}', timing, images)
+            except torch.OutOfMemoryError:
+                session.record(f'{images} images, {layout}', fits=False)
+                return
+            finally:
+                trainer = None
+                session.free()
+
+
+def compiled(session: Session) -> None:
+    """The blocks of one pair compiled one by one, beside the same pair from graphs."""
+    if not session.cuda:
+        raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 256
+    trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, pairs=1)
+    for encoder in (trainer.method.student, trainer.method.teacher):
+        for arch in trainer.paths(0):
+            for module in encoder.backbone.path(arch).children():
+                if isinstance(module, Bottleneck):
+                    module.compile()
+    start = time.monotonic()
+    trainer.ours(0)
+    session.synchronise()
+    seconds = time.monotonic() - start
+    _keep(session, 'one pair', session.time(trainer.ours, rounds=10), PAPER.images, first_step_seconds=seconds)

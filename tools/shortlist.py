@@ -1,0 +1,8 @@
+"""`pinas shortlist` from a clone; `--help` explains it."""
+
+from pinas_cli.main import command
+
+main = command('shortlist')
+
+if __name__ == '__main__':
+    raise SystemExit(main())
