@@ -272,6 +272,11 @@ class PiNAS(nn.Module):
 
     # ---- the interface of a method --------------------------------------------------------------
 
+    @property
+    def supernet(self) -> SuperNet:
+        """The student's supernet."""
+        return self.student.backbone
+
     def parts(self, step: int) -> int:
         """Backward passes in a step."""
         return 1
