@@ -6,7 +6,7 @@ Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the mem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,10 +29,12 @@ class Method(Protocol):
     over the index of the step, so that a method draws what it needs from (seed, step) and keeps no count of its own.
     """
 
-    @property
-    def supernet(self) -> SuperNet:
-        """What is trained, and ranked afterwards."""
-        ...
+    if TYPE_CHECKING:  # a submodule: isinstance() does not find those of torch since Python 3.12
+
+        @property
+        def supernet(self) -> SuperNet:
+            """What is trained, and ranked afterwards."""
+            ...
 
     def paths(self, step: int) -> tuple[Arch, ...]:
         """The paths of a step."""
