@@ -218,10 +218,12 @@ def test_parameter_lists_follow_new_parameters():
 
 
 @pytest.mark.parametrize('name', list(METHODS))
-def test_the_peers_equal_their_eager_steps(name):
+@pytest.mark.parametrize('warm_up', [True, False])
+def test_the_peers_equal_their_eager_steps(name, warm_up):
+    alternating = name in ('FPNAS', 'EnTranNAS', 'SparseSupernet')
     results = []
     for graphed in (False, True):
-        method = make(METHODS[name])
+        method = make(METHODS[name], **({} if warm_up or not alternating else {'warmup_steps': 0}))
         if graphed:
             method.use_graphs(CpuRecorder(), [].append)
         terms = train_both(method, range(4))
