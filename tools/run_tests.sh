@@ -69,6 +69,7 @@ bash tools/setup_env.sh
 folder=$(bash tools/setup_env.sh --where)
 PATH=$folder/bin:$PATH
 check ruff check .
+check ruff format --check .
 check lint-imports --no-logo
 check python tools/dev/make_tables.py --check
 if [ -n "$pythons" ]; then
