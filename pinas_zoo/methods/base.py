@@ -17,7 +17,7 @@ from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent', 'zero_momenta']
+__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent']
 
 
 @runtime_checkable
@@ -181,12 +181,3 @@ def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters)
     inner = sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True))
     return loss.detach() + inner - inner.detach()
-
-
-def zero_momenta(optimiser: torch.optim.Optimizer) -> None:
-    """Gives every parameter of a fused SGD a zero momentum, from which the first update is the same.
-
-    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet do.
-    """
-    for parameter in (p for group in optimiser.param_groups for p in group['params']):
-        optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
