@@ -17,7 +17,7 @@ from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'on_device', 'reaching_only', 'top1_percent', 'zero_momenta']
+__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'on_device', 'reaching_only', 'top1_percent']
 
 
 @runtime_checkable
@@ -187,12 +187,3 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
     """An array on the device, without waiting for it: a copy from memory that is not pinned would."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
-
-
-def zero_momenta(optimiser: torch.optim.Optimizer) -> None:
-    """Gives every parameter of a fused SGD a zero momentum, from which the first update is the same.
-
-    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet do.
-    """
-    for parameter in (p for group in optimiser.param_groups for p in group['params']):
-        optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)

@@ -19,12 +19,12 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
-from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
+from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.mm.engine.batches import preprocessor_config
-from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.models.graphs import CudaRecorder
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import SuperNet, zero_momenta
 from pinas_zoo.registry import (
     DATASETS,
     FUNCTIONS,
@@ -148,7 +148,7 @@ class SupernetPretraining(SteppedModel):
         use_graphs = getattr(self.method, 'use_graphs', None)
         if cuda_graphs is True and use_graphs is None:
             raise ValueError(f"{type(self.method).__name__} cannot run from CUDA graphs: cuda_graphs='auto' or False")
-        if cuda_graphs and use_graphs is not None:
+        if cuda_graphs and use_graphs is not None and get_device() == 'cuda':
             use_graphs(CudaRecorder(), partial(print_log, logger='current'))
         self.last_step = 0
 

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.models.blocks import Skip
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder', 'Segment']
+__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder']
 
 T = TypeVar('T')
 _logger = logging.getLogger('pinas_zoo')
@@ -116,38 +115,6 @@ class CudaRecorder:
                 raise
             graph.capture_end()
         return result, graph.replay
-
-
-class Segment(nn.Module):
-    """One block of a path with what always runs beside it; every module is the supernet's own.
-
-    Args:
-        supernet: The supernet.
-        position: Position from 0.
-        choice: Candidate.
-        head: What follows the last position; None for nothing.
-
-    Shape:
-        The input of the position (images at position 0) -> its output (the head's at the last position).
-    """
-
-    def __init__(self, supernet: SuperNet, position: int, choice: int, head: nn.Module | None = None) -> None:
-        super().__init__()
-        self.stem = nn.ModuleList(supernet.stem_modules() if position == 0 else ())
-        self.shortcut = supernet.blocks[position].downsample
-        self.block = supernet.blocks[position][choice]
-        self.head = head if position == len(supernet.blocks) - 1 else None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing runs here: a candidate that leaves the block out."""
-        return isinstance(self.block, Skip) and not self.stem and self.head is None
-
-    def forward(self, x: Tensor) -> Tensor:
-        for module in self.stem:
-            x = module(x)
-        x = self.block(x, None if self.shortcut is None else self.shortcut(x))
-        return x if self.head is None else self.head(x)
 
 
 class _Ticket:
