@@ -17,7 +17,7 @@ from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'on_device', 'reaching_only', 'top1_percent']
+__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent']
 
 
 @runtime_checkable
@@ -181,9 +181,3 @@ def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters)
     inner = sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True))
     return loss.detach() + inner - inner.detach()
-
-
-def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array on the device, without waiting for it: a copy from memory that is not pinned would."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor

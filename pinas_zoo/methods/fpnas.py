@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pinas_zoo.dist import on_device
 from pinas_zoo.methods.alternating import AlternatingMethod
-from pinas_zoo.methods.base import on_device
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
 from pinas_zoo.methods.knapsack import best_arch, sum_of

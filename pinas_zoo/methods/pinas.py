@@ -22,8 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pinas_zoo.dist import gather, rank_and_world
-from pinas_zoo.methods.base import on_device
+from pinas_zoo.dist import gather, on_device, rank_and_world
 from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
