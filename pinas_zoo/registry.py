@@ -18,11 +18,11 @@ MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
 # Where the members of a registry live, by module of pinas_zoo.mm.
 _HOMES: dict[str, tuple[str, ...]] = {
     'MODELS': ('checkpoint_loader', 'backbone', 'pretrain', 'classify', 'heads'),
-    'DATASETS': ('engine.sampling', 'pretrain', 'classify'),
-    'DATA_SAMPLERS': ('engine.sampling',),
+    'DATASETS': ('engine.loop', 'preflight.bad_input', 'pretrain', 'classify'),
+    'DATA_SAMPLERS': ('engine.loop', 'engine.sampling'),
     'TRANSFORMS': ('pretrain', 'classify'),
     'LOOPS': ('engine.loop',),
-    'HOOKS': ('engine.hooks', 'engine.outputs', 'engine.checkpoint_hook', 'engine.knn_hook', 'pretrain', 'classify'),
+    'HOOKS': ('engine.hooks', 'engine.checkpoint_hook', 'engine.knn_hook', 'pretrain', 'classify'),
     'METRICS': ('classify',),
     'FUNCTIONS': ('engine.sampling', 'pretrain', 'classify'),
     'OPTIM_WRAPPERS': ('pretrain',),

@@ -1,6 +1,7 @@
 """Helpers for tests of exact resuming: run a config, kill it, compare what two runs left."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -10,9 +11,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from fork_server import ForkServer
 
 ROOT = Path(__file__).resolve().parents[1]
 # Wall-clock fields and those that hold them; the rest must be equal bit for bit.
@@ -48,20 +50,25 @@ def run_train(
     script = [str(ROOT / 'tools/train.py')]
     if kill is not None:
         script = [str(ROOT / 'tests/engine_kill.py'), str(kill[0]), kill[1]]
-    command = [sys.executable]
+    script += [str(config), '--work-dir', str(work_dir), *arguments]
     if processes > 1:
-        command += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node']
-        command += [str(processes)]
-    command += [*script, str(config), '--work-dir', str(work_dir), *arguments]
-    return _run(command, threads, timeout)
+        launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+        return _run([*launcher, *script], threads, timeout)
+    return _run(script, threads, timeout, forked='--resume' in arguments)
 
 
 def run_tool(*arguments: str, threads: int = 1, timeout: float = 600) -> Any:
     """Run a Python script with its arguments as `run_train` does."""
-    return _run([sys.executable, *arguments], threads, timeout)
+    return _run(list(arguments), threads, timeout)
 
 
-def _run(command: list[str], threads: int, timeout: float) -> subprocess.CompletedProcess:
+@functools.cache
+def _server() -> ForkServer:
+    return ForkServer()
+
+
+def _run(command: list[str], threads: int, timeout: float, forked: bool = False) -> subprocess.CompletedProcess:
+    """Run Python; `forked` from a server, which continued runs are: they are compared with a run of its own process."""
     paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
     env = dict(
         os.environ,
@@ -70,16 +77,24 @@ def _run(command: list[str], threads: int, timeout: float) -> subprocess.Complet
         OMP_NUM_THREADS=str(threads),
     )
     # A file, not a pipe: a pipe ends only with the last process that a killed one leaves behind.
-    with tempfile.TemporaryFile('w+') as output:
-        process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-        try:
-            process.wait(timeout)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with tempfile.NamedTemporaryFile('w+') as output:
+        if forked:
+            code = _server().run(command, env, ROOT, Path(output.name), timeout)
+        else:
+            code = _run_alone([sys.executable, *command], env, output, timeout)
         output.seek(0)
-        return subprocess.CompletedProcess(command, process.returncode, output.read())
+        return subprocess.CompletedProcess(command, code, output.read())
+
+
+def _run_alone(command: list[str], env: dict[str, str], output: IO[str], timeout: float) -> int:
+    process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+    try:
+        process.wait(timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return process.returncode
 
 
 def run_killed(

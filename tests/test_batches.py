@@ -28,7 +28,7 @@ from pinas_zoo.data import (  # noqa: E402
     collate_views,
 )
 from pinas_zoo.mm.classify import Classifier, TopAccuracy  # noqa: E402
-from pinas_zoo.mm.engine import process, rewrite  # noqa: E402
+from pinas_zoo.mm.engine import launch, rewrite  # noqa: E402
 from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, read_ahead  # noqa: E402
 from pinas_zoo.mm.search import Batches  # noqa: E402
 
@@ -186,11 +186,11 @@ def test_cores_are_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(10)), raising=False)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '5')
     monkeypatch.delenv('SLURM_CPUS_PER_TASK', raising=False)
-    assert [process._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 2]
+    assert [launch._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 2]
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '10')  # srun has bound the task to its ten cores
-    assert [process._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 10]
+    assert [launch._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 10]
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '4')  # or has not
-    assert process._own_cores('slurm') == 4
+    assert launch._own_cores('slurm') == 4
 
 
 def test_accuracies_of_a_batch_are_those_of_its_images() -> None:

@@ -29,12 +29,9 @@ from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
 from pinas_zoo.mm.engine import launch, rewrite  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
-from pinas_zoo.mm.engine.loop import ExactIterLoop  # noqa: E402
-from pinas_zoo.mm.engine.sampling import (  # noqa: E402
-    SeededDataset,
-    SkippingBatchSampler,
-    StatelessSampler,
-)
+from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset, StatelessSampler  # noqa: E402
+from pinas_zoo.mm.engine.sampling import SkippingBatchSampler  # noqa: E402
+from pinas_zoo.mm.preflight.bad_input import NamedDataset  # noqa: E402
 from pinas_zoo.mm.pretrain import BFloat16OptimWrapper  # noqa: E402
 from pinas_zoo.registry import OPTIM_WRAPPERS  # noqa: E402
 
@@ -172,7 +169,7 @@ def test_samples_depend_on_seed_and_draw() -> None:
 def test_ranks_share_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for rank in range(3):
-        monkeypatch.setattr('pinas_zoo.mm.engine.sampling.get_dist_info', lambda rank=rank: (rank, 3))
+        monkeypatch.setattr('pinas_zoo.mm.engine.loop.get_dist_info', lambda rank=rank: (rank, 3))
         sampler = StatelessSampler(range(7), seed=2)
         iterator = iter(sampler)
         drawn += [next(iterator) for _ in range(7)]
@@ -185,11 +182,11 @@ def test_ranks_share_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_seeded_dataset_is_transparent() -> None:
-    dataset = SeededDataset(engine_toy.ToyDataset(length=6), seed=0)
+    dataset = SeededDataset(NamedDataset(engine_toy.ToyDataset(length=6)), seed=0)
     assert dataset.metainfo['classes'] == ('dark', 'light') and len(dataset) == 6
     assert dataset.get_data_info((4, 99)) == dataset.get_data_info(4)
     dataset.length = 3  # as hooks assign `dataset.pipeline`
-    assert dataset.dataset.length == 3
+    assert dataset.dataset.dataset.length == 3
     assert len(pickle.loads(pickle.dumps(dataset))) == 3
     assert not hasattr(dataset, 'full_init')
     with pytest.raises(ValueError, match='seed=None'):
@@ -216,7 +213,7 @@ def test_only_holes_is_an_error() -> None:
 
 def test_grouping_batch_sampler_starts_anywhere() -> None:
     batch_samplers = pytest.importorskip('mmdet.datasets.samplers', exc_type=ImportError)
-    dataset = SeededDataset(engine_toy.ToyDataset(length=10), seed=0)
+    dataset = SeededDataset(NamedDataset(engine_toy.ToyDataset(length=10)), seed=0)
     cfg = {'type': batch_samplers.AspectRatioBatchSampler}
     skipping = SkippingBatchSampler(StatelessSampler(dataset, seed=3), 4, batch_sampler=cfg)
     batches = take(skipping, 12)

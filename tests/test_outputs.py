@@ -14,8 +14,7 @@ from mmengine.hooks import LoggerHook
 from torch import nn
 
 from pinas_zoo.mm.engine.checkpoint_hook import NonFiniteError, flush_outputs
-from pinas_zoo.mm.engine.hooks import NonFiniteGuardHook
-from pinas_zoo.mm.engine.outputs import LateInfoHook
+from pinas_zoo.mm.engine.hooks import LateInfoHook, NonFiniteGuardHook
 
 pytestmark = pytest.mark.mm
 

@@ -121,7 +121,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [
         f'_base_ = {short!r}',
         f'model = dict(model=dict(space={SPACE.to_dict()!r}))',
-        f'train_dataloader = dict(batch_size=8, dataset={data!r})',
+        f'train_dataloader = dict(batch_size=8, dataset=dict(dataset={data!r}))',
         f'val_dataloader = dict(batch_size=16, dataset={data!r})',
         f'test_dataloader = dict(batch_size=16, dataset={data!r})',
         'train_cfg = dict(max_iters=4, val_interval=4)',

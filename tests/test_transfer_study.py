@@ -205,7 +205,7 @@ def test_a_study_runs_continues_and_reports(inputs: Inputs, tmp_path: Path, caps
     assert main([*call, 'segmentation', 'detection', '--arms', 'resnet']) == 0
     out = capsys.readouterr().out
     assert '2 runs, 1 of them done before' in out and 'pre-training' not in out
-    results = json.loads((tmp_path / 'transfer.json').read_text())
+    results = json.loads((tmp_path / 'results.json').read_text())
     keys = [(run['task'], run['arm']) for run in results['runs']]
     assert keys == [('segmentation', 'pinas'), ('segmentation', 'resnet'), ('detection', 'resnet')]
     assert set(results['pretraining']) == {'supervised', 'resnet'}
@@ -216,6 +216,6 @@ def test_a_study_runs_continues_and_reports(inputs: Inputs, tmp_path: Path, caps
         assert re.search(rf'{re.escape(str(start))}: matched \d+, .*missing 0, unexpected 0, mismatched 0', log), name
     page = tmp_path / 'transfer.md'
     page.write_text('<!-- table: benchmarks/transfer/results.json -->\n<!-- end of table -->\n')
-    report = ['report', '--results', str(tmp_path / 'transfer.json'), '--page', str(page)]
+    report = ['report', '--results', str(tmp_path / 'results.json'), '--page', str(page)]
     assert main([*report, '--check']) == 1 and main(report) == 0 and main([*report, '--check']) == 0
     assert main([*call, 'detection', '--arms', 'random', '--out', str(page)]) == 1  # no file of figures

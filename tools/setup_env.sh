@@ -147,7 +147,7 @@ make_venv() {
     if [ -e "$env/.pinas-installing" ]; then
         say "an earlier set-up was interrupted: building $env anew"
         rm -rf "$env"
-    elif [ -x "$env/bin/python" ] && [ "$(version_of "$env/bin/python")" != "$version" ]; then
+    elif [ -L "$env/bin/python" ] && [ "$(version_of "$env/bin/python")" != "$version" ]; then # other, or gone
         remove_env "an environment of Python $version"
     elif [ -n "$cpu" ] && has_dist 'nvidia_*'; then
         remove_env 'a CPU-only environment'
@@ -277,7 +277,9 @@ remove_old_envs() {
 
 # ---- the order ----------------------------------------------------------------------------------------------------
 
-is_complete() { [ "$(cat "$env/.pinas-stamp" 2>/dev/null)" = "$key" ] && [ ! -e "$env/.pinas-installing" ]; }
+is_complete() {
+    [ "$(cat "$env/.pinas-stamp" 2>/dev/null)" = "$key" ] && [ ! -e "$env/.pinas-installing" ] && [ -x "$env/bin/python" ]
+}
 points_here() {
     local origin
     origin=$("$env/bin/python" -I -c '

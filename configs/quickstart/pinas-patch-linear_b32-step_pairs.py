@@ -13,16 +13,19 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000),
-        size=(20, 40),
-        shift=2,
-        train=True,
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.SupervisedView',
+            source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000),
+            size=(20, 40),
+            shift=2,
+            train=True,
+        ),
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
 max_iters = 1500
-train_cfg = dict(by_epoch=False, max_iters=max_iters)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=max_iters)
 # The paper's lr 30 is for its long pre-training.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=0.0))
 param_scheduler = dict(type='MultiStepLR', milestones=[900, 1200], gamma=0.1, by_epoch=False)

@@ -14,11 +14,14 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SupervisedView',
-        source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000),
-        size=size,
-        shift=2,
-        train=True,
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.SupervisedView',
+            source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000),
+            size=size,
+            shift=2,
+            train=True,
+        ),
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )
@@ -44,7 +47,7 @@ test_dataloader = dict(
 val_evaluator = dict(type='pinas_zoo.TopAccuracy', topk=(1,))
 test_evaluator = val_evaluator
 max_iters = 1000
-train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(

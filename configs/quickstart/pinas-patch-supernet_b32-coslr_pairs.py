@@ -16,24 +16,27 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.BatchedViews',
-        size=size,
-        source=pairs,
-        recipe=dict(
-            scale=(0.8, 1.0),
-            ratio=(1.5, 8 / 3),  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
-            saturation=0.0,
-            hue=0.0,
-            grey_p=0.0,
-            blur_p=0.0,
-            mean=(0.28,),
-            std=(0.33,),
+        type='pinas_zoo.SeededDataset',
+        dataset=dict(
+            type='pinas_zoo.BatchedViews',
+            size=size,
+            source=pairs,
+            recipe=dict(
+                scale=(0.8, 1.0),
+                ratio=(1.5, 8 / 3),  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
+                saturation=0.0,
+                hue=0.0,
+                grey_p=0.0,
+                blur_p=0.0,
+                mean=(0.28,),
+                std=(0.33,),
+            ),
         ),
     ),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )
 max_iters = 2000
-train_cfg = dict(by_epoch=False, max_iters=max_iters)
+train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=max_iters)
 optim_wrapper = dict(
     constructor='pinas_zoo.MethodOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True),

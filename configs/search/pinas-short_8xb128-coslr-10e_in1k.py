@@ -5,7 +5,7 @@ held = dict(kind='folder', root='data/imagenet/train', holdout=50000, seed=0)
 model = dict(model=dict(_delete_=True, model_name='pinas'), mixup=0.0)
 train_dataloader = dict(
     batch_size=128,
-    dataset=dict(source=dict(_delete_=True, part='train', **held), augment=None),
+    dataset=dict(dataset=dict(source=dict(_delete_=True, part='train', **held), augment=None)),
 )
 # The images that the search scores paths on: the choice is as biased as the search, the report is not.
 val_dataloader = dict(dataset=dict(source=dict(_delete_=True, part='holdout', **held)))

@@ -8,9 +8,7 @@ from pinas_zoo.data.batched import (
     BatchedViews,
     augment_batch,
     blur_weights,
-    collate_views,
     crop_boxes,
-    finish_views,
     resize_weights,
 )
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
@@ -24,6 +22,7 @@ from pinas_zoo.data.small_sets import (
     FASHION_MNIST_STD,
     FASHION_MNIST_VARIABLE,
     OFFLINE_VARIABLE,
+    ArraySource,
     DataSetInfo,
     DigitsSource,
     FashionMNISTSource,
@@ -33,18 +32,20 @@ from pinas_zoo.data.small_sets import (
 from pinas_zoo.data.sources import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    SOURCES,
+    SUBSET_KEYS,
     SUFFIXES,
-    ArraySource,
     BrokenImageError,
     BrokenRateError,
     FolderSource,
     ImageReader,
     ListSource,
     Source,
+    open_source,
 )
-from pinas_zoo.data.specs import SOURCES, SUBSET_KEYS, SubsetSource, open_source
+from pinas_zoo.data.specs import SubsetSource
 from pinas_zoo.data.supervised import SupervisedView, centre_view, finish_images, load_tensor, normalise
-from pinas_zoo.data.views import FourViews, ViewRecipe, draw_box
+from pinas_zoo.data.views import FourViews, ViewRecipe, collate_views, draw_box, finish_views
 
 __all__ = [
     'COLOUR_NUMBERS',

@@ -1,4 +1,4 @@
-"""Batches of views: collated, finished here or on the device; of small images, every view is R @ image @ C^T."""
+"""The views of small images of one size, a whole batch at once: every view is R @ image @ C^T."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from pinas_zoo.data.colour import augment, colour_plan
-from pinas_zoo.data.sources import Source, channel_constants
-from pinas_zoo.data.specs import open_source
+from pinas_zoo.data.sources import Source, channel_constants, open_source
 from pinas_zoo.data.views import FourViews, ViewRecipe
 
 
@@ -66,57 +63,6 @@ class BatchedViews(FourViews):
         image = image[:1] if image.stride(0) == 0 else image
         sample = {'image': image, 'numbers': numbers, 'spec': (self.size, self.recipe), **facts}
         return sample if self.finish else {**sample, 'finish': False}
-
-
-def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Batch the samples of BatchedViews or FourViews into one dict of the same form.
-
-    Shape: `views` (batch, views, 3, size, size), for grey images an expanded view of one plane: do
-    not write into it; `index`, `label`, `broken` long (batch,); `name` a list. Of data sets with `finish=False` a
-    batch for `finish_views`: uint8 `views` with their `plan`, or `image` with `numbers`; and `spec`.
-
-    Raises:
-        ValueError: BatchedViews met images of different sizes.
-    """
-    first = samples[0]
-    batch: dict[str, Any] = {k: torch.tensor([s[k] for s in samples]) for k in ('index', 'label', 'broken')}
-    batch['name'] = [s['name'] for s in samples]
-    if 'image' in first:
-        shapes = {tuple(s['image'].shape) for s in samples}
-        if len(shapes) > 1:
-            raise ValueError(f'BatchedViews needs images of one shape, came: {sorted(shapes)}; use FourViews')
-        raw = {key: default_collate([s[key] for s in samples]) for key in ('image', 'numbers')}
-        batch |= {**raw, 'spec': first['spec']}
-        return batch if first.get('finish') is False else finish_views(batch)
-    if 'numbers' not in first:
-        batch['views'] = torch.stack([s['views'] for s in samples])
-        return batch
-    size, recipe = first['spec']
-    # The planes of a decoded image lie together: collated so, they are copied as they are, once, to shared memory.
-    pixels = default_collate([s['views'].movedim(1, -1) for s in samples])
-    plan = colour_plan(torch.stack([s['numbers'] for s in samples]), recipe, size)
-    return {**batch, 'views': pixels.movedim(-1, 2), 'plan': plan, 'spec': first['spec']}
-
-
-def finish_views(
-    batch: dict[str, Any], dtype: torch.dtype = torch.float32, channels_last: bool = False
-) -> dict[str, Any]:
-    """The float views of an unfinished batch of `collate_views`, on the device that it is on; others are returned.
-
-    Args:
-        batch: Its tensors are on one device.
-        dtype: Of the views.
-        channels_last: Memory format of the views of large images, see `augment`.
-    """
-    if 'spec' not in batch:
-        return batch
-    rest = {key: value for key, value in batch.items() if key not in ('spec', 'plan', 'numbers', 'image')}
-    size, recipe = batch['spec']
-    if 'image' in batch:
-        views = augment_batch(batch['image'], batch['numbers'], size, recipe).to(dtype)
-    else:
-        views = augment(batch['views'], batch['plan'], recipe, dtype, channels_last)
-    return {**rest, 'views': views}
 
 
 def augment_batch(images: Tensor, numbers: Tensor, size: int | tuple[int, int], recipe: ViewRecipe) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data.small_sets import SPLITS, FashionMNISTSource
-from pinas_zoo.data.sources import ArraySource, Source
+from pinas_zoo.data.small_sets import SPLITS, ArraySource, FashionMNISTSource
+from pinas_zoo.data.sources import Source
 
 __all__ = ['PAIR_MEAN', 'PAIR_STD', 'PairSource', 'compose_pairs', 'pair_class', 'pair_names']
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pinas_zoo.data import fashion_mnist
 from pinas_zoo.data.fashion_mnist import CLASSES as FASHION_MNIST_CLASSES
 from pinas_zoo.data.fashion_mnist import DEBIAN_FOLDER, FILES, read_idx
 from pinas_zoo.data.fashion_mnist import VARIABLE as FASHION_MNIST_VARIABLE
-from pinas_zoo.data.sources import ArraySource
+from pinas_zoo.data.sources import Source
 
 __all__ = [
     'DEBIAN_FOLDER',
@@ -29,6 +30,7 @@ __all__ = [
     'FASHION_MNIST_STD',
     'FASHION_MNIST_VARIABLE',
     'OFFLINE_VARIABLE',
+    'ArraySource',
     'DataSetInfo',
     'DigitsSource',
     'FashionMNISTSource',
@@ -155,6 +157,49 @@ def resolve_digits(origin: str = 'scikit-learn', problems: tuple[str, ...] = ())
         digest.hexdigest(),
         problems,
     )
+
+
+class ArraySource(Source):
+    """Grey images that fit into memory.
+
+    Args:
+        images: uint8 (N, H, W).
+        labels: (N,).
+        classes: class names.
+        prefix: start of every image's name.
+        start, limit: part of the images, in their order.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        prefix: str,
+        start: int,
+        limit: int | None,
+    ) -> None:
+        part = part_slice(len(labels), start, limit, prefix)
+        self.images = torch.from_numpy(np.array(images[part]))
+        self.labels = np.asarray(labels[part], dtype=np.int64)
+        self.classes, self.prefix, self.start = tuple(classes), prefix, start
+
+    def load(self, index: int) -> Tensor:
+        return self.images[index].expand(3, -1, -1)
+
+    def name(self, index: int) -> str:
+        return f'{self.prefix}/{self.start + index}'
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.images[:, None].expand(-1, 3, -1, -1), torch.from_numpy(self.labels)
+
+
+def part_slice(length: int, start: int, limit: int | None, what: str) -> slice:
+    """`limit` places from `start`, which must lie within `length`; `what` opens the message where they do not."""
+    stop = length if limit is None else start + limit
+    if not 0 <= start < stop <= length:
+        raise ValueError(f'{what}: start={start}, limit={limit}; allowed: 1 or more of its {length} images')
+    return slice(start, stop)
 
 
 class DigitsSource(ArraySource):

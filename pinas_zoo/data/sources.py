@@ -1,7 +1,7 @@
-"""Image sources: a folder, a list, arrays in memory; and the reader that steps over broken images.
+"""Image sources: a folder, a list, and what configs write; the reader that steps over broken images.
 
-A *source* knows where pixels live: `load`, `label`, `name`. Small sets: `pinas_zoo.data.small_sets`; parts, and
-sources from a config's plain dict: `pinas_zoo.data.specs`.
+A *source* knows where pixels live: `load`, `label`, `name`. Small sets in memory: `pinas_zoo.data.small_sets`; parts of
+a source: `pinas_zoo.data.specs`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,6 +87,10 @@ class Source:
     def name(self, index: int) -> str:
         """File path, or e.g. 'fashion-mnist/train/123'."""
         raise NotImplementedError
+
+    def shrink(self, count: int) -> int:
+        """A count or place of the set that was asked for, in the one that is used instead of it: here the same."""
+        return count
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Everything at once, for small sets: uint8 (N, 3, H, W) and long (N,)."""
@@ -176,39 +180,50 @@ class FolderSource(ListSource):
         self.description = {'data': 'folder', 'root': str(root), **counts}
 
 
-class ArraySource(Source):
-    """Grey images that fit into memory.
+#: Kinds of sources and the settings of each; `small_sets` and `pairs` are added by `specs`.
+SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
+    'folder': (FolderSource, ('root',)),
+    'list': (ListSource, ('root', 'list_file')),
+}
+SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
+
+
+def open_source(spec: Mapping[str, Any] | Source) -> Source:
+    """Build a source from a config's plain dict.
 
     Args:
-        images: uint8 (N, H, W).
-        labels: (N,).
-        classes: class names.
-        prefix: start of every image's name.
-        start, limit: part of the images, in their order.
+        spec: `kind` with that kind's settings, and optionally `part`, `holdout`, `seed`, `start`,
+            `limit` (see SubsetSource). A ready source is returned as it is.
+
+    Raises:
+        ValueError: an unknown kind or setting.
+
+    Example:
+        >>> len(open_source({'kind': 'digits', 'split': 'train', 'limit': 100}))
+        100
     """
+    if isinstance(spec, Source):
+        return spec
+    kind = spec.get('kind') if isinstance(spec, Mapping) else spec
+    if not isinstance(spec, Mapping) or kind not in SOURCES:
+        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(SOURCES)}')
+    cls, keys = SOURCES[kind]
+    if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
+        raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
+    optional = {'download', 'size', 'item', 'items_start', 'items_limit', 'pair_seed'}
+    optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
+    if missing := set(keys) - optional - set(spec):
+        raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
+    source = cls(**{k: spec[k] for k in keys if k in spec})
+    subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
+    if not subset:
+        return source
+    from pinas_zoo.data.specs import SubsetSource  # it imports this module
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        classes: Sequence[str],
-        prefix: str,
-        start: int,
-        limit: int | None,
-    ) -> None:
-        part = part_slice(len(labels), start, limit, prefix)
-        self.images = torch.from_numpy(np.array(images[part]))
-        self.labels = np.asarray(labels[part], dtype=np.int64)
-        self.classes, self.prefix, self.start = tuple(classes), prefix, start
-
-    def load(self, index: int) -> Tensor:
-        return self.images[index].expand(3, -1, -1)
-
-    def name(self, index: int) -> str:
-        return f'{self.prefix}/{self.start + index}'
-
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        return self.images[:, None].expand(-1, 3, -1, -1), torch.from_numpy(self.labels)
+    counts = ('start', 'limit', 'holdout')  # a hold-out below 1 is a fraction
+    subset |= {k: source.shrink(subset[k]) for k in counts if (subset.get(k) or 0) >= 1}
+    # Without a part and a seed the order stays: start and limit count along the files.
+    return SubsetSource(source, **{'seed': 0 if 'part' in subset else None, **subset})
 
 
 class ImageReader:
@@ -280,14 +295,6 @@ class ImageReader:
                 f'than broken_rate_limit={self.broken_rate_limit}; repair or remove the files. '
                 f'First: {list(self.broken)[:5]}'
             )
-
-
-def part_slice(length: int, start: int, limit: int | None, what: str) -> slice:
-    """`limit` places from `start`, which must lie within `length`; `what` opens the message where they do not."""
-    stop = length if limit is None else start + limit
-    if not 0 <= start < stop <= length:
-        raise ValueError(f'{what}: start={start}, limit={limit}; allowed: 1 or more of its {length} images')
-    return slice(start, stop)
 
 
 def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

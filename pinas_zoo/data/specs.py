@@ -1,17 +1,14 @@
-"""Sources as configs write them: a plain dict with a kind, and the part of it that is wanted."""
+"""Parts of a source, and the kinds of sources beside folders and lists (`open_source`)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pinas_zoo.data.pairs import PairSource
-from pinas_zoo.data.small_sets import DigitsSource, FashionMNISTSource
-from pinas_zoo.data.sources import ArraySource, FolderSource, ListSource, Reduction, Source, part_slice
+from pinas_zoo.data.small_sets import ArraySource, DigitsSource, FashionMNISTSource, part_slice
+from pinas_zoo.data.sources import SOURCES, Reduction, Source
 
 
 class SubsetSource(Source):
@@ -70,48 +67,8 @@ class SubsetSource(Source):
         return images[:, None].expand(-1, 3, -1, -1), torch.from_numpy(self.labels)
 
 
-SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
-    'folder': (FolderSource, ('root',)),
-    'list': (ListSource, ('root', 'list_file')),
+SOURCES |= {
     'fashion-mnist': (FashionMNISTSource, ('split', 'root', 'download')),
     'digits': (DigitsSource, ('split', 'size')),
     'pairs': (PairSource, ('split', 'pairs', 'item', 'items_start', 'items_limit', 'pair_seed', 'root', 'download')),
 }
-SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
-
-
-def open_source(spec: Mapping[str, Any] | Source) -> Source:
-    """Build a source from a config's plain dict.
-
-    Args:
-        spec: `kind` with that kind's settings, and optionally `part`, `holdout`, `seed`, `start`,
-            `limit` (see SubsetSource). A ready source is returned as it is.
-
-    Raises:
-        ValueError: an unknown kind or setting.
-
-    Example:
-        >>> len(open_source({'kind': 'digits', 'split': 'train', 'limit': 100}))
-        100
-    """
-    if isinstance(spec, Source):
-        return spec
-    kind = spec.get('kind') if isinstance(spec, Mapping) else spec
-    if not isinstance(spec, Mapping) or kind not in SOURCES:
-        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(SOURCES)}')
-    cls, keys = SOURCES[kind]
-    if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
-        raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
-    optional = {'download', 'size', 'item', 'items_start', 'items_limit', 'pair_seed'}
-    optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
-    if missing := set(keys) - optional - set(spec):
-        raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
-    source = cls(**{k: spec[k] for k in keys if k in spec})
-    subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
-    if isinstance(source, FashionMNISTSource):
-        counts = ('start', 'limit', 'holdout')  # of the real set; a hold-out below 1 is a fraction
-        subset |= {k: source.shrink(subset[k]) for k in counts if (subset.get(k) or 0) >= 1}
-    if not subset:
-        return source
-    # Without a part and a seed the order stays: start and limit count along the files.
-    return SubsetSource(source, **{'seed': 0 if 'part' in subset else None, **subset})

@@ -16,13 +16,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.small_sets import FASHION_MNIST_MEAN, FASHION_MNIST_STD
-from pinas_zoo.data.sources import IMAGENET_MEAN, IMAGENET_STD, ImageReader, Source
-from pinas_zoo.data.specs import open_source
+from pinas_zoo.data.sources import IMAGENET_MEAN, IMAGENET_STD, ImageReader, Source, open_source
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,59 @@ def finish_sample(sample: dict[str, Any]) -> dict[str, Any]:
     size, recipe = sample.pop('spec')
     plan = colour_plan(sample.pop('numbers'), recipe, size)
     return {**sample, 'views': augment(sample['views'][None], plan[None], recipe)[0]}
+
+
+def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batch the samples of BatchedViews or FourViews into one dict of the same form.
+
+    Shape: `views` (batch, views, 3, size, size), for grey images an expanded view of one plane: do
+    not write into it; `index`, `label`, `broken` long (batch,); `name` a list. Of data sets with `finish=False` a
+    batch for `finish_views`: uint8 `views` with their `plan`, or `image` with `numbers`; and `spec`.
+
+    Raises:
+        ValueError: BatchedViews met images of different sizes.
+    """
+    first = samples[0]
+    batch: dict[str, Any] = {k: torch.tensor([s[k] for s in samples]) for k in ('index', 'label', 'broken')}
+    batch['name'] = [s['name'] for s in samples]
+    if 'image' in first:
+        shapes = {tuple(s['image'].shape) for s in samples}
+        if len(shapes) > 1:
+            raise ValueError(f'BatchedViews needs images of one shape, came: {sorted(shapes)}; use FourViews')
+        raw = {key: default_collate([s[key] for s in samples]) for key in ('image', 'numbers')}
+        batch |= {**raw, 'spec': first['spec']}
+        return batch if first.get('finish') is False else finish_views(batch)
+    if 'numbers' not in first:
+        batch['views'] = torch.stack([s['views'] for s in samples])
+        return batch
+    size, recipe = first['spec']
+    # The planes of a decoded image lie together: collated so, they are copied as they are, once, to shared memory.
+    pixels = default_collate([s['views'].movedim(1, -1) for s in samples])
+    plan = colour_plan(torch.stack([s['numbers'] for s in samples]), recipe, size)
+    return {**batch, 'views': pixels.movedim(-1, 2), 'plan': plan, 'spec': first['spec']}
+
+
+def finish_views(
+    batch: dict[str, Any], dtype: torch.dtype = torch.float32, channels_last: bool = False
+) -> dict[str, Any]:
+    """The float views of an unfinished batch of `collate_views`, on the device that it is on; others are returned.
+
+    Args:
+        batch: Its tensors are on one device.
+        dtype: Of the views.
+        channels_last: Memory format of the views of large images, see `augment`.
+    """
+    if 'spec' not in batch:
+        return batch
+    rest = {key: value for key, value in batch.items() if key not in ('spec', 'plan', 'numbers', 'image')}
+    size, recipe = batch['spec']
+    if 'image' in batch:
+        from pinas_zoo.data.batched import augment_batch  # it imports this module
+
+        views = augment_batch(batch['image'], batch['numbers'], size, recipe).to(dtype)
+    else:
+        views = augment(batch['views'], batch['plan'], recipe, dtype, channels_last)
+    return {**rest, 'views': views}
 
 
 def draw_box(u: Sequence[float], height: int, width: int, recipe: ViewRecipe) -> tuple[int, int, int, int]:

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pinas_zoo.dist import gather, rank_and_world
-from pinas_zoo.models.graphs import BlockGraphs, Recorder, Segment
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.dist import gather, on_device, rank_and_world
+from pinas_zoo.models.graphs import BlockGraphs, Recorder
+from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
 
 __all__ = ['InfoNCE', 'PiNAS', 'Projector']
@@ -119,12 +119,6 @@ def batch_top1(q_ND: Tensor, k_ND: Tensor) -> Tensor:
     """Share of queries whose nearest key among the batch's is their own, in percent."""
     nearest = (q_ND @ k_ND.t()).argmax(dim=1)
     return (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
-
-
-def _on(device: torch.device, index: np.ndarray) -> Tensor:
-    """An index on the device, without waiting for it: a copy from memory that is not pinned would."""
-    tensor = torch.from_numpy(index)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
 
 
 class PiNAS(nn.Module):
@@ -235,11 +229,11 @@ class PiNAS(nn.Module):
     def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
         encoder = self.student if self.teacher is None else self.teacher
-        rank, ranks = rank_and_world()
-        if ranks == 1 or not self.shuffle_keys or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
+        rank, ranks = rank_and_world() if self.shuffle_keys and _distributed() else (0, 1)
+        if ranks == 1 or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
-        mine, back = (_on(x.device, o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
+        mine, back = (on_device(o.reshape(ranks, -1)[rank], x.device) for o in (order, order.argsort()))
         return gather(encoder(gather(x)[mine], arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +245,7 @@ class PiNAS(nn.Module):
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
         """Writes keys over the oldest ones; any number of them, gathered over the ranks."""
-        keys_ND = gather(keys_ND)
+        keys_ND = gather(keys_ND) if _distributed() else keys_ND
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
         places, keys_DN = (self.queue_ptr + count) % length, keys_ND[-length:].t()
@@ -271,6 +265,11 @@ class PiNAS(nn.Module):
             encoder.graphs = BlockGraphs(encoder.backbone, UnitLength(encoder.projector), recorder, log)
 
     # ---- the interface of a method --------------------------------------------------------------
+
+    @property
+    def supernet(self) -> SuperNet:
+        """The student's supernet."""
+        return self.student.backbone
 
     def parts(self, step: int) -> int:
         """Backward passes in a step."""
@@ -300,3 +299,8 @@ class PiNAS(nn.Module):
         student, teacher = self.student.on_path(arch), self.teacher.on_path(arch)
         apart = torch.stack(torch._foreach_norm(torch._foreach_sub(student, teacher))).norm()
         return float(apart / torch.stack(torch._foreach_norm(student)).norm())
+
+
+def _distributed() -> bool:
+    """Whether there may be other ranks; without them nothing is gathered."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -21,7 +21,7 @@ from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
 from pinas_zoo.methods.linear import freeze
 from pinas_zoo.mm.engine.batches import preprocessor_config
-from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.supernet import SuperNet

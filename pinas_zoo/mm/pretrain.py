@@ -19,12 +19,12 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
-from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method, zero_momenta
+from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.mm.engine.batches import preprocessor_config
-from pinas_zoo.mm.engine.sampling import run_seed
+from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.models.graphs import CudaRecorder
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import SuperNet, zero_momenta
 from pinas_zoo.registry import (
     DATASETS,
     FUNCTIONS,
@@ -148,15 +148,14 @@ class SupernetPretraining(SteppedModel):
         use_graphs = getattr(self.method, 'use_graphs', None)
         if cuda_graphs is True and use_graphs is None:
             raise ValueError(f"{type(self.method).__name__} cannot run from CUDA graphs: cuda_graphs='auto' or False")
-        if cuda_graphs and use_graphs is not None:
+        if cuda_graphs and use_graphs is not None and get_device() == 'cuda':
             use_graphs(CudaRecorder(), partial(print_log, logger='current'))
         self.last_step = 0
 
     @property
     def last_paths(self) -> list[str]:
-        """The paths of the last step, as text, for logs; none where the method has no paths."""
-        paths = getattr(self.method, 'paths', None)
-        return [] if paths is None else [self.space.format(arch) for arch in paths(self.last_step)]
+        """The paths of the last step, as text, for logs."""
+        return [self.space.format(arch) for arch in self.method.paths(self.last_step)]
 
     def parts(self, step: int) -> int:
         return self.method.parts(step)
@@ -177,8 +176,7 @@ class SupernetPretraining(SteppedModel):
 
     def log_scalars(self) -> dict[str, float]:
         """The method's numbers that are too expensive for every step; asked for when a line is logged."""
-        scalars = getattr(self.method, 'log_scalars', None)
-        return {} if scalars is None else scalars(self.last_step)
+        return self.method.log_scalars(self.last_step)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.models.blocks import Skip
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
 
-__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder', 'Segment']
+__all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder']
 
 T = TypeVar('T')
 _logger = logging.getLogger('pinas_zoo')
@@ -116,38 +115,6 @@ class CudaRecorder:
                 raise
             graph.capture_end()
         return result, graph.replay
-
-
-class Segment(nn.Module):
-    """One block of a path with what always runs beside it; every module is the supernet's own.
-
-    Args:
-        supernet: The supernet.
-        position: Position from 0.
-        choice: Candidate.
-        head: What follows the last position; None for nothing.
-
-    Shape:
-        The input of the position (images at position 0) -> its output (the head's at the last position).
-    """
-
-    def __init__(self, supernet: SuperNet, position: int, choice: int, head: nn.Module | None = None) -> None:
-        super().__init__()
-        self.stem = nn.ModuleList(supernet.stem_modules() if position == 0 else ())
-        self.shortcut = supernet.blocks[position].downsample
-        self.block = supernet.blocks[position][choice]
-        self.head = head if position == len(supernet.blocks) - 1 else None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing runs here: a candidate that leaves the block out."""
-        return isinstance(self.block, Skip) and not self.stem and self.head is None
-
-    def forward(self, x: Tensor) -> Tensor:
-        for module in self.stem:
-            x = module(x)
-        x = self.block(x, None if self.shortcut is None else self.shortcut(x))
-        return x if self.head is None else self.head(x)
 
 
 class _Ticket:
@@ -250,20 +217,29 @@ class _Graph:
 
     def run_forward(self, x: Tensor) -> Tensor:
         """The output, in memory that the next replay overwrites."""
+        if self.with_backward:
+            self._leave_gradients()
         with torch.no_grad():
             self.input.copy_(x)
         self.replay_forward()
         return self.output.detach()
 
-    def run_backward(self, gradient: Tensor) -> list[Tensor | None]:
-        """Gradients of the input and the parameters, in memory that the next replay overwrites."""
-        self.ticket = None
-        self.grad_output.copy_(gradient)
+    def _leave_gradients(self) -> None:
+        """Lets gradients that still lie in our memory leave it.
+
+        Autograd hands a first gradient on without a copy. Where more are accumulated, both replays would write over
+        it: the forward's scratch memory may be what the backward later put its gradients into.
+        """
         for parameter, own in zip(self.parameters, self.gradients[1:], strict=True):
-            # Autograd hands a first gradient on without a copy: where one is accumulated, it has to leave our memory.
             held = parameter.grad
             if held is not None and own is not None and held.data_ptr() == own.data_ptr():
                 parameter.grad = held.clone()
+
+    def run_backward(self, gradient: Tensor) -> list[Tensor | None]:
+        """Gradients of the input and the parameters, in memory that the next replay overwrites."""
+        self.ticket = None
+        self._leave_gradients()
+        self.grad_output.copy_(gradient)
         self.replay_backward()
         return [None if own is None else own.detach() for own in self.gradients]
 

@@ -17,7 +17,7 @@ from pinas_zoo.models.blocks import Skeleton, Skip, add_branches, init_weights, 
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.space import PINAS, Arch, SearchSpace, get_space, kept
 
-__all__ = ['Factors', 'Path', 'Position', 'SuperNet']
+__all__ = ['Factors', 'Path', 'Position', 'Segment', 'SuperNet', 'zero_momenta']
 
 #: By position the factors of the candidates that it adds up; None where there is one without a factor.
 Factors = Sequence[Tensor | None]
@@ -216,3 +216,44 @@ class SuperNet(Skeleton):
         left = [name for name in missing if not name.startswith('fc.') and not name.endswith('.factors')]
         assert not unexpected and not left, (left, unexpected)
         return net.eval()
+
+
+class Segment(nn.Module):
+    """One block of a path with what always runs beside it; every module is the supernet's own.
+
+    Args:
+        supernet: The supernet.
+        position: Position from 0.
+        choice: Candidate.
+        head: What follows the last position; None for nothing.
+
+    Shape:
+        The input of the position (images at position 0) -> its output (the head's at the last position).
+    """
+
+    def __init__(self, supernet: SuperNet, position: int, choice: int, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem = nn.ModuleList(supernet.stem_modules() if position == 0 else ())
+        self.shortcut = supernet.blocks[position].downsample
+        self.block = supernet.blocks[position][choice]
+        self.head = head if position == len(supernet.blocks) - 1 else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing runs here: a candidate that leaves the block out."""
+        return isinstance(self.block, Skip) and not self.stem and self.head is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.stem:
+            x = module(x)
+        x = self.block(x, None if self.shortcut is None else self.shortcut(x))
+        return x if self.head is None else self.head(x)
+
+
+def zero_momenta(optimiser: torch.optim.Optimizer) -> None:
+    """Gives every parameter of a fused SGD a zero momentum, from which the first update is the same.
+
+    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet do.
+    """
+    for parameter in (p for group in optimiser.param_groups for p in group['params']):
+        optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)

@@ -70,7 +70,7 @@ def group_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg
             axes.text(mean, row - 0.34, f'{mean:.1f}', ha='center', va='bottom', fontsize=9)
         for net in networks:
             if net.chosen:
-                axes.plot(net.accuracy, 0, '*', color=CHOSEN, markersize=17, zorder=4, label='chosen')
+                axes.plot(net.accuracy, 0, '*', color=CHOSEN, markersize=14, zorder=4, label='chosen')
         axes.set_yticks(range(len(groups)), [f'{len(nets)} {NAMES[name]}' for name, nets in groups.items()])
         axes.set_ylim(len(groups) - 0.45, -0.6)
         axes.grid(axis='y', visible=False)
@@ -105,7 +105,7 @@ def estimate_figure(networks: Sequence[Network], *, caption: str, kind: Kind = '
             axes.scatter(*points, s=42, color=colour, alpha=0.85, linewidths=0, label=label, zorder=3)
         for net in networks:
             if net.chosen:
-                axes.plot(net.estimate, net.accuracy, '*', color=CHOSEN, markersize=17, label='chosen', zorder=4)
+                axes.plot(net.estimate, net.accuracy, '*', color=CHOSEN, markersize=14, label='chosen', zorder=4)
         axes.margins(0.08)
 
     return draw_axes(draw, caption, 'held-out loss in the supernet (lower is better)', 'accuracy alone / %', kind)

@@ -44,7 +44,8 @@ class BatchPreprocessor(BaseDataPreprocessor):
     def _finish(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         # A batch of HalvedView holds another one.
         inner = {k: self._finish(v) if isinstance(v, Mapping) else v for k, v in batch.items()}
-        inner = finish_images(inner, self.dtype, self.channels_last)
+        if 'statistics' in inner:
+            inner = finish_images(inner, self.dtype, self.channels_last)
         return finish_views(inner, self.dtype, self.channels_last)
 
 

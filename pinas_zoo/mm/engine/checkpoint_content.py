@@ -192,8 +192,8 @@ class AtomicBackend(LocalBackend):
     on the disk: mmengine's CheckpointHook removes first and writes afterwards.
     """
 
-    def __init__(self) -> None:
-        self._waiting: list[str] | None = None
+    #: Files to remove at the end of `deferred()`; None outside of it.
+    _waiting: list[str] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a temporary name beside the file, flush them to the disk and rename."""

@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data
+from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
@@ -75,10 +76,13 @@ class Options:
 
 
 def load_config(path: str | Path, options: Options) -> Config:
-    """Read a config, apply the options that override it, and set its work_dir."""
+    """Read a config, apply the options that override it, and set its work_dir.
+
+    Raises:
+        BadInputError: An override has no effect.
+    """
     cfg = Config.fromfile(path)
-    if options.cfg_options:
-        cfg.merge_from_dict(options.cfg_options)
+    override(cfg, options.cfg_options)
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
     elif cfg.get('work_dir') is None:
@@ -122,22 +126,31 @@ def _set_ranks(launcher: str | None) -> str:
     return launcher
 
 
-def _set_threads(distributed: bool) -> int:
+def _set_threads(launcher: str) -> int:
     """Threads of this process: PINAS_THREADS, else the cores divided among the local processes.
 
     torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be told
     apart here: tools/dist_train.sh passes the user's value on as PINAS_THREADS.
     """
-    local = int(os.environ.get('LOCAL_WORLD_SIZE', '1')) if distributed else 1
     wanted = os.environ.get('PINAS_THREADS')
-    if wanted is None and not distributed:
+    if wanted is None and launcher == 'none':
         wanted = os.environ.get('OMP_NUM_THREADS')
-    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    threads = int(wanted) if wanted else max(1, cores // local)
+    threads = int(wanted) if wanted else _own_cores(launcher)
     torch.set_num_threads(threads)
     os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = str(threads)
     return threads
+
+
+def _own_cores(launcher: str) -> int:
+    """Cores of this process: those that Slurm gave to its task, else an equal share of what may be used."""
+    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if launcher == 'none':
+        return cores
+    task = os.environ.get('SLURM_CPUS_PER_TASK')  # srun may have bound the task to them: not divided again
+    if launcher == 'slurm' and task:
+        return max(1, min(cores, int(task)))
+    return max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
 
 
 def _leave() -> None:
@@ -163,7 +176,7 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     cfg.launcher = _set_ranks(launcher)
     distributed, on_cpu = cfg.launcher != 'none', get_device() == 'cpu'
-    threads = _set_threads(distributed)
+    threads = _set_threads(cfg.launcher)
     world_size = int(os.environ['WORLD_SIZE']) if distributed else 1
     if cfg.get('default_scope') is None:
         cfg.default_scope = 'pinas_zoo'
@@ -182,6 +195,8 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
         atexit.register(_leave)
     if cfg.default_scope in FOREIGN_SCOPES:
         rewrite.fit_machine(cfg, on_cpu, notes)
+    if not on_cpu:
+        rewrite.finish_on_device(cfg, notes)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
     return world_size
 

@@ -38,7 +38,7 @@ SEGMENTATION = CONFIGS / 'fcn_pinas-patch-d8_scenes.py'
 SPACE = 'pinas_patch'
 COCO_VAL = 'coco/annotations/instances_val2017.json'
 #: Scenes for training and held out, and their side in px.
-SCENES, SCENE_SIZE = (600, 100), 128
+SCENES, SCENE_SIZE = (1200, 200), 96
 
 
 class Job:

@@ -36,7 +36,8 @@ DATA = ('data', 'files.py')
 #: What every training, and whatever reads a supernet, may run through.
 TRAINING = (
     *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
-    'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py',
+    'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/log.py',
+    'search/searcher.py',
 )  # fmt: skip
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
@@ -78,7 +79,7 @@ STAGES = (
     ),
     Stage(
         'shortlist',
-        'shortlist: the best and random networks trained alone',
+        'shortlist, each network trained alone',
         Job.shortlist,
         after=('search',),
         configs=(SHORTLIST, SHORT),
@@ -109,7 +110,7 @@ STAGES = (
         'publish the retrained network',
         Job.publish,
         after=('retrain',),
-        code=(*TRAINING, 'mm/quickstart/results.py'),
+        code=(*TRAINING, 'mm/quickstart/results.py', 'search/derive.py'),
         outputs=('retrained.safetensors',),
     ),
     Stage(
