@@ -97,7 +97,7 @@ def test_a_training_keeps_its_classes_through_every_stage(tmp_path: Path) -> Non
     described = json.loads((tmp_path / 'published/config.json').read_text())
     assert described['pretrained_cfg']['label_names'] == list(COLOURS)
     published = tmp_path / 'published/model.safetensors'
-    assert list(open_predictor('pinas_nano_a', published, 'cpu').classes) == list(COLOURS)
+    assert list(open_predictor('pinas_nano', published, 'cpu').classes) == list(COLOURS)
 
     (root / 'val/red').rename(root / 'val/crimson')
     with pytest.raises(BadInputError, match=r'\(crimson\) is none of the 3 classes \(blue, green, red\)'):

@@ -237,6 +237,17 @@ def test_accuracy_as_objective(reference: Path, search_case: tuple[Path, Path], 
         search(search_case, tmp_path / 'other', objective='accuracy')
 
 
+def test_larger_passes_change_nothing(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    passes: list[int] = []
+    evaluate = run_search.Evaluator.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        counted = lambda self, archs: passes.append(len(archs)) or evaluate(self, archs)  # noqa: E731
+        patch.setattr(run_search.Evaluator, '__call__', counted)
+        search(search_case, tmp_path, paths_per_pass=20)
+    assert passes[0] == 16 and sum(passes) == BUDGET  # the 16 random ones; the tree then waits for every block
+    assert records(tmp_path) == records(reference)
+
+
 def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None:
     costs = CostTable(SPACE, 16, 3)
     macs = sorted(costs.of(arch).macs for arch in SPACE.all_archs())

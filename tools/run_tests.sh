@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Sets up the environment and runs every check: ruff, import contracts, generated tables, tests.
 #
-#   bash tools/run_tests.sh [--core] [--pythons] [pytest arguments]
+#   bash tools/run_tests.sh [--core | --checks] [--pythons] [pytest arguments]
 #     --core      leaves out the tests marked mm or slow
-#     --pythons   before that the core tests on each other supported Python that is found; so does CI
+#     --checks    the checks alone, no test
+#     --pythons   before the tests the core ones on each other supported Python that is found; so does CI, where it runs all
 #
 # The tests run in $PINAS_TEST_JOBS processes of one thread each, by default one per core (`-n 0`: in one process).
 # The last line is pytest's summary; the exit status is not 0 when any check fails.
@@ -11,11 +12,12 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 core=(-m 'not mm and not slow')
-selection=() pythons=${CI:-}
+selection=() checks='' pythons=${CI:-}
 
 while true; do
     case ${1:-} in
-        --core) selection=("${core[@]}") ;;
+        --core) selection=("${core[@]}") pythons='' ;;
+        --checks) checks=1 ;;
         --pythons) pythons=1 ;;
         *) break ;;
     esac
@@ -69,8 +71,10 @@ bash tools/setup_env.sh
 folder=$(bash tools/setup_env.sh --where)
 PATH=$folder/bin:$PATH
 check ruff check .
+check ruff format --check .
 check lint-imports --no-logo
 check python tools/dev/make_tables.py --check
+if [ -n "$checks" ]; then exit; fi
 if [ -n "$pythons" ]; then
     for version in $(bash tools/setup_env.sh --versions); do
         if [ ! -e "$folder/bin/python$version" ]; then test_core_on "$version"; fi

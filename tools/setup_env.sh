@@ -147,7 +147,7 @@ make_venv() {
     if [ -e "$env/.pinas-installing" ]; then
         say "an earlier set-up was interrupted: building $env anew"
         rm -rf "$env"
-    elif [ -x "$env/bin/python" ] && [ "$(version_of "$env/bin/python")" != "$version" ]; then
+    elif [ -L "$env/bin/python" ] && [ "$(version_of "$env/bin/python")" != "$version" ]; then # other, or gone
         remove_env "an environment of Python $version"
     elif [ -n "$cpu" ] && has_dist 'nvidia_*'; then
         remove_env 'a CPU-only environment'
@@ -269,6 +269,7 @@ check_imports() {
 remove_old_envs() {
     local stamp
     if [ -z "${CI:-}" ] || [ -n "${PINAS_ENV_DIR:-}" ]; then return; fi
+    mkdir -p "$cache/envs" # find fails where it starts nowhere, and so would the script
     find "$cache/envs" -mindepth 2 -maxdepth 2 -name .pinas-stamp -mmin +1440 2>/dev/null | while read -r stamp; do
         say "removing ${stamp%/.pinas-stamp}: unused for a day"
         rm -rf "${stamp%/.pinas-stamp}"
@@ -277,7 +278,9 @@ remove_old_envs() {
 
 # ---- the order ----------------------------------------------------------------------------------------------------
 
-is_complete() { [ "$(cat "$env/.pinas-stamp" 2>/dev/null)" = "$key" ] && [ ! -e "$env/.pinas-installing" ]; }
+is_complete() {
+    [ "$(cat "$env/.pinas-stamp" 2>/dev/null)" = "$key" ] && [ ! -e "$env/.pinas-installing" ] && [ -x "$env/bin/python" ]
+}
 points_here() {
     local origin
     origin=$("$env/bin/python" -I -c '

@@ -6,6 +6,7 @@ objective = 'loss'  # 'top1' as released; the loss ranks better, see docs/rankin
 num_classes = 1000
 searcher = dict(name='tree', initial=80)
 budget = 1000
+paths_per_pass = 80  # of the random ones; they share prefixes, one pass over the images for all
 calibration = dict(
     view=dict(source=dict(kind='folder', root='data/imagenet/train', part='train', holdout=50000, seed=0), size=224),
     batch_size=128,

@@ -153,14 +153,20 @@ def _record(index: int, path: PathScore, score: float, space: SearchSpace, cost:
 
 
 def _run(
-    searcher: Searcher, evaluate: Evaluator, costs: CostTable, budget: int, objective: str, log: SearchLog | None
+    searcher: Searcher,
+    evaluate: Evaluator,
+    costs: CostTable,
+    budget: int,
+    objective: str,
+    log: SearchLog | None,
+    wanted: int | None = None,
 ) -> None:
-    """Asks, evaluates and tells until the budget is used; rank 0 has the log."""
+    """Asks for `wanted` paths at a time, evaluates and tells until the budget is used; rank 0 has the log."""
     space = searcher.space
     bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
     with bar:
-        # While nothing has to be told first, every rank gets a block; later asks stop at the block's end.
-        wanted = searcher.block * get_world_size()
+        # While nothing has to be told first, as many as wanted; later asks stop at the block's end.
+        wanted = wanted or searcher.block * get_world_size()
         while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
             start = time.perf_counter()
             paths = evaluate(archs)
@@ -205,7 +211,9 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
-            `seed`, `channels_last` and `precision` (one of `HALVES`).
+            `seed`, `channels_last`, `precision` (one of `HALVES`) and `paths_per_pass`: how many paths a pass over the
+            images evaluates where no result is waited for (default: a block per rank). They share their prefixes and
+            are written together; the results are the same.
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` is without effect, since a search always continues.
 
@@ -248,7 +256,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay(done[0])
         evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
-        _run(searcher, evaluate, costs, cfg.budget, objective, log)
+        _run(searcher, evaluate, costs, cfg.budget, objective, log, cfg.get('paths_per_pass'))
         if log is None:
             arch, score = searcher.best
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
