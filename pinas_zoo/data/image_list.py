@@ -39,8 +39,10 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
     lines = {number: line.strip() for number, line in enumerate(text.split('\n'), 1) if line.strip()}
     if not lines:
         raise ValueError(f"{where} is empty; give 'path [label]' lines")
-    known: dict[str, int] = {}
-    repeated, paths, labels = 0, [], []
+    known: dict[str, int | None] = {}
+    paths: list[str] = []
+    labels: list[int | None] = []
+    repeated = 0
     for place, (number, line) in enumerate(lines.items()):
         path, label = _split_line(line)
         fault = ''

@@ -172,7 +172,8 @@ def find_images(root: str | Path, skip: Iterable[Path] = ()) -> ImageFiles:
         skip: Folders that are not entered.
     """
     found = ImageFiles([])
-    entered, links = {_identity(str(path)) for path in skip if Path(path).is_dir()}, []
+    entered = {_identity(str(path)) for path in skip if Path(path).is_dir()}
+    links: list[tuple[str, str]] = []
     children: list[str] = []
     waiting = [('', str(root))]
     while waiting or links:
@@ -195,7 +196,9 @@ def find_images(root: str | Path, skip: Iterable[Path] = ()) -> ImageFiles:
 
 def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Adds a folder's files to `found`; returns its folders and its linked folders as (name below the root, path)."""
-    folders, linked, known = [], [], suffixes()
+    folders: list[tuple[str, str]] = []
+    linked: list[tuple[str, str]] = []
+    known = suffixes()
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
