@@ -4,8 +4,9 @@
     pinas export pinas_b features.onnx --features --output-stride 8
     pinas export pinas_nano nano.pt2 --checkpoint FILE --fold
 
-The suffix chooses the form: .onnx, or .pt2 for torch.export. The exit status is 1 when an output differs by more than
-the tolerance.
+The suffix chooses the form: .onnx, or .pt2 for torch.export. The names of the classes, where the weights say them, are
+kept as JSON: metadata `classes` of the ONNX file, extra file `classes.json` of torch.export. The exit status is 1 when
+an output differs by more than the tolerance.
 """
 
 from __future__ import annotations
@@ -53,30 +54,47 @@ def run(args: argparse.Namespace) -> int:
     from pinas_zoo.models.export import Features, compare, fold_batch_norms
 
     weights = {'pretrained': args.pretrained, 'checkpoint': args.checkpoint}
-    net = timm.create_model(args.model, arch=args.arch, output_stride=args.output_stride, **weights).eval()
+    count, classes = _classifier(args.checkpoint) if args.checkpoint else ({}, [])
+    net = timm.create_model(args.model, arch=args.arch, output_stride=args.output_stride, **weights, **count).eval()
+    classes = classes or list(net.pretrained_cfg.get('label_names') or ())
     side = args.size or net.default_cfg['input_size'][-1]
     chans = net.conv1[0].in_channels
     module = Features(net) if args.features else net
     exported = fold_batch_norms(module) if args.fold else module
     example = torch.randn(2, chans, side, side)
     check = torch.randn(3, chans, *((side + 32, side + 64) if args.features else (side, side)))
-    outputs = _export(exported, example, check, args.out, args.features)
+    outputs = _export(exported, example, check, args.out, args.features, [] if args.features else classes)
     with torch.no_grad():
         apart = compare(module(check), outputs)
     print(f'wrote {args.out}; largest difference from eager: {apart:.2e}')
     return 0 if apart <= args.tolerance else 1
 
 
-def _export(module: nn.Module, example: Tensor, check: Tensor, out: str, features: bool) -> list[Tensor]:
+def _classifier(checkpoint: str) -> tuple[dict[str, int], list[str]]:
+    """What `create_model` has to know about the classes of a weight file, and their names where it says them."""
+    from pinas_zoo.weights.download import find_weights
+    from pinas_zoo.weights.load import read_checkpoint
+
+    content = read_checkpoint(find_weights(checkpoint))
+    count = next((len(content.state[key]) for key in ('fc.weight', 'net.fc.weight') if key in content.state), 0)
+    return ({'num_classes': count} if count else {}), (content.classes if len(content.classes) == count else [])
+
+
+def _export(
+    module: nn.Module, example: Tensor, check: Tensor, out: str, features: bool, classes: list[str]
+) -> list[Tensor]:
     """Writes the file; returns what it gives for `check`."""
+    import json
+
     import torch
 
     from pinas_zoo.files import write_atomic
     from pinas_zoo.models.export import export_onnx, export_program, run_onnx
 
     if Path(out).suffix == '.onnx':
-        export_onnx(module, example, out, features)
+        export_onnx(module, example, out, features, classes)
         return run_onnx(out, check)
     program = export_program(module, example, features)
-    write_atomic(out, lambda temporary: torch.export.save(program, open(temporary, 'wb')))  # noqa: SIM115
+    extra = {'classes.json': json.dumps(classes, ensure_ascii=False)} if classes else None
+    write_atomic(out, lambda path: torch.export.save(program, open(path, 'wb'), extra_files=extra))  # noqa: SIM115
     return torch.export.load(out).module()(check)

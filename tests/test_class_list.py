@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip('mmengine')
@@ -72,6 +73,7 @@ def problems(cfg: Config, tmp_path: Path) -> tuple[list[str], list[str]]:
 
 def test_a_training_keeps_its_classes_through_every_stage(tmp_path: Path) -> None:
     """A validation or test folder without one class, or without its folder, numbers the others as the training did."""
+    from pinas_cli.main import main as pinas
     from pinas_zoo.mm.engine.testing import test
     from pinas_zoo.mm.inference.predictors import open_predictor
     from pinas_zoo.weights.publish import publish
@@ -98,6 +100,11 @@ def test_a_training_keeps_its_classes_through_every_stage(tmp_path: Path) -> Non
     assert described['pretrained_cfg']['label_names'] == list(COLOURS)
     published = tmp_path / 'published/model.safetensors'
     assert list(open_predictor('pinas_nano', published, 'cpu').classes) == list(COLOURS)
+
+    exported, extra = tmp_path / 'net.pt2', {'classes.json': ''}
+    assert pinas(['export', 'pinas_nano', str(exported), '--checkpoint', str(published)]) == 0
+    torch.export.load(exported, extra_files=extra)
+    assert json.loads(extra['classes.json']) == list(COLOURS)
 
     (root / 'val/red').rename(root / 'val/crimson')
     with pytest.raises(BadInputError, match=r'\(crimson\) is none of the 3 classes \(blue, green, red\)'):

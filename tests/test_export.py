@@ -1,6 +1,7 @@
 """Exports against eager: the four candidates, the named networks, dilated features, folded BN."""
 
 import copy
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -115,6 +116,15 @@ def test_missing_onnx(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', None)
     with pytest.raises(ImportError, match=r"pip install 'pinas-zoo\[export\]'"):
         export_onnx(nn.Identity(), torch.zeros(1, 3, 8, 8), tmp_path / 'a.onnx')
+
+
+@onnx
+def test_onnx_keeps_the_names_of_the_classes(tmp_path):
+    import onnx as package
+
+    export_onnx(nn.Conv2d(3, 2, 1), torch.zeros(2, 3, 4, 4), tmp_path / 'a.onnx', classes=['Käse', 'b'])
+    (kept,) = package.load(tmp_path / 'a.onnx').metadata_props
+    assert kept.key == 'classes' and json.loads(kept.value) == ['Käse', 'b']
 
 
 class TestTool:

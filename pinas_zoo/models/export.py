@@ -6,6 +6,7 @@ Dynamic: the batch, and for fully convolutional forms (features, no classifier) 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,13 @@ def _dynamic(dynamic_size: bool) -> dict[int, Any]:
     return dict.fromkeys((0, 2, 3) if dynamic_size else (0,), kind)
 
 
-def export_onnx(module: nn.Module, example: Tensor, path: str | Path, dynamic_size: bool = False) -> None:
+def export_onnx(
+    module: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    dynamic_size: bool = False,
+    classes: Sequence[str] = (),
+) -> None:
     """Writes an ONNX file with a dynamic batch, atomically.
 
     Args:
@@ -105,6 +112,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: str | Path, dynamic_si
         example: Example input, (N, C, H, W).
         path: File to write.
         dynamic_size: Whether height and width vary too; for networks without classifier.
+        classes: Names of the outputs of a classifier; the file keeps them as a JSON list, metadata `classes`.
 
     Raises:
         ImportError: onnx is not installed.
@@ -132,6 +140,10 @@ def export_onnx(module: nn.Module, example: Tensor, path: str | Path, dynamic_si
             opset_version=17,
             dynamo=False,
         )
+        if classes:
+            content = onnx.load(str(temporary))
+            onnx.helper.set_model_props(content, {'classes': json.dumps(list(classes), ensure_ascii=False)})
+            onnx.save(content, str(temporary))
         onnx.checker.check_model(str(temporary), full_check=True)
 
     write_atomic(path, write)
