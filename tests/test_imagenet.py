@@ -50,9 +50,18 @@ def test_one_command(tmp_path, monkeypatch):
     monkeypatch.setenv('PINAS_ZOO_HOME', str(tmp_path / 'home'))
     monkeypatch.setenv('PINAS_ZOO_MIRROR', str(tmp_path / 'mirror'))
     write_images(tmp_path / 'val')
-    options = [f'test_dataloader.dataset.source.root={tmp_path / "val"}', 'test_dataloader.num_workers=0']
-    command = ['tools/test.py', str(CONFIG), 'pinas://pinas_a.in1k', '--work-dir', str(tmp_path / 'run')]
-    done = run_tool(*command, '--cfg-options', *options)
+    # A folder of two classes does not say which of the 1,000 outputs they are.
+    source = dict(root=str(tmp_path / 'val'), classes=[f'n{index:08}' for index in range(1000)])
+    loader = dict(dataset=dict(source=source), num_workers=0)
+    (tmp_path / 'config.py').write_text(f'_base_ = {str(CONFIG)!r}\ntest_dataloader = {loader}\n')
+    command = [
+        'tools/test.py',
+        str(tmp_path / 'config.py'),
+        'pinas://pinas_a.in1k',
+        '--work-dir',
+        str(tmp_path / 'run'),
+    ]
+    done = run_tool(*command)
     assert done.returncode == 0, done.stdout[-3000:]
     said = json.loads((tmp_path / 'run' / 'test_metrics.json').read_text())['metrics']
 

@@ -79,8 +79,9 @@ def _wrong_counts(counts: dict[str, int], spec: dict[str, Any], source: Source) 
     shown = len(source.classes)
     what = {'folder': 'folder', 'list': 'list'}.get(spec['kind'], f'source {spec["kind"]!r}')
     fewer = spec['kind'] == 'list' and not spec.get('classes')  # its highest labels need not occur
+    hint = '; classes=(...) of its source names them all where some have no image'
     return [
-        f'{key} is {count}, the {what} has {shown} classes {few_names(source.classes)}'
+        f'{key} is {count}, the {what} has {shown} classes {few_names(source.classes)}{hint if count > shown else ""}'
         for key, count in counts.items()
         if count < shown or (count > shown and not fewer)
     ]
