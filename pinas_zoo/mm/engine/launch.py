@@ -82,7 +82,8 @@ def load_config(path: str | Path, options: Options) -> Config:
         BadInputError: An override has no effect.
     """
     cfg = Config.fromfile(path)
-    override(cfg, options.cfg_options)
+    if options.cfg_options:
+        override(cfg, options.cfg_options)
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
     elif cfg.get('work_dir') is None:
