@@ -80,7 +80,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=root + 'annotations/instances_val2017.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-train_cfg = dict(by_epoch=False, max_iters=400, val_interval=400)
+max_iters = 500
+train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
@@ -90,7 +91,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', T_max=360, by_epoch=False, begin=40, end=400),
+    dict(type='CosineAnnealingLR', T_max=max_iters - 40, by_epoch=False, begin=40, end=max_iters),
 ]
 model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=True)
 visualizer = dict(

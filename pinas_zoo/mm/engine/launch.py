@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data
+from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
@@ -75,10 +76,13 @@ class Options:
 
 
 def load_config(path: str | Path, options: Options) -> Config:
-    """Read a config, apply the options that override it, and set its work_dir."""
+    """Read a config, apply the options that override it, and set its work_dir.
+
+    Raises:
+        BadInputError: An override has no effect.
+    """
     cfg = Config.fromfile(path)
-    if options.cfg_options:
-        cfg.merge_from_dict(options.cfg_options)
+    override(cfg, options.cfg_options)
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
     elif cfg.get('work_dir') is None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
 from pinas_zoo.mm.engine.from_data import FROM_DATA, dataset_meta, fill_from_data, is_open
+from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.rewrite import replace_sync_bn, type_name
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 from pinas_zoo.weights.download import SCHEME, find_weights
@@ -139,7 +140,7 @@ def open_predictor(
         raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py takes one out of it')
     if checkpoint is None:
         raise ValueError(f'{name} is a config: its weights have to be given with --checkpoint')
-    cfg.merge_from_dict(cfg_options or {})
+    override(cfg, cfg_options or {})
     if type_name(cfg.get('model') or {}) == 'Classifier':
         return _classifier(cfg, checkpoint, device, choice)
     return _dense(cfg, checkpoint, device, choice)
