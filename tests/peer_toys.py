@@ -82,7 +82,7 @@ def _rank(rank: int, meeting: str, folder: str, work: Callable[[int], Any]) -> N
 
 
 def resumes_exactly(name: str, folder: Path, *options: str, processes: int = 1) -> dict[tuple[int, str], Any]:
-    """Trains a small form of configs/pretrain/NAME for 6 steps, once whole and once killed at step 3, on one process at 4 too.
+    """Trains a small form of configs/pretrain/NAME for 6 steps, once whole and once killed at 3 and, alone, at 4.
 
     Returns:
         What was logged, which is equal in both, as the last checkpoints are.
