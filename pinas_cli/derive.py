@@ -5,7 +5,7 @@ pinas derive SEARCH_CONFIG --checkpoint linear.pth --arch best.json --out backbo
 
 import argparse
 
-from pinas_cli.options import add_cfg_options, add_config, config_path, run_options
+from pinas_cli.options import add_cfg_options, add_config, config_path, errors_as_line, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Derives."""
+    from pinas_zoo.mm.engine.launch import BadInputError
     from pinas_zoo.mm.search import derive_best
 
-    derive_best(config_path(args.config), args.checkpoint, args.arch, args.out, run_options(args))
+    with errors_as_line(BadInputError):
+        derive_best(config_path(args.config), args.checkpoint, args.arch, args.out, run_options(args))
     print(f'wrote {args.out}')
     return 0

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', help='such as cpu or cuda:1; default: a GPU where there is one')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of an object; default 0.3')
     parser.add_argument('--topk', type=int, default=5, help='classes that a classifier names; default 5')
+    parser.add_argument(
+        '--max-megapixels',
+        type=int,
+        default=178,
+        help='larger pictures are skipped: a small file may decode to gigabytes; default 178',
+    )
     add_cfg_options(parser)
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
 
@@ -35,14 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts and draws."""
     with errors_as_line(ValueError, OSError, ImportError, RuntimeError):
+        from pinas_zoo.data.images import limit_pictures
         from pinas_zoo.mm.inference.infer import infer
         from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
+        limit_pictures(args.max_megapixels)
         choice = Choice(args.score_thr, args.topk)
         model, changes = config_path(args.model), overrides(args.cfg_options)
         predictor = open_predictor(model, args.checkpoint, args.device, choice, changes)
         outcome = infer(args.source, predictor, args.out, args.batch_size, not args.quiet)
     print(f'{args.out}: {outcome.written} drawn, predictions in {outcome.predictions}')
+    if outcome.left_out:
+        print(f'{args.out}: left out {outcome.left_out}')
     for name, reason in outcome.failed.items():
         print(f'{args.prog}: {name} skipped: {reason}', file=sys.stderr)
     if outcome.failed:

@@ -7,7 +7,7 @@ Writes archs.jsonl (one line an evaluation), best.json, trace.png and pareto.png
 
 import argparse
 
-from pinas_cli.options import add_config, add_run_options, config_path, run_options
+from pinas_cli.options import add_config, add_run_options, config_path, errors_as_line, run_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Searches."""
+    from pinas_zoo.mm.engine.launch import BadInputError
     from pinas_zoo.mm.search import search
 
-    best = search(config_path(args.config), args.checkpoint, run_options(args))
+    with errors_as_line(BadInputError):
+        best = search(config_path(args.config), args.checkpoint, run_options(args))
     if best.loss is not None:  # rank 0 has the log
         print(f'best of the search: {best.arch}, score {best.score:.4f}, loss {best.loss:.4f} in the supernet')
     return 0

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if 'model' not in Config.fromfile(path):
         if args.out or args.show_dir or args.tta or args.amp:
             raise UsageError('a path of a supernet has no --out, --show-dir, --tta or --amp')
-        score_path(path, args.checkpoint, run_options(args))
+        with errors_as_line(BadInputError):
+            score_path(path, args.checkpoint, run_options(args))
         return 0
     with errors_as_line(BadInputError):
         test(path, args.checkpoint, run_options(args), args.out, args.show_dir, args.tta)

@@ -1,12 +1,13 @@
-"""Rank, number of ranks and gathering, whether torch.distributed is running or not."""
+"""Rank, number of ranks and gathering, whether torch.distributed is running or not; copies that do not wait."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['gather', 'rank_and_world']
+__all__ = ['gather', 'on_device', 'rank_and_world']
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -28,3 +29,9 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(ranks)]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the device, without waiting for it: a copy from memory that is not pinned would."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor

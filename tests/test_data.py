@@ -104,9 +104,9 @@ def test_folder_source(folder: Path) -> None:
 
 def test_list_source(folder: Path) -> None:
     listing = folder / 'list.txt'
-    listing.write_text('cat/1.png 4\n\ndog/5.png\ncat/no such.png 0\n')
+    listing.write_text('cat/1.png 4\n\ndog/5.png 1\ncat/no such.png 0\n')
     source = ListSource(folder, listing)
-    assert [source.label(i) for i in range(3)] == [4, -1, 0] and len(source.classes) == 5
+    assert [source.label(i) for i in range(3)] == [4, 1, 0] and len(source.classes) == 5
     assert source.load(1).shape == (3, 45, 50)
     with pytest.raises(BrokenImageError, match='no such'):
         source.load(2)

@@ -352,6 +352,48 @@ def test_what_was_found_outlives_an_error(folder, tmp_path):
     assert (tmp_path / 'out' / 'a.png').exists() and (tmp_path / 'out' / 'b.jpg').exists()
 
 
+def test_every_image_has_a_picture_of_its_own(tmp_path):
+    """Names that would be the same, links, what is left out, pictures by the rule of the training sources."""
+    from pinas_zoo.data import read_picture
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Predictor, Ranking
+
+    source, store, exif, seen = tmp_path / 'in', tmp_path / 'store', Image.Exif(), []
+    exif[0x0112] = 6
+    for folder in (source, store):
+        folder.mkdir()
+    for name in ('a.bmp', 'a.bmp.png', 'a.bmp.2.png', 'deep.png', '._a.png'):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (28, 28), dtype=np.uint8)
+        Image.fromarray(pixels.astype(np.uint16) * 257 if name == 'deep.png' else pixels).save(source / name)
+    Image.fromarray(noise(20, 40, seed=1)).save(store / 'turned.jpg', exif=exif)
+    (source / 'more').symlink_to(store)
+    (store / 'back').symlink_to(source)
+    (source / 'notes.txt').touch()
+
+    def run(images):
+        seen.extend(images)
+        return [Ranking([0], [1.0]) for _ in images]
+
+    outcome = infer(source, Predictor(run, NAMES), source / 'out', progress=False)
+    assert outcome.written == 5 and not outcome.failed
+    assert outcome.left_out == (
+        '1 hidden or system files and folders, 1 .txt files, 1 linked folders that were read already'
+    )
+    records = lines(source / 'out')
+    pictures = {record['image']: record['picture'] for record in records}
+    assert pictures == {
+        'a.bmp': 'a.bmp.3.png',
+        'a.bmp.2.png': 'a.bmp.2.png',
+        'a.bmp.png': 'a.bmp.png',
+        'deep.png': 'deep.png',
+        'more/turned.jpg': 'more/turned.jpg',
+    }
+    for record, image in zip(records, seen, strict=True):
+        assert (source / 'out' / record['picture']).is_file()
+        assert (read_picture(source / record['image'])[0][..., ::-1] == image).all()
+    assert (records[-1]['height'], records[-1]['width']) == (40, 20)
+
+
 @pytest.mark.parametrize('name', ['nothing', 'images/notes.txt', 'bare'])
 def test_nothing_to_read_is_said(name, folder, tmp_path):
     from pinas_zoo.mm.inference.infer import infer

@@ -103,6 +103,25 @@ def test_image_that_does_not_decode(folder: str, pattern: str, case):
     assert the_error(cfg) == f'{file}: the image does not decode (20 bytes)'
 
 
+@pytest.mark.parametrize(
+    ('folder', 'pattern', 'what'),
+    [('coco', 'train2017/*', 'boxes and masks'), ('ade20k', 'images/training/*', 'label maps')],
+)
+def test_a_picture_that_asks_to_be_turned(folder: str, pattern: str, what: str, case):
+    cfg, root = case(folder)
+    file, exif = min(root.glob(pattern)), Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(file) as picture:
+        picture.load()
+    picture.save(file, exif=exif)
+    errors, warnings = found(cfg, 'train')
+    assert not errors
+    assert warnings == [
+        f'{file}: EXIF orientation 3: mmcv turns the picture upright and leaves {what} as they are, which fit only if '
+        'they were drawn on the upright picture'
+    ]
+
+
 def test_number_of_classes(case):
     cfg, _ = case('coco')
     cfg.merge_from_dict({'model.roi_head.bbox_head.num_classes': 7})

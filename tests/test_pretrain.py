@@ -92,10 +92,21 @@ class TraceHook(Hook):
 class TwoParts(nn.Module):
     """The documented interface alone: part 0 trains `first` and `shared`, part 1 `second` and `shared`."""
 
+    supernet = None  # nothing of it is trained here
+
     def __init__(self, supernet: nn.Module | None = None, seed: int = 0) -> None:
         super().__init__()
         self.first, self.second, self.shared = (nn.Parameter(torch.ones(3)) for _ in range(3))
         self.calls: list[tuple[int, int]] = []
+
+    def paths(self, step: int) -> tuple:
+        return ()
+
+    def units(self, step: int) -> float:
+        return 2.0
+
+    def log_scalars(self, step: int) -> dict:
+        return {}
 
     def parts(self, step: int) -> int:
         return 2

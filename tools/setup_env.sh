@@ -269,6 +269,7 @@ check_imports() {
 remove_old_envs() {
     local stamp
     if [ -z "${CI:-}" ] || [ -n "${PINAS_ENV_DIR:-}" ]; then return; fi
+    mkdir -p "$cache/envs" # find fails where it starts nowhere, and so would the script
     find "$cache/envs" -mindepth 2 -maxdepth 2 -name .pinas-stamp -mmin +1440 2>/dev/null | while read -r stamp; do
         say "removing ${stamp%/.pinas-stamp}: unused for a day"
         rm -rf "${stamp%/.pinas-stamp}"

@@ -22,6 +22,7 @@ from benchmarks.transfer.plan import TASKS, Inputs, Run
 from benchmarks.transfer.results import ResultsFile, locked
 from pinas_zoo import __version__
 from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.overrides import top_level_keys
 from pinas_zoo.mm.quickstart.commands import Job
 from pinas_zoo.mm.quickstart.record import leaves
 from pinas_zoo.mm.resnet import NanoResNet, matched_channels
@@ -83,7 +84,7 @@ class Study(Job):
         return {
             key: new + value.removeprefix(cfg.root)
             for key, value in leaves(cfg.to_dict())
-            if isinstance(value, str) and value.startswith(cfg.root)
+            if isinstance(value, str) and value.startswith(cfg.root) and key.split('.')[0] in top_level_keys(cfg)
         }
 
     def _resnet_options(self, task: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pinas_zoo.data.batched import (
 )
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
+from pinas_zoo.data.images import BrokenImageError, find_images, read_picture
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
     DIGITS_MEAN,
@@ -34,9 +35,8 @@ from pinas_zoo.data.sources import (
     IMAGENET_STD,
     SOURCES,
     SUBSET_KEYS,
-    SUFFIXES,
-    BrokenImageError,
     BrokenRateError,
+    FileSource,
     FolderSource,
     ImageReader,
     ListSource,
@@ -61,7 +61,6 @@ __all__ = [
     'OFFLINE_VARIABLE',
     'SOURCES',
     'SUBSET_KEYS',
-    'SUFFIXES',
     'ArraySource',
     'BatchedViews',
     'BrokenImageError',
@@ -69,6 +68,7 @@ __all__ = [
     'DataSetInfo',
     'DigitsSource',
     'FashionMNISTSource',
+    'FileSource',
     'FolderSource',
     'FourViews',
     'HalvedView',
@@ -86,11 +86,13 @@ __all__ = [
     'colour_plan',
     'crop_boxes',
     'draw_box',
+    'find_images',
     'finish_images',
     'finish_views',
     'load_tensor',
     'normalise',
     'open_source',
+    'read_picture',
     'resize_weights',
     'resolve_digits',
     'resolve_fashion_mnist',

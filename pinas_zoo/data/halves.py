@@ -40,6 +40,11 @@ class HalvedView(Dataset):
             for part, count in zip(('train', 'holdout'), limits, strict=True)
         ]
 
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The class names, which a checkpoint keeps."""
+        return self.parts[0].metainfo
+
     def __len__(self) -> int:
         return len(self.parts[0])
 

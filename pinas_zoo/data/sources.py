@@ -7,7 +7,6 @@ a source: `pinas_zoo.data.specs`.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -16,19 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+
+from pinas_zoo.data.image_list import few_names, read_list
+from pinas_zoo.data.images import BrokenImageError, Reduction, find_images, read_picture
 
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: From height and width in px to the factor by which a decoded image may be smaller.
-Reduction = Callable[[int, int], float]
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
-
-
-class BrokenImageError(ValueError):
-    """One image cannot be read; the message names it."""
 
 
 class BrokenRateError(RuntimeError):
@@ -41,6 +35,7 @@ class Source:
     Attributes:
         classes: class names, empty where the images carry no labels.
         description: which data and how many images; a report records it.
+        notes: what was left out or looks odd, one line each.
         mean, std: of the pixels in [0, 1]; one value (grey) or three.
     """
 
@@ -49,6 +44,7 @@ class Source:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     labels: np.ndarray
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,29 +96,10 @@ class Source:
         return torch.stack(images), torch.as_tensor(self.labels, dtype=torch.long)
 
 
-class ListSource(Source):
-    """Images named in a list, one 'path [label]' a line; label is a class number.
+class FileSource(Source):
+    """Images in files; `ListSource` and `FolderSource` say which."""
 
-    Args:
-        root: folder that the paths are relative to.
-        list_file: text file; blank lines are skipped.
-
-    Raises:
-        ValueError: the list is missing or empty.
-    """
-
-    def __init__(self, root: str | Path, list_file: str | Path) -> None:
-        if not Path(list_file).is_file():
-            raise ValueError(f"image list {str(list_file)!r} is not a file; give one with 'path [label]' lines")
-        lines = [x.strip() for x in Path(list_file).read_text(encoding='utf-8').splitlines()]
-        pairs = [_split_line(x) for x in lines if x]
-        self._fill(Path(root), [p for p, _ in pairs], [n for _, n in pairs], f'image list {list_file}')
-        self.classes = tuple(str(i) for i in range(int(self.labels.max()) + 1))
-        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
-
-    def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int], where: str) -> None:
-        if not paths:
-            raise ValueError(f'{where} holds no image; suffixes searched for: {", ".join(SUFFIXES)}')
+    def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
         self.root = root
         # One block of bytes: a million Python strings would be copied into every worker process.
         self.paths = np.array([os.fsencode(p) for p in paths])
@@ -132,58 +109,81 @@ class ListSource(Source):
         return str(self.root / os.fsdecode(bytes(self.paths[index])))
 
     def load(self, index: int) -> Tensor:
-        return self.load_reduced(index, lambda height, width: 1.0)[0]
+        return torch.from_numpy(read_picture(self.name(index))[0]).permute(2, 0, 1)
 
     def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
-        path = self.name(index)
-        try:
-            with Image.open(path) as file:
-                width, height = file.size
-                wanted = reduction(height, width)
-                if wanted >= 2:  # JPEG files decode at 1/2, 1/4 or 1/8; for others this does nothing
-                    power = 2 ** min(3, int(math.log2(wanted)))
-                    file.draft(None, (max(1, width // power), max(1, height // power)))
-                pixels = np.array(file if file.mode == 'RGB' else file.convert('RGB'))
-        # PIL reports a damaged file with any of these, depending on its format.
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-            raise BrokenImageError(f'cannot read image {path!r}: {error}') from error
-        except Image.DecompressionBombError as error:
-            raise BrokenImageError(f'image {path!r} is implausibly large: {error}') from error
-        # A reduced side is rounded up.
-        factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.shape[1])
+        pixels, factor = read_picture(self.name(index), reduction)
         return torch.from_numpy(pixels).permute(2, 0, 1), factor
 
 
-class FolderSource(ListSource):
-    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
+class ListSource(FileSource):
+    """Images named in a list, one 'path [label]' a line; docs/data.md states the grammar.
+
+    Args:
+        root: folder that the paths are relative to.
+        list_file: text file, UTF-8 with or without BOM; blank lines are skipped.
+        classes: names by label; None gives the labels' own numbers.
 
     Raises:
-        ValueError: the folder is missing or holds no image.
+        ValueError: the list is missing or empty, or a line is against the grammar; the message has its number.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:
+        paths, labels, self.notes = read_list(root, list_file)
+        self._fill(Path(root), paths, labels)
+        count = int(self.labels.max()) + 1
+        if classes is not None and count > len(classes):
+            line = int(self.labels.argmax())
+            raise ValueError(
+                f'image list {str(list_file)!r}: {paths[line]!r} has label {count - 1}, allowed are 0 to '
+                f'{len(classes) - 1}, the {len(classes)} classes {few_names(classes)}'
+            )
+        self.classes = tuple(map(str, range(count))) if classes is None or not count else tuple(classes)
+        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
+
+
+class FolderSource(FileSource):
+    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
+
+    Which files are images, and how links and hidden names are treated: `find_images`.
+
+    Args:
+        root: the folder.
+        classes: names of the class folders in the order of their labels, some of which may hold no image here; None
+            numbers those that hold some in the order of their names.
+
+    Raises:
+        ValueError: the folder is missing or holds no image, or a class folder is none of `classes`.
+    """
+
+    def __init__(self, root: str | Path, classes: Sequence[str] | None = None) -> None:
         root = Path(root)
         if not root.is_dir():
             raise ValueError(f'image folder {str(root)!r} is not a folder; give one with images or class folders')
-        paths = sorted(
-            Path(folder, f).relative_to(root)
-            for folder, _, files in os.walk(root, followlinks=True)
-            for f in files
-            if f.lower().endswith(SUFFIXES)
-        )
-        owners = [p.parts[0] if len(p.parts) > 1 else '' for p in paths]
-        self.classes = tuple(sorted(set(owners) - {''}))
+        found = find_images(root)
+        summary = found.summary()
+        if not found.paths:
+            raise ValueError(f'folder {str(root)!r} holds no image' + (f'; left out: {summary}' if summary else ''))
+        owners = [path.partition('/')[0] if '/' in path else '' for path in found.paths]
+        folders = sorted(set(owners) - {''})
+        if classes is not None and (unknown := [name for name in folders if name not in classes]):
+            raise ValueError(
+                f'folder {str(root)!r}: {few_names(unknown)} is none of the {len(classes)} classes {few_names(classes)}'
+            )
+        self.classes = tuple(folders if classes is None or not folders else classes)
         numbers = {name: i for i, name in enumerate(self.classes)}
-        labels = [numbers.get(o, -1) for o in owners]
-        self._fill(root, [str(p) for p in paths], labels, f'folder {str(root)!r}')
+        self._fill(root, found.paths, [numbers.get(owner, -1) for owner in owners])
+        self.notes = [f'folder {str(root)!r}: left out {summary}'] if summary else []
+        if folders and found.empty and classes is None:
+            self.notes.append(f'folder {str(root)!r}: no image in {few_names(found.empty)}')
         counts = {'images': len(self), 'classes': len(self.classes)}
         self.description = {'data': 'folder', 'root': str(root), **counts}
 
 
 #: Kinds of sources and the settings of each; `small_sets` and `pairs` are added by `specs`.
 SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
-    'folder': (FolderSource, ('root',)),
-    'list': (ListSource, ('root', 'list_file')),
+    'folder': (FolderSource, ('root', 'classes')),
+    'list': (ListSource, ('root', 'list_file', 'classes')),
 }
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
 
@@ -210,7 +210,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
         raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
-    optional = {'download', 'size', 'item', 'items_start', 'items_limit', 'pair_seed'}
+    optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
     optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
@@ -305,9 +305,3 @@ def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch
 @lru_cache(maxsize=16)
 def _channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(mean, device=device).view(-1, 1, 1), torch.tensor(std, device=device).view(-1, 1, 1)
-
-
-def _split_line(line: str) -> tuple[str, int]:
-    words = line.rsplit(maxsplit=1)
-    labelled = len(words) == 2 and words[1].lstrip('-').isdigit()
-    return (words[0], int(words[1])) if labelled else (line, -1)

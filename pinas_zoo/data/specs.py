@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinas_zoo.data.images import Reduction
 from pinas_zoo.data.pairs import PairSource
 from pinas_zoo.data.small_sets import ArraySource, DigitsSource, FashionMNISTSource, part_slice
-from pinas_zoo.data.sources import SOURCES, Reduction, Source
+from pinas_zoo.data.sources import SOURCES, Source
 
 
 class SubsetSource(Source):
@@ -47,7 +48,7 @@ class SubsetSource(Source):
         order = order[parts[part]]
         self.indices = order[part_slice(len(order), start, limit, f'part {part!r}')]
         self.source, self.labels, self.classes = source, source.labels[self.indices], source.classes
-        self.mean, self.std = source.mean, source.std
+        self.mean, self.std, self.notes = source.mean, source.std, source.notes
         chosen = {'part': part, 'seed': seed, 'images': len(self), 'part_start': start}
         self.description = {**source.description, **chosen}
 

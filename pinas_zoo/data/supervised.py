@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from pinas_zoo.data.image_list import few_names
 from pinas_zoo.data.small_sets import ArraySource
 from pinas_zoo.data.sources import ImageReader, Source, channel_constants, open_source
 from pinas_zoo.data.specs import SubsetSource
@@ -31,13 +33,14 @@ class SupervisedView(Dataset):
         crop_pct: share of the short side in evaluation.
         broken_rate_limit: see ImageReader.
         finish: False leaves the image uint8 and the normalisation to the device, see `finish_images`.
+        labelled: False takes images without a label too; theirs is -1.
 
     Returns:
         Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image`
         uint8, and `statistics` (2, channels), mean and std.
 
     Raises:
-        ValueError: an unknown augment.
+        ValueError: an unknown augment; images without a label.
     """
 
     AUGMENTS: ClassVar[dict[str, type]] = {'autoaugment': v2.AutoAugment, 'randaugment': v2.RandAugment}
@@ -55,8 +58,11 @@ class SupervisedView(Dataset):
         crop_pct: float = 0.875,
         broken_rate_limit: float = 0.01,
         finish: bool = True,
+        labelled: bool = True,
     ) -> None:
         self.source = open_source(source)
+        if labelled:
+            require_labels(self.source)
         self.size = size if isinstance(size, int) else tuple(size)
         self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
@@ -69,6 +75,11 @@ class SupervisedView(Dataset):
         self.mean, self.std = (
             torch.tensor(v).view(-1, 1, 1) for v in (mean or self.source.mean, std or self.source.std)
         )
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The class names, which a checkpoint keeps."""
+        return {'classes': self.source.classes}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -99,6 +110,19 @@ class SupervisedView(Dataset):
 
         (image, factor), facts = self.reader.sample(index, lambda i: self.source.load_reduced(i, reduction))
         return resized_crop(image, shrink_box(box, factor, image), self.size), facts
+
+
+def require_labels(source: Source) -> None:
+    """Raises ValueError where images of a source have no label, and names some."""
+    missing = np.flatnonzero(np.asarray(source.labels) < 0)
+    if len(missing) == len(source):
+        raise ValueError(
+            f'none of the {len(source)} images has a label (first: {source.name(0)}); a labelled stage needs class '
+            'folders, or a list with labels'
+        )
+    if len(missing):
+        names = few_names([source.name(int(index)) for index in missing])
+        raise ValueError(f'{len(missing)} of {len(source)} images lie beside class folders and have no class {names}')
 
 
 def centre_view(image: Tensor, size: int | tuple[int, int], crop_pct: float = 0.875) -> Tensor:

@@ -150,14 +150,15 @@ class AttentiveNAS(SupervisedMethod):
         losses = image_losses(forward_only(self, batch['image'], archs), batch['label'], self.label_smoothing)
         # By the whole batch, and to see what such a choice is worth, by each half of it.
         P = -mean_over_ranks(torch.stack([part.mean(dim=1) for part in (losses, losses[:, ::2], losses[:, 1::2])]))
-        whole, first, second = (int(pick(row)) for row in P)
+        whole, first, second = pick(P, dim=1).tolist()
         self._agreed.append(first == second)
         return whole
 
     @torch.no_grad()
     def count(self, arch: Arch) -> None:
         """Counts a backward pass of each block of a path; the counts stand in checkpoints."""
-        self.updates[range(len(arch)), list(arch)] += 1
+        for row, choice in zip(self.updates, arch, strict=True):
+            row[choice] += 1
 
     # ---- the interface of a method ---------------------------------------------------------------------------------
 

@@ -1,12 +1,12 @@
 """What a training loop asks of a method, and what the supervised ones have in common. torch only.
 
-Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the four members of `Method`.
+Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the members of `Method`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,26 +15,38 @@ from torch import Tensor, nn
 
 from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch
 
-__all__ = ['Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent']
+__all__ = ['ArchitectureMethod', 'Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent']
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to train a supernet: an `nn.Module` with these four members.
+    """A way to train a supernet: an `nn.Module` with these members.
 
     A step is `parts(step)` forward and backward passes on one batch, then one move of every optimiser. The loop hands
     over the index of the step, so that a method draws what it needs from (seed, step) and keeps no count of its own.
-
-    A method may have more; each is used where it is there:
-
-    - ``paths(step) -> tuple[Arch, ...]``: the paths of a step, for logs.
-    - ``units(step) -> float``: what a step costs, in path units: a path forward and backward on one batch is 1, a
-      forward pass alone 1/3.
-    - ``log_scalars(step) -> dict[str, float]``: numbers that are too expensive for every step.
-    - ``derive(limits=None) -> Arch``: the architecture that the training itself chose, within `search.Limits`.
     """
+
+    if TYPE_CHECKING:  # a submodule: isinstance() does not find those of torch since Python 3.12
+
+        @property
+        def supernet(self) -> SuperNet:
+            """What is trained, and ranked afterwards."""
+            ...
+
+    def paths(self, step: int) -> tuple[Arch, ...]:
+        """The paths of a step."""
+        ...
+
+    def units(self, step: int) -> float:
+        """What a step costs, in path units: a path forward and backward on one batch is 1, a forward pass alone 1/3."""
+        ...
+
+    def log_scalars(self, step: int) -> dict[str, float]:
+        """Numbers that are too expensive for every step; asked for when a line is logged."""
+        ...
 
     def parts(self, step: int) -> int:
         """Backward passes of a step."""
@@ -65,6 +77,15 @@ class Method(Protocol):
 
     def score(self, arch: Arch) -> float | None:
         """The method's native score of an architecture, higher is better; None where it ranks by accuracy alone."""
+        ...
+
+
+@runtime_checkable
+class ArchitectureMethod(Method, Protocol):
+    """A method whose training itself chooses an architecture."""
+
+    def derive(self, limits: Limits | None = None) -> Arch:
+        """The architecture that was chosen, within the limits."""
         ...
 
 
@@ -137,6 +158,10 @@ class SupervisedMethod(nn.Module):
     def parts(self, step: int) -> int:
         """Backward passes in a step."""
         return 1
+
+    def log_scalars(self, step: int) -> dict[str, float]:
+        """None."""
+        return {}
 
     def units(self, step: int) -> float:
         """Path units of a step, one a part."""

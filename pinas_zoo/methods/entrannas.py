@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pinas_zoo.methods.mixture import MixtureMethod
 from pinas_zoo.models.supernet import Path, SuperNet
-from pinas_zoo.space import Arch
+from pinas_zoo.space import Arch, kept
 
 __all__ = ['EnTranNAS']
 
@@ -117,7 +117,7 @@ class EnTranNAS(MixtureMethod):
 
     def strongest(self) -> list[int]:
         """By position the argmax of alpha: what a transit position runs."""
-        return [int(row.argmax()) for row in self._logits()]
+        return self._logits().argmax(dim=1).tolist()
 
     def _logits(self) -> Tensor:
         return torch.stack(list(self.alpha)).detach().masked_fill(self.unfit, -torch.inf)
@@ -152,8 +152,8 @@ class EnTranNAS(MixtureMethod):
         for position in self.engine(step):
             weights = self.weigh(position, step)
             weights = weights if learn else weights.detach()
-            choices[position] = tuple(weights.nonzero()[:, 0].tolist())
-            factors[position] = weights[list(choices[position])]
+            choices[position] = tuple(c for c, alive in enumerate((weights.detach() != 0).tolist()) if alive)
+            factors[position] = torch.stack([weights[choice] for choice in choices[position]])
         return Path(self.supernet, tuple(choices), factors)
 
     def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
@@ -176,8 +176,9 @@ class EnTranNAS(MixtureMethod):
         """Counts the updates of every block, and the positions whose strongest candidate has changed."""
         self.clock.fill_(step)
         for row, choice in zip(self.updates, path.arch, strict=True):
-            row[list(choice) if isinstance(choice, tuple) else choice] += 1
-        derived = self.derived.new_tensor(self.strongest())
+            for one in kept(choice):
+                row[one] += 1
+        derived = self._logits().argmax(dim=1)
         self.flips += derived != self.derived
         self.derived.copy_(derived)
 

@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pinas_zoo.dist import on_device
 from pinas_zoo.methods.alternating import AlternatingMethod
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
@@ -49,6 +51,12 @@ def factor_matrix(space: SearchSpace, factors: Sequence[str]) -> Tensor:
     if sorted(rows) != list(product(*values)):
         raise ValueError(f'the candidates of {space.name!r} are not each combination of {tuple(factors)} once: {rows}')
     return torch.tensor([[float(row[i] == v) for i, vs in enumerate(values) for v in vs] for row in rows])
+
+
+def _entropy(p: np.ndarray) -> float:
+    """Entropy in nats, the sum over the rows."""
+    some = p[p > 0]
+    return float(-(some * np.log(some)).sum())
 
 
 class FPNAS(AlternatingMethod):
@@ -139,27 +147,32 @@ class FPNAS(AlternatingMethod):
 
     def path_log_probability(self, archs: Sequence[Arch]) -> Tensor:
         """log P(A | alpha) with its graph. Shape: (len(archs),)"""
-        index = torch.tensor(archs, device=self.fine.device)
+        index = on_device(np.array(archs), self.fine.device)
         return self.log_probabilities().gather(1, index.t()).sum(dim=0)
 
     @torch.no_grad()
+    def _read(self) -> np.ndarray:
+        """p_l(k) on the host: the one read of a part. Shape: (positions, candidates)"""
+        return self.log_probabilities().double().exp().cpu().numpy()
+
     def entropy(self) -> float:
         """H of the distribution over paths in nats, the sum over its positions."""
-        return float(torch.special.entr(self.log_probabilities().double().exp()).sum())
+        return _entropy(self._read())
 
     def samples(self, step: int) -> int:
         """K of a step: follows the entropy between its floor and its ceiling; 1 in the warm-up."""
-        if self.warms_up(step):
-            return 1
-        wanted = math.ceil(self.samples_per_nat * self.entropy())
-        return min(max(wanted, self.least_samples), self.most_samples)
+        return 1 if self.warms_up(step) else self._count(self.entropy())
 
-    @torch.no_grad()
+    def _count(self, entropy: float) -> int:
+        return min(max(math.ceil(self.samples_per_nat * entropy), self.least_samples), self.most_samples)
+
     def draw(self, step: int, part: int) -> tuple[Arch, ...]:
         """K independent paths from P(A | alpha), equal on all ranks."""
+        p = self._read()
         # Summed on the host: cumsum of floats has no deterministic form on a GPU.
-        cumulated = self.log_probabilities().double().exp().cpu().numpy().cumsum(axis=1)
-        picks = self.rng(step, part).random((self.samples(step), len(cumulated)))
+        cumulated = p.cumsum(axis=1)
+        count = 1 if self.warms_up(step) else self._count(_entropy(p))
+        picks = self.rng(step, part).random((count, len(p)))
         archs = (picks[..., None] >= (cumulated / cumulated[:, -1:])[:, :-1]).sum(axis=-1)
         return tuple(tuple(map(int, arch)) for arch in archs)
 
@@ -195,7 +208,9 @@ class FPNAS(AlternatingMethod):
         """The marginal likelihood of held-out images and the cost, by fresh samples; see `architecture_loss`."""
         archs = self.draw(step, 1)
         losses_K, top1_K = self.look(batch, archs)
-        costs_K = losses_K.new_tensor([self.cost(arch) for arch in archs]) if self.cost_weight else None
+        costs_K = None
+        if self.cost_weight:
+            costs_K = on_device(np.array([self.cost(arch) for arch in archs]), losses_K.device).to(losses_K.dtype)
         log_p_K = self.path_log_probability(archs)
         loss = architecture_loss(log_p_K, losses_K, self.temperature, costs_K, self.cost_weight, self.baseline)
         weights_K = importance_weights(losses_K, self.temperature)
@@ -214,9 +229,12 @@ class FPNAS(AlternatingMethod):
 
     def _facts(self, weights_K: Tensor, top1_K: Tensor) -> dict[str, Tensor]:
         """What both parts log: effective samples, samples, entropy in nats, accuracy weighed as the losses are."""
-        facts = dict(samples=float(len(weights_K)), entropy=self.entropy())
-        named = {name: weights_K.new_tensor(value) for name, value in facts.items()}
-        return {'top1': (weights_K * top1_K).sum(), 'effective_samples': effective_samples(weights_K), **named}
+        return {
+            'top1': (weights_K * top1_K).sum(),
+            'effective_samples': effective_samples(weights_K),
+            'samples': weights_K.new_full((), len(weights_K)),
+            'entropy': torch.special.entr(self.log_probabilities().detach().exp()).sum().to(weights_K.dtype),
+        }
 
     def units(self, step: int) -> float:
         """Path units of a step as alpha stands: K trained paths with their first look, K held-out looks."""

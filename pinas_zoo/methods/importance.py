@@ -52,9 +52,10 @@ def architecture_loss(
     value = math.log(len(losses_K)) - (-temperature * losses_K).logsumexp(dim=0)
     if baseline:
         weights_K = weights_K - 1 / len(losses_K)
-    if costs_K is not None and cost_weight and costs_K.sum() > 0:
-        weights_K = weights_K - cost_weight * costs_K / costs_K.sum()
-        value = value + cost_weight * costs_K.mean().log()
+    if costs_K is not None and cost_weight:
+        total, some = costs_K.sum(), costs_K.sum() > 0  # decided on the device
+        weights_K = weights_K - torch.where(some, cost_weight * costs_K / total.where(some, 1), 0)
+        value = value + torch.where(some, cost_weight * costs_K.mean().where(some, 1).log(), 0)
     surrogate = -(weights_K.detach() * log_p_K).sum()
     return value.detach() + surrogate - surrogate.detach()
 
@@ -73,7 +74,8 @@ def accumulated(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter]) ->
         for parameter, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
                 known = gradients.get(parameter)
-                gradients[parameter] = gradient if known is None else known + gradient
+                # A captured block returns memory that its next run overwrites (`BlockGraphs`).
+                gradients[parameter] = gradient.clone() if known is None else known + gradient
         total = total + loss.detach()
     inner = sum((parameter * gradient).sum() for parameter, gradient in gradients.items())
     return total + inner - inner.detach()

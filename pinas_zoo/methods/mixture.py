@@ -36,7 +36,8 @@ class MixtureMethod(AlternatingMethod):
 
     def survivors(self) -> list[tuple[int, ...]]:
         """By position the candidates whose factor is not zero, rising."""
-        return [tuple(row.nonzero()[:, 0].tolist()) for row in self.mixing().detach()]
+        kept_rows = (self.mixing().detach() != 0).tolist()  # one copy: every read waits for the device
+        return [tuple(choice for choice, alive in enumerate(row) if alive) for row in kept_rows]
 
     def features(self, images: Tensor, arch: Arch | Path) -> Tensor:
         """Pooled features of a path, which may carry factors. Shape: (N, C, H, W) -> (N, num_features)"""

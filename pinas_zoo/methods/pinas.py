@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pinas_zoo.dist import gather, rank_and_world
+from pinas_zoo.dist import gather, on_device, rank_and_world
 from pinas_zoo.models.graphs import BlockGraphs, Recorder
 from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
@@ -119,12 +119,6 @@ def batch_top1(q_ND: Tensor, k_ND: Tensor) -> Tensor:
     """Share of queries whose nearest key among the batch's is their own, in percent."""
     nearest = (q_ND @ k_ND.t()).argmax(dim=1)
     return (nearest == torch.arange(len(q_ND), device=nearest.device)).float().mean() * 100
-
-
-def _on(device: torch.device, index: np.ndarray) -> Tensor:
-    """An index on the device, without waiting for it: a copy from memory that is not pinned would."""
-    tensor = torch.from_numpy(index)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
 
 
 class PiNAS(nn.Module):
@@ -239,7 +233,7 @@ class PiNAS(nn.Module):
         if ranks == 1 or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
-        mine, back = (_on(x.device, o.reshape(ranks, -1)[rank]) for o in (order, order.argsort()))
+        mine, back = (on_device(o.reshape(ranks, -1)[rank], x.device) for o in (order, order.argsort()))
         return gather(encoder(gather(x)[mine], arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,6 +265,11 @@ class PiNAS(nn.Module):
             encoder.graphs = BlockGraphs(encoder.backbone, UnitLength(encoder.projector), recorder, log)
 
     # ---- the interface of a method --------------------------------------------------------------
+
+    @property
+    def supernet(self) -> SuperNet:
+        """The student's supernet."""
+        return self.student.backbone
 
     def parts(self, step: int) -> int:
         """Backward passes in a step."""

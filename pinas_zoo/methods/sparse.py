@@ -85,10 +85,13 @@ class SparseSupernet(MixtureMethod):
 
     def mixture(self, everything: bool) -> Path:
         """The mixture of a part: the survivors with factors as they are, or all candidates with factors that learn."""
-        rows = range(self.factors.shape[1])
-        choices = [tuple(rows) if everything or not row else row for row in self.survivors()]
+        positions, candidates = self.factors.shape
+        every = tuple(range(candidates))
+        choices = [every] * positions if everything else [row or every for row in self.survivors()]
         source = self.factors if everything else self.factors.detach()
-        return Path(self.supernet, tuple(choices), [row[list(c)] for row, c in zip(source, choices, strict=True)])
+        # Taken one by one: a list of indices would be copied to the device, and waited for.
+        factors = [torch.stack([row[one] for one in c]) for row, c in zip(source, choices, strict=True)]
+        return Path(self.supernet, tuple(choices), factors)
 
     def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
         """Cross-entropy of the survivors' mixture, for the weights."""

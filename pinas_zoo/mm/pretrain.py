@@ -154,9 +154,8 @@ class SupernetPretraining(SteppedModel):
 
     @property
     def last_paths(self) -> list[str]:
-        """The paths of the last step, as text, for logs; none where the method has no paths."""
-        paths = getattr(self.method, 'paths', None)
-        return [] if paths is None else [self.space.format(arch) for arch in paths(self.last_step)]
+        """The paths of the last step, as text, for logs."""
+        return [self.space.format(arch) for arch in self.method.paths(self.last_step)]
 
     def parts(self, step: int) -> int:
         return self.method.parts(step)
@@ -177,8 +176,7 @@ class SupernetPretraining(SteppedModel):
 
     def log_scalars(self) -> dict[str, float]:
         """The method's numbers that are too expensive for every step; asked for when a line is logged."""
-        scalars = getattr(self.method, 'log_scalars', None)
-        return {} if scalars is None else scalars(self.last_step)
+        return self.method.log_scalars(self.last_step)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from pinas_zoo.data import SupervisedView, finish_images
 from pinas_zoo.files import file_sha256, write_text
-from pinas_zoo.mm.engine.from_data import fill_from_data
+from pinas_zoo.mm.engine.class_list import pin_classes
+from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
+from pinas_zoo.mm.preflight.check import check_data
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
@@ -44,6 +46,9 @@ __all__ = ['Batches', 'derive_best', 'search']
 
 #: What a search may compute in.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+#: Parts of a search's config that read images.
+PARTS = ('calibration', 'evaluation')
 
 
 class Batches:
@@ -72,7 +77,7 @@ class Batches:
         device: str = 'cpu',
         labelled: bool = False,
     ) -> None:
-        self.dataset = SupervisedView(**view, train=False, finish=False)
+        self.dataset = SupervisedView(**view, train=False, finish=False, labelled=labelled)
         self.batch_size, self.batches, self.num_workers = batch_size, batches, num_workers
         self.device, self.labelled = device, labelled
         self.in_memory, self.room = in_memory, keep_gib * 2**30
@@ -220,7 +225,8 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
-    fill_from_data(cfg)
+    names = class_names(checkpoint)
+    fill_from_data(cfg, names=names)
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
@@ -240,6 +246,10 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     # Logs without an objective ranked by accuracy: such a search goes on.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
+    pin_classes(cfg, names)
+    check_data(cfg, PARTS, notes)
+    if is_main_process():
+        print(*notes, sep='\n')
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
         done = [[(record.arch, record.score) for record in log.records] if log is not None else None]

@@ -217,20 +217,29 @@ class _Graph:
 
     def run_forward(self, x: Tensor) -> Tensor:
         """The output, in memory that the next replay overwrites."""
+        if self.with_backward:
+            self._leave_gradients()
         with torch.no_grad():
             self.input.copy_(x)
         self.replay_forward()
         return self.output.detach()
 
-    def run_backward(self, gradient: Tensor) -> list[Tensor | None]:
-        """Gradients of the input and the parameters, in memory that the next replay overwrites."""
-        self.ticket = None
-        self.grad_output.copy_(gradient)
+    def _leave_gradients(self) -> None:
+        """Lets gradients that still lie in our memory leave it.
+
+        Autograd hands a first gradient on without a copy. Where more are accumulated, both replays would write over
+        it: the forward's scratch memory may be what the backward later put its gradients into.
+        """
         for parameter, own in zip(self.parameters, self.gradients[1:], strict=True):
-            # Autograd hands a first gradient on without a copy: where one is accumulated, it has to leave our memory.
             held = parameter.grad
             if held is not None and own is not None and held.data_ptr() == own.data_ptr():
                 parameter.grad = held.clone()
+
+    def run_backward(self, gradient: Tensor) -> list[Tensor | None]:
+        """Gradients of the input and the parameters, in memory that the next replay overwrites."""
+        self.ticket = None
+        self._leave_gradients()
+        self.grad_output.copy_(gradient)
         self.replay_backward()
         return [None if own is None else own.detach() for own in self.gradients]
 

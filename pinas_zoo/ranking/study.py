@@ -19,7 +19,7 @@ import torch
 
 from pinas_zoo import __version__
 from pinas_zoo.files import append_lines, read_lines
-from pinas_zoo.methods import Method
+from pinas_zoo.methods import ArchitectureMethod, Method
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
@@ -202,8 +202,8 @@ def _rates(contestant: Contestant, recipe: SupernetRecipe) -> dict[str, Any]:
 def _found(method: Method, space: SearchSpace, step: int) -> dict[str, Any]:
     """The architecture that the training itself chose, and the numbers that the method logs; where there are."""
     out: dict[str, Any] = {}
-    if hasattr(method, 'derive'):
+    if isinstance(method, ArchitectureMethod):
         out['derived'] = space.format(method.derive())
-    if hasattr(method, 'log_scalars'):
-        out['at_the_end'] = {name: round(float(value), 6) for name, value in method.log_scalars(step).items()}
+    if scalars := method.log_scalars(step):
+        out['at_the_end'] = {name: round(float(value), 6) for name, value in scalars.items()}
     return out

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from pinas_zoo.data import ViewRecipe, augment_batch
 from pinas_zoo.methods import LinearHead, Method, SparseSupernet, SupervisedMethod
 from pinas_zoo.methods.alternating import HELD_OUT
-from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
 from pinas_zoo.ranking.contestants import FORWARD, SupernetRecipe
 from pinas_zoo.ranking.task import MEAN, STD, PairSet, PairTask, augment, compose, index_batches, normalise, to_patches
@@ -195,7 +194,7 @@ def optimise(
 
 def supernet_of(method: Method) -> SuperNet:
     """The supernet that a method trains."""
-    return method.student.backbone if isinstance(method, PiNAS) else method.supernet
+    return method.supernet
 
 
 def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:

@@ -92,6 +92,17 @@ class Checkpoint:
     metadata: dict[str, str]
     extras: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def dataset_meta(self) -> dict[str, Any]:
+        """What it says about the data that it was trained on: classes, palette."""
+        found = (self.extras.get('meta') or self.metadata).get('dataset_meta') or {}
+        return json.loads(found) if isinstance(found, str) else dict(found)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that it was trained on; empty where it does not say them."""
+        return list(self.dataset_meta.get('classes') or ())
+
 
 def read_weights(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the tensors and the metadata of a weight file. Arguments and errors as for `read_checkpoint`.

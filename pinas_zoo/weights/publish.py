@@ -14,7 +14,7 @@ from torch import Tensor
 import pinas_zoo
 from pinas_zoo.files import file_sha256, write_atomic, write_text
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
-from pinas_zoo.weights.load import read_weights, save_weights
+from pinas_zoo.weights.load import read_checkpoint, save_weights
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of
 
 __all__ = ['Card', 'Published', 'describe', 'find_network', 'model_card', 'publish']
@@ -84,11 +84,17 @@ def publish(
         ValueError: There is no network of a known space in it, or it is incomplete.
     """
     checkpoint, folder, card = Path(checkpoint), Path(folder), card or Card()
-    state, metadata = read_weights(checkpoint)
+    content = read_checkpoint(checkpoint)
+    state, metadata = content.state, dict(content.metadata)
+    if content.dataset_meta:
+        metadata['dataset_meta'] = json.dumps(content.dataset_meta)
     net, space, arch = find_network(state, metadata, checkpoint)
     classes = net['fc.weight'].shape[0] if 'fc.weight' in net else 0
     facts = describe(checkpoint, metadata, 'classifier' if classes else 'backbone', space, arch, classes)
     facts['licence'] = card.licence or facts['licence']
+    if len(content.classes) == classes > 0:
+        facts['dataset_meta'] = json.dumps({'classes': content.classes})
+        preprocess = {'label_names': content.classes, **(preprocess or {})}
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / 'model.safetensors', net, facts)
     config = _config(space, arch, net, classes, facts['licence'], preprocess or {})

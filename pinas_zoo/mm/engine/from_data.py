@@ -12,7 +12,8 @@ They are then part of the dumped config and, as always, of the checkpoint. A dat
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -20,8 +21,10 @@ from mmengine.config import Config
 from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import CLASS_NAMES
 from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.weights.download import find_weights
+from pinas_zoo.weights.load import read_checkpoint
 
-__all__ = ['FROM_DATA', 'dataset_meta', 'fill_from_data', 'is_open']
+__all__ = ['FROM_DATA', 'class_names', 'fill_from_data', 'is_open']
 
 FROM_DATA = 'from data'
 
@@ -50,10 +53,9 @@ def fill_from_data(cfg: Config, splits: Sequence[str] = ('train',), names: Seque
         node[key] = len(names) if key == 'num_classes' else list(names)
 
 
-def dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's metadata say about its data: classes, palette."""
-    found = meta.get('dataset_meta') or {}
-    return json.loads(found) if isinstance(found, str) else dict(found)
+def class_names(checkpoint: str | Path) -> list[str] | None:
+    """Those that a checkpoint was trained with, where it says them."""
+    return read_checkpoint(find_weights(checkpoint), tensors=False).classes or None
 
 
 def _open_keys(node: Any) -> Iterator[tuple[dict, str]]:

@@ -22,7 +22,9 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
-from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data
+from pinas_zoo.mm.engine.class_list import pin_classes
+from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
+from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.mm.preflight.check import check_data, head_classes
@@ -75,10 +77,13 @@ class Options:
 
 
 def load_config(path: str | Path, options: Options) -> Config:
-    """Read a config, apply the options that override it, and set its work_dir."""
+    """Read a config, apply the options that override it, and set its work_dir.
+
+    Raises:
+        BadInputError: An override has no effect.
+    """
     cfg = Config.fromfile(path)
-    if options.cfg_options:
-        cfg.merge_from_dict(options.cfg_options)
+    override(cfg, options.cfg_options)
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
     elif cfg.get('work_dir') is None:
@@ -265,8 +270,10 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
     foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
-    if foreign:
-        check_data(cfg, splits, notes)
+    if not foreign:
+        pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
+        splits = (*splits, 'custom_hooks')
+    check_data(cfg, splits, notes)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -277,6 +284,10 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         rewrite.use_amp(cfg)
     if cfg.train_cfg.get('type') != 'pinas_zoo.ExactIterLoop':
         rewrite.make_exact(cfg, seed, notes)
+    elif cfg.randomness.get(
+        'diff_rank_seed'
+    ):  # mmengine then gives samplers no seed, and ours needs the same everywhere
+        cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
         rewrite.name_bad_input(cfg, splits, head_classes(cfg))
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):

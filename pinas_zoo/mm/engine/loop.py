@@ -225,6 +225,9 @@ class ExactIterLoop(IterBasedTrainLoop):
         super(IterBasedTrainLoop, self).__init__(runner, dataloader)
         if (max_iters is None) == (max_epochs is None):
             raise ValueError(f'ExactIterLoop wants either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
+        batches = self.dataloader.batch_sampler
+        if not len(self.dataloader) and isinstance(getattr(batches, 'sampler', None), StatelessSampler):
+            batches.drop_last = False  # the sampler has no end: batches are full, and an epoch is one of them
         unit = 1
         if max_epochs is not None:
             unit = epoch_length = max(1, len(self.dataloader))

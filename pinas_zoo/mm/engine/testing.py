@@ -11,19 +11,12 @@ from mmengine.dist import is_main_process
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
-from pinas_zoo.mm.engine.from_data import dataset_meta, fill_from_data, is_open
+from pinas_zoo.mm.engine.class_list import pin_classes
+from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
 from pinas_zoo.mm.engine.launch import FOREIGN_SCOPES, Options, bad_input_in_log, build_runner, load_config, set_up
 from pinas_zoo.mm.preflight.check import check_data, head_classes
-from pinas_zoo.weights.download import find_weights
-from pinas_zoo.weights.load import read_checkpoint
 
 __all__ = ['test']
-
-
-def _class_names(checkpoint: str) -> list[str] | None:
-    """Those that a checkpoint was trained with, where it says them."""
-    content = read_checkpoint(find_weights(checkpoint))
-    return dataset_meta(content.extras.get('meta') or content.metadata).get('classes')
 
 
 def _half_type(cfg: Config) -> torch.dtype:
@@ -98,11 +91,12 @@ def test(
     notes: list[str] = []
     cfg = load_config(path, options)
     if is_open(cfg):
-        fill_from_data(cfg, ('test',), _class_names(checkpoint))
+        fill_from_data(cfg, ('test',), class_names(checkpoint))
     set_up(cfg, options.launcher, notes)
     foreign = cfg.default_scope in FOREIGN_SCOPES
-    if foreign:
-        check_data(cfg, ('test',), notes)
+    if not foreign:
+        pin_classes(cfg, class_names(checkpoint))
+    check_data(cfg, ('test',), notes)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.seed is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=options.seed)

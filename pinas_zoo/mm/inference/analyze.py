@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import pinas_zoo  # noqa: F401  registers the timm names
+from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.rewrite import type_name
 from pinas_zoo.mm.inference.predictors import build_network, load_network
 from pinas_zoo.models.cost import Cost
@@ -100,7 +101,7 @@ def analyze(
         net = timm.create_model(name, **({'checkpoint_path': checkpoint} if checkpoint else {})).eval()
         return _plain(name, net, size, device, timing)
     cfg = Config.fromfile(name)
-    cfg.merge_from_dict(cfg_options or {})
+    override(cfg, cfg_options or {})
     model = build_network(cfg) if checkpoint is None else load_network(cfg, checkpoint, 'cpu')[0]
     if type_name(cfg.model) == 'Classifier':
         return _plain(name, model.net, size or [cfg.test_dataloader.dataset.size], device, timing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from pinas_zoo.data.images import BrokenImageError, ImageFiles, find_images, read_picture, suffixes
 from pinas_zoo.files import write_atomic, write_text
 from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
 from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking
-from pinas_zoo.mm.preflight.bad_input import read_image
 
-__all__ = ['IMAGES', 'VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
+__all__ = ['VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
 
-#: Suffixes of what is read.
-IMAGES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+#: Suffixes of films; pictures are what `pinas_zoo.data.images` reads.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-#: Those of them that a picture is written in; others become PNG.
+#: Those that a picture is written in; others become PNG.
 WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 #: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
 WHOLE = 0.95
@@ -39,11 +38,13 @@ class Outcome:
         predictions: The file of JSON lines.
         written: Pictures, or frames of the video.
         failed: Reasons by the name of what could not be read.
+        left_out: Other files of the folder, counted by kind; '' where there are none.
     """
 
     predictions: Path
     written: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    left_out: str = ''
 
 
 def infer(
@@ -101,14 +102,19 @@ def _pictures(
     source: Path, predictor: Predictor, batch_size: int, progress: bool, outcome: Outcome, lines: list[str]
 ) -> None:
     out = outcome.predictions.parent
-    root, files = (source, _image_files(source, out)) if source.is_dir() else (source.parent, [source])
-    if not files or files[0].suffix.lower() not in IMAGES:
-        raise ValueError(f'{source} holds no image ({" ".join(IMAGES)}) and is not a video ({" ".join(VIDEOS)})')
-    names = tqdm(files, disable=not progress, unit='image')
+    root = source if source.is_dir() else source.parent
+    found = find_images(source, skip=[out]) if source.is_dir() else ImageFiles([source.name])
+    outcome.left_out = found.summary()
+    if not found.paths or (source.is_file() and source.suffix.lower() not in suffixes()):
+        left_out = f'; left out: {outcome.left_out}' if outcome.left_out else ''
+        raise ValueError(
+            f'{source} holds no image ({" ".join(sorted(suffixes()))}) and is not a video '
+            f'({" ".join(VIDEOS)}){left_out}'
+        )
+    pictures = _picture_names(found.paths)
+    names = tqdm(found.paths, disable=not progress, unit='image')
     for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size):
-        path = out / name
-        if path.suffix.lower() not in WRITTEN:
-            path = path.with_name(f'{path.name}.png')
+        path = out / pictures[name]
         picture = draw(image, prediction, predictor)
         write_atomic(path, _saver(picture, path.suffix))
         lines.append(
@@ -117,27 +123,28 @@ def _pictures(
         outcome.written += 1
 
 
-def _image_files(folder: Path, out: Path) -> list[Path]:
-    """Images of a folder and below it, but none that an earlier run has drawn."""
-    drawn = out.resolve()
-    files = (path for path in folder.rglob('*') if path.suffix.lower() in IMAGES and path.is_file())
-    return sorted(path for path in files if drawn not in path.resolve().parents)
+def _picture_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of pictures by the names of their images: the same, or with .png, or with a number where that is taken."""
+    pictures = {name: name for name in names if Path(name).suffix.lower() in WRITTEN}
+    taken = {name.lower() for name in pictures}
+    for name in names:
+        if name not in pictures:
+            tries = chain([f'{name}.png'], (f'{name}.{number}.png' for number in count(2)))
+            pictures[name] = next(picture for picture in tries if picture.lower() not in taken)
+            taken.add(pictures[name].lower())
+    return pictures
 
 
-def _read_images(files: Iterable[Path], root: Path, outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
-    for file in files:
-        name = file.relative_to(root).as_posix()
+def _read_images(names: Iterable[str], root: Path, outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and BGR images."""
+    for name in names:
         try:
-            yield name, _read_image(file)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            outcome.failed[name] = ' '.join(str(error).split()) or type(error).__name__
-
-
-def _read_image(file: Path) -> np.ndarray:
-    """BGR, as the test pipelines read it. OpenCV fills up what a cut file lacks; Pillow refuses such a file."""
-    with Image.open(file) as picture:
-        picture.load()
-    return read_image(str(file))
+            pixels, _ = read_picture(root / name)
+        except BrokenImageError as error:
+            hint = '; --max-megapixels allows it' if isinstance(error.__cause__, Image.DecompressionBombError) else ''
+            outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
+        else:
+            yield name, np.ascontiguousarray(pixels[..., ::-1])
 
 
 def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:

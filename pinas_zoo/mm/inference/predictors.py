@@ -24,7 +24,8 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
-from pinas_zoo.mm.engine.from_data import FROM_DATA, dataset_meta, fill_from_data, is_open
+from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
+from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.rewrite import replace_sync_bn, type_name
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 from pinas_zoo.weights.download import SCHEME, find_weights
@@ -139,7 +140,7 @@ def open_predictor(
         raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py takes one out of it')
     if checkpoint is None:
         raise ValueError(f'{name} is a config: its weights have to be given with --checkpoint')
-    cfg.merge_from_dict(cfg_options or {})
+    override(cfg, cfg_options or {})
     if type_name(cfg.get('model') or {}) == 'Classifier':
         return _classifier(cfg, checkpoint, device, choice)
     return _dense(cfg, checkpoint, device, choice)
@@ -189,7 +190,7 @@ def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.M
     """
     file = find_weights(checkpoint)
     content = read_checkpoint(file)
-    state, meta = strip_module(content.state), dataset_meta(content.extras.get('meta') or content.metadata)
+    state, meta = strip_module(content.state), content.dataset_meta
     if is_open(cfg):
         numbers = [str(index) for name in ('fc.weight', 'net.fc.weight') for index in range(len(state.get(name, ())))]
         fill_from_data(cfg, ('test', 'train'), meta.get('classes') or numbers or None)
@@ -292,8 +293,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
         if 'fc.weight' not in content.state:
             raise ValueError(f'{checkpoint} holds no classifier (no fc.weight), only features')
         net = timm.create_model(name, checkpoint=checkpoint, num_classes=len(content.state['fc.weight']))
-    meta = dataset_meta(content.extras.get('meta') or content.metadata)
-    classes = meta.get('classes') or net.pretrained_cfg.get('label_names') or CLASSES.get(trained_on, ())
+    classes = content.classes or net.pretrained_cfg.get('label_names') or CLASSES.get(trained_on, ())
     if not classes and (subset := infer_imagenet_subset(net)):
         info = ImageNetInfo(subset)
         classes = [info.index_to_description(index) for index in range(net.num_classes)]

@@ -17,8 +17,10 @@ from pinas_zoo.mm.preflight.bad_input import BadInputError
 from pinas_zoo.mm.preflight.coco import check_coco, check_evaluator
 from pinas_zoo.mm.preflight.findings import Findings
 from pinas_zoo.mm.preflight.maps import check_crop, check_maps
+from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.registry import DATASETS
 
+_LOADERS = {split: f'{split}_dataloader' for split in ('train', 'val', 'test')}
 _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 
 
@@ -29,7 +31,7 @@ def check_data(cfg: Config, splits: Sequence[str], notes: list[str]) -> None:
 
     Args:
         cfg: With its default scope set.
-        splits: Of 'train', 'val', 'test': the loaders that the run uses.
+        splits: Of 'train', 'val', 'test': the loaders that the run uses; of a search its parts.
         notes: Receives what is legal and yet surprising.
 
     Raises:
@@ -40,7 +42,10 @@ def check_data(cfg: Config, splits: Sequence[str], notes: list[str]) -> None:
         return
     findings = Findings()
     if os.environ.get('LOCAL_RANK', '0') == '0':
-        findings = find_problems(cfg, splits)
+        if cfg.get('default_scope') in ('mmdet', 'mmseg'):
+            findings = find_problems(cfg, splits)
+        else:
+            check_views(cfg, tuple(_LOADERS.get(split, split) for split in splits), findings)
     gathered = all_gather_object(findings)
     errors = list(dict.fromkeys(line for found in gathered for line in found.errors))
     notes += dict.fromkeys(f'preflight: {line}' for found in gathered for line in found.warnings)

@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import BadInputError, read_image
-from pinas_zoo.mm.preflight.findings import Findings, lacks, spaced
+from pinas_zoo.mm.preflight.findings import Findings, lacks, spaced, warn_of_orientation
 
 _ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
 _IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
@@ -168,6 +168,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
         except BadInputError as error:
             findings.errors.append(str(error))
             continue
+        warn_of_orientation(paths[index], 'boxes and masks', findings)
         image = file.images[index]
         if (height, width) != (image['height'], image['width']):
             findings.warnings.append(

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
+
+from pinas_zoo.data.images import orientation
 from pinas_zoo.data.trees import shorten
 
 #: Images and label maps of a loader that are decoded before a run, evenly spaced.
@@ -45,6 +48,23 @@ def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
         content = f'; {root} holds {shorten(sorted(os.listdir(root)), 5) or "nothing"}' if root else ''
         findings.errors.append(f'{path}: not there{content}{hint}')
     return bool(missing)
+
+
+def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
+    """Says so where a picture's file asks for it to be turned.
+
+    Args:
+        path: Of a picture that decodes.
+        what: 'boxes and masks' or 'label maps'; mmcv does not turn these.
+        findings: Receives the line.
+    """
+    with Image.open(path) as file:
+        turn = orientation(file)
+    if turn != 1:
+        findings.warnings.append(
+            f'{path}: EXIF orientation {turn}: mmcv turns the picture upright and leaves {what} as they are, which fit '
+            'only if they were drawn on the upright picture'
+        )
 
 
 def spaced(count: int) -> list[int]:

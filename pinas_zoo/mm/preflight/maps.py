@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL, BadInputError, label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import Findings, lacks, spaced
+from pinas_zoo.mm.preflight.findings import Findings, lacks, spaced, warn_of_orientation
 
 
 def check_maps(dataset: Any, classes: int | None, listing: Listing, findings: Findings) -> None:
@@ -38,6 +38,7 @@ def check_maps(dataset: Any, classes: int | None, listing: Listing, findings: Fi
     for entry in (entries[index] for index in spaced(len(entries))):
         try:
             image = read_image(entry['img_path'])
+            warn_of_orientation(entry['img_path'], 'label maps', findings)
             if maps is not None:
                 _check_map(entry, image.shape[:2], classes or _count(dataset), findings)
         except BadInputError as error:

@@ -1,0 +1,71 @@
+"""Lists of image files: 'path [label]' a line; docs/data.md, 'Sources', states the grammar."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ['few_names', 'read_list']
+
+_LABEL = re.compile(r'[+-]?[0-9]+')
+_COMMA = re.compile(r'[,;]\s*[+-]?[0-9]+$')
+
+
+def few_names(names: Sequence[str], most: int = 5) -> str:
+    """Names in brackets; of many the first ones and how many more."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'({", ".join(names[:most])}{more})'
+
+
+def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[int], list[str]]:
+    """Paths, labels and notes of an image list; labels are -1 where the whole list has none.
+
+    Args:
+        root: folder that the paths are relative to.
+        list_file: text file.
+
+    Raises:
+        ValueError: the list is missing or empty, or a line is against the grammar.
+    """
+    where = f'image list {str(list_file)!r}'
+    if not Path(list_file).is_file():
+        raise ValueError(f"{where} is not a file; give one with 'path [label]' lines")
+    try:
+        text = Path(list_file).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{where} is not UTF-8: {error}; save it as UTF-8') from None
+    lines = {number: line.strip() for number, line in enumerate(text.split('\n'), 1) if line.strip()}
+    if not lines:
+        raise ValueError(f"{where} is empty; give 'path [label]' lines")
+    known: dict[str, int | None] = {}
+    paths: list[str] = []
+    labels: list[int | None] = []
+    repeated = 0
+    for place, (number, line) in enumerate(lines.items()):
+        path, label = _split_line(line)
+        fault = ''
+        if label is not None and label < 0:
+            fault = f'has label {label}, allowed are 0 and more'
+        elif labels and (label is None) != (labels[0] is None):
+            fault = 'has no label, lines before have one' if label is None else 'has a label, lines before have none'
+        elif known.get(path, label) != label:
+            fault = f'gives {path!r} label {label}, an earlier line gives it {known[path]}'
+        elif (place == 0 or '\\' in path or _COMMA.search(line)) and not os.path.isfile(os.path.join(root, path)):
+            hint = "paths are written with '/'" if '\\' in path else "the form is 'path label', without header or comma"
+            fault = f'names no file below {str(root)!r}; {hint}'
+        if fault:
+            raise ValueError(f'{where}, line {number}: {line!r} {fault}')
+        repeated += path in known
+        known[path] = label
+        paths.append(path)
+        labels.append(label)
+    notes = [f'{where}: {repeated} lines repeat an earlier one; those images count twice'] if repeated else []
+    return paths, [-1 if label is None else label for label in labels], notes
+
+
+def _split_line(line: str) -> tuple[str, int | None]:
+    words = line.rsplit(maxsplit=1)
+    labelled = len(words) == 2 and _LABEL.fullmatch(words[1])
+    return (words[0], int(words[1])) if labelled else (line, None)

@@ -1,0 +1,221 @@
+"""Pictures and folders of them, read by one rule; docs/data.md, 'Pictures', states it.
+
+Training sources and inference read with `read_picture`; mmcv reads for detection and segmentation, and a test compares
+the two. Both agree on what is said there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+__all__ = [
+    'BrokenImageError',
+    'ImageFiles',
+    'Reduction',
+    'find_images',
+    'limit_pictures',
+    'orientation',
+    'read_picture',
+    'suffixes',
+]
+
+#: From height and width in px to the factor by which a decoded image may be smaller.
+Reduction = Callable[[int, int], float]
+ORIENTATION = 0x0112
+#: What brings a stored picture upright, by the tag's value.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Formats that Pillow only recognises, or hands to another program.
+_NO_PIXELS = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'})
+#: Names that operating systems leave beside images; those that begin with a dot are skipped as well.
+_LITTER = frozenset({'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini'})
+# PIL reports a damaged file with any of these, depending on its format.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
+
+
+class BrokenImageError(ValueError):
+    """One image cannot be read; the message names it."""
+
+
+@lru_cache(maxsize=1)
+def suffixes() -> frozenset[str]:
+    """Suffixes of the files that are read: all that this Pillow decodes itself, in lower case."""
+    known = Image.registered_extensions()
+    return frozenset(end for end, kind in known.items() if kind in Image.OPEN and kind not in _NO_PIXELS)
+
+
+# ---- one picture -----------------------------------------------------------------------------------------------------
+
+
+def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[np.ndarray, float]:
+    """Decode one picture, upright.
+
+    Args:
+        path: Of the file.
+        reduction: Asked with the upright picture's height and width: by which factor it may be smaller, at most. JPEG
+            files decode at 1/2, 1/4 or 1/8. None reads the whole.
+
+    Returns:
+        RGB, and the factor by which it is smaller; 1 is the whole.
+
+    Shape:
+        uint8 (H, W, 3)
+
+    Raises:
+        BrokenImageError: The file is missing, damaged, or of a kind whose range is not known.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turn = _UPRIGHT.get(orientation(file)) if file.format != 'TIFF' else None  # Pillow turns TIFF itself
+            sideways = turn is not None and turn not in (_UPRIGHT[2], _UPRIGHT[3], _UPRIGHT[4])
+            wanted = 1.0 if reduction is None else reduction(*((width, height) if sideways else (height, width)))
+            if wanted >= 2:
+                power = 2 ** min(3, int(math.log2(wanted)))
+                file.draft(None, (max(1, width // power), max(1, height // power)))
+            pixels = _eight_bits(file)
+            # A reduced side is rounded up.
+            factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.width)
+            return np.array(pixels if turn is None else pixels.transpose(turn)), factor
+    except _DAMAGED as error:
+        raise BrokenImageError(f'cannot read image {str(path)!r}: {error or type(error).__name__}') from error
+    except Image.DecompressionBombError as error:
+        raise BrokenImageError(f'image {str(path)!r} is implausibly large: {error}') from error
+
+
+def limit_pictures(megapixels: int) -> None:
+    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
+
+    Raises:
+        ValueError: The limit is not positive.
+    """
+    if megapixels < 1:
+        raise ValueError(f'pictures may have at least 1 megapixel, got a limit of {megapixels}')
+    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+
+
+def orientation(file: Image.Image) -> int:
+    """EXIF's orientation of an open picture, 1 to 8; 1, upright, where there is none or it is unreadable."""
+    try:
+        value = file.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged metadata of a good picture raise anything, struct.error among it
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _eight_bits(file: Image.Image) -> Image.Image:
+    """RGB with 8 bits a channel; alpha is dropped."""
+    if file.mode.startswith('I'):
+        values = np.asarray(file).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f'its values go from {values.min()} to {values.max()}; 0 to 65535 are black to white')
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
+    if file.mode == 'F':
+        shades = np.asarray(file)
+        if not (shades.min() >= 0 and shades.max() <= 1):  # NaN fails as well
+            raise ValueError(f'its values go from {shades.min()} to {shades.max()}; 0.0 to 1.0 are black to white')
+        return Image.fromarray((shades * 255 + 0.5).astype(np.uint8)).convert('RGB')
+    if file.mode == 'RGB':
+        file.load()
+        return file
+    return file.convert('RGB')
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ImageFiles:
+    """What a walk through a folder found.
+
+    Args:
+        paths: Images, relative to the folder, with '/', in the order of their parts.
+        left_out: Number of other files by their kind.
+        empty: Folders right below the root without any image below them.
+    """
+
+    paths: list[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """What was left out in one line; '' where nothing was."""
+        return ', '.join(f'{count} {kind}' for kind, count in self.left_out.most_common())
+
+
+def find_images(root: str | Path, skip: Iterable[Path] = ()) -> ImageFiles:
+    """Images of a folder and all below it.
+
+    Skipped are names that begin with a dot, what operating systems leave behind, and suffixes that are not read. Links
+    are followed. Every folder is entered once, however many links lead to it, real folders before links: cycles end.
+
+    Args:
+        root: The folder.
+        skip: Folders that are not entered.
+    """
+    found = ImageFiles([])
+    entered = {_identity(str(path)) for path in skip if Path(path).is_dir()}
+    links: list[tuple[str, str]] = []
+    children: list[str] = []
+    waiting = [('', str(root))]
+    while waiting or links:
+        prefix, folder = waiting.pop() if waiting else links.pop(0)
+        if (identity := _identity(folder)) in entered:
+            found.left_out['linked folders that were read already'] += bool(prefix)
+            continue
+        entered.add(identity)
+        folders, linked = _sort_entries(prefix, folder, found)
+        if not prefix:
+            children = [name.rstrip('/') for name, _ in (*folders, *linked)]
+        waiting += reversed(folders)
+        links += linked
+    found.paths.sort(key=lambda path: path.split('/'))
+    full = {path.split('/', 1)[0] for path in found.paths}
+    found.empty = sorted(name for name in children if name not in full)
+    found.left_out += Counter()  # drops zeros
+    return found
+
+
+def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Adds a folder's files to `found`; returns its folders and its linked folders as (name below the root, path)."""
+    folders: list[tuple[str, str]] = []
+    linked: list[tuple[str, str]] = []
+    known = suffixes()
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        name = f'{prefix}{entry.name}'
+        if entry.name.startswith('.') or entry.name.lower() in _LITTER:
+            found.left_out['hidden or system files and folders'] += 1
+        elif entry.is_dir():
+            (linked if entry.is_symlink() else folders).append((f'{name}/', entry.path))
+        elif not entry.is_file():
+            found.left_out['broken links or special files'] += 1
+        elif (suffix := os.path.splitext(entry.name)[1].lower()) in known:
+            found.paths.append(name)
+        else:
+            found.left_out[f'{suffix} files' if suffix else 'files without suffix'] += 1
+    return folders, linked
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    facts = os.stat(folder)
+    return facts.st_dev, facts.st_ino

@@ -1,0 +1,109 @@
+"""One class list per training.
+
+It is that of the training source, or the one that a config gives by name (`classes` of a source), is written into
+every checkpoint, and is handed to all other sources of folders and lists: validation, test, search, k-nearest
+neighbours. A class that a split does not show therefore leaves the numbers of the others as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from pinas_zoo.data import open_source
+from pinas_zoo.data.image_list import few_names
+from pinas_zoo.mm.engine.rewrite import type_name
+from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+__all__ = ['class_counts', 'pin_classes', 'views']
+
+_UNLABELLED = ('FourViews', 'BatchedViews')
+#: Where the class list is looked for, in this order.
+_ORDER = ('train_dataloader', 'calibration', 'evaluation', 'custom_hooks', 'val_dataloader', 'test_dataloader')
+
+
+def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict, bool]]:
+    """Everything of ours that reads images from a source.
+
+    Args:
+        cfg: Of a training, a test or a search.
+        keys: Parts of it.
+
+    Yields:
+        Its dotted key, its config, and whether labels are needed.
+    """
+    for key in keys:
+        yield from _views(cfg._cfg_dict.get(key), key)
+
+
+def _views(node: Any, path: str) -> Iterator[tuple[str, dict, bool]]:
+    if isinstance(node, dict):
+        if isinstance(node.get('source'), dict) and 'kind' in node['source']:
+            unlabelled = 'type' in node and type_name(node) in _UNLABELLED
+            yield path, node, not unlabelled and not path.startswith('calibration')
+        items = list(node.items())
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in items:
+        yield from _views(child, f'{path}.{key}')
+
+
+def class_counts(cfg: Config) -> dict[str, int]:
+    """Numbers of classes that the model of a config has, by dotted key."""
+    model = cfg._cfg_dict.get('model') or {}
+    places = {'num_classes': cfg._cfg_dict, 'model.num_classes': model, 'model.method.num_classes': model.get('method')}
+    found = {key: (node or {}).get('num_classes') for key, node in places.items()}
+    return {key: count for key, count in found.items() if isinstance(count, int)}
+
+
+def pin_classes(cfg: Config, known: Sequence[str] | None = None) -> None:
+    """Write the class list of a training into every labelled source of folders and lists.
+
+    Args:
+        cfg: Changed in place.
+        known: The class list of the checkpoint that is continued, tested or searched.
+
+    Raises:
+        BadInputError: A source names other classes than the checkpoint.
+    """
+    sources = [(f'{path}.source', node['source']) for path, node, _ in views(cfg) if _in_files(node['source'])]
+    if not sources:
+        return
+    known = list(known or ())
+    for path, source in sources:
+        given = list(source.get('classes') or known)
+        if known and given != known:
+            raise BadInputError(
+                f'{path}.classes {few_names(given)} are not the classes that the checkpoint was trained on, '
+                f'{few_names(known)}'
+            )
+    names = known or _names(cfg)
+    for _, source in sources if names else ():
+        source.setdefault('classes', names)
+
+
+def _in_files(source: dict) -> bool:
+    return source['kind'] in ('folder', 'list')
+
+
+def _names(cfg: Config) -> list[str]:
+    """Of the first source that has some; none where it does not open, which the preflight, or building it, reports."""
+    for path, node, labelled in views(cfg):
+        source = node['source']
+        if not labelled and not path.startswith('calibration'):
+            continue
+        if not _in_files(source):
+            return []
+        if source.get('classes'):
+            return list(source['classes'])
+        try:
+            names = list(open_source(source).classes)
+        except (OSError, ValueError):
+            return []
+        if source['kind'] == 'list' and names:  # numbers, of which the highest need not occur
+            names = [str(label) for label in range(max(len(names), *class_counts(cfg).values(), 0))]
+        if names:
+            return names
+    return []

@@ -1,0 +1,318 @@
+"""--cfg-options that have no effect are errors: keys that nothing reads, variables of the config file, dropped values.
+
+mmengine merges any key into a config. Whether something reads it follows from the class that will be built: the
+parameters of its `__init__`, through `**kwargs` and base classes. Where nothing says what a dict may hold (`metainfo`,
+a detector's `test_cfg`), every key is taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from mmengine import registry as registries
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
+from torch.utils.data import DataLoader
+
+from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+__all__ = ['override', 'top_level_keys']
+
+#: Top-level keys that mmengine's Runner reads from its config beside its arguments, and those that our tools read.
+_OF_RUNNER = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'model_wrapper_cfg'}
+_OF_RUNNER |= {'find_unused_parameters', 'runner_type', 'sync_bn'}
+_OF_TOOLS = {'label_names', 'preflight', 'tta_model', 'tta_pipeline'}
+#: Settings of a search and of a shortlist that their configs may leave out.
+_OF_SEARCH = {
+    'arch',
+    'channels_last',
+    'default_scope',
+    'limits',
+    'objective',
+    'paths_per_pass',
+    'precision',
+    'seed',
+    'size',
+    'work_dir',
+}
+_OF_SEARCH |= {'arch_key', 'metric', 'processes', 'training_options', 'workers'}
+#: Keys that builders take out before they call the class.
+_TYPED = {'type', '_scope_', '_delete_'}
+#: Parts of models whose builders take out keys of their own.
+_OWN_BUILDERS = {'custom_keys', 'metainfo', 'upsample_cfg', 'dcn', 'plugins'}
+_PARAMWISE = {
+    'custom_keys',
+    'bias_lr_mult',
+    'bias_decay_mult',
+    'norm_decay_mult',
+    'flat_decay_mult',
+    'dwconv_decay_mult',
+}
+_PARAMWISE |= {'dcn_offset_lr_mult', 'bypass_duplicate'}
+_ENVIRONMENT = {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}
+_LOADER = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch'}
+#: A call of a base class's __init__ that hands on **kwargs; the class that super() names.
+_FORWARDED = re.compile(r'super\((\w*)[^)]*\)\.__init__\((?:[^()]|\([^()]*\))*\*\*')
+#: Hooks that the Runner registers under these names, also where the config does not list them.
+_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+
+
+def override(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge --cfg-options into a config.
+
+    Args:
+        cfg: Changed in place.
+        options: Values by dotted key.
+
+    Raises:
+        BadInputError: Some have no effect; one line per key, with the nearest key that has.
+    """
+    if not options:
+        return
+    before = copy.deepcopy(cfg)
+    cfg.merge_from_dict(options)
+    problems = [problem for key in options if (problem := _problem(before, cfg, key))]
+    if not problems and 'train_cfg' in cfg and 'train_dataloader' in cfg:
+        problems = list(_dropped(before, cfg, options))
+    if problems:
+        raise BadInputError('\n'.join(problems))
+
+
+def _problem(before: Config, cfg: Config, key: str) -> str:
+    """Why an override has no effect; '' where it has, or where that cannot be told."""
+    top, *rest = key.split('.')
+    if top not in top_level_keys(before):
+        if _imports_others(cfg):
+            return ''  # their code may read anything
+        if top not in before:
+            return f'--cfg-options {key}: nothing reads {top!r}{_hint(before, key)}'
+        places = [place for place, value in _leaves(_plain(before), '') if _is(value, before[top]) and place != top]
+        uses = f'; entries with its value: {", ".join(places[:4])}' if places else ''
+        return f'--cfg-options {key}: {top!r} is only a variable of the config file, nothing reads it afterwards{uses}'
+    node: Any = cfg._cfg_dict
+    path = ''
+    for name in (top, *rest):
+        new = not _has(before, f'{path}{name}')
+        if new and path and isinstance(node, dict):
+            allowed = _allowed(cfg, node, path.rstrip('.'))
+            if allowed is not None and name not in allowed:
+                parent = path.rstrip('.') + (f' ({node["type"]})' if node.get('type') else '')
+                return f'--cfg-options {key}: {parent} does not take {name!r}{_hint(before, key, path, name, allowed)}'
+        node, path = _child(node, name), f'{path}{name}.'
+    return ''
+
+
+def _hint(before: Config, key: str, path: str = '', name: str = '', allowed: set[str] | None = None) -> str:
+    """The nearest key that exists, or that the owner of `name` takes at `path`."""
+    if allowed and (near := difflib.get_close_matches(name, sorted(allowed), 1)):
+        return f'; did you mean {path}{near[0]}{key.removeprefix(path + name)}?'
+    wanted, rest = (path + name, key.removeprefix(path + name)) if name else (key, '')
+    top, last = wanted.split('.')[0], wanted.rpartition('.')[2]
+    keys = [place for place, _ in _leaves(_plain(before), '') if place.split('.')[0] in top_level_keys(before)]
+    keys = [place for place in keys if _likeness(place.rpartition('.')[2], last) >= 0.8]
+    near = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
+    if near and (name or _likeness(near, wanted) >= 0.6):
+        return f'; did you mean {near}{rest}?'
+    return f'; it takes: {", ".join(sorted(allowed - _TYPED))}' if allowed else ''
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+# ---- walking a config ------------------------------------------------------------------------------------------------
+
+
+def _plain(cfg: Config) -> dict:
+    return cfg._cfg_dict.to_dict()
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every entry, dicts and lists included."""
+    items: Any = ()
+    if isinstance(node, dict):
+        items = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    for name, value in items:
+        yield f'{path}{name}', value
+        yield from _leaves(value, f'{path}{name}.')
+
+
+def _is(value: Any, other: Any) -> bool:
+    """Whether an entry has the value of a variable, numbers and switches aside: those are equal by chance."""
+    if isinstance(value, str) and isinstance(other, str):
+        return bool(other) and value.startswith(other)
+    return isinstance(value, (dict, list)) and bool(value) and value == other
+
+
+def _child(node: Any, name: str) -> Any:
+    if isinstance(node, dict):
+        return node.get(name)
+    if isinstance(node, (list, tuple)) and re.fullmatch(r'-?\d+', name) and -len(node) <= int(name) < len(node):
+        return node[int(name)]
+    return None
+
+
+def _has(cfg: Config, key: str) -> bool:
+    node: Any = cfg._cfg_dict
+    for name in key.split('.'):
+        if isinstance(node, dict) and name not in node:
+            return False
+        if not isinstance(node, (dict, list, tuple)):
+            return False
+        node = _child(node, name)
+    return True
+
+
+# ---- who reads a key -------------------------------------------------------------------------------------------------
+
+
+def top_level_keys(cfg: Config) -> set[str]:
+    """Top-level keys that something reads."""
+    if 'model' not in cfg:  # of a search: every entry is a setting
+        return set(cfg) | _OF_SEARCH
+    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _OF_RUNNER | _OF_TOOLS
+
+
+def _imports_others(cfg: Config) -> bool:
+    """Whether the config imports code that is not ours."""
+    modules = (cfg.get('custom_imports') or {}).get('imports') or []
+    modules = [modules] if isinstance(modules, str) else modules
+    return any(not module.startswith('pinas_zoo') for module in modules)
+
+
+def _allowed(cfg: Config, node: dict, path: str) -> set[str] | None:
+    """Keys that the dict at `path` may hold; None where that cannot be told."""
+    name = path.rpartition('.')[2]
+    if (known := _untyped(cfg, node, path)) is not None:
+        return known | _TYPED
+    if not node.get('type') or name in _OWN_BUILDERS:
+        return None
+    found = [_parameters(cls) for cls in _classes(node['type'], cfg.get('default_scope') or 'pinas_zoo')]
+    if not found or None in found:
+        return None
+    allowed = set[str]().union(*(parameters for parameters in found if parameters)) | _TYPED
+    extra = {
+        'norm_cfg': {'requires_grad'},
+        'init_cfg': {'override'},
+        'optim_wrapper': {'constructor', 'paramwise_cfg'},
+        'train_cfg': {'by_epoch'},
+    }
+    allowed |= extra.get(name, set())
+    if name.startswith('loss'):
+        allowed |= {'bg_cls_weight'}  # DETR's heads take it out
+    if path.startswith(('default_hooks.', 'custom_hooks.')):
+        allowed |= {'priority'}
+    if path.startswith('param_scheduler'):
+        allowed |= {'convert_to_iter_based', 'epoch_length', 'by_epoch', 'begin', 'end'}
+    return allowed
+
+
+def _untyped(cfg: Config, node: dict, path: str) -> set[str] | None:
+    """Keys of the dicts that mmengine reads itself; None for all others."""
+    top = path.split('.')[0]
+    if path == 'train_cfg' and not node.get('type'):
+        epochs = node.get('by_epoch') or 'max_epochs' in node
+        return (_parameters(EpochBasedTrainLoop if epochs else IterBasedTrainLoop) or set()) | {'by_epoch'}
+    if path == 'optim_wrapper.paramwise_cfg':
+        constructor = str(cfg.optim_wrapper.get('constructor') or 'DefaultOptimWrapperConstructor')
+        return _PARAMWISE if constructor == 'DefaultOptimWrapperConstructor' else None
+    if path.startswith('optim_wrapper.paramwise_cfg.custom_keys.'):
+        return {'lr_mult', 'decay_mult'}
+    if path == 'default_hooks':
+        return {*_HOOKS, *(name for name, hook in node.items() if isinstance(hook, dict) and hook.get('type'))} | {*()}
+    if node.get('type') or (path == 'optim_wrapper' and 'optimizer' not in node):  # several optimisers
+        return None
+    if path == top and re.fullmatch(r'(train|val|test)_dataloader', top):
+        return set(inspect.signature(DataLoader.__init__).parameters) | _LOADER
+    plain = {'optim_wrapper': OptimWrapper, 'val_cfg': ValLoop, 'test_cfg': TestLoop, 'log_processor': LogProcessor}
+    if path in plain:
+        return (_parameters(plain[path]) or set()) | (
+            {'constructor', 'paramwise_cfg'} if top == 'optim_wrapper' else set()
+        )
+    tables = {
+        'randomness': set(inspect.signature(Runner.set_randomness).parameters) - {'self'},
+        'env_cfg': _ENVIRONMENT,
+        'auto_scale_lr': {'enable', 'base_batch_size'},
+    }
+    return tables.get(path)
+
+
+def _classes(kind: Any, scope: str) -> list[Any]:
+    """What a `type` may mean: the registries do not say which of them builds an entry."""
+    if not isinstance(kind, str):
+        return [kind]
+    with suppress(ImportError):  # what mmengine does when it first builds something of that scope
+        import_module(f'{scope}.registry')
+    roots = [value for value in vars(registries).values() if isinstance(value, Registry)]
+    found = []
+    for root in roots:
+        child = root._search_child(scope)
+        with suppress(Exception):  # a registry that cannot say is one that does not know the name
+            found.append((root if child is None else child).get(kind))
+    return [cls for cls in dict.fromkeys(found) if cls is not None]
+
+
+def _parameters(cls: Any) -> set[str] | None:
+    """Names that a class or function takes by keyword; None for any."""
+    if not inspect.isclass(cls):
+        parameters = inspect.signature(cls).parameters
+        return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
+    names: set[str] = set()
+    after = ''  # `super(A, self)` goes on behind A
+    for base in cls.__mro__:
+        if after:
+            after = '' if base.__name__ == after else after
+            continue
+        if '__init__' not in vars(base):
+            continue
+        if base is object:
+            return None
+        parameters = inspect.signature(base.__init__).parameters
+        names |= set(parameters) - {'self'}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return names
+        # Only keywords that go on to the base class are its own.
+        call = re.search(_FORWARDED, inspect.getsource(base.__init__))
+        if call is None:
+            return None
+        after = call[1] if call[1] and call[1] != base.__name__ else ''
+    return None
+
+
+# ---- what is rewritten -----------------------------------------------------------------------------------------------
+
+
+def _dropped(before: Config, cfg: Config, options: dict[str, Any]) -> Iterator[str]:
+    """Overrides that `rewrite.make_exact` undoes: a loop counts epochs or iterations, samplers are exchanged."""
+    train = cfg.train_cfg
+    if 'train_cfg.max_iters' in options and 'max_epochs' in train:
+        yield (
+            '--cfg-options train_cfg.max_iters: this config counts epochs; did you mean train_cfg.max_epochs? (or '
+            'train_cfg._delete_=True train_cfg.by_epoch=False train_cfg.max_iters=N)'
+        )
+    if 'train_cfg.max_epochs' in options and 'max_iters' in train:
+        yield '--cfg-options train_cfg.max_epochs: this config counts iterations; did you mean train_cfg.max_iters?'
+    for key, value in options.items():
+        if not key.startswith(
+            ('train_dataloader.sampler.', 'log_processor.by_epoch', 'default_hooks.logger.log_metric')
+        ):
+            continue
+        final = copy.deepcopy(cfg)
+        rewrite.make_exact(final, 0, [])
+        node: Any = final._cfg_dict
+        for name in key.split('.'):
+            node = _child(node, name)
+        if node != value and not (key.endswith('.type') or rewrite.type_name(node if isinstance(node, dict) else {})):
+            yield f'--cfg-options {key}={value}: training sets it to {"nothing" if node is None else node} itself'
