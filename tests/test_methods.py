@@ -269,7 +269,8 @@ TEXT = """
 _base_ = {base!r}
 model = dict(space=dict(_delete_=True, **{space!r}), method=dict(num_classes=10))
 train_dataloader = dict(
-    batch_size=8, dataset=dict(size=16, source=dict(_delete_=True, kind='digits', split='train', size=16, limit=64))
+    batch_size=8,
+    dataset=dict(dataset=dict(size=16, source=dict(_delete_=True, kind='digits', split='train', size=16, limit=64))),
 )
 train_cfg = dict(max_iters=6)
 param_scheduler = dict(end=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ def test_no_key_of_our_configs_is_refused() -> None:
     assert len(files) > 15
     found = {str(path): list(refused(Config.fromfile(path))) for path in files}
     assert not {path: keys for path, keys in found.items() if keys}
+
+
+def test_optional_settings_of_a_search_are_known() -> None:
+    """What search and shortlist read with a default may be missing from their configs."""
+    files = [ROOT / 'pinas_zoo' / 'mm' / f'{name}.py' for name in ('search', 'shortlist', 'path_score')]
+    read_keys = {key for file in files for key in re.findall(r"cfg\.get\('(\w+)'", file.read_text())}
+    assert {'objective', 'workers', 'arch'} <= read_keys <= overrides.top_level_keys(Config(dict(space='pinas')))
 
 
 def test_others_code_may_read_anything(tmp_path: Path) -> None:

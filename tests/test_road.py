@@ -17,6 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/pretrain/pinas-supernet_8xb24-coslr-100e_in1k.py'
 #: Of pinas_zoo and tools; the command line, which needs the standard library only, has three files more.
 MOST, COMMAND_LINE = 13, 3
+#: What a user would write; --cfg-options would add mm/engine/overrides.py, which checks them.
+SMALL = """
+_base_ = {base!r}
+model = dict(space='pinas_nano', method=dict(queue_length=16))
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    dataset=dict(dataset=dict(source=dict(root={images!r}), size=28)),
+)
+"""
 
 
 @pytest.fixture(scope='module')
@@ -25,11 +35,16 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
     for index in range(4):
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f'{index}.png')
-    data = 'train_dataloader.dataset.dataset'
-    options = ['train_dataloader.num_workers=0', 'train_dataloader.batch_size=2', 'model.space=pinas_nano']
-    options += [f'{data}.source.root={folder}', f'{data}.size=28', 'model.method.queue_length=16']
-    command = [sys.executable, str(ROOT / 'tests/trace_road.py'), 'train', str(CONFIG)]
-    command += ['--work-dir', str(folder / 'run'), '--cfg-options', *options]
+    config = folder / 'small.py'
+    config.write_text(SMALL.format(base=str(CONFIG), images=str(folder)))
+    command = [
+        sys.executable,
+        str(ROOT / 'tests/trace_road.py'),
+        'train',
+        str(config),
+        '--work-dir',
+        str(folder / 'run'),
+    ]
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]

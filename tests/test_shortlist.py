@@ -120,7 +120,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     lines = [
         f'_base_ = {short!r}',
-        f'model = dict(model=dict(space={SPACE.to_dict()!r}))',
+        f'model = dict(model=dict(space={dict(SPACE.to_dict(), _delete_=True)!r}))',
         f'train_dataloader = dict(batch_size=8, dataset=dict(dataset={data!r}))',
         f'val_dataloader = dict(batch_size=16, dataset={data!r})',
         f'test_dataloader = dict(batch_size=16, dataset={data!r})',

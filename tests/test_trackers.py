@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import re
 import sys
 import types
 from pathlib import Path
@@ -18,7 +19,7 @@ OWN = [
     for folder in ('pretrain', 'linear', 'imagenet', 'quickstart')
     for path in (ROOT / 'configs' / folder).glob('*.py')
 ]
-CONFIGS = [path for path in sorted(OWN) if 'tree_' not in path.name] + one_per_model()
+CONFIGS = [path for path in sorted(OWN) if not re.search('tree_|shortlist_', path.name)] + one_per_model()
 
 
 def label(path: Path) -> str:

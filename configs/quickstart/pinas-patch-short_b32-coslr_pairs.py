@@ -9,6 +9,7 @@ model = dict(
     zero_init_last=True,
     channels_last=True,
 )
+model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=False)
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,

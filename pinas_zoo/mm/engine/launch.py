@@ -83,7 +83,8 @@ def load_config(path: str | Path, options: Options) -> Config:
         BadInputError: An override has no effect.
     """
     cfg = Config.fromfile(path)
-    override(cfg, options.cfg_options)
+    if options.cfg_options:
+        override(cfg, options.cfg_options)
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
     elif cfg.get('work_dir') is None:
@@ -284,6 +285,10 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         rewrite.use_amp(cfg)
     if cfg.train_cfg.get('type') != 'pinas_zoo.ExactIterLoop':
         rewrite.make_exact(cfg, seed, notes)
+    elif cfg.randomness.get(
+        'diff_rank_seed'
+    ):  # mmengine then gives samplers no seed, and ours needs the same everywhere
+        cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
         rewrite.name_bad_input(cfg, splits, head_classes(cfg))
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):

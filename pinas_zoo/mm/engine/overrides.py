@@ -33,7 +33,18 @@ _OF_RUNNER = {'activation_checkpointing', 'compile', 'custom_imports', 'efficien
 _OF_RUNNER |= {'find_unused_parameters', 'runner_type', 'sync_bn'}
 _OF_TOOLS = {'label_names', 'preflight', 'tta_model', 'tta_pipeline'}
 #: Settings of a search and of a shortlist that their configs may leave out.
-_OF_SEARCH = {'arch', 'channels_last', 'default_scope', 'limits', 'seed', 'size', 'work_dir'}
+_OF_SEARCH = {
+    'arch',
+    'channels_last',
+    'default_scope',
+    'limits',
+    'objective',
+    'paths_per_pass',
+    'precision',
+    'seed',
+    'size',
+    'work_dir',
+}
 _OF_SEARCH |= {'arch_key', 'metric', 'processes', 'training_options', 'workers'}
 #: Keys that builders take out before they call the class.
 _TYPED = {'type', '_scope_', '_delete_'}

@@ -85,7 +85,9 @@ class Job:
         return ['tools/prepare_data.py', 'scenes', *where, *sizes, '--seed', '0', '--formats', 'coco', 'ade20k']
 
     def pretrain(self) -> list[str]:
-        return self.train(PRETRAIN, 'pretrain', 4)
+        # The third hook looks at the nearest neighbours.
+        quick = {'custom_hooks.2.bank.source.pairs': 200, 'custom_hooks.2.queries.source.pairs': 50}
+        return self.train(PRETRAIN, 'pretrain', 4, **(quick if self.quick else {}))
 
     def linear(self) -> list[str]:
         return self.train(LINEAR, 'linear', 4, **{'model.supernet': self.checkpoint('pretrain')})
@@ -93,13 +95,16 @@ class Job:
     def search(self) -> list[str]:
         command = ['tools/search.py', str(SEARCH), '--checkpoint', self.checkpoint('linear')]
         command += ['--work-dir', str(self.root / 'search')]
-        quick = ['budget=12', 'searcher.initial=8', 'calibration.batches=1']
+        quick = ['budget=10', 'searcher.initial=8', 'calibration.batches=1']
+        quick += ['evaluation.view.source.pairs=200', 'evaluation.batch_size=100']
         return [*command, '--cfg-options', *quick] if self.quick else command
 
     def shortlist(self) -> list[str]:
         command = ['tools/shortlist.py', str(SHORTLIST), '--search', str(self.root / 'search')]
         command += ['--work-dir', str(self.root / 'shortlist')]
-        quick = ['top=1', 'random=2', 'workers=1', 'training_options.train_cfg.max_iters=4']
+        quick = ['top=1', 'random=1', 'workers=1', 'training_options.train_cfg.max_iters=2']
+        for split in ('val', 'test'):
+            quick.append(f'training_options.{split}_dataloader.dataset.source.pairs=100')
         return [*command, '--cfg-options', *quick] if self.quick else command
 
     def derive(self) -> list[str]:
@@ -107,7 +112,8 @@ class Job:
         return ['tools/derive.py', str(SEARCH), '--checkpoint', self.checkpoint('linear'), '--arch', arch, '--out', out]
 
     def retrain(self) -> list[str]:
-        return self.train(RETRAIN, 'retrain', 4, **{'model.model.arch': self.arch})
+        quick = {'val_dataloader.dataset.source.pairs': 100}
+        return self.train(RETRAIN, 'retrain', 4, **{'model.model.arch': self.arch}, **(quick if self.quick else {}))
 
     def publish(self) -> list[str]:
         return ['-m', 'pinas_zoo.mm.quickstart.results', 'publish', str(self.root)]
