@@ -1,6 +1,7 @@
 """How often a training step reads a value from the device, which on a GPU waits for it: counted on the CPU."""
 
 import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from test_methods import make
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import pinas_zoo
 from pinas_zoo.methods import METHODS, LinearHead
 
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
 COPIES = {torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy}
+
+
+#: Not a part of a path's name: an environment may lie in a folder of the same name.
+PACKAGE = str(Path(pinas_zoo.__file__).parent)
 
 
 class Reads(TorchDispatchMode):
@@ -24,7 +30,7 @@ class Reads(TorchDispatchMode):
         self.places: list[str] = []
 
     def note(self) -> None:
-        frames = [f for f in traceback.extract_stack() if '/pinas_zoo/' in f.filename]
+        frames = [f for f in traceback.extract_stack() if f.filename.startswith(PACKAGE)]
         self.places.append(f'{frames[-1].filename.split("/")[-1]}:{frames[-1].lineno}' if frames else 'elsewhere')
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

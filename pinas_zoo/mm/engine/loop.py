@@ -144,6 +144,10 @@ class DatasetWrapper(Dataset):
             setattr(self.dataset, name, value)
 
 
+def _index(item: int | Draw) -> int:
+    return item[0] if isinstance(item, tuple) else item
+
+
 @DATASETS.register_module()
 class SeededDataset(DatasetWrapper):
     """Makes a data set's samples functions of (seed, draw number).
@@ -185,6 +189,20 @@ class SeededDataset(DatasetWrapper):
         raise RuntimeError(
             f'{type(self.dataset).__name__} gave None for sample {item[0]} and for {self.max_refetch} replacements'
         )
+
+    # Batch samplers of mmdet and mmseg pass on what a StatelessSampler gave them: the draw number is taken off.
+
+    def get_data_info(self, item: int | Draw) -> Any:
+        """What the wrapped data set knows about a sample without reading it."""
+        return self.dataset.get_data_info(_index(item))
+
+    def get_cat_ids(self, item: int | Draw) -> Any:
+        """Category ids of a sample."""
+        return self.dataset.get_cat_ids(_index(item))
+
+    def get_dataset_source(self, item: int | Draw) -> Any:
+        """Which data set of a concatenation a sample comes from."""
+        return self.dataset.get_dataset_source(_index(item))
 
 
 @LOOPS.register_module()

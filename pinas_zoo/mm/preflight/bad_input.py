@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pinas_zoo.mm.engine.loop import DatasetWrapper, Draw
+from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
@@ -84,9 +84,6 @@ def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) 
 class NamedDataset(DatasetWrapper):
     """Lets a data set name the file that a sample failed on, and checks labels as they are met.
 
-    Where batch samplers of mmdet and mmseg pass on what a StatelessSampler gave them (get_data_info, get_cat_ids,
-    get_dataset_source), the draw number is taken off.
-
     Args:
         dataset: A data set or its config, built in the default scope.
         num_classes: Of a segmentation head: labels beyond are an error. None does not look at them.
@@ -115,18 +112,6 @@ class NamedDataset(DatasetWrapper):
         if self.num_classes is not None:
             _check_labels(sample, self.num_classes)
         return sample
-
-    def get_data_info(self, item: int | Draw) -> Any:
-        """What the wrapped data set knows about a sample without reading it."""
-        return self.dataset.get_data_info(_index(item))
-
-    def get_cat_ids(self, item: int | Draw) -> Any:
-        """Category ids of a sample."""
-        return self.dataset.get_cat_ids(_index(item))
-
-    def get_dataset_source(self, item: int | Draw) -> Any:
-        """Which data set of a concatenation a sample comes from."""
-        return self.dataset.get_dataset_source(_index(item))
 
     def _bad_file(self, index: int) -> str | None:
         """The image of a sample that could not be read; None where the data set knows no files.
@@ -165,7 +150,3 @@ def _content(path: str) -> bytes:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _index(item: int | Draw) -> int:
-    return item[0] if isinstance(item, tuple) else item
