@@ -67,8 +67,14 @@ def _server() -> ForkServer:
     return ForkServer()
 
 
-def _run(command: list[str], threads: int, timeout: float, forked: bool = False) -> subprocess.CompletedProcess:
-    """Run Python; `forked` from a server, which continued runs are: they are compared with a run of its own process."""
+def _run(
+    command: list[str],
+    threads: int,
+    timeout: float,
+    forked: bool = False,
+    program: Sequence[str] = (sys.executable,),
+) -> subprocess.CompletedProcess:
+    """Run Python, or another program; `forked` from a server, which continued runs are: they are compared with a run of its own process."""
     paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
     env = dict(
         os.environ,
@@ -81,7 +87,7 @@ def _run(command: list[str], threads: int, timeout: float, forked: bool = False)
         if forked:
             code = _server().run(command, env, ROOT, Path(output.name), timeout)
         else:
-            code = _run_alone([sys.executable, *command], env, output, timeout)
+            code = _run_alone([*program, *command], env, output, timeout)
         output.seek(0)
         return subprocess.CompletedProcess(command, code, output.read())
 

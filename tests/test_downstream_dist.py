@@ -50,7 +50,8 @@ def run_script(name: str, *arguments: object) -> None:
 
 def run_bash(*words: str) -> None:
     """bash with these arguments; the scripts then take this interpreter."""
-    result = engine_utils._run(['env', f'PYTHON={sys.executable}', 'bash', *words], threads=1, timeout=900)
+    bash = ('env', f'PYTHON={sys.executable}', 'bash')
+    result = engine_utils._run(list(words), threads=1, timeout=900, program=bash)
     assert result.returncode == 0, result.stdout[-3000:]
 
 

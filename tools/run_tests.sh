@@ -4,7 +4,7 @@
 #   bash tools/run_tests.sh [--core | --checks] [--pythons] [pytest arguments]
 #     --core      leaves out the tests marked mm or slow
 #     --checks    the checks alone, no test
-#     --pythons   before the tests the core ones on each other supported Python that is found; so does CI, where it runs all
+#     --pythons   before the tests a smoke test on each other supported Python that is found; so does CI
 #
 # The tests run in $PINAS_TEST_JOBS processes of one thread each, by default one per core (`-n 0`: in one process).
 # The last line is pytest's summary; the exit status is not 0 when any check fails.
@@ -40,6 +40,9 @@ test_jobs() { # a process with the mm packages and a model takes up to 3 GB
     printf '%s\n' "$((jobs > 8 ? 8 : jobs > 0 ? jobs : 1))"
 }
 
+# Tests of space, networks, method, search and weights: that the package imports and computes the same there.
+smoke=(tests/test_space.py tests/test_supernet.py tests/test_contrast.py tests/test_search.py tests/test_weights.py)
+
 # The command of a Python of the given version that can make environments; nothing where there is none.
 find_other() { # version
     local name
@@ -51,7 +54,7 @@ find_other() { # version
     done
 }
 
-# The core tests on another Python, in an environment of the cache that has no mm packages.
+# A smoke test on another Python, in an environment of the cache that has no mm packages.
 test_core_on() { # version
     local python folder
     python=$(find_other "$1")
@@ -61,7 +64,7 @@ test_core_on() { # version
     fi
     CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core
     folder=$(CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --where)
-    check env "PATH=$folder/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}"
+    check env "PATH=$folder/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}" "${smoke[@]}"
 }
 
 export OMP_NUM_THREADS=1
