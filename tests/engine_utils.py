@@ -74,7 +74,10 @@ def _run(
     forked: bool = False,
     program: Sequence[str] = (sys.executable,),
 ) -> subprocess.CompletedProcess:
-    """Run Python, or another program; `forked` from a server, which continued runs are: they are compared with a run of its own process."""
+    """Runs Python, or another program.
+
+    With `forked` in a fork of a server, as continued runs are: they are compared with a run of its own process.
+    """
     paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
     env = dict(
         os.environ,
