@@ -197,6 +197,8 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
         atexit.register(_leave)
     if cfg.default_scope in FOREIGN_SCOPES:
         rewrite.fit_machine(cfg, on_cpu, notes)
+    elif on_cpu and cfg.get('sync_bn'):
+        rewrite.replace_sync_bn(cfg, notes)
     if not on_cpu:
         rewrite.finish_on_device(cfg, notes)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
