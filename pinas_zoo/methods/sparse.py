@@ -63,7 +63,7 @@ class SparseSupernet(MixtureMethod):
         space = supernet.space
         if skips := [index for index, candidate in enumerate(space.candidates) if candidate.skip]:
             raise ValueError(
-                f'{space.name!r} has a skip, candidate {skips[0]}: its factor would learn nothing; use a space without one'
+                f'{space.name!r} has a skip, candidate {skips[0]}, whose factor would learn nothing: use another space'
             )
         for block in supernet.modules():
             if isinstance(block, Bottleneck):
