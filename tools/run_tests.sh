@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up the environment and runs every check: ruff, import contracts, generated tables, tests.
+# Sets up the environment and runs every check: ruff, import contracts, generated tables, documentation, tests.
 #
 #   bash tools/run_tests.sh [--core | --checks] [--pythons] [pytest arguments]
 #     --core      leaves out the tests marked mm or slow
@@ -31,6 +31,13 @@ check() {
         exit 1
     }
 }
+
+# The site as it would be published, into a folder that goes again; a broken link is an error. It needs no network.
+build_docs() (
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir "$site"
+)
 
 test_jobs() { # a process with the mm packages and a model takes up to 3 GB
     local jobs by_memory
@@ -77,6 +84,7 @@ check ruff check .
 check ruff format --check .
 check lint-imports --no-logo
 check python tools/dev/make_tables.py --check
+check build_docs
 if [ -n "$checks" ]; then exit; fi
 if [ -n "$pythons" ]; then
     for version in $(bash tools/setup_env.sh --versions); do
