@@ -63,15 +63,21 @@ find_other() { # version
 
 # A smoke test on another Python, in an environment of the cache that has no mm packages.
 test_core_on() { # version
-    local python folder
+    local python other status=0
     python=$(find_other "$1")
     if [ -z "$python" ]; then
         printf '[tests] Python %s is not installed: nothing is tested on it\n' "$1"
         return
     fi
-    CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core
-    folder=$(CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --where)
-    check env "PATH=$folder/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}" "${smoke[@]}"
+    CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --share "$folder" || status=$?
+    if [ "$status" = 75 ]; then
+        printf '[tests] the disk is too full for an environment of Python %s: nothing is tested on it\n' "$1"
+        return
+    elif [ "$status" != 0 ]; then
+        return "$status"
+    fi
+    other=$(CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --where)
+    check env "PATH=$other/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}" "${smoke[@]}"
 }
 
 export OMP_NUM_THREADS=1
