@@ -45,7 +45,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
     Raises:
         ValueError: No architecture is within the limits; the message has the cheapest one. Or the costs are not sums.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS_NANO
         >>> best_arch([[0.0, 3.0, 1.0, 2.0]] * 8, PINAS_NANO)
         (1, 1, 1, 1, 1, 1, 1, 1)
