@@ -60,7 +60,7 @@ class AttentiveNAS(SupervisedMethod):
     Raises:
         ValueError: A number is out of its range, or the arm is unknown.
 
-    Example:
+    Examples:
         >>> method = AttentiveNAS(SuperNet('pinas_nano'), num_classes=10)
         >>> method.units(0)  # 4 paths, and 2 x 3 looked at
         6.0

@@ -52,7 +52,7 @@ class BNNAS(SPOS):
     Raises:
         ValueError: A number is out of its range, or the variant is unknown.
 
-    Example:
+    Examples:
         >>> method = BNNAS(SuperNet('pinas_nano'), num_classes=10)
         >>> method.score(method.paths(0)[0])  # 8 positions whose scales start at 1
         8.0

@@ -54,7 +54,7 @@ class EnTranNAS(MixtureMethod):
     Raises:
         ValueError: A number is out of its range.
 
-    Example:
+    Examples:
         >>> method = EnTranNAS(SuperNet('pinas_nano'), num_classes=10, engines=2)
         >>> method.units(0), method.units(method.warmup_steps)  # 2 * (8 + 3 * 2) / 8
         (1.0, 3.5)

@@ -46,7 +46,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
         ValueError: No architecture is within the limits (the message names the cheapest one), or the costs are not
             sums.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS_NANO
         >>> best_arch([[0.0, 3.0, 1.0, 2.0]] * 8, PINAS_NANO)
         (1, 1, 1, 1, 1, 1, 1, 1)

@@ -143,7 +143,7 @@ class PiNAS(nn.Module):
     Raises:
         ValueError: A number is out of its range.
 
-    Example:
+    Examples:
         >>> method = PiNAS(SuperNet('pinas_nano'), queue_length=256)
         >>> losses = method.loss({'views': torch.randn(8, 4, 3, 28, 28)}, step=0)
         >>> losses['loss'].backward()

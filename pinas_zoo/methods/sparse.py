@@ -45,7 +45,7 @@ class SparseSupernet(MixtureMethod):
         ValueError: A number is out of its range, or the space has a skip: its branch is zero, so its factor would have
             no gradient.
 
-    Example:
+    Examples:
         >>> method = SparseSupernet(SuperNet('pinas_nano'), num_classes=10)
         >>> method.units(0), method.units(method.warmup_steps)
         (4.0, 8.0)

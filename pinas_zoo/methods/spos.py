@@ -16,7 +16,7 @@ class SPOS(SupervisedMethod):
 
     Args: see `SupervisedMethod`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pinas_zoo.models.supernet import SuperNet
         >>> method = SPOS(SuperNet('pinas_nano'), num_classes=10)

@@ -62,7 +62,7 @@ class CostTable:
         in_chans: Image channels.
         output_stride: 8, 16 or 32, as for `PiNASNet`.
 
-    Example:
+    Examples:
         >>> print(CostTable(PINAS).of('301-3231-203213-032'))
         27.046 M parameters, 5.3323 GMACs
     """

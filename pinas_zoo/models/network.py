@@ -80,7 +80,7 @@ class PiNASNet(Skeleton):
     Raises:
         ValueError: The architecture is malformed or an option is out of range.
 
-    Example:
+    Examples:
         >>> net = PiNASNet('301-3231-203213-032')
         >>> net(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 1000])

@@ -157,7 +157,7 @@ class SuperNet(Skeleton):
     Shape:
         forward: (N, in_chans, H, W), an architecture -> (N, num_features, h, w)
 
-    Example:
+    Examples:
         >>> net = SuperNet('pinas_nano')
         >>> net(torch.zeros(2, 3, 28, 28), net.space.parse('30-32-20-03')).shape
         torch.Size([2, 384, 2, 2])

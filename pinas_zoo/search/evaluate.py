@@ -229,7 +229,7 @@ class Evaluator:
         cache: Where scores are stored; None for memory only.
         half: Half type of the forward passes (autocast); None for the network's own type.
 
-    Example:
+    Examples:
         >>> images, labels = torch.randn(8, 3, 28, 28), torch.zeros(8, dtype=torch.long)
         >>> net = SuperNet('pinas_nano')
         >>> evaluate = Evaluator(net, nn.Linear(384, 10), [images], [(images, labels)])

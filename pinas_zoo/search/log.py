@@ -74,7 +74,7 @@ class Limits:
     Raises:
         ValueError: No limit is given, or one is not a positive number.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace
         >>> limits = Limits(lambda arch: SimpleNamespace(macs=sum(arch), params=1), max_macs=3)
         >>> limits((1, 2)), limits((2, 2))
@@ -159,7 +159,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     Raises:
         ValueError: A number is not finite.
 
-    Example:
+    Examples:
         >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7)])
         [1, 3, 0]
     """
@@ -190,7 +190,7 @@ class SearchLog:
         ValueError: The file belongs to a search with another header (each differing field is named
             with both values), or a line before the last is unreadable.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / 'archs.jsonl'
         >>> with SearchLog(path, {'seed': 0}) as log:

@@ -74,7 +74,7 @@ class PartitionTree(Searcher):
     Source:
         Pi-NAS's search: LaNAS (arXiv 1906.06832) with splits at the median, without exploration.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS_NANO
         >>> searcher = PartitionTree(PINAS_NANO, settings=TreeSettings(initial=16))
         >>> for _ in range(3):

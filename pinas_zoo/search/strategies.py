@@ -52,7 +52,7 @@ __all__ = [
 class RandomSearch(Searcher):
     """Uniform random search.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS_NANO
         >>> len(set(RandomSearch(PINAS_NANO).ask(100)))
         100
@@ -100,7 +100,7 @@ class RegularizedEvolution(Searcher):
     Source:
         Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS_NANO
         >>> searcher = RegularizedEvolution(PINAS_NANO, settings=EvolutionSettings(8, 4))
         >>> for _ in range(3):
@@ -181,7 +181,7 @@ def build_searcher(
     Raises:
         ValueError: The name or a setting is unknown; the message lists the known ones.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS_NANO
         >>> build_searcher('evolution', PINAS_NANO, population=16, sample=4).settings.sample
         4
