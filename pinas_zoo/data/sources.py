@@ -130,7 +130,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         return spec
     kind = spec.get('kind') if isinstance(spec, Mapping) else spec
     if not isinstance(spec, Mapping) or kind not in SOURCES:
-        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(SOURCES)}')
+        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(sorted(SOURCES))}')
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
         raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
