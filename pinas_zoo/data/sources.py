@@ -122,7 +122,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     Raises:
         ValueError: an unknown kind or setting.
 
-    Example:
+    Examples:
         >>> len(open_source({'kind': 'digits', 'split': 'train', 'limit': 100}))
         100
     """

@@ -25,7 +25,7 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
     Raises:
         ValueError: The architecture is not one of the space.
 
-    Example:
+    Examples:
         >>> from pinas_zoo.space import PINAS
         >>> arch_figure(PINAS, '301-3231-203213-032').caption
         'Architecture 301-3231-203213-032'

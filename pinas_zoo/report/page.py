@@ -150,7 +150,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
     Returns:
         The path.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = write_report(f'{tempfile.mkdtemp()}/report.html', 'A < B', [Section('One', ['text'])])
         >>> '<h1>A &lt; B</h1>' in path.read_text()
