@@ -400,7 +400,7 @@ def test_nothing_to_read_is_said(name, folder, tmp_path):
     from pinas_zoo.mm.inference.predictors import Predictor
 
     (tmp_path / 'bare').mkdir()
-    with pytest.raises(ValueError, match=f'{name} (does not exist|holds no image)'):
+    with pytest.raises(ValueError, match=f'{name} (does not exist|holds no image|has no images)'):
         infer(tmp_path / name, Predictor(lambda images: [], NAMES), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
