@@ -127,7 +127,7 @@ def test_a_search_numbers_classes_as_the_linear_stage_did(tmp_path: Path) -> Non
         check_data(cfg, ('calibration', 'evaluation'), notes)
         assert any('evaluation.view: no image of class (blue)' in note for note in notes)
     cfg.evaluation.batches = 9
-    with pytest.raises(BadInputError, match=r'evaluation\.view: 9 batches of 3 were asked for, 6 images give 2'):
+    with pytest.raises(BadInputError, match=r'evaluation\.view: 9 batches of 3 were requested, 6 images give 2'):
         check_data(cfg, ('evaluation',), [])
 
 

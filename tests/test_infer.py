@@ -264,7 +264,7 @@ def test_a_name_of_the_manifest_opens_its_config_and_weights(weights, folder, tm
     ('arguments', 'message'),
     [
         (['--model', 'yolo'], "no model is called 'yolo'; there are: "),
-        (['--model', DETECTION], 'its weights have to be given with --checkpoint'),
+        (['--model', DETECTION], 'give its weights with --checkpoint'),
         (
             ['--model', 'configs/quickstart/pinas-nano-tree_128_fmnist.py', '--checkpoint', 'x'],
             'is not a single network but a supernet',

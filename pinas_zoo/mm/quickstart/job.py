@@ -33,7 +33,7 @@ from pinas_zoo.mm.quickstart.engine import Context, Engine, Stage, StageError
 __all__ = ['STAGES', 'find_data', 'open_engine']
 
 DATA = ('data', 'files.py')
-#: What every training, and whatever reads a supernet, may run through.
+#: Code that every training, and everything that reads a supernet, may run.
 TRAINING = (
     *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
     'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/log.py',
@@ -42,7 +42,7 @@ TRAINING = (
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 
-#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them side by side.
+#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them in parallel.
 STAGES = (
     Stage(
         'scenes',
@@ -146,7 +146,7 @@ STAGES = (
 
 
 def open_engine(job: Job, data: DataSetInfo) -> Engine:
-    """What runs the stages of a job.
+    """The engine that runs the stages of a job.
 
     Args:
         job: Its commands.
@@ -157,16 +157,16 @@ def open_engine(job: Job, data: DataSetInfo) -> Engine:
 
 
 def find_data() -> DataSetInfo:
-    """The data set; what is said while looking for it goes to the standard error, so that it is the first line here."""
+    """The data set; messages during the search for it go to the standard error, so that it is the first line here."""
     with redirect_stdout(sys.stderr):
         return resolve_fashion_mnist()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='tools/quickstart.sh', description=__doc__)
-    parser.add_argument('--root', type=Path, help='where everything goes; default: work_dirs/quickstart')
+    parser.add_argument('--root', type=Path, help='folder for everything; default: work_dirs/quickstart')
     parser.add_argument(
-        '--quick', action='store_true', help='a few iterations a stage: checks the way, not the numbers'
+        '--quick', action='store_true', help='a few iterations per stage: checks that everything runs, not the numbers'
     )
     parser.add_argument('--plan', action='store_true', help='only say which stages are done, stale (and why) or new')
     return parser
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'\n{error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('\ninterrupted; the same call goes on', file=sys.stderr)
+        print('\ninterrupted; call it again to continue', file=sys.stderr)
         return 130
     print(f'\n{(root / "table.txt").read_text()}')
     seconds = sum(entry.seconds for entry in engine.records.entries.values())
