@@ -1,5 +1,5 @@
-# Detection and instance segmentation on composed scenes in COCO's layout, trained for minutes on a CPU: data, evaluation,
-# and what does not depend on the length. A config adds the model and the schedule.
+# Detection and instance segmentation on composed scenes in COCO's layout, trained for minutes on a CPU: data,
+# evaluation, and what does not depend on the length. A config adds the model and the schedule.
 _base_ = './runtime.py'
 
 default_scope = 'mmdet'

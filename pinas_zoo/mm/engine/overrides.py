@@ -45,7 +45,7 @@ _OF_SEARCH = {
     'size',
     'work_dir',
 }
-_OF_SEARCH |= {'arch_key', 'metric', 'processes', 'training_options', 'workers'}
+_OF_SEARCH |= {'arch_key', 'metric', 'processes', 'search', 'search_options', 'training_options', 'workers'}
 #: Keys that builders take out before they call the class.
 _TYPED = {'type', '_scope_', '_delete_'}
 #: Parts of models whose builders take out keys of their own.
