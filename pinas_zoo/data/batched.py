@@ -30,7 +30,7 @@ class BatchedViews(FourViews):
     Raises:
         ValueError: the recipe has one of the steps that are not served.
 
-    Example:
+    Examples:
         >>> data = BatchedViews({'kind': 'digits', 'split': 'test'}, 28, ViewRecipe.small_grey())
         >>> collate_views([data[0], data[1]])['views'].shape
         torch.Size([2, 4, 3, 28, 28])

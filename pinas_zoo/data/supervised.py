@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from pinas_zoo.data.image_list import few_names
+from pinas_zoo.data.images import few_names
 from pinas_zoo.data.small_sets import ArraySource
 from pinas_zoo.data.sources import ImageReader, Source, channel_constants, open_source
 from pinas_zoo.data.specs import SubsetSource
@@ -26,7 +26,8 @@ class SupervisedView(Dataset):
         source: a source, or a spec for open_source.
         size: side in px, or height and width.
         train: random views, or the evaluation geometry (see centre_view).
-        mean, std: normalisation; default: the source's.
+        mean: mean of the normalisation; default: the source's.
+        std: standard deviation of the normalisation; default: the source's.
         shift: for small images: a random shift by up to so many px instead of the random crop.
         scale: area share of the random resized crop.
         augment: None, 'autoaugment' or 'randaugment'.
@@ -35,9 +36,8 @@ class SupervisedView(Dataset):
         finish: False leaves the image uint8 and the normalisation to the device, see `finish_images`.
         labelled: False takes images without a label too; theirs is -1.
 
-    Returns:
-        Per index a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image`
-        uint8, and `statistics` (2, channels), mean and std.
+    An item is a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image` uint8,
+    and `statistics` (2, channels), mean and std.
 
     Raises:
         ValueError: an unknown augment; images without a label.

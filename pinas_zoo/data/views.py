@@ -29,11 +29,19 @@ class ViewRecipe:
     """Strengths of the four-view augmentation; the defaults are the paper's (hue as released).
 
     Args:
-        scale, ratio: area share and aspect of the random crop.
-        brightness, contrast, saturation, hue: colour jitter, applied with probability jitter_p.
-        grey_p, blur_p, flip_p: probabilities in [0, 1].
+        scale: area share of the random crop, as (least, most).
+        ratio: aspect of the random crop, as (least, most).
+        brightness: strength of the colour jitter, which is applied with probability `jitter_p`.
+        contrast: as `brightness`.
+        saturation: as `brightness`.
+        hue: as `brightness`.
+        jitter_p: probability in [0, 1].
+        grey_p: probability in [0, 1].
+        blur_p: probability in [0, 1].
         blur_sigma: range in px; the kernel is a tenth of the side, at least 3.
-        mean, std: normalisation, one value (grey) or three.
+        flip_p: probability in [0, 1].
+        mean: mean of the normalisation, one value (grey) or three.
+        std: its standard deviation, likewise.
 
     Source: Pi-NAS, section 4.1; MoCo v2.
     """
@@ -80,10 +88,9 @@ class FourViews(Dataset):
         views: 4 for a path pair, 2 for plain MoCo on single paths.
         finish: False leaves the views uint8 and the rest to the device, see `collate_views` and `finish_views`.
 
-    Returns:
-        Per index a dict: `views` (views, 3, size, size) float, `index` as asked for, `name` and
-        `label` of the image that was really read, `broken` = broken images stepped over. Unfinished: `views` uint8,
-        `numbers` (views, COLOUR_NUMBERS) and `spec` for colour_plan.
+    An item is a dict: `views` (views, 3, size, size) float, `index` as asked for, `name` and `label` of the image that
+    was really read, `broken` = broken images stepped over. Unfinished: `views` uint8, `numbers` (views,
+    COLOUR_NUMBERS) and `spec` for colour_plan.
 
     Source: Pi-NAS, section 3.2 (cross-path learning).
     """
