@@ -41,7 +41,7 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['Batches', 'derive_best', 'search']
+__all__ = ['Batches', 'derive_best', 'search', 'searcher_of']
 
 #: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -122,6 +122,20 @@ class Batches:
         """Network input, normalised on the device."""
         batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
         return (batch['image'], batch['label']) if self.labelled else batch['image']
+
+
+def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
+    """The searcher of a search's config, fresh, and what its architectures cost.
+
+    Args:
+        cfg: See `search`; its classes are known (`fill_from_data`).
+        seed: Of the searcher.
+    """
+    space = get_space(cfg.space)
+    size = cfg.get('size', space.input_size)
+    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
+    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
+    return build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits), costs
 
 
 def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
@@ -232,10 +246,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
-    size = cfg.get('size', space.input_size)
-    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
-    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
-    searcher = build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits)
+    searcher, costs = searcher_of(cfg, seed)
     sha256 = file_sha256(checkpoint)
     # What the scores depend on; how the images are read may change.
     data = [

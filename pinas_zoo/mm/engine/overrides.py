@@ -46,7 +46,7 @@ _OF_SEARCH = {
     'size',
     'work_dir',
 }
-_OF_SEARCH |= {'arch_key', 'metric', 'processes', 'training_options', 'workers'}
+_OF_SEARCH |= {'arch_key', 'metric', 'processes', 'search', 'search_options', 'training_options', 'workers'}
 #: Keys that builders remove before they call the class.
 _TYPED = {'type', '_scope_', '_delete_'}
 #: Parts of models whose builders remove further keys.
