@@ -195,7 +195,7 @@ def test_the_loop_refuses_what_it_cannot_train() -> None:
 
 
 def test_a_budget_below_one_step() -> None:
-    with pytest.raises(ValueError, match='a step costs 4 path units, the budget has 3'):
+    with pytest.raises(ValueError, match='a step costs 4 path units, but the budget is 3'):
         optimise(method_of('fairnas'), labelled_batches(TASK, 16, 0), 3, 0.1, linear)
 
 
@@ -322,9 +322,9 @@ def test_run_appends_one_line_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     context = type('Context', (), {'Pool': Pool})
     monkeypatch.setattr(study.multiprocessing, 'get_context', lambda kind: context)
-    monkeypatch.setattr(study, 'train_contestant', lambda j: dict(contestant=j.contestant, seed=j.seed))
+    monkeypatch.setattr(study, 'train_contestant', lambda j, device: dict(contestant=j.contestant, seed=j.seed))
     file, seen = tmp_path / 'scores.jsonl', []
-    study.run(file, [job(), job(seed=1)], 2, 1, lambda done, total, row: seen.append((done, total, row['seed'])))
+    study.run(file, [job(), job(seed=1)], 2, 1, 'cpu', lambda done, total, row: seen.append((done, total, row['seed'])))
     assert seen == [(1, 2, 0), (2, 2, 1)] and [row['seed'] for row in read_lines(file)] == [0, 1]
     with pytest.raises(ValueError, match='at least 1, got 0 and 1'):
         study.run(file, [job()], 0)
