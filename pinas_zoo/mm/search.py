@@ -19,11 +19,10 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from pinas_zoo.data import SupervisedView, finish_images
+from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
-from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data
+from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
@@ -42,7 +41,7 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['Batches', 'derive_best', 'search']
+__all__ = ['Batches', 'derive_best', 'search', 'searcher_of']
 
 #: What a search may compute in.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -125,6 +124,20 @@ class Batches:
         return (batch['image'], batch['label']) if self.labelled else batch['image']
 
 
+def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
+    """The searcher of a search's config, fresh, and what its architectures cost.
+
+    Args:
+        cfg: See `search`; its classes are known (`fill_from_data`).
+        seed: Of the searcher.
+    """
+    space = get_space(cfg.space)
+    size = cfg.get('size', space.input_size)
+    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
+    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
+    return build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits), costs
+
+
 def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
     device = get_device()
     supernet = load_supernet(checkpoint, space)
@@ -205,6 +218,7 @@ def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
     return {'random_mean': mean, 'random_mean_loss': mean_loss, 'random_paths': len(initial)}
 
 
+@opened_once()
 def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
     """Searches a supernet, resuming whatever the work_dir holds of the same search.
 
@@ -225,18 +239,14 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
-    names = class_names(checkpoint)
-    fill_from_data(cfg, names=names)
+    fill_from_data(cfg, names=class_names(checkpoint))
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
-    size = cfg.get('size', space.input_size)
-    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
-    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
-    searcher = build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits)
+    searcher, costs = searcher_of(cfg, seed)
     sha256 = file_sha256(checkpoint)
     # What the scores depend on; how the images are read is free.
     data = [
@@ -246,8 +256,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     # Logs without an objective ranked by accuracy: such a search goes on.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
-    pin_classes(cfg, names)
-    check_data(cfg, PARTS, notes)
+    check_data(cfg, PARTS, notes, checkpoint)
     if is_main_process():
         print(*notes, sep='\n')
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
