@@ -112,7 +112,7 @@ def test_a_recipe_is_known_by_its_values() -> None:
 @pytest.mark.parametrize(
     'values, message',
     [
-        ({'unit': '1'}, r"no \['unit'\]"),
+        ({'unit': '1'}, r"no field \['unit'\]"),
         ({'batch': '0'}, 'at least 1'),
         ({'batch': 'x'}, 'invalid literal'),
         ({'units': '10', 'linear_steps': '30'}, 'use up all'),
