@@ -20,14 +20,14 @@ class FixedBatches:
 
     Args:
         view: Arguments of `SupervisedView` (source, size, ...), in evaluation geometry.
-        batch_size: Images a batch.
-        batches: How many; None for the whole source.
-        num_workers: Processes that decode; 0 decodes here.
-        in_memory: Keep the images on the device, all of them; for sets that fit.
-        keep_gib: Without that, GiB of decoded uint8 images that this process keeps in the host's memory after the
-            first pass (50,000 of 224 px are 7); what does not fit is decoded anew in every pass.
-        device: Where the batches go.
-        labelled: Give (images, labels) rather than images.
+        batch_size: Images per batch.
+        batches: Number of batches; None for the whole source.
+        num_workers: Processes that decode; 0 decodes in this one.
+        in_memory: Keep all images on the device; for sets that fit.
+        keep_gib: Otherwise, GiB of decoded uint8 images that this process keeps in the host's memory after the
+            first pass (50,000 of 224 px are 7); the rest is decoded again in every pass.
+        device: Device of the batches.
+        labelled: Return (images, labels) instead of images.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class FixedBatches:
         available = len(self.dataset) // batch_size
         if batches is not None and batches > available:
             raise ValueError(
-                f'{batches} batches of {batch_size} were asked for, {view["source"]} gives {available} whole ones'
+                f'{batches} batches of {batch_size} were requested, {view["source"]} gives {available} whole ones'
             )
 
     @property
     def name(self) -> str:
-        """Says which images these are; part of the score cache's key."""
+        """Identifies these images; part of the score cache's key."""
         facts = {'batch_size': self.batch_size, 'batches': self.batches, 'size': self.dataset.size}
         return json.dumps(self.dataset.source.description | facts, sort_keys=True)
 
@@ -70,7 +70,7 @@ class FixedBatches:
         loader = DataLoader(rest, self.batch_size, num_workers=self.num_workers, pin_memory=pinned)
         for index, found in enumerate(loader, start=len(kept)):
             batch = {key: found[key] for key in ('image', 'statistics', 'label')}
-            if index == len(self.kept):  # a pass that was broken off has kept its beginning
+            if index == len(self.kept):  # an aborted pass has kept its beginning
                 self._keep(batch)
             yield self._finish(batch)
 
@@ -79,11 +79,11 @@ class FixedBatches:
         if self.in_memory:
             self.kept.append({key: tensor.to(self.device) for key, tensor in batch.items()})
         elif size <= self.room:
-            # A worker's batch lies in shared memory, of which there may be little.
+            # A worker's batch is in shared memory, of which there may be little.
             self.kept.append({key: tensor.clone() if tensor.is_shared() else tensor for key, tensor in batch.items()})
             self.room -= size
 
     def _finish(self, batch: dict[str, Tensor]) -> Any:
-        """Network input on the device, normalised there."""
+        """Network input, normalised on the device."""
         batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
         return (batch['image'], batch['label']) if self.labelled else batch['image']
