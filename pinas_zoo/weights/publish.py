@@ -220,7 +220,7 @@ tags: [{', '.join(dict.fromkeys([tags[0], 'pinas_zoo', *tags[1:]]))}]
 
 | what | |
 |---|---|
-| architecture | {f'`{arch}`' if arch else 'every one'} of space `{space}` |
+| architecture | {f'`{arch}`' if arch else 'all'} of space `{space}` |
 | classes | {facts['num_classes'] or 'none: a backbone'} |
 | training data | {card.data} |
 | recipe | {card.recipe} |

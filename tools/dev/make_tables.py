@@ -139,7 +139,7 @@ def weights_table() -> str:
             [
                 f'`{entry.name}`',
                 f'{entry.task}, {entry.dataset}',
-                f'{f"`{entry.arch}`" if entry.arch else "every one"} of `{entry.space}`',
+                f'{f"`{entry.arch}`" if entry.arch else "all"} of `{entry.space}`',
                 f'[{entry.released.file}]({entry.url}), converted' if entry.released else f'`{entry.file}`',
                 _entry_results(entry, 'paper'),
                 _entry_results(entry, 'us'),

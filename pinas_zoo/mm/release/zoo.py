@@ -36,7 +36,7 @@ __all__ = ['LIMIT', 'publish_zoo']
 #: Largest size of a weight file in bytes.
 LIMIT = 10_000_000
 LICENCE = 'Apache-2.0'
-LIMITS = 'a small demonstrator, trained for minutes on small grey images: it shows that the way works, nothing more'
+LIMITS = 'a small demonstrator, trained for minutes on small grey images: it shows that every stage works, nothing more'
 
 
 @dataclass(frozen=True)
