@@ -9,7 +9,7 @@ from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data
+from pinas_zoo.mm.preflight.check import check_data, tell
 from pinas_zoo.mm.search import PARTS, build_evaluator
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.download import find_weights
@@ -41,7 +41,7 @@ def score_path(path: str | Path, checkpoint: str, options: Options) -> dict[str,
     set_up(cfg, options.launcher, notes)
     pin_classes(cfg, names)
     check_data(cfg, PARTS, notes)
-    print(*notes, sep='\n')
+    tell(notes)
     space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
     evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)
     (score,) = evaluate([space.parse(str(cfg.arch))])

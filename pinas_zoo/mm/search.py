@@ -23,7 +23,7 @@ from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data
+from pinas_zoo.mm.preflight.check import check_data, tell
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
@@ -249,7 +249,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     pin_classes(cfg, names)
     check_data(cfg, PARTS, notes)
     if is_main_process():
-        print(*notes, sep='\n')
+        tell(notes)
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
         done = [[(record.arch, record.score) for record in log.records] if log is not None else None]

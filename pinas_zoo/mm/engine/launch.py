@@ -27,7 +27,7 @@ from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
-from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.mm.preflight.check import check_data, tell
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 from pinas_zoo.weights.loading import last_checkpoint
 
@@ -83,6 +83,7 @@ def load_config(path: str | Path, options: Options) -> Config:
         BadInputError: An override has no effect.
     """
     cfg = Config.fromfile(path)
+    _reach_inside(cfg)
     if options.cfg_options:
         override(cfg, options.cfg_options)
     if options.work_dir is not None:
@@ -92,11 +93,18 @@ def load_config(path: str | Path, options: Options) -> Config:
     return cfg
 
 
+def _reach_inside(cfg: Config) -> None:
+    """Keys that a config sets on the seeding wrapper of its training data, and that are the data set's, go inside."""
+    node = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    if str(node.get('type')).endswith('SeededDataset') and isinstance(node.get('dataset'), dict):
+        beside = {key: node.pop(key) for key in list(node) if key not in ('type', 'dataset', 'seed', 'max_refetch')}
+        node['dataset'] = Config._merge_a_into_b(beside, node['dataset'])
+
+
 def build_runner(cfg: Config, notes: list[str]) -> Runner:
     """The Runner of a config, with the notes in its log."""
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    for note in notes:
-        runner.logger.info(note)
+    tell(notes, runner.logger.info)
     return runner
 
 
@@ -273,7 +281,11 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
     foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
-    if not foreign:
+    if foreign:
+        from pinas_zoo.mm.engine.samples import check_samples, name_bad_input  # other trainings do without
+
+        check_samples(cfg)
+    else:
         pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
         splits = (*splits, 'custom_hooks')
     check_data(cfg, splits, notes)
@@ -292,7 +304,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     ):  # mmengine then gives samplers no seed, and ours needs the same everywhere
         cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
-        rewrite.name_bad_input(cfg, splits, head_classes(cfg))
+        name_bad_input(cfg, splits)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg

@@ -6,7 +6,7 @@ of the run. A config that names `ExactIterLoop`, as all of this project do, is n
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -140,26 +140,6 @@ def fill_runtime(cfg: Config) -> None:
         if find_spec('tensorboard'):
             names.append('TensorboardVisBackend')
         cfg.visualizer = {'type': 'Visualizer', 'vis_backends': [{'type': n} for n in names]}
-
-
-def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) -> None:
-    """Let mmdet's and mmseg's data sets name the file that a sample failed on.
-
-    Args:
-        cfg: A config; the wrapper for seeds stays outside.
-        splits: Of 'train', 'val', 'test'.
-        num_classes: See NamedDataset.
-    """
-    for name in (f'{split}_dataloader' for split in splits):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        seeded = loader['dataset'] if type_name(loader['dataset']) == 'SeededDataset' else None
-        node = loader['dataset'] if seeded is None else seeded['dataset']
-        if type_name(node) != 'NamedDataset':
-            node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
-        node['num_classes'] = num_classes
-        cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
 
 
 # ---- exact training -------------------------------------------------------------------------

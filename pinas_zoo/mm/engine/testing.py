@@ -14,7 +14,7 @@ from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
 from pinas_zoo.mm.engine.launch import FOREIGN_SCOPES, Options, bad_input_in_log, build_runner, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.mm.preflight.check import check_data
 
 __all__ = ['test']
 
@@ -94,7 +94,11 @@ def test(
         fill_from_data(cfg, ('test',), class_names(checkpoint))
     set_up(cfg, options.launcher, notes)
     foreign = cfg.default_scope in FOREIGN_SCOPES
-    if not foreign:
+    if foreign:
+        from pinas_zoo.mm.engine.samples import check_samples, name_bad_input  # other trainings do without
+
+        check_samples(cfg)
+    else:
         pin_classes(cfg, class_names(checkpoint))
     check_data(cfg, ('test',), notes)
     cfg.load_from, cfg.resume = checkpoint, False
@@ -107,7 +111,7 @@ def test(
     if tta:
         _use_tta(cfg)
     if foreign:
-        rewrite.name_bad_input(cfg, ('test',), head_classes(cfg))
+        name_bad_input(cfg, ('test',))
     for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
         cfg.pop(key)  # no training data has to be there to test
     cfg.pop('param_scheduler', None)

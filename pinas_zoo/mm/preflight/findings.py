@@ -71,3 +71,8 @@ def spaced(count: int) -> list[int]:
     """Evenly spaced indices below a count, at most `SAMPLES`."""
     taken = min(SAMPLES, count)
     return [number * count // taken for number in range(taken)]
+
+
+def names_own_classes(node: dict) -> bool:
+    """Whether a config names the classes of its data set, which is then none of the published ones."""
+    return bool((node.get('metainfo') or {}).get('classes'))
