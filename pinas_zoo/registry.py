@@ -34,6 +34,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _NEEDS: dict[str, tuple[str, ...]] = {'backbone': ('mmcv',), 'heads': ('mmcv', 'mmseg')}
 
 
+def type_name(cfg: dict) -> str:
+    """The class name of a config's `type`, without scope; '' where there is none."""
+    kind = cfg.get('type', '')
+    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
+
+
 def _locations(name: str) -> list[str]:
     """Modules to import for the registry `name`: those that exist and whose packages are installed."""
     found = []

@@ -116,7 +116,7 @@ class SearchSpace:
     Raises:
         ValueError: A field is out of its range, or no candidate fits some position.
 
-    Example:
+    Examples:
         >>> PINAS.format((3, 0, 1, 3, 2, 3, 1, 2, 0, 3, 2, 1, 3, 0, 3, 2))
         '301-3231-203213-032'
     """

@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from pinas_zoo.mm.backbone import PiNASBackbone  # noqa: E402
-from pinas_zoo.mm.engine import rewrite  # noqa: E402
+from pinas_zoo.mm.engine import machine  # noqa: E402
 from pinas_zoo.mm.engine.from_data import fill_from_data  # noqa: E402
 from pinas_zoo.registry import MODELS, OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
@@ -53,8 +53,8 @@ def prepared(kind: str, root: Path, weights: Path) -> Config:
     cfg.val_dataloader.batch_size = 2
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(weights))
     fill_from_data(cfg)
-    rewrite.replace_sync_bn(cfg, [])
-    rewrite.fit_workers(cfg)
+    machine.replace_sync_bn(cfg, [])
+    machine.fit_workers(cfg)
     return cfg
 
 
@@ -134,7 +134,7 @@ def test_pretrained_backbone_reaches_the_model(
 @pytest.mark.parametrize('kind', KINDS)
 def test_misfit_stops_the_training(kind: str, scenes: Path, weights: Path, tmp_path: Path, scope: Any) -> None:
     options = {'init_cfg.type': 'Pretrained', 'init_cfg.checkpoint': weights}
-    with pytest.raises(ValueError, match='holds architecture 30-32-20-03, the network is 00-00-00-00'):
+    with pytest.raises(ValueError, match='has architecture 30-32-20-03, but the network has 00-00-00-00'):
         train_one_iteration(kind, scenes, tmp_path, arch='00-00-00-00', **options)
     state, metadata = read_weights(weights)
     state['layer3.1.conv3.weight'] = state['layer3.1.conv3.weight'][:, :-1]

@@ -64,7 +64,7 @@ def config(root: Path, ignored: int | None = None, names: tuple[str, ...] = NAME
 
 def found(cfg: Any, *splits: str) -> tuple[list[str], list[str]]:
     from pinas_zoo.mm.engine.samples import check_samples
-    from pinas_zoo.mm.preflight.downstream import find_problems
+    from pinas_zoo.mm.preflight.check import find_problems
 
     check_samples(cfg)
     findings = find_problems(cfg, splits or ('train', 'val'))

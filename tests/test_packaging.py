@@ -26,7 +26,22 @@ from pinas_zoo.weights.manifest import put_rows
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'cv2', 'matplotlib', 'sklearn', 'scipy')
 # What setup_env.sh may call before it has found Python and the compiler.
-SYSTEM_TOOLS = ('awk', 'bash', 'cat', 'cut', 'df', 'dirname', 'du', 'find', 'flock', 'grep', 'head', 'ls', 'mkdir')
+SYSTEM_TOOLS = (
+    'awk',
+    'bash',
+    'cat',
+    'cp',
+    'cut',
+    'df',
+    'dirname',
+    'du',
+    'find',
+    'flock',
+    'grep',
+    'head',
+    'ls',
+    'mkdir',
+)
 SYSTEM_TOOLS += ('mktemp', 'mv', 'paste', 'rm', 'sha256sum', 'sleep', 'sort', 'tee', 'touch', 'uname', 'xargs')
 VERSION = '{}.{}'.format(*sys.version_info)
 #: pip without its configuration and without an index
@@ -197,10 +212,10 @@ class Machine:
         command = ['bash', ROOT / 'tools' / 'setup_env.sh', *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True)
 
-    def error(self, *arguments: str, **settings: str) -> str:
+    def error(self, *arguments: str, status: int = 1, **settings: str) -> str:
         """Set-up's only line on stderr."""
         done = self.set_up(*arguments, **settings)
-        assert done.returncode == 1, done
+        assert done.returncode == status, done
         (line,) = done.stderr.splitlines()
         assert line.startswith('setup_env: error: ')
         return line
@@ -258,7 +273,7 @@ class TestSetUpErrors:
     def test_full_disk(self, machine):
         machine.add_python()
         machine.fill_disk()
-        assert 'disk is too full: 1 GB free' in machine.error()
+        assert 'disk is too full: 1 GB free' in machine.error(status=75)
 
     def test_interrupted_set_up_begins_anew(self, machine):
         machine.add_python()
@@ -287,6 +302,23 @@ class TestSetUpErrors:
         (machine.folder / 'env' / 'thesis.tex').touch()
         assert 'is not empty and no virtual environment' in machine.error()
         assert (machine.folder / 'env' / 'thesis.tex').exists()
+
+    def test_share_without_an_environment(self, machine):
+        assert '--share needs the folder of an environment' in machine.error('--share', str(machine.folder / 'none'))
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(platform.machine() != 'x86_64', reason='torch is a CPU build here')
+    def test_share(self, machine, tmp_path):
+        machine.add_python()
+        packages = tmp_path / 'other' / 'lib' / 'python3.10' / 'site-packages'
+        for name in ('nvidia/nccl/lib/libnccl.so.2', 'nvidia_nccl_cu12-2.0.dist-info/METADATA'):
+            (packages / name).parent.mkdir(parents=True)
+            (packages / name).write_text('Name: nvidia-nccl-cu12\nVersion: 2.0\n')
+        (tmp_path / 'other' / 'bin').mkdir()
+        done = machine.set_up('--core', '--share', str(tmp_path / 'other'), **CLOSED)
+        assert 'network is missing' in done.stderr.splitlines()[-1]
+        (library,) = (machine.folder / 'env').glob('lib/python3*/site-packages/nvidia/nccl/lib/*')
+        assert library.samefile(packages / 'nvidia/nccl/lib/libnccl.so.2')
 
     @pytest.mark.slow
     def test_no_network(self, machine):

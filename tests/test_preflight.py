@@ -49,7 +49,7 @@ def case(sets: Path, tmp_path: Path) -> Callable[[str], tuple[Any, Path]]:
 def found(cfg: Any, *splits: str) -> tuple[list[str], list[str]]:
     """Errors and warnings."""
     from pinas_zoo.mm.engine.samples import check_samples
-    from pinas_zoo.mm.preflight.downstream import find_problems
+    from pinas_zoo.mm.preflight.check import find_problems
 
     check_samples(cfg)
     findings = find_problems(cfg, splits or ('train', 'val'))
@@ -146,7 +146,7 @@ def test_classes_as_a_text(case):
 def test_heads_of_cascades_are_found():
     from mmengine.config import ConfigDict
 
-    from pinas_zoo.mm.preflight.downstream import _class_counts
+    from pinas_zoo.mm.preflight.check import _class_counts
 
     heads = [{'num_classes': 80}, {'num_classes': 81}]
     model = {
@@ -202,7 +202,7 @@ def test_empty_annotation(case):
     change(root / TRAIN_FILE, lambda document: document.pop('annotations'))
     assert the_error(cfg) == f'{root}/{TRAIN_FILE}: holds no annotation (0 for 4 images)'
     (root / TRAIN_FILE).write_bytes(b'')
-    assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: no JSON (Expecting value')
+    assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: not JSON (Expecting value')
 
 
 def test_images_without_boxes_are_legal_and_a_test_set_without_boxes_too(case):
@@ -528,7 +528,7 @@ def test_the_test_tool_looks_at_the_test_set_only(case, tmp_path: Path):
 
 
 def test_switched_off(case):
-    from pinas_zoo.mm.preflight.check import check_data
+    from pinas_zoo.mm.engine.launch import check_data
 
     cfg, root = case('coco')
     shutil.rmtree(root)

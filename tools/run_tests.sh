@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up the environment and runs every check: ruff, import contracts, generated tables, tests.
+# Sets up the environment and runs every check: ruff, import contracts, generated tables, documentation, tests.
 #
 #   bash tools/run_tests.sh [--core | --checks] [--pythons] [pytest arguments]
 #     --core      leaves out the tests marked mm or slow
@@ -32,6 +32,13 @@ check() {
     }
 }
 
+# The site as it would be published, into a folder that goes again; a broken link is an error. It needs no network.
+build_docs() (
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir "$site"
+)
+
 test_jobs() { # a process with the mm packages and a model takes up to 3 GB
     local jobs by_memory
     jobs=$(nproc)
@@ -56,15 +63,21 @@ find_other() { # version
 
 # A smoke test on another Python, in an environment of the cache that has no mm packages.
 test_core_on() { # version
-    local python folder
+    local python other status=0
     python=$(find_other "$1")
     if [ -z "$python" ]; then
         printf '[tests] Python %s is not installed: nothing is tested on it\n' "$1"
         return
     fi
-    CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core
-    folder=$(CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --where)
-    check env "PATH=$folder/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}" "${smoke[@]}"
+    CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --share "$folder" || status=$?
+    if [ "$status" = 75 ]; then
+        printf '[tests] the disk is too full for an environment of Python %s: nothing is tested on it\n' "$1"
+        return
+    elif [ "$status" != 0 ]; then
+        return "$status"
+    fi
+    other=$(CI=1 PINAS_ENV_DIR='' PINAS_PYTHON=$python bash tools/setup_env.sh --core --where)
+    check env "PATH=$other/bin:$PATH" python -m pytest "${workers[@]}" -q "${core[@]}" "${smoke[@]}"
 }
 
 export OMP_NUM_THREADS=1
@@ -77,6 +90,7 @@ check ruff check .
 check ruff format --check .
 check lint-imports --no-logo
 check python tools/dev/make_tables.py --check
+check build_docs
 if [ -n "$checks" ]; then exit; fi
 if [ -n "$pythons" ]; then
     for version in $(bash tools/setup_env.sh --versions); do

@@ -7,6 +7,7 @@
 #     --core       only what the package and its core tests need: no mm packages
 #     --mmcv-ops   compile mmcv with its operators (needs a C++ compiler); later calls keep them
 #     --cpu        torch without its CUDA libraries, from the index $PINAS_TORCH_INDEX, else from those that pip knows
+#     --share DIR  hard links to the CUDA libraries of the environment in DIR, which are the same for every Python
 #
 # Python is $PINAS_PYTHON, else that of the environment, else the machine's python3 or a python3.11 to python3.13.
 # The folder is $PINAS_ENV_DIR; else, where CI is set, one in the cache that clones share; else .venv.
@@ -14,6 +15,7 @@
 #
 # Safe to interrupt and to run twice at a time: locks order the runs, wheels and the stamp are renamed into place,
 # and an environment that an interrupted pip left half-installed is built anew.
+# The exit status is 75 where the disk is too full, 1 after any other error.
 set -euo pipefail
 unset PYTHONHOME PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -24,7 +26,7 @@ lock=$root/requirements/lock.txt
 pins=("$lock" "$root/requirements/mmcv.txt")
 supported='3.11 3.12 3.13'
 streams=4 # downloads at a time: one connection alone seldom fills the line
-where='' core='' ops='' cpu='' wheel_work='' heartbeat_pid=''
+where='' core='' ops='' cpu='' share='' wheel_work='' heartbeat_pid=''
 
 say() { printf '[setup %02d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 fail() {
@@ -51,9 +53,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 read_arguments() {
-    local argument
-    for argument in "$@"; do
-        case $argument in
+    while [ $# -gt 0 ]; do
+        case $1 in
             --where) where=1 ;;
             --versions)
                 printf '%s\n' "$supported"
@@ -62,8 +63,14 @@ read_arguments() {
             --core) core=1 ;;
             --mmcv-ops) ops=1 ;;
             --cpu) cpu=1 ;;
-            *) fail "unknown argument $argument; allowed: --where, --versions, --core, --mmcv-ops, --cpu" ;;
+            --share)
+                [ -d "${2:-}/bin" ] || fail "--share needs the folder of an environment, got '${2:-}'"
+                share=$2
+                shift
+                ;;
+            *) fail "unknown argument $1; allowed: --where, --versions, --core, --mmcv-ops, --cpu, --share DIR" ;;
         esac
+        shift
     done
     if [ -n "$core" ] && [ -n "$ops" ]; then fail "--core has no mm packages, --mmcv-ops compiles one: take one of them"; fi
     # CUDA libraries exist for x86_64 only
@@ -104,12 +111,12 @@ check_venv() {
 }
 
 check_disk() {
-    local need_gb=4 free_kb
-    # 7.5 installed, and its wheels until that is done
-    if [ "$(uname -m)" = x86_64 ] && [ -z "$cpu" ]; then need_gb=12; fi
+    local need_gb=12 free_kb # 7.6 installed, and 4.1 of wheels until that is done
+    if [ "$(uname -m)" != x86_64 ] || [ -n "$cpu$share" ]; then need_gb=5; fi
     free_kb=$(df -Pk "$env" | awk 'NR == 2 { print $4 }')
-    [ "$((free_kb / 1048576))" -ge "$need_gb" ] ||
-        fail "disk is too full: $((free_kb / 1048576)) GB free at $env, torch and its libraries need $need_gb GB"
+    if [ "$((free_kb / 1048576))" -lt "$need_gb" ]; then
+        (fail "disk is too full: $((free_kb / 1048576)) GB free at $env, torch and its libraries need $need_gb GB") || exit 75
+    fi
 }
 
 # ---- steps --------------------------------------------------------------------------------------------------------
@@ -161,6 +168,21 @@ make_venv() {
     touch "$env/.pinas-ours"
     begin_change
     "$python" -m venv "$env" || fail "python -m venv failed; on Debian: apt-get install python$version-venv"
+}
+
+# NVIDIA's wheels hold no Python of one version: 4.3 of 7.6 GB that environments on one disk need once.
+share_cuda() {
+    local from to
+    from=$(echo "$share"/lib/python3*/site-packages)
+    to=$(echo "$env"/lib/python3*/site-packages)
+    if [ ! -d "$from/nvidia" ] || [ -e "$to/nvidia" ]; then return; fi
+    say "CUDA libraries of $share"
+    begin_change
+    if cp -al "$from"/nvidia "$from"/nvidia_*.dist-info "$to"; then
+        end_change
+    else # another file system: they are fetched
+        rm -rf "$to"/nvidia "$to"/nvidia_*.dist-info
+    fi
 }
 
 # The lines of the lock that are meant, without their markers: `name==version`.
@@ -304,6 +326,7 @@ build() {
     make_venv
     rm -f "$env/.pinas-stamp"
     if [ -n "$ops" ]; then check_compiler; fi # now, not after the downloads
+    if [ -n "$share" ] && [ -z "$cpu" ]; then share_cuda; fi
     if ! has_dist "pip-$(pinned pip)"; then pip_run pip pip install --no-deps --no-compile "pip==$(pinned pip)"; fi
     install_pins
     if [ -n "$ops" ]; then install_mmcv; fi

@@ -1,7 +1,7 @@
-"""Image sources and the views that the method, the linear stage and the ranking eat.
+"""Image sources, and the views that the methods, the linear stage and the ranking use.
 
-A *source* knows where pixels live (`sources`, `small_sets`, `specs`); a *view* data set makes training samples of its
-images (`views`, `batched`, `supervised`).
+A *source* knows where the pixels are (`sources`, `small_sets`, `specs`); a *view* data set makes training samples of
+its images (`views`, `batched`, `supervised`).
 """
 
 from pinas_zoo.data.batched import (
@@ -13,7 +13,8 @@ from pinas_zoo.data.batched import (
 )
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
-from pinas_zoo.data.images import BrokenImageError, find_images, read_picture
+from pinas_zoo.data.image_list import ListSource
+from pinas_zoo.data.images import BrokenImageError, FileSource, FolderSource, find_images, read_picture
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
     DIGITS_MEAN,
@@ -36,10 +37,7 @@ from pinas_zoo.data.sources import (
     SOURCES,
     SUBSET_KEYS,
     BrokenRateError,
-    FileSource,
-    FolderSource,
     ImageReader,
-    ListSource,
     Source,
     open_source,
 )

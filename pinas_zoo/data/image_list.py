@@ -1,4 +1,4 @@
-"""Lists of image files: 'path [label]' a line; docs/data.md, 'Sources', states the grammar."""
+"""Image lists, one 'path [label]' per line; docs/data.md, 'Sources', defines the grammar."""
 
 from __future__ import annotations
 
@@ -7,27 +7,24 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ['few_names', 'read_list']
+from pinas_zoo.data.images import FileSource, few_names
+from pinas_zoo.data.sources import SOURCES
+
+__all__ = ['ListSource', 'read_list']
 
 _LABEL = re.compile(r'[+-]?[0-9]+')
 _COMMA = re.compile(r'[,;]\s*[+-]?[0-9]+$')
 
 
-def few_names(names: Sequence[str], most: int = 5) -> str:
-    """Names in brackets; of many the first ones and how many more."""
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'({", ".join(names[:most])}{more})'
-
-
 def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[int], list[str]]:
-    """Paths, labels and notes of an image list; labels are -1 where the whole list has none.
+    """Paths, labels and notes of an image list; labels are -1 if the list has none.
 
     Args:
-        root: folder that the paths are relative to.
-        list_file: text file.
+        root: Folder that the paths are relative to.
+        list_file: Text file.
 
     Raises:
-        ValueError: the list is missing or empty, or a line is against the grammar.
+        ValueError: The list is missing or empty, or a line does not follow the grammar.
     """
     where = f'image list {str(list_file)!r}'
     if not Path(list_file).is_file():
@@ -49,7 +46,7 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
         if label is not None and label < 0:
             fault = f'has label {label}, allowed are 0 and more'
         elif labels and (label is None) != (labels[0] is None):
-            fault = 'has no label, lines before have one' if label is None else 'has a label, lines before have none'
+            fault = 'has no label, earlier lines have one' if label is None else 'has a label, earlier lines have none'
         elif known.get(path, label) != label:
             fault = f'gives {path!r} label {label}, an earlier line gives it {known[path]}'
         elif (place == 0 or '\\' in path or _COMMA.search(line)) and not os.path.isfile(os.path.join(root, path)):
@@ -69,3 +66,32 @@ def _split_line(line: str) -> tuple[str, int | None]:
     words = line.rsplit(maxsplit=1)
     labelled = len(words) == 2 and _LABEL.fullmatch(words[1])
     return (words[0], int(words[1])) if labelled else (line, None)
+
+
+class ListSource(FileSource):
+    """Images named in a list, one 'path [label]' per line; docs/data.md defines the grammar.
+
+    Args:
+        root: Folder that the paths are relative to.
+        list_file: Text file, UTF-8 with or without BOM; blank lines are skipped.
+        classes: Names by label; None uses the labels' numbers.
+
+    Raises:
+        ValueError: The list is missing or empty, or a line does not follow the grammar; the message has its number.
+    """
+
+    def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:
+        paths, labels, self.notes = read_list(root, list_file)
+        self._fill(Path(root), paths, labels)
+        count = int(self.labels.max()) + 1
+        if classes is not None and count > len(classes):
+            line = int(self.labels.argmax())
+            raise ValueError(
+                f'image list {str(list_file)!r}: {paths[line]!r} has label {count - 1}, allowed are 0 to '
+                f'{len(classes) - 1}, the {len(classes)} classes {few_names(classes)}'
+            )
+        self.classes = tuple(map(str, range(count))) if classes is None or not count else tuple(classes)
+        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
+
+
+SOURCES['list'] = (ListSource, ('root', 'list_file', 'classes'))

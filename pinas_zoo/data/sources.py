@@ -1,28 +1,31 @@
-"""Image sources: a folder, a list, and what configs write; the reader that steps over broken images.
+"""Image sources, their specs in configs, and the reader that skips broken images.
 
-A *source* knows where pixels live: `load`, `label`, `name`. Small sets in memory: `pinas_zoo.data.small_sets`; parts of
-a source: `pinas_zoo.data.specs`.
+A *source* knows where the pixels are: `load`, `label`, `name`. Kinds: folders (`images`), lists (`image_list`), small
+sets in memory (`small_sets`); parts of a source: `specs`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pinas_zoo.data.image_list import few_names, read_list
-from pinas_zoo.data.images import BrokenImageError, Reduction, find_images, read_picture
-
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+#: From height and width in px to the factor by which the decoded image may be smaller.
+Reduction = Callable[[int, int], float]
+
+
+class BrokenImageError(ValueError):
+    """An image cannot be read; the message names it."""
 
 
 class BrokenRateError(RuntimeError):
@@ -30,13 +33,13 @@ class BrokenRateError(RuntimeError):
 
 
 class Source:
-    """Images by index. Subclasses fill the attributes and implement `load` and `name`.
+    """Images by index. Subclasses set the attributes and implement `load` and `name`.
 
     Attributes:
-        classes: class names, empty where the images carry no labels.
-        description: which data and how many images; a report records it.
-        notes: what was left out or looks odd, one line each.
-        mean, std: of the pixels in [0, 1]; one value (grey) or three.
+        classes: Class names, empty if the images have no labels.
+        description: Which data and how many images; reports record it.
+        notes: What was left out or looks odd, one line each.
+        mean, std: Mean and standard deviation of the pixels in [0, 1]; one value (grey) or three.
     """
 
     classes: tuple[str, ...] = ()
@@ -55,136 +58,57 @@ class Source:
         Shape: uint8 (3, H, W); a grey image is an expanded view of one plane.
 
         Raises:
-            BrokenImageError: the image cannot be read.
+            BrokenImageError: The image cannot be read.
         """
         raise NotImplementedError
 
     def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
-        """Read one image, smaller than it is where its file allows to decode it so.
+        """Read one image, at a smaller size if its file can be decoded that way.
 
         Args:
-            index: Which image.
-            reduction: Asked with the image's height and width: by which factor it may be smaller, at most.
+            index: Index of the image.
+            reduction: Called with the image's height and width; returns the factor by which it may be smaller.
 
         Returns:
-            The image as from `load`, and the factor by which it is smaller; 1 is the whole.
+            The image as from `load`, and the factor by which it is smaller; 1 for the full size.
 
         Raises:
-            BrokenImageError: the image cannot be read.
+            BrokenImageError: The image cannot be read.
         """
         image = self.load(index)
         reduction(*image.shape[-2:])
         return image, 1.0
 
     def label(self, index: int) -> int:
-        """Class number, or -1 where there is none."""
+        """Class number, or -1 if there is none."""
         return int(self.labels[index])
 
     def name(self, index: int) -> str:
         """File path, or e.g. 'fashion-mnist/train/123'."""
         raise NotImplementedError
 
+    def look(self) -> list[str]:
+        """What looks odd, one line each, by a look at a few images.
+
+        Raises:
+            ValueError: None of those can be read.
+        """
+        return list(self.notes)
+
     def shrink(self, count: int) -> int:
-        """A count or place of the set that was asked for, in the one that is used instead of it: here the same."""
+        """A count or index of the requested set, converted to the set that is used instead; here unchanged."""
         return count
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Everything at once, for small sets: uint8 (N, 3, H, W) and long (N,)."""
+        """All images at once, for small sets: uint8 (N, 3, H, W) and long (N,)."""
         images = [self.load(i) for i in range(len(self))]
         if len({i.shape for i in images}) > 1:
             raise ValueError('the images differ in size: use load_tensor(source, size), which resizes them')
         return torch.stack(images), torch.as_tensor(self.labels, dtype=torch.long)
 
 
-class FileSource(Source):
-    """Images in files; `ListSource` and `FolderSource` say which."""
-
-    def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self.root = root
-        # One block of bytes: a million Python strings would be copied into every worker process.
-        self.paths = np.array([os.fsencode(p) for p in paths])
-        self.labels = np.asarray(labels, dtype=np.int64)
-
-    def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(bytes(self.paths[index])))
-
-    def load(self, index: int) -> Tensor:
-        return torch.from_numpy(read_picture(self.name(index))[0]).permute(2, 0, 1)
-
-    def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
-        pixels, factor = read_picture(self.name(index), reduction)
-        return torch.from_numpy(pixels).permute(2, 0, 1), factor
-
-
-class ListSource(FileSource):
-    """Images named in a list, one 'path [label]' a line; docs/data.md states the grammar.
-
-    Args:
-        root: folder that the paths are relative to.
-        list_file: text file, UTF-8 with or without BOM; blank lines are skipped.
-        classes: names by label; None gives the labels' own numbers.
-
-    Raises:
-        ValueError: the list is missing or empty, or a line is against the grammar; the message has its number.
-    """
-
-    def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:
-        paths, labels, self.notes = read_list(root, list_file)
-        self._fill(Path(root), paths, labels)
-        count = int(self.labels.max()) + 1
-        if classes is not None and count > len(classes):
-            line = int(self.labels.argmax())
-            raise ValueError(
-                f'image list {str(list_file)!r}: {paths[line]!r} has label {count - 1}, allowed are 0 to '
-                f'{len(classes) - 1}, the {len(classes)} classes {few_names(classes)}'
-            )
-        self.classes = tuple(map(str, range(count))) if classes is None or not count else tuple(classes)
-        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
-
-
-class FolderSource(FileSource):
-    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
-
-    Which files are images, and how links and hidden names are treated: `find_images`.
-
-    Args:
-        root: the folder.
-        classes: names of the class folders in the order of their labels, some of which may hold no image here; None
-            numbers those that hold some in the order of their names.
-
-    Raises:
-        ValueError: the folder is missing or holds no image, or a class folder is none of `classes`.
-    """
-
-    def __init__(self, root: str | Path, classes: Sequence[str] | None = None) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise ValueError(f'image folder {str(root)!r} is not a folder; give one with images or class folders')
-        found = find_images(root)
-        summary = found.summary()
-        if not found.paths:
-            raise ValueError(f'folder {str(root)!r} holds no image' + (f'; left out: {summary}' if summary else ''))
-        owners = [path.partition('/')[0] if '/' in path else '' for path in found.paths]
-        folders = sorted(set(owners) - {''})
-        if classes is not None and (unknown := [name for name in folders if name not in classes]):
-            raise ValueError(
-                f'folder {str(root)!r}: {few_names(unknown)} is none of the {len(classes)} classes {few_names(classes)}'
-            )
-        self.classes = tuple(folders if classes is None or not folders else classes)
-        numbers = {name: i for i, name in enumerate(self.classes)}
-        self._fill(root, found.paths, [numbers.get(owner, -1) for owner in owners])
-        self.notes = [f'folder {str(root)!r}: left out {summary}'] if summary else []
-        if folders and found.empty and classes is None:
-            self.notes.append(f'folder {str(root)!r}: no image in {few_names(found.empty)}')
-        counts = {'images': len(self), 'classes': len(self.classes)}
-        self.description = {'data': 'folder', 'root': str(root), **counts}
-
-
-#: Kinds of sources and the settings of each; `small_sets` and `pairs` are added by `specs`.
-SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
-    'folder': (FolderSource, ('root', 'classes')),
-    'list': (ListSource, ('root', 'list_file', 'classes')),
-}
+#: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
+SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {}
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
 
 
@@ -193,12 +117,12 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
 
     Args:
         spec: `kind` with that kind's settings, and optionally `part`, `holdout`, `seed`, `start`,
-            `limit` (see SubsetSource). A ready source is returned as it is.
+            `limit` (see SubsetSource). A source object is returned unchanged.
 
     Raises:
-        ValueError: an unknown kind or setting.
+        ValueError: An unknown kind or setting.
 
-    Example:
+    Examples:
         >>> len(open_source({'kind': 'digits', 'split': 'train', 'limit': 100}))
         100
     """
@@ -206,15 +130,17 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         return spec
     kind = spec.get('kind') if isinstance(spec, Mapping) else spec
     if not isinstance(spec, Mapping) or kind not in SOURCES:
-        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(SOURCES)}')
+        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(sorted(SOURCES))}')
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
-        raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
+        raise ValueError(
+            f'source {kind!r} has no setting {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}'
+        )
     optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
     optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
     if missing := set(keys) - optional - set(spec):
-        raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
-    source = cls(**{k: spec[k] for k in keys if k in spec})
+        raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
+    source = _open(cls, {k: spec[k] for k in keys if k in spec})
     subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
     if not subset:
         return source
@@ -222,19 +148,77 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
 
     counts = ('start', 'limit', 'holdout')  # a hold-out below 1 is a fraction
     subset |= {k: source.shrink(subset[k]) for k in counts if (subset.get(k) or 0) >= 1}
-    # Without a part and a seed the order stays: start and limit count along the files.
+    # Without a part and a seed the order is unchanged: start and limit refer to the files.
     return SubsetSource(source, **{'seed': 0 if 'part' in subset else None, **subset})
 
 
-class ImageReader:
-    """Reads images of a source and steps over broken ones.
+#: For `opened_once`: sources with the requested classes, by kind and other settings.
+_opened: dict[str, list[tuple[Any, Source]]] | None = None
 
-    The replacement depends on (index, attempt) alone: a resumed run and any number of workers
-    replace alike.
+
+@contextmanager
+def opened_once() -> Iterator[None]:
+    """Within this context equal specs open one source, so a folder is walked once for all parts of a run.
+
+    A spec whose `classes` are those that the source finds by itself is equal to one without them.
+    """
+    global _opened
+    outer, _opened = _opened, {} if _opened is None else _opened
+    try:
+        yield
+    finally:
+        _opened = outer
+
+
+def _open(cls: type[Source], settings: dict[str, Any]) -> Source:
+    if _opened is None:
+        return cls(**settings)
+    classes = settings.get('classes')
+    key = repr((cls, sorted((name, value) for name, value in settings.items() if name != 'classes')))
+    known = _opened.setdefault(key, [])
+    for asked, source in known:
+        if classes == asked or (classes and list(classes) == list(source.classes)):
+            return source
+    source = cls(**settings)
+    known.append((classes, source))
+    return source
+
+
+#: Data sets in configs that ignore labels.
+UNLABELLED = ('FourViews', 'BatchedViews')
+
+
+def find_views(node: Any, keys: Sequence[str] | None = None, path: str = '') -> Iterator[tuple[str, dict, bool]]:
+    """Every part of a config that reads images from a source.
 
     Args:
-        source: images.
-        broken_rate_limit: highest tolerated share of failed reads, in [0, 1]; below 100
+        node: The config, as dicts and lists.
+        keys: Keys of the config to look at, in this order; None for all.
+        path: Prefix of its keys.
+
+    Yields:
+        Its dotted key, its dict, and whether labels are needed.
+    """
+    if isinstance(node, dict):
+        if isinstance(node.get('source'), dict) and 'kind' in node['source']:
+            kind = node.get('type', '')
+            yield path, node, not getattr(kind, '__name__', kind).endswith(UNLABELLED)
+        items = [(key, node.get(key)) for key in (node if keys is None else keys)]
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in items:
+        yield from find_views(child, path=f'{path}.{key}' if path else str(key))
+
+
+class ImageReader:
+    """Reads images of a source and skips broken ones.
+
+    The replacement depends only on (index, attempt): a resumed run and any number of workers
+    choose the same one.
+
+    Args:
+        source: The images.
+        broken_rate_limit: Largest tolerated share of failed reads, in [0, 1]; below 100
             reads it is a share of 100.
     """
 
@@ -250,11 +234,11 @@ class ImageReader:
         self.broken: dict[str, str] = {}
 
     def read(self, index: int, load: Callable[[int], Any] | None = None) -> tuple[Any, int, int]:
-        """Image, the index that was really read, and the number of broken images stepped over.
+        """Image, the index that was actually read, and the number of broken images that were skipped.
 
         Args:
             index: Which image.
-            load: What reads one; None is the source's `load`.
+            load: Function that reads one; None uses the source's `load`.
 
         Raises:
             BrokenRateError: more than the tolerated share is broken.
@@ -271,14 +255,14 @@ class ImageReader:
         raise BrokenRateError(f'none of {length} images can be read; first: {list(self.broken)[:3]}')
 
     def sample(self, index: int, load: Callable[[int], Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Image and what a sample says about it: index as asked for, name and label as read, images stepped over.
+        """Image and its sample fields: index as requested, name and label as read, number of skipped images.
 
         Args:
-            index: Which image.
+            index: Index of the image.
             load: See `read`.
 
         Raises:
-            BrokenRateError: more than the tolerated share is broken.
+            BrokenRateError: More than the tolerated share is broken.
         """
         image, actual, broken = self.read(index, load)
         name, label = self.source.name(actual), self.source.label(actual)
@@ -288,7 +272,7 @@ class ImageReader:
         self.failures += 1
         if name not in self.broken:
             self.broken[name] = message
-            logger.warning('broken image no. %d, another one takes its place: %s', len(self.broken), message)
+            logger.warning('broken image no. %d, replaced by another one: %s', len(self.broken), message)
         if self.failures > self.broken_rate_limit * max(self.reads, self.BASE):
             raise BrokenRateError(
                 f'{self.failures} of {self.reads} reads failed ({len(self.broken)} files), more '
@@ -298,7 +282,7 @@ class ImageReader:
 
 
 def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and std as (C, 1, 1) each, to be read only; kept per device, since a copy from the host waits for it."""
+    """Mean and std as (C, 1, 1) each, read-only; cached per device, since a copy from the host synchronises."""
     return _channel_constants(tuple(mean), tuple(std), device)
 
 

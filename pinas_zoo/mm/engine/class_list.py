@@ -1,57 +1,42 @@
 """One class list per training.
 
-It is that of the training source, or the one that a config gives by name (`classes` of a source), is written into
-every checkpoint, and is handed to all other sources of folders and lists: validation, test, search, k-nearest
-neighbours. A class that a split does not show therefore leaves the numbers of the others as they are.
+The list is that of the training source, or the one that a config names (`classes` of a source). It is written into
+every checkpoint and passed to all other sources of folders and lists: validation, test, search, k-nearest neighbours.
+So a class that is missing in a split does not change the numbers of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from mmengine.config import Config
 
-from pinas_zoo.data import open_source
-from pinas_zoo.data.image_list import few_names
-from pinas_zoo.mm.engine.rewrite import type_name
+from pinas_zoo.data.images import few_names
+from pinas_zoo.data.sources import find_views, open_source
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 
 __all__ = ['class_counts', 'pin_classes', 'views']
 
-_UNLABELLED = ('FourViews', 'BatchedViews')
 #: Where the class list is looked for, in this order.
 _ORDER = ('train_dataloader', 'calibration', 'evaluation', 'custom_hooks', 'val_dataloader', 'test_dataloader')
 
 
 def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict, bool]]:
-    """Everything of ours that reads images from a source.
+    """Every part of a config, in our format, that reads images from a source.
 
     Args:
-        cfg: Of a training, a test or a search.
+        cfg: Config of a training, a test or a search.
         keys: Parts of it.
 
     Yields:
         Its dotted key, its config, and whether labels are needed.
     """
-    for key in keys:
-        yield from _views(cfg._cfg_dict.get(key), key)
-
-
-def _views(node: Any, path: str) -> Iterator[tuple[str, dict, bool]]:
-    if isinstance(node, dict):
-        if isinstance(node.get('source'), dict) and 'kind' in node['source']:
-            unlabelled = 'type' in node and type_name(node) in _UNLABELLED
-            yield path, node, not unlabelled and not path.startswith('calibration')
-        items = list(node.items())
-    else:
-        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
-    for key, child in items:
-        yield from _views(child, f'{path}.{key}')
+    for path, node, labelled in find_views(cfg._cfg_dict, keys):
+        yield path, node, labelled and not path.startswith('calibration')
 
 
 def class_counts(cfg: Config) -> dict[str, int]:
-    """Numbers of classes that the model of a config has, by dotted key."""
+    """Number of classes of the model in a config, by dotted key."""
     model = cfg._cfg_dict.get('model') or {}
     places = {'num_classes': cfg._cfg_dict, 'model.num_classes': model, 'model.method.num_classes': model.get('method')}
     found = {key: (node or {}).get('num_classes') for key, node in places.items()}
@@ -89,7 +74,7 @@ def _in_files(source: dict) -> bool:
 
 
 def _names(cfg: Config) -> list[str]:
-    """Of the first source that has some; none where it does not open, which the preflight, or building it, reports."""
+    """Classes of the first source that has some; none if it does not open, which is reported later."""
     for path, node, labelled in views(cfg):
         source = node['source']
         if not labelled and not path.startswith('calibration'):

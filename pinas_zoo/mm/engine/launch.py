@@ -1,14 +1,12 @@
 """From a config file to its training: options, this process, the seed, the Runner.
 
-A config that names `ExactIterLoop` runs as it is written. `rewrite` serves the others: configs that inherit from
-mmdetection or mmsegmentation. A checkpoint is never loaded in a way that can run code.
+A config that names `ExactIterLoop` runs as it is written; its sources are checked before anything is built.
+`rewrite` and `preflight.check` are for the others: configs that inherit from mmdetection or mmsegmentation. No
+checkpoint is ever loaded in a way that can run code.
 """
 
-import atexit
-import multiprocessing as mp
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +15,25 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import init_dist, is_distributed
+from mmengine.dist import all_gather_object
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
-from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.data.sources import find_views, open_source, opened_once
+from pinas_zoo.mm.engine import machine, rewrite
+from pinas_zoo.mm.engine.batches import finish_on_device
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
-from pinas_zoo.mm.preflight.check import check_data, tell
+from pinas_zoo.mm.preflight.check import find_problems
+from pinas_zoo.mm.preflight.findings import Findings
+from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.weights.load import PLAIN_GLOBALS
-from pinas_zoo.weights.loading import last_checkpoint
 
 __all__ = [
     'DEFAULT_SEED',
@@ -39,17 +43,20 @@ __all__ = [
     'Options',
     'bad_input_in_log',
     'build_runner',
+    'check_data',
     'choose_seed',
-    'find_checkpoint',
     'load_config',
     'prepare_training',
     'set_up',
+    'tell',
     'train',
 ]
 
 DEFAULT_SEED = 0
+#: Beginning of the notes that are warnings.
+WARNS = 'preflight: '
 LAUNCHERS = ('none', 'pytorch', 'slurm')
-#: Default scopes whose configs are checked before they run and fitted to the machine.
+#: Default scopes whose configs are checked before they run and adapted to the machine.
 FOREIGN_SCOPES = ('mmdet', 'mmseg')
 
 
@@ -58,12 +65,12 @@ class Options:
     """Options that both tools share.
 
     Args:
-        work_dir: Where logs and checkpoints go; the config's, else work_dirs/<config name>.
+        work_dir: Where logs and checkpoints go; default: the config's, else work_dirs/<config name>.
         resume: None, 'auto' (the last checkpoint of the work_dir, if any) or a checkpoint.
         cfg_options: Dotted keys that override the config.
         amp: Mixed precision.
-        seed: Of this run; None takes the checkpoint's, the config's, else 0.
-        launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None looks at the environment.
+        seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
+        launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None detects it from the environment.
         wandb: Project of Weights & Biases; None keeps TensorBoard.
     """
 
@@ -94,7 +101,7 @@ def load_config(path: str | Path, options: Options) -> Config:
 
 
 def _reach_inside(cfg: Config) -> None:
-    """Keys that a config sets on the seeding wrapper of its training data, and that are the data set's, go inside."""
+    """Moves keys that a config sets on the seeding wrapper of its training data into the wrapped data set."""
     node = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     if str(node.get('type')).endswith('SeededDataset') and isinstance(node.get('dataset'), dict):
         beside = {key: node.pop(key) for key in list(node) if key not in ('type', 'dataset', 'seed', 'max_refetch')}
@@ -108,19 +115,34 @@ def build_runner(cfg: Config, notes: list[str]) -> Runner:
     return runner
 
 
+def tell(notes: Sequence[str], inform: Callable[[str], Any] = print) -> None:
+    """The notes of a run, its warnings together at the end.
+
+    Args:
+        notes: Lines as `check_data` and others left them.
+        inform: Receives those that are not warnings.
+    """
+    for note in notes:
+        if not note.startswith(WARNS):
+            inform(note)
+    for note in notes:
+        if note.startswith(WARNS):
+            MMLogger.get_current_instance().warning(note)
+
+
 # ---- this process ---------------------------------------------------------------------------
 
 
 def _enforce_safe_loading() -> None:
-    """Make every torch.load of this process weights-only, also those of other packages."""
+    """Make every torch.load of this process weights-only, including those of other packages."""
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    # Published files of mmdet and mmseg may hold numpy arrays and scalars as metadata: no code.
+    # Published files of mmdet and mmseg may contain numpy arrays and scalars as metadata: no code.
     torch.serialization.add_safe_globals(PLAIN_GLOBALS)
 
 
 def _set_ranks(launcher: str | None) -> str:
-    """Find the launcher and give slurm's ranks torch's names. Returns the launcher."""
+    """Find the launcher and set torch's variables from Slurm's ranks. Returns the launcher."""
     env = os.environ
     if launcher is None:
         launcher = 'pytorch' if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(env) else 'none'
@@ -139,8 +161,8 @@ def _set_ranks(launcher: str | None) -> str:
 def _set_threads(launcher: str) -> int:
     """Threads of this process: PINAS_THREADS, else the cores divided among the local processes.
 
-    torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be told
-    apart here: tools/dist_train.sh passes the user's value on as PINAS_THREADS.
+    torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be
+    distinguished here: tools/dist_train.sh passes the user's value as PINAS_THREADS.
     """
     wanted = os.environ.get('PINAS_THREADS')
     if wanted is None and launcher == 'none':
@@ -152,7 +174,7 @@ def _set_threads(launcher: str) -> int:
 
 
 def _own_cores(launcher: str) -> int:
-    """Cores of this process: those that Slurm gave to its task, else an equal share of what may be used."""
+    """Cores of this process: those that Slurm assigned to its task, else an equal share of the usable ones."""
     affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     if launcher == 'none':
@@ -163,19 +185,13 @@ def _own_cores(launcher: str) -> int:
     return max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
 
 
-def _leave() -> None:
-    """Ends the process group of a run that ended well: NCCL warns of one that is left to the exit."""
-    if torch.distributed.is_initialized() and not hasattr(sys, 'last_value'):
-        torch.distributed.destroy_process_group()
-
-
 def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
 
     Args:
-        cfg: Its launcher and default scope are set; one of mmdet or mmseg is fitted to the machine.
+        cfg: Its launcher and default scope are set; a config of mmdet or mmseg is adapted to the machine.
         launcher: See `Options`.
-        notes: Receives what the log should say about it.
+        notes: Receives lines for the log.
 
     Returns:
         The number of processes.
@@ -191,60 +207,77 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     if cfg.get('default_scope') is None:
         cfg.default_scope = 'pinas_zoo'
     init_default_scope(cfg.default_scope)
-    if distributed and on_cpu:
-        if not torch.distributed.is_initialized():
-            # mmengine's own set-up calls torch.cuda and fails here.
-            torch.distributed.init_process_group('gloo')
-        rewrite.wrap_for_cpu(cfg)
-    elif distributed and not is_distributed():
-        # A Runner would do it, but the search has none, and would change the start method that this sets.
-        env = cfg.get('env_cfg') or {}
-        if (method := (env.get('mp_cfg') or {}).get('mp_start_method')) and not mp.get_start_method(allow_none=True):
-            mp.set_start_method(method)
-        init_dist(cfg.launcher, **env.get('dist_cfg', {}))
-        atexit.register(_leave)
+    if distributed:
+        machine.join_processes(cfg, on_cpu)
     if cfg.default_scope in FOREIGN_SCOPES:
-        rewrite.fit_machine(cfg, on_cpu, notes)
+        machine.fit_machine(cfg, on_cpu, notes)
     elif on_cpu and cfg.get('sync_bn'):
-        rewrite.replace_sync_bn(cfg, notes)
+        machine.replace_sync_bn(cfg, notes)
     if not on_cpu:
-        rewrite.finish_on_device(cfg, notes)
+        finish_on_device(cfg, notes)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
     return world_size
+
+
+# ---- its data -------------------------------------------------------------------------------
+
+
+def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: str | None = None) -> None:
+    """Checks the data of a run: what is missing, does not decode or does not fit.
+
+    One process per machine checks; all of them stop together. If labels are read, every process first writes one class
+    list into all sources. ``preflight=False`` in the config skips the check.
+
+    Args:
+        cfg: With its default scope set.
+        parts: Parts of the config that the run reads; for mmdet's and mmseg's configs 'train', 'val', 'test'.
+        notes: Receives warnings.
+        checkpoint: The one that is continued, tested or searched; its class list is the run's.
+
+    Raises:
+        BadInputError: One line per problem.
+    """
+    own = cfg.get('default_scope') not in FOREIGN_SCOPES
+    labelled = own and any(labelled for *_, labelled in find_views(cfg._cfg_dict))
+    if labelled:
+        pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
+    if not own:
+        check_samples(cfg)
+    if not cfg.get('preflight', True):
+        notes.append('preflight=False: the data were not checked')
+        return
+    found = Findings()
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        if own:
+            _look_at_sources(cfg, parts, found)
+        else:
+            found = find_problems(cfg, parts)
+        if labelled:
+            check_views(cfg, parts, found)
+    gathered = all_gather_object(found)
+    errors = list(dict.fromkeys(line for one in gathered for line in one.errors))
+    notes += dict.fromkeys(f'{WARNS}{line}' for one in gathered for line in one.warnings)
+    if errors:
+        head = [f'{len(errors)} problems with the data:'] if len(errors) > 1 else []
+        raise BadInputError('\n'.join([*head, *errors]))
+
+
+def _look_at_sources(cfg: Config, parts: Sequence[str], found: Findings) -> None:
+    for path, view, _ in find_views(cfg._cfg_dict, parts):
+        try:
+            found.warnings += [f'{path}: {line}' for line in open_source(view['source']).look()]
+        except (OSError, ValueError) as error:
+            found.errors.append(f'{path}: {error}')
 
 
 # ---- training -------------------------------------------------------------------------------
 
 
-def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
-    """The checkpoint to continue from.
-
-    Args:
-        work_dir: Of the run.
-        resume: 'auto' or a file.
-
-    Returns:
-        Its path; None for 'auto' where nothing was saved yet.
-
-    Raises:
-        FileNotFoundError: When the named file, or the one that last_checkpoint names, is missing.
-    """
-    if resume != 'auto':
-        if not Path(resume).is_file():
-            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
-        return str(resume)
-    try:
-        saved = last_checkpoint(work_dir)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; --resume may name another') from None
-    return None if saved is None else str(saved)
-
-
 def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
-    """The seed of a run; when it continues another, that one's: the sampler is built from it.
+    """The seed of a run; if it continues another, that one's: the sampler is built from it.
 
     Raises:
-        ValueError: When --seed differs from the checkpoint's.
+        ValueError: --seed differs from the checkpoint's.
     """
     if checkpoint is not None:
         content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
@@ -268,7 +301,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     Args:
         path: Config file.
         options: See `Options`.
-        notes: Receives what the log should say about both.
+        notes: Receives lines for the log about both.
     """
     cfg = load_config(path, options)
     if FROM_DATA in str(cfg._cfg_dict):
@@ -279,16 +312,10 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     resume = options.resume or ('auto' if cfg.get('resume') else None)
     checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
     if resume and checkpoint is None:
-        notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
+        notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
     foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
-    if foreign:
-        from pinas_zoo.mm.engine.samples import check_samples, name_bad_input  # other trainings do without
-
-        check_samples(cfg)
-    else:
-        pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
-        splits = (*splits, 'custom_hooks')
-    check_data(cfg, splits, notes)
+    parts = tuple(f'{split}_dataloader' for split in splits)
+    check_data(cfg, splits if foreign else (*parts, 'custom_hooks'), notes, checkpoint)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -296,12 +323,12 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if checkpoint is not None:
         cfg.load_from = checkpoint
     if options.amp:
-        rewrite.use_amp(cfg)
+        machine.use_amp(cfg)
     if cfg.train_cfg.get('type') != 'pinas_zoo.ExactIterLoop':
         rewrite.make_exact(cfg, seed, notes)
     elif cfg.randomness.get(
         'diff_rank_seed'
-    ):  # mmengine then gives samplers no seed, and ours needs the same everywhere
+    ):  # otherwise mmengine gives samplers no seed, and ours needs the same one everywhere
         cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
         name_bad_input(cfg, splits)
@@ -310,6 +337,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     return cfg
 
 
+@opened_once()
 def train(path: str | Path, options: Options) -> Runner:
     """Train a config to its end.
 
@@ -321,7 +349,7 @@ def train(path: str | Path, options: Options) -> Runner:
         The runner, trained.
 
     Raises:
-        BadInputError: When data or config do not fit; what was saved before stays.
+        BadInputError: Data or config do not fit; what was saved before is kept.
     """
     notes: list[str] = []
     runner = build_runner(prepare_training(path, options, notes), notes)
@@ -332,7 +360,7 @@ def train(path: str | Path, options: Options) -> Runner:
 
 @contextmanager
 def bad_input_in_log(runner: Runner) -> Iterator[None]:
-    """An error of the data becomes the last line of the log, without the traceback of a data worker."""
+    """Logs an error in the data as the last line, without the traceback of a data worker."""
     try:
         yield
     except BadInputError as error:

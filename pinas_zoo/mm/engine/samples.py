@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.mm.engine.rewrite import type_name
-from pinas_zoo.mm.preflight.downstream import head_classes
+from pinas_zoo.mm.preflight.check import head_classes
 from pinas_zoo.mm.preflight.ignored import ignored_label
+from pinas_zoo.registry import type_name
 
 __all__ = ['check_samples', 'name_bad_input']
 

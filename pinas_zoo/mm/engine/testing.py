@@ -1,4 +1,4 @@
-"""What tools/test.py does: evaluate a checkpoint on the config's test set."""
+"""The work of tools/test.py: evaluate a checkpoint on the config's test set."""
 
 import json
 from pathlib import Path
@@ -9,21 +9,29 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
-from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.data.sources import opened_once
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
-from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
-from pinas_zoo.mm.engine.launch import FOREIGN_SCOPES, Options, bad_input_in_log, build_runner, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data
+from pinas_zoo.mm.engine.launch import (
+    FOREIGN_SCOPES,
+    Options,
+    bad_input_in_log,
+    build_runner,
+    check_data,
+    load_config,
+    set_up,
+)
+from pinas_zoo.mm.engine.samples import name_bad_input
+from pinas_zoo.registry import type_name
 
 __all__ = ['test']
 
 
 def _half_type(cfg: Config) -> torch.dtype:
-    """What --amp computes in: bfloat16; on a GPU without it, and for mmdet's and mmseg's models there, float16."""
+    """The precision of --amp: bfloat16; float16 on a GPU without it, and for mmdet's and mmseg's models on a GPU."""
     if get_device() == 'cpu':
         return torch.bfloat16
-    # Compiled operators of mmcv have no bfloat16 form.
+    # mmcv's compiled operators have no bfloat16 form.
     if cfg.default_scope in FOREIGN_SCOPES or not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
@@ -32,7 +40,7 @@ def _half_type(cfg: Config) -> torch.dtype:
 def _use_tta(cfg: Config) -> None:
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
-        raise ValueError(f'--tta needs tta_model and tta_pipeline in the config, no {missing}')
+        raise ValueError(f'--tta needs tta_model and tta_pipeline in the config, but it has no {missing}')
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -45,7 +53,7 @@ def _use_show_dir(cfg: Config, folder: str) -> None:
     if hook is None:
         raise ValueError('--show-dir needs default_hooks.visualization in the config')
     hook['draw'] = True
-    if rewrite.type_name(hook) == 'DetVisualizationHook':
+    if type_name(hook) == 'DetVisualizationHook':
         hook['test_out_dir'] = folder
     else:
         cfg.visualizer['save_dir'] = folder
@@ -58,12 +66,13 @@ def _use_out(cfg: Config, out: str) -> None:
         evaluator = cfg.test_evaluator
         metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         cfg.test_evaluator = [*metrics, {'type': kind, 'out_file_path': out}]
-    elif rewrite.type_name(cfg.test_evaluator) in ('IoUMetric', 'CityscapesMetric'):
+    elif type_name(cfg.test_evaluator) in ('IoUMetric', 'CityscapesMetric'):
         cfg.test_evaluator.update(output_dir=out, keep_results=True)
     else:
         raise ValueError(f'--out got {out}, allowed are FILE.pkl, or a folder with an mmseg metric')
 
 
+@opened_once()
 def test(
     path: str | Path,
     checkpoint: str,
@@ -76,7 +85,7 @@ def test(
 
     Args:
         path: Config file.
-        checkpoint: Weights, any that mmengine can load.
+        checkpoint: Weights in any form that mmengine can load.
         options: See `Options`; `resume` is not used.
         out: See `_use_out`.
         show_dir: Folder for drawn predictions.
@@ -86,7 +95,7 @@ def test(
         The metrics, which are also in test_metrics.json of the work_dir.
 
     Raises:
-        BadInputError: When data or config do not fit.
+        BadInputError: Data or config do not fit.
     """
     notes: list[str] = []
     cfg = load_config(path, options)
@@ -94,13 +103,7 @@ def test(
         fill_from_data(cfg, ('test',), class_names(checkpoint))
     set_up(cfg, options.launcher, notes)
     foreign = cfg.default_scope in FOREIGN_SCOPES
-    if foreign:
-        from pinas_zoo.mm.engine.samples import check_samples, name_bad_input  # other trainings do without
-
-        check_samples(cfg)
-    else:
-        pin_classes(cfg, class_names(checkpoint))
-    check_data(cfg, ('test',), notes)
+    check_data(cfg, ('test' if foreign else 'test_dataloader',), notes, checkpoint)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.seed is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=options.seed)
@@ -113,7 +116,7 @@ def test(
     if foreign:
         name_bad_input(cfg, ('test',))
     for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
-        cfg.pop(key)  # no training data has to be there to test
+        cfg.pop(key)  # testing must not require training data
     cfg.pop('param_scheduler', None)
     runner = build_runner(cfg, notes)
     with bad_input_in_log(runner), torch.autocast(get_device(), _half_type(cfg), enabled=options.amp):

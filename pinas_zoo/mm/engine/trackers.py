@@ -7,17 +7,18 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.mm.engine.rewrite import fill_runtime, type_name
+from pinas_zoo.mm.engine.machine import fill_runtime
+from pinas_zoo.registry import type_name
 
 __all__ = ['use_wandb']
 
 
 def use_wandb(cfg: Config, project: str) -> None:
-    """Puts Weights & Biases in TensorBoard's place; the JSON lines stay.
+    """Replaces TensorBoard by Weights & Biases; the JSON lines are kept.
 
     Args:
-        cfg: A training config, ours or mmdet's or mmseg's; the run is named as its work_dir.
-        project: Project there.
+        cfg: A training config, ours or mmdet's or mmseg's; the run has the name of its work_dir.
+        project: Name of the project there.
 
     Raises:
         ImportError: wandb is not installed.

@@ -145,7 +145,7 @@ def load(path: str) -> dict[str, list]:
         with open(path, 'rb') as file, uncollected():
             document = json.loads(file.read())
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f'{path}: no JSON ({error})') from None
+        raise BadInputError(f'{path}: not JSON ({error})') from None
     except OSError as error:
         raise BadInputError(f'{path}: {error.strerror}') from None
     keys = ('images', 'annotations', 'categories')

@@ -1,68 +1,119 @@
-"""What is wrong with a run's data, found before it starts.
+"""Finds what is wrong with the data of an mmdet or mmseg run before it starts.
 
-mmdet's and mmseg's data: `downstream`; sources of ours: `views`. What a sample shows later is named while it is read.
-`preflight=False` in the config, or as an option, leaves the check out. What counts as wrong: docs/own_data.md.
+The annotation file is read completely, and files are searched in the listings of their folders; of the pixels only a
+few images and label maps per loader are decoded. Later errors in samples are reported while they are read.
+`preflight=False` in the config, or as an option, skips the check. What counts as wrong: docs/own_data.md.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.dist import all_gather_object
-from mmengine.logging import MMLogger
+from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.data.trees import Listing
+from pinas_zoo.mm.preflight.coco import check_coco, check_evaluator
 from pinas_zoo.mm.preflight.findings import Findings
-from pinas_zoo.mm.preflight.views import check_views
+from pinas_zoo.mm.preflight.ignored import check_ignored, ignored_label
+from pinas_zoo.mm.preflight.maps import check_maps
+from pinas_zoo.mm.preflight.stacking import check_crop, check_stacking
+from pinas_zoo.registry import DATASETS
 
-#: How the notes begin that are warnings.
-WARNS = 'preflight: '
-_LOADERS = {split: f'{split}_dataloader' for split in ('train', 'val', 'test')}
+__all__ = ['find_problems', 'head_classes']
+
+_HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 
 
-def check_data(cfg: Config, splits: Sequence[str], notes: list[str]) -> None:
-    """Check the data of a run.
+def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
+    """All that is wrong with the data of some loaders, in this process."""
+    findings, listing = Findings(), Listing()
+    if cfg.get('default_scope') == 'mmseg':
+        check_ignored(cfg, tuple(splits), findings)
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        for node in _leaves(loader['dataset']):
+            dataset = _open(node)
+            if dataset is None:
+                continue
+            _check_classes(cfg, dataset, f'{split}_dataloader', findings)
+            if _reads_as(dataset, 'mmdet', 'CocoDataset'):
+                check_coco(dataset, node, _evaluators(cfg, split), listing, findings)
+            else:
+                entries = check_maps(dataset, node, head_classes(cfg), ignored_label(cfg), listing, findings)
+                check_stacking(cfg, split, node, entries, findings)
+                if split == 'train':
+                    check_crop(cfg, node, findings)
+        if split != 'train':
+            check_evaluator(_evaluators(cfg, split), list(_leaves(loader['dataset'])), findings)
+    return findings
 
-    One process a machine looks; all of them stop together.
 
-    Args:
-        cfg: With its default scope set.
-        splits: Of 'train', 'val', 'test': the loaders that the run uses; of a search its parts.
-        notes: Receives what is legal and yet surprising.
+def head_classes(cfg: Config) -> int | None:
+    """The number of classes of the segmentation head; None for other models."""
+    counts = [count for path, count in _class_counts(cfg.get('model', {})) if 'decode_head' in path]
+    return counts[0] if counts else None
 
-    Raises:
-        BadInputError: One line per problem.
-    """
-    if not cfg.get('preflight', True):
-        notes.append('preflight=False: the data were not checked')
+
+def _class_counts(node: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
+    """(dotted key, num_classes) of every head that predicts the data set's classes."""
+    if isinstance(node, dict):
+        inside = next((key for key in reversed(path.split('.')) if not key.isdigit()), '') in _HEADS
+        if inside and isinstance(node.get('num_classes'), int) and not node.get('class_agnostic'):
+            yield f'{path}.num_classes', node['num_classes']
+        items = list(node.items())
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in items:
+        yield from _class_counts(child, f'{path}.{key}')
+
+
+def _leaves(node: Any) -> Iterator[ConfigDict]:
+    """Configs of the data sets inside wrappers (repeated, concatenated, seeded)."""
+    if not isinstance(node, dict):
         return
-    findings = Findings()
-    if os.environ.get('LOCAL_RANK', '0') == '0':
-        if cfg.get('default_scope') in ('mmdet', 'mmseg'):
-            from pinas_zoo.mm.preflight.downstream import find_problems  # other trainings do without
-
-            findings = find_problems(cfg, splits)
-        else:
-            check_views(cfg, tuple(_LOADERS.get(split, split) for split in splits), findings)
-    gathered = all_gather_object(findings)
-    errors = list(dict.fromkeys(line for found in gathered for line in found.errors))
-    notes += dict.fromkeys(f'{WARNS}{line}' for found in gathered for line in found.warnings)
-    if errors:
-        head = [f'{len(errors)} problems with the data:'] if len(errors) > 1 else []
-        raise BadInputError('\n'.join([*head, *errors]))
+    inner = [node['dataset']] if 'dataset' in node else list(node.get('datasets', ()))
+    if not inner:
+        yield node
+    for child in inner:
+        yield from _leaves(child)
 
 
-def tell(notes: Sequence[str], inform: Callable[[str], Any] = print) -> None:
-    """The notes of a run, its warnings together at the end.
+def _reads_as(dataset: Any, package: str, name: str) -> bool:
+    """Whether a data set finds its files as mmdet's CocoDataset or mmseg's BaseSegDataset does."""
+    bases = [base for base in type(dataset).__mro__ if base.__name__ == name and base.__module__.startswith(package)]
+    own = ('load_data_list', 'parse_data_info')
+    return bool(bases) and all(getattr(type(dataset), n, None) is getattr(bases[0], n, None) for n in own)
 
-    Args:
-        notes: As `check_data` and others left them.
-        inform: Takes what is no warning.
-    """
-    for note in notes:
-        if not note.startswith(WARNS):
-            inform(note)
-    for note in notes:
-        if note.startswith(WARNS):
-            MMLogger.get_current_instance().warning(note)
+
+def _open(node: ConfigDict) -> Any:
+    """The data set of a config, its files unread; None for kinds and places that are not known here."""
+    if node.get('backend_args') or '://' in str(node.get('data_root', '')):
+        return None
+    with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's, as build() does
+        kind = registry.get(node['type']) if isinstance(node.get('type'), str) else node.get('type')
+    if kind is None or not hasattr(kind, 'load_data_list'):
+        return None
+    dataset = DATASETS.build(dict(node, lazy_init=True, pipeline=[]))
+    known = _reads_as(dataset, 'mmdet', 'CocoDataset') or _reads_as(dataset, 'mmseg', 'BaseSegDataset')
+    return dataset if known else None
+
+
+def _evaluators(cfg: Config, split: str) -> list[dict]:
+    found = cfg.get(f'{split}_evaluator') or []
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _check_classes(cfg: Config, dataset: Any, loader: str, findings: Findings) -> None:
+    names = dataset.metainfo.get('classes')
+    if names is None:
+        return
+    if isinstance(names, str):
+        findings.errors.append(f'{loader}.dataset.metainfo.classes is the text {names!r}: write a tuple, ({names!r},)')
+        return
+    for key, count in _class_counts(cfg.get('model', {})):
+        if count != len(names):
+            kind = type(dataset).__name__
+            findings.errors.append(
+                f'{key} is {count}, but {kind} of {loader} has {len(names)} classes ({names[0]}, ...)'
+            )

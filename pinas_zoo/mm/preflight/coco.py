@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 
+from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief, load, uncollected
 from pinas_zoo.mm.preflight.bad_input import BadInputError, read_image
-from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, spaced, warn_of_orientation
+from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, warn_of_orientation
 from pinas_zoo.mm.preflight.objects import Objects, check_masks, check_objects, left_over, unseen_classes
 
 

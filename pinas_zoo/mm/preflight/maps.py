@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 
+from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import BadInputError, label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, spaced, warn_of_orientation
+from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, warn_of_orientation
 
 __all__ = ['check_maps']
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import mmcv
 from mmengine.config import Config, ConfigDict
 from PIL import Image
 
@@ -61,6 +60,8 @@ def check_stacking(cfg: Config, split: str, node: ConfigDict, entries: Sequence[
     scales = _scales(node.get('pipeline', ()))
     if batch <= 1 or not entries or scales is None:
         return
+    import mmcv  # only mmseg's data come here
+
     size = preprocessor.get('size') if split == 'train' else None
     sizes = Counter()
     first: dict[tuple[int, int], str] = {}
