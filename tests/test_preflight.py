@@ -91,7 +91,7 @@ def test_wrong_layout(folder: str, part: str, case):
     cfg, root = case(folder)
     (root / part).rename(root / 'pictures')
     error = the_error(cfg, 'train')
-    assert error.startswith(f'{root / part}') and f': not there; {root} holds' in error and 'pictures' in error
+    assert error.startswith(f'{root / part}') and f': not there; {root} contains' in error and 'pictures' in error
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.engine.resume_config import compare_config
 from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
@@ -67,6 +68,7 @@ class Options:
     Args:
         work_dir: Where logs and checkpoints go; default: the config's, else work_dirs/<config name>.
         resume: None, 'auto' (the last checkpoint of the work_dir, if any) or a checkpoint.
+        resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
         cfg_options: Dotted keys that override the config.
         amp: Mixed precision.
         seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
@@ -76,6 +78,7 @@ class Options:
 
     work_dir: str | None = None
     resume: str | None = None
+    resume_with_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
     amp: bool = False
     seed: int | None = None
@@ -309,7 +312,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
-    resume = options.resume or ('auto' if cfg.get('resume') else None)
+    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config else None)
     checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
@@ -332,6 +335,13 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
         name_bad_input(cfg, splits)
+    if checkpoint is not None:
+        saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
+        cfg.resume_with_config = options.resume_with_config
+        if saved is None:
+            notes.append(f'--resume: {checkpoint} does not say which config it was written under')
+        else:
+            compare_config(cfg, checkpoint, saved, options.resume_with_config, notes)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.registry import type_name
 
-__all__ = ['make_exact']
+__all__ = ['changes', 'make_exact']
 
 #: What `make_exact` may change.
 _EXACT = ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'log_processor', 'custom_hooks')
@@ -47,10 +47,10 @@ def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
         if name not in map(type_name, custom):
             custom.append({'type': f'pinas_zoo.{name}'})
     cfg.custom_hooks = custom
-    notes += [f'rewritten: {line}' for key in _EXACT for line in _changes(before[key], cfg.get(key), key)]
+    notes += [f'rewritten: {line}' for key in _EXACT for line in changes(before[key], cfg.get(key), key)]
 
 
-def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
+def changes(old: Any, new: Any, name: str) -> Iterator[str]:
     """One line per difference between two config values: dotted key, old value, new value."""
     if old == new:
         return
@@ -59,7 +59,7 @@ def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
             yield f'{name} is wrapped in {new["type"]}'
             return
         for key in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(key), new.get(key), f'{name}.{key}')
+            yield from changes(old.get(key), new.get(key), f'{name}.{key}')
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and list(new[: len(old)]) == list(old):
         yield from (f'{name} + {dict(added)}' for added in new[len(old) :])
     else:

@@ -7,14 +7,11 @@ import torch
 from PIL import Image
 
 from pinas_zoo.mm.engine.loop import DatasetWrapper
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
-class BadInputError(ValueError):
-    """Data, or a config that does not fit them; one line per problem, naming file and value."""
 
 
 def last_line(error: BadInputError) -> str:

@@ -13,6 +13,10 @@ from pinas_zoo.data.trees import shorten
 _TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
 
 
+class BadInputError(ValueError):
+    """Data, or a config that does not fit them; one line per problem, naming file and value."""
+
+
 @dataclass
 class Findings:
     """Lines of a check.
