@@ -72,7 +72,7 @@ def test_path_follows_from_seed_and_step() -> None:
     assert first == second and len({path for (path,) in first}) > 3
     assert train(linear_stage(4), 6) != first
     stage = linear_stage(3)
-    assert [[SPACE.format(stage.path(step))] for step in range(6)] == first  # whatever ran before
+    assert [[SPACE.format(stage.method.paths(step)[0])] for step in range(6)] == first  # whatever ran before
 
 
 def test_loss_is_that_of_batch_statistics() -> None:
@@ -82,8 +82,8 @@ def test_loss_is_that_of_batch_statistics() -> None:
         outputs = stage.train()(**data, step=2, mode='loss')
         free = SuperNet(SPACE)
         free.load_state_dict(stage.supernet.state_dict())
-        logits = stage.head(free.train()(data['image'], stage.path(2)).mean((2, 3)))
-        stored = stage.head(free.eval()(data['image'], stage.path(2)).mean((2, 3)))
+        logits = stage.head(free.train()(data['image'], stage.method.paths(2)[0]).mean((2, 3)))
+        stored = stage.head(free.eval()(data['image'], stage.method.paths(2)[0]).mean((2, 3)))
     assert torch.equal(outputs['loss'], F.cross_entropy(logits, data['label']))
     assert outputs['top1'].item() == pytest.approx(100 * (logits.argmax(1) == data['label']).float().mean().item())
     assert not torch.allclose(logits, stored)
@@ -93,7 +93,7 @@ def test_loss_is_that_of_batch_statistics() -> None:
 
 def test_run_seed_is_the_default() -> None:
     torch.manual_seed(11)
-    assert LinearStage(SPACE, 2).seed == 11
+    assert LinearStage(SPACE, 2).method.seed == 11
 
 
 # ---- classifier ---------------------------------------------------------------------------------
