@@ -20,7 +20,7 @@ from pinas_zoo.data.fixed_batches import FixedBatches
 from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up
+from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
@@ -201,7 +201,7 @@ def _open_config(config: str | Path, checkpoint: str, options: Options) -> tuple
     data = json.loads(json.dumps(data))
     check_data(cfg, PARTS, notes, checkpoint)
     if is_main_process():
-        print(*notes, sep='\n')
+        tell(notes)
     return cfg, data
 
 

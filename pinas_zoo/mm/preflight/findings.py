@@ -13,6 +13,10 @@ from pinas_zoo.data.trees import shorten
 _TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
 
 
+class BadInputError(ValueError):
+    """Data, or a config that does not fit them; one line per problem, naming file and value."""
+
+
 @dataclass
 class Findings:
     """Lines of a check.
@@ -63,3 +67,8 @@ def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
             f'{path}: EXIF orientation {turn}: mmcv turns the picture upright and leaves {what} as they are, which fit '
             'only if they were drawn on the upright picture'
         )
+
+
+def names_own_classes(node: dict) -> bool:
+    """Whether a config names the classes of its data set, which is then none of the published ones."""
+    return bool((node.get('metainfo') or {}).get('classes'))
