@@ -12,7 +12,7 @@ from pinas_zoo.data.supervised import SupervisedView
 __all__ = ['HalvedView']
 
 
-class HalvedView(Dataset):
+class HalvedView(Dataset[dict[str, Any]]):
     """A training sample, and with it one of the part that is held out from the weights.
 
     Args:

@@ -10,6 +10,8 @@ arXiv 2108.07375. Facts and the released code's settings: docs/methods.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -87,7 +89,7 @@ class BNNAS(SPOS):
         blocks = (block for position in self.supernet.blocks for block in position.candidates)
         return [norm for block in blocks if (norm := last_norm(block)) is not None]
 
-    def param_groups(self) -> dict[str, list]:
+    def param_groups(self) -> dict[str, list[Any]]:
         """What trains, without weight decay."""
         return {'weights': [{'params': [p for p in self.parameters() if p.requires_grad], 'weight_decay': 0.0}]}
 
@@ -104,7 +106,7 @@ class BNNAS(SPOS):
 
     def score(self, arch: Arch) -> float:
         """S, the sum of the indicator over the positions."""
-        return sum_of(self.table(), self.supernet.space.parse(arch))
+        return sum_of(self.table(), self.supernet.space.single(arch))
 
     def derive(self, limits: Limits | None = None) -> Arch:
         """The architecture of the largest S within the limits, exactly; the paper's form is an evolution by `score`.

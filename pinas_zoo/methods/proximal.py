@@ -12,7 +12,7 @@ was zero in two steps in a row (mu * v - A is then exactly zero), so zeros may b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -120,10 +120,15 @@ class ProximalGradient(torch.optim.Optimizer):
 
     def direction(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
         """What to go against, and by what to scale the element-wise threshold."""
+        assert parameter.grad is not None
         return parameter.grad, 1.0
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every parameter that has a gradient."""
         loss = None
         if closure is not None:

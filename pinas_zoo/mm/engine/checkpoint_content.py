@@ -74,10 +74,10 @@ def _plain(value: Any, dropped: list[str], name: str) -> Any:
     return _DROPPED
 
 
-def _plain_dict(value: dict, dropped: list[str], name: str) -> dict:
+def _plain_dict(value: dict[str, Any], dropped: list[str], name: str) -> dict[str, Any]:
     """A dict of plain members; Counter and OrderedDict (with a module's `_metadata`) survive."""
     kind = next((k for k in (Counter, OrderedDict) if type(value) is k), dict)
-    result: dict = kind()
+    result: dict[str, Any] = kind()
     for key, item in value.items():
         plain_key = _plain(key, dropped, f'{name} key')
         plain_item = _plain(item, dropped, f'{name}.{key}' if name else str(key))
@@ -99,7 +99,7 @@ def from_plain(value: Any) -> Any:
     return value
 
 
-def hub_to_plain(hub: dict, history: int, dropped: list[str]) -> dict:
+def hub_to_plain(hub: dict[str, Any], history: int, dropped: list[str]) -> dict[str, Any]:
     """A message hub's state in plain values, of each scalar the newest `history` entries."""
     scalars = {}
     for key, buffer in hub['log_scalars'].items():
@@ -115,7 +115,7 @@ def hub_to_plain(hub: dict, history: int, dropped: list[str]) -> dict:
     }
 
 
-def hub_from_plain(plain: dict, history: int) -> dict:
+def hub_from_plain(plain: dict[str, Any], history: int) -> dict[str, Any]:
     """What `MessageHub.load_state_dict` expects, from the plain form."""
     scalars = {}
     for key, entry in plain['log_scalars'].items():

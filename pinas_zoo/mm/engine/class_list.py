@@ -24,7 +24,7 @@ _UNLABELLED = ('FourViews', 'BatchedViews')
 _ORDER = ('train_dataloader', 'calibration', 'evaluation', 'custom_hooks', 'val_dataloader', 'test_dataloader')
 
 
-def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict, bool]]:
+def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Everything of ours that reads images from a source.
 
     Args:
@@ -38,7 +38,7 @@ def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict
         yield from _views(cfg._cfg_dict.get(key), key)
 
 
-def _views(node: Any, path: str) -> Iterator[tuple[str, dict, bool]]:
+def _views(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
     if isinstance(node, dict):
         if isinstance(node.get('source'), dict) and 'kind' in node['source']:
             unlabelled = 'type' in node and type_name(node) in _UNLABELLED
@@ -84,7 +84,7 @@ def pin_classes(cfg: Config, known: Sequence[str] | None = None) -> None:
         source.setdefault('classes', names)
 
 
-def _in_files(source: dict) -> bool:
+def _in_files(source: dict[str, Any]) -> bool:
     return source['kind'] in ('folder', 'list')
 
 

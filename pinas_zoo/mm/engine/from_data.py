@@ -29,7 +29,7 @@ __all__ = ['FROM_DATA', 'class_names', 'fill_from_data', 'is_open']
 FROM_DATA = 'from data'
 
 
-def is_open(node: Config | dict) -> bool:
+def is_open(node: Config | dict[str, Any]) -> bool:
     """Whether a config, or a part of one, leaves class names or counts to the data."""
     return any(True for _ in _open_keys(node))
 
@@ -58,7 +58,7 @@ def class_names(checkpoint: str | Path) -> list[str] | None:
     return read_checkpoint(find_weights(checkpoint), tensors=False).classes or None
 
 
-def _open_keys(node: Any) -> Iterator[tuple[dict, str]]:
+def _open_keys(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
     """(dict, key) of every 'from data'."""
     node = node._cfg_dict if isinstance(node, Config) else node
     if isinstance(node, dict):
@@ -83,7 +83,7 @@ def _names(cfg: Config, splits: Sequence[str]) -> Sequence[str]:
     return next(iter(found))
 
 
-def _leaves(node: Any) -> Iterator[dict]:
+def _leaves(node: Any) -> Iterator[dict[str, Any]]:
     """Data sets inside wrappers (repeated, concatenated, seeded)."""
     inner = [node['dataset']] if 'dataset' in node else node.get('datasets', ())
     if not inner:
@@ -92,7 +92,7 @@ def _leaves(node: Any) -> Iterator[dict]:
         yield from _leaves(child)
 
 
-def _names_of(node: dict) -> Sequence[str]:
+def _names_of(node: dict[str, Any]) -> Sequence[str]:
     if 'source' in node:
         if not (names := open_source(node['source']).classes):
             raise BadInputError(f'num_classes={FROM_DATA!r}: the images of {dict(node["source"])} carry no labels')

@@ -77,7 +77,7 @@ class NonFiniteGuardHook(Hook):
         self._in_a_row = 0
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Check every output whose name holds `loss`; `LateInfoHook` does it where it is there.
 
@@ -193,7 +193,7 @@ class LateInfoHook(RuntimeInfoHook):
         self._waiting: deque[_Copy] = deque()
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Take a step's outputs, and read those that are due.
 
@@ -255,7 +255,7 @@ class PathLogHook(Hook):
     _since: tuple[float, int] | None = None  # time and iteration of the last log, at first of the first iteration
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Write at the interval of the run's LoggerHook."""
         now, done = time.perf_counter(), runner.iter + 1

@@ -30,7 +30,7 @@ Draw = tuple[int, int]
 
 
 @DATA_SAMPLERS.register_module()
-class StatelessSampler(Sampler):
+class StatelessSampler(Sampler[int]):
     """Endless (index, draw number) pairs from any start, every `world_size`-th for this rank.
 
     Draw d of the endless sequence is member d % size of the permutation of epoch d // size, which
@@ -114,7 +114,7 @@ def run_seed(seed: int | None) -> int:
     return seeds[0]
 
 
-class DatasetWrapper(Dataset):
+class DatasetWrapper(Dataset[Any]):
     """Forwards what it is not asked for itself to the data set inside, both ways.
 
     Hooks and batch samplers of mmdet and mmseg do not notice it.
@@ -171,7 +171,7 @@ class SeededDataset(DatasetWrapper):
     def __getitem__(self, item: int | Draw) -> Any:
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[int | Draw]) -> list:
+    def __getitems__(self, items: Sequence[int | Draw]) -> list[Any]:
         """The samples of a batch; torch's loader asks for them so, and the random states are kept once."""
         if not isinstance(items[0], tuple):
             return [self.dataset[item] for item in items]
@@ -231,7 +231,7 @@ class ExactIterLoop(IterBasedTrainLoop):
     def __init__(
         self,
         runner: Any,
-        dataloader: DataLoader | dict,
+        dataloader: DataLoader[Any] | dict[str, Any],
         max_iters: int | None = None,
         max_epochs: int | None = None,
         val_begin: int = 1,
@@ -263,7 +263,7 @@ class ExactIterLoop(IterBasedTrainLoop):
         self.val_interval = val_interval * unit
         self.stop_training = False
         self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
-        self.dataloader_iterator: Iterator | None = None
+        self.dataloader_iterator: Iterator[Any] | None = None
         self._held: RandomState | None = None
         dataset = self.dataloader.dataset
         if not isinstance(getattr(dataset, '_dataset', dataset), SeededDataset):  # mmengine may slice it

@@ -133,7 +133,7 @@ def _likeness(one: str, other: str) -> float:
 # ---- walking a config ------------------------------------------------------------------------------------------------
 
 
-def _plain(cfg: Config) -> dict:
+def _plain(cfg: Config) -> dict[str, Any]:
     return cfg._cfg_dict.to_dict()
 
 
@@ -192,7 +192,7 @@ def _imports_others(cfg: Config) -> bool:
     return any(not module.startswith('pinas_zoo') for module in modules)
 
 
-def _allowed(cfg: Config, node: dict, path: str) -> set[str] | None:
+def _allowed(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
     """Keys that the dict at `path` may hold; None where that cannot be told."""
     name = path.rpartition('.')[2]
     if (known := _untyped(cfg, node, path)) is not None:
@@ -219,7 +219,7 @@ def _allowed(cfg: Config, node: dict, path: str) -> set[str] | None:
     return allowed
 
 
-def _untyped(cfg: Config, node: dict, path: str) -> set[str] | None:
+def _untyped(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
     """Keys of the dicts that mmengine reads itself; None for all others."""
     top = path.split('.')[0]
     if path == 'train_cfg' and not node.get('type'):

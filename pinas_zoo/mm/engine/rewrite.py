@@ -19,13 +19,13 @@ _AMP = 'pinas_zoo.AmpOptimWrapper'
 _EXACT = ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'log_processor', 'custom_hooks')
 
 
-def type_name(cfg: dict) -> str:
+def type_name(cfg: dict[str, Any]) -> str:
     """The class name of a config's `type`, without scope; '' where there is none."""
     kind = cfg.get('type', '')
     return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     """All dicts inside a config value, outermost first."""
     if isinstance(node, dict):
         yield node
@@ -80,7 +80,7 @@ def use_amp(cfg: Config) -> None:
                 node.setdefault('dtype', 'float16')
 
 
-def _wrappers(cfg: Config) -> Iterator[dict]:
+def _wrappers(cfg: Config) -> Iterator[dict[str, Any]]:
     """The configs of optimiser wrappers, one or several."""
     return (node for node in _dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
 
@@ -223,7 +223,7 @@ def _convert_loop(cfg: Config, notes: list[str]) -> None:
     cfg.train_cfg = ConfigDict(train, type='pinas_zoo.ExactIterLoop')
 
 
-def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
+def _seed_data(loader: dict[str, Any], seed: int, notes: list[str]) -> None:
     """Wrap the data set and exchange the sampler of a training loader."""
     if type_name(loader['dataset']) == 'SeededDataset':
         loader['dataset']['seed'] = seed
@@ -249,7 +249,7 @@ def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
         )
 
 
-def _convert_checkpoints(hooks: dict, epochs: bool, notes: list[str]) -> None:
+def _convert_checkpoints(hooks: dict[str, Any], epochs: bool, notes: list[str]) -> None:
     """Exchange the checkpoint hook, unless the config switched it off."""
     default = {'type': 'CheckpointHook', 'by_epoch': epochs, 'interval': 1 if epochs else 1000}
     hook = dict(hooks.get('checkpoint', default) or ())

@@ -45,7 +45,7 @@ class AnnotationFile:
 
 
 def check_coco(
-    dataset: Any, node: ConfigDict, evaluators: Sequence[dict], listing: Listing, findings: Findings
+    dataset: Any, node: ConfigDict, evaluators: Sequence[dict[str, Any]], listing: Listing, findings: Findings
 ) -> None:
     """Check an annotation file and the images that it names.
 
@@ -69,7 +69,7 @@ def check_coco(
         findings.errors.append(str(error))
 
 
-def check_evaluator(evaluators: Sequence[dict], nodes: Sequence[ConfigDict], findings: Findings) -> None:
+def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[ConfigDict], findings: Findings) -> None:
     """Check that COCO metrics read the annotations of the set that they evaluate.
 
     Args:
@@ -104,7 +104,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _load(path: str) -> dict[str, list]:
+def _load(path: str) -> dict[str, list[Any]]:
     try:
         with open(path, 'rb') as file, _uncollected():
             document = json.loads(file.read())
@@ -176,7 +176,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
             )
 
 
-def _check_references(file: AnnotationFile, findings: Findings) -> list[dict]:
+def _check_references(file: AnnotationFile, findings: Findings) -> list[dict[str, Any]]:
     """Annotations whose image is known."""
     categories = {category['id'] for category in file.categories}
     for annotation in file.annotations:
@@ -202,7 +202,7 @@ def _check_references(file: AnnotationFile, findings: Findings) -> list[dict]:
     return known
 
 
-def _check_boxes(file: AnnotationFile, annotations: list[dict], findings: Findings) -> bool:
+def _check_boxes(file: AnnotationFile, annotations: list[dict[str, Any]], findings: Findings) -> bool:
     """Returns whether every box is four numbers."""
     try:
         boxes = np.array([annotation['bbox'] for annotation in annotations], np.float64).reshape(-1, 4)
@@ -263,7 +263,7 @@ def _check_masks(file: AnnotationFile, findings: Findings) -> None:
         )
 
 
-def _check_filter(file: AnnotationFile, wanted: set[int], filter_cfg: dict, findings: Findings) -> None:
+def _check_filter(file: AnnotationFile, wanted: set[int], filter_cfg: dict[str, Any], findings: Findings) -> None:
     """Whether mmdet's filter leaves anything to train on."""
     smallest = filter_cfg.get('min_size', 0)
     left = {image['id'] for image in file.images if min(image['width'], image['height']) >= smallest}

@@ -69,7 +69,7 @@ def check_crop(cfg: Config, node: ConfigDict, findings: Findings) -> None:
             )
 
 
-def _missing_maps(dataset: Any, entries: list[dict], listing: Listing, findings: Findings) -> list[str]:
+def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing, findings: Findings) -> list[str]:
     missing = listing.missing(entry['seg_map_path'] for entry in entries)
     if missing:
         made = dataset.seg_map_suffix.endswith('_labelTrainIds.png')
@@ -86,7 +86,7 @@ def _count(dataset: Any) -> int | None:
     return None if names is None else len(names)
 
 
-def _check_map(entry: dict, image: tuple[int, int], classes: int | None, findings: Findings) -> None:
+def _check_map(entry: dict[str, Any], image: tuple[int, int], classes: int | None, findings: Findings) -> None:
     path = entry['seg_map_path']
     labels = read_map(path)
     if labels.shape != image:
