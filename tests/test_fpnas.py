@@ -334,7 +334,7 @@ def test_joint_distribution_keeps_probabilities() -> None:
 
 def test_factors() -> None:
     assert factor_matrix(PINAS, FACTORS).tolist() == [[1, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1]]
-    with pytest.raises(ValueError, match=r"not each combination of \('radix', 'base_width'\) once"):
+    with pytest.raises(ValueError, match=r"must be each combination of \('radix', 'base_width'\) exactly once"):
         toy(factors=('radix', 'base_width'))
     method = toy(factors=FACTORS)  # no joint_at: factorised to the end
     assert method.moved(10**6)[0] is method.coarse

@@ -135,7 +135,7 @@ def test_factors_that_do_not_fit() -> None:
     net = SuperNet(SMALL)
     with pytest.raises(ValueError, match='3 positions need as many factors or None, got 1'):
         net.path(ARCH, [None])
-    with pytest.raises(ValueError, match=r'position 0 keeps \(0, 3\), its factors have shape \(3,\)'):
+    with pytest.raises(ValueError, match=r'position 0 keeps \(0, 3\) and needs as many factors, got shape \(3,\)'):
         net.extract(ARCH, [torch.ones(3), None, None])
     with pytest.raises(ValueError, match='position 1 keeps 1, its factors'):
         net.path(ARCH, [None, torch.ones(1), None])

@@ -249,12 +249,12 @@ def test_a_continued_run_is_the_same(kind: type[ProximalGradient]) -> None:
         (dict(momentum=1.0), 'momentum in 0..1'),
         (dict(l1=-1.0), 'l1, l2, exclusive >= 0'),
         (dict(ramp=0), 'ramp >= 1'),
-        (dict(l1=1.0, exclusive=1.0), 'exclusive takes the place'),
+        (dict(l1=1.0, exclusive=1.0), 'exclusive replaces'),
         (dict(betas=(1.0, 0.9)), 'betas in 0..1'),
     ],
 )
 def test_settings_out_of_range(settings: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         AdamProximal([start()], **settings)
-    with pytest.raises(ValueError, match=r'needs matrices, got a shape of \(4,\)'):
+    with pytest.raises(ValueError, match=r'needs matrices, got a parameter of shape \(4,\)'):
         ProximalGradient([torch.nn.Parameter(torch.zeros(4))])

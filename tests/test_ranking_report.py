@@ -225,7 +225,7 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
 
 def test_a_page_without_markers(tmp_path: Path) -> None:
     (tmp_path / 'page.md').write_text('nothing')
-    with pytest.raises(ValueError, match='lacks the lines'):
+    with pytest.raises(ValueError, match='lacks the marker lines'):
         fill_page(tmp_path / 'page.md', {'result': ''})
 
 

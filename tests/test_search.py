@@ -291,7 +291,7 @@ def test_replay_refuses_what_the_search_would_not_propose() -> None:
     foreign = [(arch, 0.5) for arch in RandomSearch(PINAS, seed=1).ask(3)]
     with pytest.raises(ValueError, match='these settings propose'):
         searcher.replay(foreign)
-    with pytest.raises(ValueError, match='fresh searcher'):
+    with pytest.raises(ValueError, match='new searcher'):
         searcher.replay(foreign)
     with pytest.raises(ValueError, match='twice'):
         RandomSearch(PINAS).replay(foreign + foreign[:1])

@@ -16,18 +16,18 @@ from pinas_zoo.models.supernet import SuperNet
 
 __all__ = ['HELD_OUT', 'AlternatingMethod', 'held_out', 'wake_branches']
 
-#: Where the held-out batch stands in a batch, with an 'image' and a 'label' of its own.
+#: Key of the held-out batch within a batch; it holds its own 'image' and 'label'.
 HELD_OUT = 'held_out'
 
 
 class AlternatingMethod(SupervisedMethod):
     """Base of the methods whose last part of a step moves the architecture; the parts before it move the weights.
 
-    Subclasses give `arch_parameters`, `weights_loss` and `arch_loss`, and `weight_parts` where it is not 1. A step of
-    the warm-up has no architecture part: the optimiser of 'arch' then finds no gradient and must leave all as it is.
+    Subclasses define `arch_parameters`, `weights_loss` and `arch_loss`, and `weight_parts` where it is not 1. Warm-up
+    steps have no architecture part: the optimiser of 'arch' then sees no gradient and must change nothing.
 
     Args:
-        supernet: The supernet; branches that start at zero are woken, see `wake_branches`.
+        supernet: The supernet; branches whose last BN starts at zero are enabled, see `wake_branches`.
         num_classes: Classes of the head.
         label_smoothing: Share of the target that is spread over the classes, in 0..1.
         seed: As in `SupervisedMethod`.
@@ -58,7 +58,7 @@ class AlternatingMethod(SupervisedMethod):
         raise NotImplementedError(f'{type(self).__name__} has no architecture parameters')
 
     def moved(self, step: int) -> list[nn.Parameter]:
-        """Those that a step moves: all of them, unless the method trains them one after another."""
+        """Those that a step moves: all of them, unless the method trains them in turns."""
         return self.arch_parameters()
 
     def weight_parts(self, step: int) -> int:
@@ -84,7 +84,7 @@ class AlternatingMethod(SupervisedMethod):
         return self.weight_parts(step) + (not self.warms_up(step))
 
     def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
-        """The terms of a part. Arguments and result as in `Method.loss`; the batch has its held-out one with it."""
+        """The terms of a part. Arguments and result as in `Method.loss`; the batch also contains its held-out batch."""
         part %= self.parts(step)
         if part < self.weight_parts(step):
             return self.weights_loss(batch, step, part)
@@ -107,16 +107,16 @@ def held_out(batch: dict[str, Any]) -> dict[str, Any]:
     """
     if HELD_OUT not in batch:
         raise ValueError(
-            f'the architecture learns from held-out images: the batch needs {HELD_OUT!r} with its own image and label '
+            f'the architecture is trained on held-out images: the batch needs {HELD_OUT!r} with its image and label '
             f"(data set 'pinas_zoo.HalvedView'), it has {sorted(batch)}"
         )
     return batch[HELD_OUT]
 
 
 def wake_branches(supernet: SuperNet) -> None:
-    """Sets the last BN's weight of a block to 1 where it starts at zero.
+    """Sets the weight of a block's last BN to 1 where it starts at zero.
 
-    A branch that is zero gives the architecture's parameters no gradient, or the same to all candidates.
+    A zero branch gives the architecture's parameters no gradient, or the same one for all candidates.
     """
     for block in supernet.modules():
         if isinstance(block, Bottleneck) and not block.bn3.weight.any():

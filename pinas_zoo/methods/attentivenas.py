@@ -6,9 +6,9 @@ largest one's scores. An attentive path is the best (or worst) of k that were dr
     tau ~ pi(tau);  a_1..a_k ~ pi(a | tau);  a = argmax (argmin) of P(a_i) = -CE(a_i; batch)
     loss = CE(MAX, labels) + sum over the others of -sum_j t_j log softmax(z)_j,   t = softmax(z_MAX)
 
-The paper's space is nested: its largest network touches every weight. Here candidates own their weights, so that the
-sandwich trains the blocks of MAX and MIN more often than others; `updates` counts it. Where all paths cost about the
-same, bins carry nothing and the method is best-of-k by the loss of a batch: one bin is the default.
+The paper's space is nested: its largest network contains every weight. Here each candidate has its own weights, so the
+sandwich trains the blocks of MAX and MIN more often than the others; `updates` counts this. Where all paths cost about
+the same, bins carry no information and the method is best-of-k by the loss on a batch: one bin is the default.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from pinas_zoo.space import Arch
 
 __all__ = ['ARMS', 'AttentiveNAS']
 
-#: Which path of k trains: the best or the worst one; 'uniform' draws one; 'random' is N random paths by labels, without
-#: sandwich and distillation.
+#: Which of the k paths is trained: the best or the worst; 'uniform' draws one; 'random' trains N random paths with
+#: labels, without sandwich and distillation.
 ARMS = ('best', 'worst', 'uniform', 'random')
 
 
 class AttentiveNAS(SupervisedMethod):
-    """N paths a step by the sandwich rule, with in-place distillation and attentive sampling.
+    """N paths per step by the sandwich rule, with in-place distillation and attentive sampling.
 
-    The gradients of the N paths add up, as released. Candidates run forward on the step's own batch with batch
-    statistics; their losses are averaged over all ranks before one is chosen, so that every rank trains the same path
-    (the release lets ranks differ). Parts of a step run in their order, since all learn from the first.
+    The gradients of the N paths are summed, as released. Candidate paths run forward on the step's own batch with batch
+    statistics. Their losses are averaged over all ranks before one is chosen, so that every rank trains the same path
+    (in the release, ranks may differ). The parts of a step must run in order, since the others learn from the first.
 
     Args:
         supernet: The supernet.
         num_classes: Classes of the head.
-        label_smoothing: As in `SupervisedMethod`; of the largest path and the choice.
+        label_smoothing: As in `SupervisedMethod`; used for the largest path and for the choice.
         seed: As in `SupervisedMethod`.
         arm: One of `ARMS`.
-        candidates: k, at least 1; the release has 3 by loss, the paper 50 by predictor.
+        candidates: k, at least 1; the release uses 3 chosen by loss, the paper 50 chosen by a predictor.
         subnets: N, at least 2.
         bins: Cost bins, over MACs.
         pool: See `CostBins`.
@@ -96,7 +96,7 @@ class AttentiveNAS(SupervisedMethod):
             AccuracyPredictor.from_log(predictor, space) if isinstance(predictor, (str, Path)) else predictor
         )
         self.register_buffer('updates', torch.zeros(space.num_positions, len(space.candidates), dtype=torch.long))
-        # Of the step that runs: its index, its paths so far, what the others learn from, which choices agreed.
+        # State of the current step: its index, its paths so far, what the others learn from, which choices agreed.
         self._step = -1
         self._paths: list[Arch] = []
         self._targets: Tensor | None = None
@@ -104,7 +104,7 @@ class AttentiveNAS(SupervisedMethod):
 
     @property
     def extremes(self) -> tuple[Arch, Arch]:
-        """MAX and MIN, the paths of the most and the fewest MACs at every position; of equal candidates the first."""
+        """MAX and MIN: the paths with the most and the fewest MACs at every position; the first of equal candidates."""
         space = self.supernet.space
         rows = [(row, space.choices(position)) for position, row in enumerate(self.macs)]
         largest, smallest = (tuple(pick(options, key=row.__getitem__) for row, options in rows) for pick in (max, min))
@@ -113,7 +113,7 @@ class AttentiveNAS(SupervisedMethod):
     # ---- a step ----------------------------------------------------------------------------------------------------
 
     def paths(self, step: int) -> tuple[Arch, ...]:
-        """The paths of a step that has run; of another one MAX and MIN, as the rest follows from the batch."""
+        """The paths of a step that has run; before that MAX and MIN, since the others depend on the batch."""
         return tuple(self._paths) if step == self._step else self.extremes
 
     def parts(self, step: int) -> int:
@@ -124,13 +124,15 @@ class AttentiveNAS(SupervisedMethod):
         """Loss of one of the step's paths. Arguments and result as in `Method.loss`.
 
         Raises:
-            ValueError: Another part of the step than the first came first.
+            ValueError: A part was run out of order.
         """
         part %= self.subnets
         if part == 0:
             self._step, self._paths, self._targets, self._agreed = step, [], None, []
         if (self._step, len(self._paths)) != (step, part):
-            raise ValueError(f'parts of a step run in order: part {part} of step {step} came after {self._paths}')
+            raise ValueError(
+                f'the parts of a step must run in order: part {part} of step {step} came after {self._paths}'
+            )
         arch = self.choose(batch, step, part)
         self._paths.append(arch)
         self.count(arch)
@@ -143,19 +145,19 @@ class AttentiveNAS(SupervisedMethod):
         return {'loss': F.cross_entropy(logits, label, label_smoothing=self.label_smoothing), 'top1': top1}
 
     def choose(self, batch: dict[str, Any], step: int, part: int) -> Arch:
-        """The path of a part: MAX first, MIN last, the attentive ones between; random ones without the sandwich."""
+        """The path of a part: MAX first, MIN last, the attentive ones in between; random paths without the sandwich."""
         if self.arm != 'random' and part in (0, self.subnets - 1):
             return self.extremes[part > 0]
         _, archs = self.bins.draw(self.rng(step, part), self.candidates)
         return archs[0] if len(archs) == 1 else archs[self.winner(batch, archs)]
 
     def winner(self, batch: dict[str, Any], archs: list[Arch]) -> int:
-        """Index of the best path by loss or predictor, of the worst one for that arm; equal on all ranks."""
+        """Index of the best path (the worst one for that arm) by loss or predictor; equal on all ranks."""
         pick = torch.argmax if self.arm == 'best' else torch.argmin
         if self.predictor is not None:
             return int(pick(torch.from_numpy(self.predictor(archs))))
         losses = image_losses(forward_only(self, batch['image'], archs), batch['label'], self.label_smoothing)
-        # By the whole batch, and to see what such a choice is worth, by each half of it.
+        # By the whole batch and, to see how reliable such a choice is, by each half of it.
         P = -mean_over_ranks(torch.stack([part.mean(dim=1) for part in (losses, losses[:, ::2], losses[:, 1::2])]))
         whole, first, second = pick(P, dim=1).tolist()
         self._agreed.append(first == second)
@@ -163,19 +165,19 @@ class AttentiveNAS(SupervisedMethod):
 
     @torch.no_grad()
     def count(self, arch: Arch) -> None:
-        """Counts a backward pass of each block of a path; the counts stand in checkpoints."""
+        """Counts a backward pass of each block of a path; the counts are saved in checkpoints."""
         for row, choice in zip(self.updates, arch, strict=True):
             row[choice] += 1
 
     # ---- the interface of a method ---------------------------------------------------------------------------------
 
     def units(self, step: int) -> float:
-        """Path units of a step: its paths, and a third for each one looked at."""
+        """Path units of a step: its paths, and a third for each candidate path."""
         looked = self.candidates if self.candidates > 1 and self.predictor is None else 0
         return self.subnets + (self.subnets - 2) * looked / 3
 
     def log_scalars(self, step: int) -> dict[str, float]:
-        """How evenly blocks have trained, and what the step's choices were worth.
+        """How evenly the blocks were trained, and how reliable the step's choices were.
 
         Returns:
             'updates_least' and 'updates_most', the extreme update counts relative to their mean; 'same_winner', the

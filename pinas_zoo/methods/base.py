@@ -1,6 +1,6 @@
-"""What a training loop asks of a method, and what the supervised ones have in common. torch only.
+"""What a training loop needs of a method, and what the supervised methods share. torch only.
 
-Pi-NAS (`pinas_zoo.methods.pinas`) and its peers meet every loop through the members of `Method`.
+The loops use Pi-NAS (`pinas_zoo.methods.pinas`) and its peers only through the members of `Method`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ['ArchitectureMethod', 'Method', 'SupervisedMethod', 'decay_groups', '
 class Method(Protocol):
     """A way to train a supernet: an `nn.Module` with these members.
 
-    A step is `parts(step)` forward and backward passes on one batch, then one move of every optimiser. The loop hands
-    over the index of the step, so that a method draws what it needs from (seed, step) and keeps no count of its own.
+    A step is `parts(step)` forward and backward passes on one batch, then one step of every optimiser. The loop passes
+    in the index of the step, so that a method draws what it needs from (seed, step) and keeps no count itself.
     """
 
-    if TYPE_CHECKING:  # a submodule: isinstance() does not find those of torch since Python 3.12
+    if TYPE_CHECKING:  # a submodule, which isinstance() does not find since Python 3.12
 
         @property
         def supernet(self) -> SuperNet:
@@ -45,7 +45,7 @@ class Method(Protocol):
         ...
 
     def log_scalars(self, step: int) -> dict[str, float]:
-        """Numbers that are too expensive for every step; asked for when a line is logged."""
+        """Numbers that are too expensive for every step; computed when a line is logged."""
         ...
 
     def parts(self, step: int) -> int:
@@ -59,19 +59,19 @@ class Method(Protocol):
             batch: 'views' (N, 4, C, H, W) for Pi-NAS, 'image' (N, C, H, W) and 'label' (N,) for supervised methods;
                 sources add 'index', 'name' and 'broken'.
             step: Index of the optimiser step.
-            part: Index of the pass within the step; with gradient accumulation it counts on, so that it is taken
+            part: Index of the pass within the step; with gradient accumulation it keeps counting, so it is taken
                 modulo `parts(step)` where its meaning repeats.
 
         Returns:
-            'loss', to be differentiated: the loop sums the gradients of all parts. The rest is logged, as the mean over
-            the parts; no other name may hold 'loss', since mmengine would add it.
+            'loss', to be differentiated: the loop sums the gradients of all parts. Everything else is logged, as the
+            mean over the parts; no other name may contain 'loss', since mmengine would add it.
         """
         ...
 
     def param_groups(self) -> dict[str, list[Any]]:
-        """The parameters, or torch's parameter groups, of each optimiser by its name; 'weights' is one of them.
+        """The parameters, or torch's parameter groups, of each optimiser by name; one of them is 'weights'.
 
-        Parameters that do not train stand in none. Architecture parameters are a group of their own, 'arch'.
+        Parameters that are not trained are in none. Architecture parameters form their own group, 'arch'.
         """
         ...
 
@@ -82,23 +82,23 @@ class Method(Protocol):
 
 @runtime_checkable
 class ArchitectureMethod(Method, Protocol):
-    """A method whose training itself chooses an architecture."""
+    """A method whose training itself selects an architecture."""
 
     def derive(self, limits: Limits | None = None) -> Arch:
-        """The architecture that was chosen, within the limits."""
+        """The selected architecture, within the limits."""
         ...
 
 
 class SupervisedMethod(nn.Module):
     """Base of the methods that train a supernet with labels: the supernet, a linear head, cross-entropy on a path.
 
-    Subclasses give `paths`; one path and one backward pass a step is the default.
+    Subclasses define `paths`; the default is one path and one backward pass per step.
 
     Args:
         supernet: The supernet.
         num_classes: Classes of the head.
         label_smoothing: Share of the target that is spread over the classes, in 0..1.
-        seed: Everything random is drawn from (seed, step): equal on all ranks, whatever stopped in between.
+        seed: Everything random is drawn from (seed, step): equal on all ranks, also after an interruption.
 
     Raises:
         ValueError: A number is out of its range.
@@ -119,16 +119,16 @@ class SupervisedMethod(nn.Module):
         self.graphs: BlockGraphs | None = None
 
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
-        """Trains from captured blocks where they fit, see `BlockGraphs`; the results are those without.
+        """Trains from captured blocks where possible, see `BlockGraphs`; the results do not change.
 
         Args:
-            recorder: What captures, `CudaRecorder()`.
-            log: Takes one line of text at a time.
+            recorder: Captures the graphs, `CudaRecorder()`.
+            log: Called with one line of text at a time.
         """
         self.graphs = BlockGraphs(self.supernet, None, recorder, log)
 
     def rng(self, *place: int) -> np.random.Generator:
-        """The generator of a place, such as (step,) or (step, part)."""
+        """The generator of a key such as (step,) or (step, part)."""
         return np.random.default_rng([self.seed, *place])
 
     def features(self, images: Tensor, arch: Arch | Path) -> Tensor:
@@ -155,7 +155,7 @@ class SupervisedMethod(nn.Module):
 
     def paths(self, step: int) -> tuple[Arch, ...]:
         """The paths of a step."""
-        raise NotImplementedError(f'{type(self).__name__} draws no paths')
+        raise NotImplementedError(f'{type(self).__name__} does not define its paths')
 
     def parts(self, step: int) -> int:
         """Backward passes in a step."""
@@ -166,7 +166,7 @@ class SupervisedMethod(nn.Module):
         return {}
 
     def units(self, step: int) -> float:
-        """Path units of a step, one a part."""
+        """Path units of a step, one per part."""
         return float(self.parts(step))
 
     def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
@@ -189,16 +189,16 @@ def top1_percent(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """Two groups of an optimiser: what may decay, and BN's and biases' parameters, which may not."""
+    """Two groups for an optimiser: what may decay, and the parameters of BN and biases, which may not."""
     parameters = list(parameters)
     kept = [p for p in parameters if p.ndim <= 1]
     return [{'params': [p for p in parameters if p.ndim > 1]}, {'params': kept, 'weight_decay': 0.0}]
 
 
 def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """A loss of the same value whose backward pass reaches these parameters alone.
+    """A loss of the same value whose backward pass reaches only these parameters.
 
-    Where one part of a step trains the weights and another the architecture, the second must not leave its gradient in
+    Where one part of a step trains the weights and another the architecture, the second must not leave gradients in
     the weights. Over several ranks the gradients are averaged as usual.
 
     Args:

@@ -1,4 +1,4 @@
-"""BN-NAS: the scale of a block's last BN, trained alone, says how good the block is (Chen et al., ICCV 2021).
+"""BN-NAS: the scale of a block's last BN, trained alone, predicts how good the block is (Chen et al., ICCV 2021).
 
 All convolutions stay at their random initialisation. BN's scale and shift train on uniform random paths, for a tenth
 of a supernet's usual budget. Then, with gamma the scale of the last BN of candidate k at position l, and C channels:
@@ -26,7 +26,7 @@ from pinas_zoo.space import Arch
 
 __all__ = ['BNNAS', 'last_norm']
 
-#: What trains: R, the released code, the last BN of each candidate; P, the paper's wording, every BN.
+#: What is trained: R, as in the released code, the last BN of each candidate; P, as the paper words it, every BN.
 VARIANTS = ('R', 'P')
 
 
@@ -38,8 +38,8 @@ def last_norm(block: nn.Module) -> _BatchNorm | None:
 class BNNAS(SPOS):
     """BN-only training on uniform random paths, and the indicator of the last BN.
 
-    Everything that does not train is frozen in place and in no optimiser. BN's parameters never decay: decay would make
-    the indicator count how often a candidate was drawn. Optimise with SGD: an adaptive rule changes the scale.
+    Everything else is frozen in place and in no optimiser. BN's parameters never decay: with decay, the indicator
+    would measure how often a candidate was drawn. Use SGD: an adaptive optimiser changes the scale.
 
     Args:
         supernet: The supernet; it is frozen in place.
@@ -47,9 +47,9 @@ class BNNAS(SPOS):
         label_smoothing: As in `SupervisedMethod`.
         seed: As in `SupervisedMethod`.
         variant: 'R' trains the last BN of each candidate, as released; 'P' every BN, as the paper words it.
-        train_head: Also train the head, which both variants leave random.
-        zero_init: Ablation: keep last BNs that start at zero. The indicator then measures how far a branch was switched
-            on, another quantity.
+        train_head: Also train the head, which both variants leave at its random initialisation.
+        zero_init: Ablation: keep last BNs that start at zero. The indicator then measures how far training has enabled
+            a branch, a different quantity.
 
     Raises:
         ValueError: A number is out of its range, or the variant is unknown.
@@ -75,7 +75,7 @@ class BNNAS(SPOS):
             raise ValueError(f'unknown variant {variant!r}, allowed: {", ".join(VARIANTS)}')
         if not zero_init:
             wake_branches(supernet)
-        # As released, torch's default: the small start of the trained heads would let hardly any gradient through.
+        # As released, torch's default: the small initialisation of trained heads would pass on hardly any gradient.
         self.head.reset_parameters()
         self.requires_grad_(False)
         self.head.requires_grad_(train_head)
@@ -83,33 +83,33 @@ class BNNAS(SPOS):
             norm.requires_grad_(True)
 
     def trained_norms(self, variant: str) -> list[_BatchNorm]:
-        """The BN layers that a variant trains."""
+        """The BN layers that the variant trains."""
         if variant == 'P':
             return [module for module in self.supernet.modules() if isinstance(module, _BatchNorm)]
         blocks = (block for position in self.supernet.blocks for block in position.candidates)
         return [norm for block in blocks if (norm := last_norm(block)) is not None]
 
     def param_groups(self) -> dict[str, list[Any]]:
-        """What trains, without weight decay."""
+        """The trained parameters, without weight decay."""
         return {'weights': [{'params': [p for p in self.parameters() if p.requires_grad], 'weight_decay': 0.0}]}
 
     def units(self, step: int) -> float:
-        """Path units of a step: no gradient of the convolutions' weights is formed, a third of a path's cost."""
+        """Path units of a step: the convolutions' weights need no gradient, which saves a third of a path's cost."""
         return 2 / 3
 
     # ---- the indicator ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def table(self) -> list[list[float]]:
-        """``s[position][candidate]``, mean absolute scale of the last BN in double precision; 0 for a skip."""
+        """``s[position][candidate]``: mean absolute scale of the last BN in double precision; 0 for a skip."""
         return [[_scale(last_norm(block)) for block in position.candidates] for position in self.supernet.blocks]
 
     def score(self, arch: Arch) -> float:
-        """S, the sum of the indicator over the positions."""
+        """S: the sum of the indicator over the positions."""
         return sum_of(self.table(), self.supernet.space.single(arch))
 
     def derive(self, limits: Limits | None = None) -> Arch:
-        """The architecture of the largest S within the limits, exactly; the paper's form is an evolution by `score`.
+        """The architecture with the largest S within the limits, exactly; the paper runs an evolution on `score`.
 
         Raises:
             ValueError: No architecture is within the limits.

@@ -1,4 +1,4 @@
-"""Paths that are looked at without being trained: their losses on a batch choose or weigh the ones that are."""
+"""Paths that are evaluated without being trained: their losses on a batch select or weight the trained ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ['batch_statistics', 'forward_only', 'image_losses', 'mean_over_ranks'
 
 @contextmanager
 def batch_statistics(net: nn.Module) -> Iterator[None]:
-    """BN normalises with the batch's statistics, as in training, and leaves its buffers alone."""
+    """BN normalises with batch statistics, as in training, and does not update its buffers."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     saved = [(norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:
@@ -33,13 +33,13 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def forward_only(method: SupervisedMethod, images: Tensor, archs: Sequence[Arch]) -> Tensor:
-    """Class scores of several paths without gradient; the method is the same afterwards.
+    """Class scores of several paths without gradient; the method is unchanged afterwards.
 
     Shape: (N, C, H, W) -> (paths, N, classes)
     """
     with batch_statistics(method.supernet):
         logits = torch.stack([method.logits(images, arch) for arch in archs])
-    # Autocast keeps the weights that it has cast, here without a graph: what runs next would train nothing.
+    # Autocast caches the weights it has cast, here without a graph: whatever ran next would train nothing.
     torch.clear_autocast_cache()
     return logits
 
@@ -55,9 +55,9 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
 
 @torch.no_grad()
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """The mean of all ranks' tensors, bit-equal on all ranks; the tensor itself in one process.
+    """The mean of all ranks' tensors, bit-equal on all ranks; the tensor itself in a single process.
 
-    What ranks choose by must be equal on all of them, or each would train another path.
+    A quantity that selects a path must be equal on all ranks, or each would train a different path.
     """
     ranks = rank_and_world()[1]
     return x if ranks == 1 else gather(x[None]).mean(dim=0)

@@ -1,4 +1,4 @@
-"""Architectures by their cost: which bins there are, and draws from one of them (AttentiveNAS, section 4). No torch."""
+"""Architectures by cost: the bins, and draws from one of them (AttentiveNAS, section 4). No torch."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['CostBins']
 
-#: Draws before an architecture outside its bin is taken, about as released.
+#: Draws before an architecture outside its bin is accepted, about as released.
 TRIES = 100
 
 
 class CostBins:
-    """pi(tau), how often a cost bin comes, and pi(a | tau), architectures of a bin.
+    """pi(tau), how often each cost bin is drawn, and pi(a | tau), the architectures of a bin.
 
-    Both are counted in a pool of random architectures. pi(a | tau) is factorised: each position draws from the counts
-    of its candidates in the bin, and the whole is rejected until it costs what the bin says. The bins share the range
-    of the space's costs evenly; one bin draws uniformly.
+    Both are estimated from a pool of random architectures. pi(a | tau) is factorised: each position is drawn from the
+    counts of its candidates in the bin, and the architecture is rejected until its cost falls in the bin. The bins
+    divide the range of the space's costs evenly; a single bin draws uniformly.
 
     Args:
         space: The space.
         costs: ``costs[position][candidate]``, which add up over the positions.
-        bins: Bins, at least 1; those that the pool has nothing of do not come.
+        bins: Number of bins, at least 1; bins without an architecture in the pool are never drawn.
         pool: Architectures in the pool.
-        even: Every bin comes equally often, instead of as often as in the pool.
+        even: Draw every bin equally often, instead of as often as in the pool.
         seed: Seed of the pool.
 
     Raises:
-        ValueError: A number is out of its range, or several bins were asked for where all architectures cost the same.
+        ValueError: A number is out of its range, or several bins were requested where all architectures cost the same.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CostBins:
         if bins == 1:
             return
         if not self.width > 0:
-            raise ValueError(f'all architectures of {space.name!r} cost {most}, there is 1 bin; got bins={bins}')
+            raise ValueError(f'all architectures of {space.name!r} cost {most}: bins must be 1, got {bins}')
         rng = np.random.default_rng(seed)
         archs = np.stack([rng.choice(options, pool) for options in choices], axis=1)
         found = self.bin_of(archs)
@@ -71,7 +71,7 @@ class CostBins:
         return np.clip(((totals - self.least) / self.width).astype(int), 0, self.bins - 1)
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[int, list[Arch]]:
-        """A bin, and architectures of it."""
+        """A bin, and architectures drawn from it."""
         if self.bins == 1:
             return 0, [self.space.sample(rng) for _ in range(count)]
         chosen = int(rng.choice(self.bins, p=self.prior))

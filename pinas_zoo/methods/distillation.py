@@ -10,7 +10,8 @@ __all__ = ['soft_cross_entropy']
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-sum_j t_j log softmax(z)_j, averaged over the images; its gradient is that of KL(t, softmax(z)).
 
-    The value holds the entropy of the targets, so it compares neither with a KL nor with a hard label's cross-entropy.
+    The value includes the entropy of the targets, so it is comparable neither to a KL divergence nor to the
+    cross-entropy with a hard label.
 
     Args:
         logits: Scores z of the path that learns.

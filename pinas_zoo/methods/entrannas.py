@@ -1,9 +1,9 @@
 """EnTranNAS: engine and transit positions (Yang et al., CVPR 2021, arXiv 2101.11342).
 
-Re-implementation, constants chosen by us: a survey's restatement of the formulas was readable, no code was found.
+Re-implementation with our own constants: only a survey's restatement of the formulas was readable, no code was found.
 
-A step has a set E of engine positions, where the architecture learns; the others, transit positions, run only what the
-architecture parameters stand for at this moment, so that the supernet stays close to the network that is derived:
+A step has a set E of engine positions, where the architecture is learned. The others, transit positions, run only what
+the architecture parameters currently select, so that the supernet stays close to the network that is derived:
 
     engine     x_l = relu(shortcut_l + sum_k q'_lk * branch_lk(x_{l-1}))         p_l = softmax(alpha_l / tau)
     transit    x_l = relu(shortcut_l + branch_lj(x_{l-1})),  j = argmax alpha_l
@@ -12,8 +12,8 @@ With differentiable sparsification (DST) a threshold t_l = sigmoid(beta_l) prune
 
     q_lk = relu(p_lk / max_j p_lj - t_l)        q'_lk = q_lk / sum_j q_lj        else  q'_l = p_l
 
-Not here: feature sharing, which computes a candidate once for all targets of a source node. In a layer-wise space every
-position has one input, so there is nothing to share. Nor a choice of topology: a position has one predecessor.
+Left out: feature sharing, which computes a candidate once for all targets of a source node; in a layer-wise space every
+position has one input, so there is nothing to share. Also the choice of topology: a position has one predecessor.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ __all__ = ['EnTranNAS']
 
 
 class EnTranNAS(MixtureMethod):
-    """A few positions are mixtures that learn, the rest run what is derived; the engine moves through the depth.
+    """A few positions are mixtures that learn, the others run what is derived; the engines move through the depth.
 
-    The positions are cut into `engines` runs of equal length; in each cycle every run is permuted afresh, and step
-    after step each gives its next position. So an engine stands in every part of the depth, and every position is
-    engine once a cycle. The warm-up trains uniform single paths, or the random first argmax would get nearly all
+    The positions are divided into `engines` runs of equal length; in each cycle every run is permuted anew, and each
+    step takes its next position. So every part of the depth has an engine, and every position is an engine once per
+    cycle. The warm-up trains uniform single paths; otherwise the first argmax, which is random, would get nearly all
     updates.
 
     Args:
         supernet: The supernet.
         num_classes: Classes of the head.
         label_smoothing: As in `SupervisedMethod`.
-        seed: As in `SupervisedMethod`; also of the first alpha, 1e-3 times a standard normal.
-        warmup_steps: Steps with alpha and beta as they start.
-        engines: Engine positions a step; it divides the number of positions. All of them is DARTS.
+        seed: As in `SupervisedMethod`; also of the initial alpha, 1e-3 times a standard normal.
+        warmup_steps: Steps in which alpha and beta keep their initial values.
+        engines: Engine positions per step; must divide the number of positions. With all positions it is DARTS.
         temperatures: tau after the warm-up and at the end of the annealing, above 0.
-        anneal_steps: Steps after the warm-up in which tau goes geometrically from the first to the second.
+        anneal_steps: Steps after the warm-up in which tau changes geometrically from the first to the second.
         sparsify: DST; without it an engine runs all candidates.
-        threshold: beta at first. At -4, t is 0.018 and nothing is pruned early.
-        pruning: Strength of a penalty ``-log t_l`` of the engine positions, which raises the thresholds (ours).
+        threshold: Initial beta. At -4, t is 0.018 and nothing is pruned early.
+        pruning: Weight of a penalty ``-log t_l`` on the engine positions, which raises the thresholds (ours).
 
     Raises:
         ValueError: A number is out of its range.
@@ -95,7 +95,7 @@ class EnTranNAS(MixtureMethod):
         self.beta = nn.ParameterList(torch.full((1,), threshold) for _ in range(positions if sparsify else 0))
         unfit = [[c not in space.choices(p) for c in range(len(space.candidates))] for p in range(positions)]
         self.register_buffer('unfit', torch.tensor(unfit), persistent=False)
-        self.register_buffer('clock', torch.zeros((), dtype=torch.long))  # the last step, for tau
+        self.register_buffer('clock', torch.zeros((), dtype=torch.long))  # the last step, from which tau follows
         self.register_buffer('derived', torch.tensor(self.strongest()))
         self.register_buffer('flips', torch.zeros(positions, dtype=torch.long))
         self.register_buffer('updates', torch.zeros(noise.shape, dtype=torch.long))
@@ -110,7 +110,7 @@ class EnTranNAS(MixtureMethod):
         return [parameters[p] for parameters in (self.alpha, self.beta) if len(parameters) for p in self.engine(step)]
 
     def engine(self, step: int) -> tuple[int, ...]:
-        """The engine positions of a step, rising: one of each run of positions."""
+        """The engine positions of a step, ascending: one from each run of positions."""
         length = self.supernet.space.num_positions // self.engines
         cycle, place = divmod(step, length)
         orders = [self.rng(1, cycle, run).permutation(length) for run in range(self.engines)]
@@ -122,19 +122,19 @@ class EnTranNAS(MixtureMethod):
         return first * (last / first) ** min(max(step - self.warmup_steps, 0) / self.anneal_steps, 1.0)
 
     def strongest(self) -> list[int]:
-        """By position the argmax of alpha: what a transit position runs."""
+        """The argmax of alpha by position: what a transit position runs."""
         return self._logits().argmax(dim=1).tolist()
 
     def _logits(self) -> Tensor:
         return torch.stack(list(self.alpha)).detach().masked_fill(self.unfit, -torch.inf)
 
     def weigh(self, position: int, step: int) -> Tensor:
-        """q' of a position, (candidates,), with its graph; autograd goes through the maximum too."""
+        """q' of a position, (candidates,), with its graph; gradients flow through the maximum too."""
         logits = self.alpha[position].masked_fill(self.unfit[position], -torch.inf)
         p = (logits / self.temperature(step)).softmax(dim=0)
         if not self.sparsify:
             return p
-        # Below 1 in floating point too, or the strongest candidate would be pruned with the rest.
+        # Below 1 in floating point too, or the strongest candidate would be pruned with the others.
         t = self.beta[position].sigmoid().clamp(max=1 - 1e-6)
         q = (p / p.max() - t).relu()
         return q / q.sum()
@@ -152,7 +152,7 @@ class EnTranNAS(MixtureMethod):
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def mixture(self, step: int, learn: bool) -> Path:
-        """The path of a part: mixtures of the survivors at the engine positions, elsewhere the strongest."""
+        """The path of a part: mixtures of the survivors at the engine positions, the strongest candidate elsewhere."""
         choices: list[Any] = self.strongest()
         factors: list[Tensor | None] = [None] * len(choices)
         for position in self.engine(step):
@@ -163,7 +163,7 @@ class EnTranNAS(MixtureMethod):
         return Path(self.supernet, tuple(choices), factors)
 
     def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
-        """Cross-entropy for the weights of all blocks that run; in the warm-up, of a uniform path."""
+        """Cross-entropy for the weights of all blocks that run; in the warm-up, that of a uniform path."""
         path = self.supernet.path(self.paths(step)[0]) if self.warms_up(step) else self.mixture(step, learn=False)
         if self.training:
             self._record(path, step)
@@ -191,11 +191,11 @@ class EnTranNAS(MixtureMethod):
     # ---- the interface of a method -----------------------------------------------------------------------------------
 
     def paths(self, step: int) -> tuple[Arch, ...]:
-        """In the warm-up the uniform path of the step, then what is derived now."""
+        """The uniform path of the step in the warm-up, afterwards the architecture derived now."""
         return (self.supernet.space.sample(self.rng(2, step)) if self.warms_up(step) else tuple(self.strongest()),)
 
     def units(self, step: int) -> float:
-        """Path units of a step at most: 1 in the warm-up, then twice a pass with all candidates at E positions."""
+        """Path units of a step at most: 1 in the warm-up, then two passes with all candidates at the E positions."""
         if self.warms_up(step):
             return 1.0
         space, engine = self.supernet.space, self.engine(step)
@@ -203,7 +203,7 @@ class EnTranNAS(MixtureMethod):
         return 2 * self.path_units(choices)
 
     def log_scalars(self, step: int) -> dict[str, float]:
-        """Survivors, tau, flips of the argmax so far, and the share of updates of a position's most trained block."""
+        """Survivors, tau, changes of the argmax so far, and the share of updates of a position's most trained block."""
         share = (self.updates.max(dim=1).values / self.updates.sum(dim=1).clamp(min=1)).mean().item()
         facts = {'temperature': self.temperature(step), 'flips': float(self.flips.sum()), 'top_update_share': share}
         return super().log_scalars(step) | facts

@@ -14,21 +14,21 @@ __all__ = ['FairNAS']
 
 
 class FairNAS(SupervisedMethod):
-    """K paths per step, in which every candidate of every position stands exactly once; then one update.
+    """K paths per step, in which every candidate of every position occurs exactly once; then one update.
 
     Every position draws a random permutation of its K candidates, and path i takes the i-th entry of each. The K paths
     run one after another on the same batch, and their gradients are averaged, so that stem, shortcuts and head, which
-    lie on all of them, move at the pace of one path. One step costs K path units.
+    are on all of them, move at the pace of one path. One step costs K path units.
 
-    A position where fewer candidates fit (no skip where the shape changes) cannot be strictly fair in K paths: all of
-    its candidates come once, then further ones from a fresh permutation.
+    A position where fewer candidates fit (no skip where the shape changes) cannot be strictly fair in K paths: each of
+    its candidates comes once, then further ones from a new permutation.
 
     Args: see `SupervisedMethod`.
     """
 
     @property
     def num_paths(self) -> int:
-        """K, the most candidates of a position."""
+        """K: the largest number of candidates of a position."""
         space = self.supernet.space
         return max(len(space.choices(position)) for position in range(space.num_positions))
 
@@ -47,7 +47,7 @@ class FairNAS(SupervisedMethod):
         return self.num_paths
 
     def loss(self, batch: dict[str, Any], step: int, part: int = 0) -> dict[str, Tensor]:
-        """A K-th of one path's cross-entropy, which itself is logged. Arguments and result as in `Method.loss`."""
+        """1/K of one path's cross-entropy; the unscaled value is logged. Arguments and result as in `Method.loss`."""
         count = self.num_paths
         terms = self.path_loss(batch, self.paths(step)[part % count])
         whole = terms['loss']

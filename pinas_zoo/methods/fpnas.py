@@ -1,12 +1,12 @@
-"""FP-NAS: a distribution over architectures, learned by weighing sampled paths (Yan et al., CVPR 2021).
+"""FP-NAS: a distribution over architectures, learned by weighting sampled paths (Yan et al., CVPR 2021).
 
-The base is PARSEC (arXiv 1902.05116): paths are drawn from P(A | alpha), weighed by how well they explain the batch,
-and weights and alpha follow the gradients of `importance`. FP-NAS (arXiv 2011.10949) adds a number of samples that
-follows the entropy H, K = clamp(ceil(lambda H), least, most); a distribution that starts factorised (coarse) and goes
-on as a joint one (fine); and a term for the cost.
+The base is PARSEC (arXiv 1902.05116): paths are drawn from P(A | alpha) and weighted by how well they explain the
+batch; weights and alpha follow the gradients of `importance`. FP-NAS (arXiv 2011.10949) adds three things: a number of
+samples that follows the entropy H, K = clamp(ceil(lambda H), least, most); a distribution that starts factorised
+(coarse) and becomes a joint one (fine); and a cost term.
 
-Re-implementation, constants chosen by us: the sources that were read do not give beta, the optimisers, their rates, the
-batch, or the scale of the likelihood. Which are the paper's and which ours: docs/methods.md.
+Re-implementation with our own constants: the sources that were read give neither beta, the optimisers, their rates, the
+batch, nor the scale of the likelihood. docs/methods.md says which constants are the paper's and which are ours.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ['FPNAS', 'factor_matrix']
 
 
 def factor_matrix(space: SearchSpace, factors: Sequence[str]) -> Tensor:
-    """Which values of the factors make up a candidate: joint logits are this matrix times the factors' logits.
+    """Which factor values make up each candidate: joint logits are this matrix times the factors' logits.
 
     Args:
         space: A space whose candidates are all combinations of some of their fields' values.
@@ -44,17 +44,19 @@ def factor_matrix(space: SearchSpace, factors: Sequence[str]) -> Tensor:
         (candidates, values of all factors)
 
     Raises:
-        ValueError: The candidates are not each combination once.
+        ValueError: The candidates are not each combination exactly once.
     """
     values = [sorted({getattr(candidate, factor) for candidate in space.candidates}) for factor in factors]
     rows = [tuple(getattr(candidate, factor) for factor in factors) for candidate in space.candidates]
     if sorted(rows) != list(product(*values)):
-        raise ValueError(f'the candidates of {space.name!r} are not each combination of {tuple(factors)} once: {rows}')
+        raise ValueError(
+            f'the candidates of {space.name!r} must be each combination of {tuple(factors)} exactly once, got {rows}'
+        )
     return torch.tensor([[float(row[i] == v) for i, vs in enumerate(values) for v in vs] for row in rows])
 
 
 def _entropy(p: np.ndarray) -> float:
-    """Entropy in nats, the sum over the rows."""
+    """Entropy in nats, summed over the rows."""
     some = p[p > 0]
     return float(-(some * np.log(some)).sum())
 
@@ -62,28 +64,29 @@ def _entropy(p: np.ndarray) -> float:
 class FPNAS(AlternatingMethod):
     """Probabilistic architecture search with adaptive sampling, coarse to fine.
 
-    A step's first part trains the weights on K paths, in two passes that hold one path at a time: forward passes give
-    the importance weights, then each path goes forward and backward. Its second part draws K fresh paths, looks at them
-    on held-out images, forward only, and moves alpha. Logits are in nats, those of a position sum over its factors:
-    ``coarse`` times `factor_matrix`, plus ``fine``. Before `joint_at` only the coarse ones move, after it only the fine
-    ones, which start at zero: the change leaves every path's probability as it is.
+    The first part of a step trains the weights on K paths, in two passes that hold one path at a time: forward passes
+    give the importance weights, then each path runs forward and backward. The second part draws K new paths, evaluates
+    them on held-out images, forward only, and moves alpha. Logits are in nats; those of a position sum over its
+    factors: ``coarse`` times `factor_matrix`, plus ``fine``. Before `joint_at` only the coarse ones move, after it only
+    the fine ones, which start at zero: the switch does not change any path's probability.
 
     Args:
         supernet: The supernet.
         num_classes: Classes of the head.
         label_smoothing: As in `SupervisedMethod`.
         seed: As in `SupervisedMethod`.
-        warmup_steps: Steps on one uniform path each, alpha at rest.
-        samples_per_nat: lambda, paths a nat of entropy; the paper's 1/4.
-        least_samples: Floor of K, at least 2: one sample's weight is 1 whatever its loss, and alpha would only drift.
-        most_samples: Ceiling of K.
-        temperature: T of a path's likelihood exp(-T CE), CE the mean over the batch. The literal reading, T = images,
-            makes one path take all; 1 makes all alike. Aim at about K / 2 effective samples.
-        factors: Fields that factorise the candidates; none starts with the joint distribution.
-        joint_at: Step of the change to the joint distribution; None stays factorised.
-        cost_weight: beta of the cost term; 0 leaves it out.
+        warmup_steps: Steps on one uniform path each, with alpha fixed.
+        samples_per_nat: lambda, paths per nat of entropy; the paper uses 1/4.
+        least_samples: Lower bound of K, at least 2: the weight of a single sample is 1 whatever its loss, and alpha
+        would only drift.
+        most_samples: Upper bound of K.
+        temperature: T of a path's likelihood exp(-T CE), CE the mean over the batch. Read literally, T is the number of
+            images, and one path gets all the weight; with 1 all get the same. Aim at about K / 2 effective samples.
+        factors: Fields that factorise the candidates; without any, the distribution is joint from the start.
+        joint_at: Step of the switch to the joint distribution; None stays factorised.
+        cost_weight: beta of the cost term; 0 disables it.
         target_macs: MACs up to which a path costs nothing; its cost is max(0, MACs / target - 1).
-        baseline: See `architecture_loss`; no part of the paper.
+        baseline: See `architecture_loss`; not part of the paper.
 
     Raises:
         ValueError: A number is out of its range, or the factors do not make up the candidates.
@@ -157,15 +160,15 @@ class FPNAS(AlternatingMethod):
 
     @torch.no_grad()
     def _read(self) -> np.ndarray:
-        """p_l(k) on the host: the one read of a part. Shape: (positions, candidates)"""
+        """p_l(k) on the host: the only read from the device in a part. Shape: (positions, candidates)"""
         return self.log_probabilities().double().exp().cpu().numpy()
 
     def entropy(self) -> float:
-        """H of the distribution over paths in nats, the sum over its positions."""
+        """H, the entropy of the distribution over paths in nats: the sum over the positions."""
         return _entropy(self._read())
 
     def samples(self, step: int) -> int:
-        """K of a step: follows the entropy between its floor and its ceiling; 1 in the warm-up."""
+        """K of a step: follows the entropy between its lower and upper bound; 1 in the warm-up."""
         return 1 if self.warms_up(step) else self._count(self.entropy())
 
     def _count(self, entropy: float) -> int:
@@ -184,7 +187,7 @@ class FPNAS(AlternatingMethod):
     # ---- the two parts ---------------------------------------------------------------------------------------------
 
     def paths(self, step: int) -> tuple[Arch, ...]:
-        """The paths that train the weights; of a step that has run, those that it drew."""
+        """The paths that train the weights; for a step that has run, the paths that were drawn."""
         return self._drawn[1] if self._drawn[0] == step else self.draw(step, 0)
 
     def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
@@ -210,7 +213,7 @@ class FPNAS(AlternatingMethod):
         return {'loss': loss, 'cross_entropy': loss.detach(), **facts}
 
     def arch_loss(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
-        """The marginal likelihood of held-out images and the cost, by fresh samples; see `architecture_loss`."""
+        """Marginal likelihood of held-out images and cost, estimated on new samples; see `architecture_loss`."""
         archs = self.draw(step, 1)
         losses_K, top1_K = self.look(batch, archs)
         costs_K = None
@@ -223,18 +226,18 @@ class FPNAS(AlternatingMethod):
         return {'loss': loss, 'cross_entropy': (weights_K * losses_K).sum(), **facts}
 
     def look(self, batch: dict[str, Any], archs: Sequence[Arch]) -> tuple[Tensor, Tensor]:
-        """Mean loss, over all ranks, and top-1 of paths, forward only. Shape: (len(archs),) each"""
+        """Mean loss over all ranks and top-1 of each path, forward only. Shape: (len(archs),) each"""
         logits, labels = forward_only(self, batch['image'], archs), batch['label']
         losses = image_losses(logits, labels, self.label_smoothing).mean(dim=1)
         return mean_over_ranks(losses), (logits.argmax(dim=2) == labels).float().mean(dim=1) * 100
 
     def cost(self, arch: Arch) -> float:
-        """C(A), how far a path is over the target, as a fraction."""
+        """C(A): by which fraction a path exceeds the target."""
         assert self.target_macs is not None  # a cost term has one
         return max(0.0, self.costs.of(arch).macs / self.target_macs - 1)
 
     def _facts(self, weights_K: Tensor, top1_K: Tensor) -> dict[str, Tensor]:
-        """What both parts log: effective samples, samples, entropy in nats, accuracy weighed as the losses are."""
+        """What both parts log: effective samples, samples, entropy in nats, accuracy weighted as the losses are."""
         return {
             'top1': (weights_K * top1_K).sum(),
             'effective_samples': effective_samples(weights_K),
@@ -243,7 +246,7 @@ class FPNAS(AlternatingMethod):
         }
 
     def units(self, step: int) -> float:
-        """Path units of a step as alpha stands: K trained paths with their first look, K held-out looks."""
+        """Path units of a step at the current alpha: K trained paths with their first evaluation, K held-out ones."""
         count = self.samples(step)
         return 1.0 if self.warms_up(step) else count * (1 + 1 / 3) + count / 3
 

@@ -1,4 +1,4 @@
-"""The Monte Carlo gradients of a marginal likelihood over paths (PARSEC, arXiv 1902.05116; FP-NAS). torch only.
+"""Monte Carlo gradients of a marginal likelihood over paths (PARSEC, arXiv 1902.05116; FP-NAS). torch only.
 
 With paths A_1..A_K drawn from P(A | alpha), and T the temperature of a path's likelihood exp(-T CE):
 
@@ -27,7 +27,7 @@ def importance_weights(losses_K: Tensor, temperature: float) -> Tensor:
 
 
 def effective_samples(weights_K: Tensor) -> Tensor:
-    """1 / sum m^2: K where all paths count alike, 1 where one takes all. Shape: (K,) -> ()"""
+    """1 / sum m^2: K where all paths have the same weight, 1 where one has it all. Shape: (K,) -> ()"""
     return 1 / weights_K.square().sum()
 
 
@@ -39,15 +39,15 @@ def architecture_loss(
     cost_weight: float = 0.0,
     baseline: bool = False,
 ) -> Tensor:
-    """-log P(y | X, w, alpha) + beta log C(alpha), estimated; its gradient is grad_alpha of the module's text.
+    """-log P(y | X, w, alpha) + beta log C(alpha), estimated; its gradient is grad_alpha of the module docstring.
 
     Args:
         log_p_K: log P(A_k | alpha), with its graph.
         losses_K: Mean cross-entropy of each path on the held-out batch.
         temperature: T.
-        costs_K: C(A_k), at least 0; where all are 0 the term is left out, as its ratio is undefined.
+        costs_K: C(A_k), at least 0; if all are 0 the term is left out, since its ratio is undefined.
         cost_weight: beta.
-        baseline: Subtract 1/K from m. The expected gradient is the same, its noise smaller; no part of the paper.
+        baseline: Subtract 1/K from m. The expected gradient is the same, with less noise; not part of the paper.
     """
     weights_K = importance_weights(losses_K, temperature)
     value = math.log(len(losses_K)) - (-temperature * losses_K).logsumexp(dim=0)
@@ -62,11 +62,11 @@ def architecture_loss(
 
 
 def accumulated(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The sum of losses, as one whose backward pass is done already: only one of their graphs lives at a time.
+    """The sum of losses whose backward passes are already done: only one of their graphs exists at a time.
 
     Args:
-        losses: Scalar losses, best from a generator that runs one forward pass at a time.
-        parameters: What they may depend on; those that no loss depends on get no gradient.
+        losses: Scalar losses, preferably from a generator that runs one forward pass at a time.
+        parameters: What they may depend on; parameters that no loss depends on get no gradient.
     """
     total: Tensor | float = 0.0
     gradients: dict[nn.Parameter, Tensor] = {}

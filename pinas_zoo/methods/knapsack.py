@@ -1,8 +1,8 @@
-"""The best architecture by a score that is a sum over positions, within limits on cost: exact, no search.
+"""The best architecture by a score that is a sum over positions, within cost limits: exact, without search.
 
 Choosing one candidate per position under a limit on a sum of costs is the multiple-choice knapsack problem. Position by
-position, only those partial architectures are kept that no other one beats in score and in every limited cost, and that
-can still be completed within the limits.
+position, only those partial architectures are kept that can still be completed within the limits and that no other one
+beats in score and in every limited cost.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ def sum_of(table: Sequence[Sequence[float]], arch: tuple[int, ...]) -> float:
 
 
 def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limits | None = None) -> Arch:
-    """The architecture of the largest sum within the limits; of equal sums the one that costs less in what is limited.
+    """The architecture with the largest sum within the limits; of equal sums, the one with the lower limited costs.
 
     Args:
-        table: ``table[position][candidate]``, finite; what does not fit a position is not looked at.
+        table: ``table[position][candidate]``, finite; candidates that do not fit a position are ignored.
         space: The space.
-        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.models.cost` are; None sets no limit.
+        limits: Limits whose costs are sums over positions, as those of `pinas_zoo.models.cost` are; None for no limit.
 
     Raises:
-        ValueError: No architecture is within the limits; the message has the cheapest one. Or the costs are not sums.
+        ValueError: No architecture is within the limits (the message names the cheapest one), or the costs are not
+            sums.
 
     Examples:
         >>> from pinas_zoo.space import PINAS_NANO
@@ -57,7 +58,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
     costs = _cost_rows(space, limits)
     bounds = (np.inf, np.inf) if limits is None else (_bound(limits.max_macs), _bound(limits.max_params))
     least = [tuple(min(cost[axis] for cost in row.values()) for axis in (0, 1)) for row in costs]
-    # What the positions after each one cost at least.
+    # The least that the positions after each one cost.
     ahead = [tuple(sum(row[axis] for row in least[index + 1 :]) for axis in (0, 1)) for index in range(len(least))]
     front = [Partial(0.0, 0, 0, None)]
     for row, prices, rest in zip(table, costs, ahead, strict=True):
@@ -72,7 +73,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
             raise _infeasible(space, limits)
     arch = _unwind(front[0].choices)
     if limits is not None and not limits(arch):
-        raise ValueError(f'the costs of {limits} are not sums over positions: {space.format(arch)} was to be within it')
+        raise ValueError(f'the costs of {limits} are not sums over positions: {space.format(arch)} should be within it')
     return arch
 
 
@@ -81,9 +82,9 @@ def _bound(most: float | None) -> float:
 
 
 def _cost_rows(space: SearchSpace, limits: Limits | None) -> list[dict[int, tuple[float, float]]]:
-    """MACs and parameters of each choice of each position; an axis without a limit is 0.
+    """MACs and parameters of each choice at each position; an axis without a limit is 0.
 
-    The first position's row carries what all architectures have in common.
+    The first position's row includes what all architectures have in common.
     """
     choices = [space.choices(position) for position in range(space.num_positions)]
     if limits is None:
@@ -105,10 +106,10 @@ def _cost_rows(space: SearchSpace, limits: Limits | None) -> list[dict[int, tupl
 
 
 def _undominated(partials: Iterable[Partial]) -> list[Partial]:
-    """Those that no other one beats, by falling score.
+    """Those that no other one beats, by descending score.
 
-    In this order a partial is beaten exactly if an earlier one costs no more on both axes. The earlier ones' costs are
-    kept as a staircase: MACs rise, parameters fall.
+    In this order a partial is beaten exactly if an earlier one costs no more on both axes. The costs of the earlier
+    ones are kept as a staircase: MACs rise, parameters fall.
     """
     kept: list[Partial] = []
     macs: list[float] = []
@@ -135,7 +136,7 @@ def _unwind(choices: Choices) -> Arch:
 
 
 def _infeasible(space: SearchSpace, limits: Limits) -> ValueError:
-    """The error of limits that nothing meets: it names the architecture that is the least over them."""
+    """The error for limits that nothing meets; it names the architecture that exceeds them least."""
     rows = _cost_rows(space, limits)
     bounds = (_bound(limits.max_macs), _bound(limits.max_params))
     cheapest = tuple(
@@ -152,9 +153,9 @@ def search_by_score(searcher: Searcher, score: Callable[[Arch], float], evaluati
     """The best architecture that a searcher finds by a native score, which needs no data.
 
     Args:
-        searcher: A fresh searcher, such as ``build_searcher('evolution', ...)``, with its constraint.
+        searcher: A new searcher, such as ``build_searcher('evolution', ...)``, with its constraint.
         score: Native score, higher is better.
-        evaluations: Architectures to look at, at least 1; fewer where the space ends.
+        evaluations: Architectures to evaluate, at least 1; fewer if the space is exhausted.
     """
     while len(searcher.history) < evaluations and (archs := searcher.ask()):
         searcher.tell(archs, [score(arch) for arch in archs])

@@ -16,12 +16,12 @@ __all__ = ['LinearHead', 'freeze']
 
 
 class LinearHead(SPOS):
-    """Trains the head of a supernet that stays as it is; BN uses batch statistics (Pi-NAS, linear stage).
+    """Trains the head of a supernet that does not change; BN uses batch statistics (Pi-NAS, linear stage).
 
-    The supernet is frozen in place: its parameters no longer ask for gradients, its BN layers no longer track. Give a
-    copy of one that goes on training or is evaluated.
+    The supernet is frozen in place: its parameters no longer require gradients, its BN layers no longer track
+    statistics. Pass a copy if the supernet is trained further or evaluated.
 
-    Args: see `SupervisedMethod`; labels are not smoothed unless asked for.
+    Args: see `SupervisedMethod`; labels are not smoothed by default.
     """
 
     def __init__(self, supernet: SuperNet, num_classes: int, label_smoothing: float = 0.0, seed: int = 0) -> None:
@@ -32,16 +32,16 @@ class LinearHead(SPOS):
             return super().features(images, arch)
 
     def units(self, step: int) -> float:
-        """Path units of a step: a forward pass; the head itself counts as nothing."""
+        """Path units of a step: one forward pass; the head itself is not counted."""
         return 1 / 3
 
     def param_groups(self) -> dict[str, list[Any]]:
-        """The head alone."""
+        """The parameters of the head."""
         return {'weights': list(self.head.parameters())}
 
 
 def freeze(supernet: SuperNet) -> SuperNet:
-    """The supernet itself, its parameters fixed; BN uses batch statistics, and its buffers stay."""
+    """The supernet itself, with fixed parameters; BN uses batch statistics and does not update its buffers."""
     for module in supernet.modules():
         if isinstance(module, _BatchNorm):
             module.track_running_stats = False

@@ -1,4 +1,4 @@
-"""Methods whose positions add up several candidates, each with a factor that is learned. torch only.
+"""Methods whose positions add up several candidates, each with a learned factor. torch only.
 
 A mixed position computes ``relu(shortcut + sum_k factor_k * branch_k)``, in the supernet while it trains and in the
 mixed-path network that is derived from it.
@@ -21,21 +21,21 @@ __all__ = ['MixtureMethod']
 
 
 class MixtureMethod(AlternatingMethod):
-    """Base: subclasses give `mixing` and `shares`; scores and derived architectures follow from them.
+    """Base class: subclasses define `mixing` and `shares`; scores and derived architectures follow from them.
 
     Args: see `AlternatingMethod`.
     """
 
     def mixing(self) -> Tensor:
         """The factor of every candidate, (positions, candidates); zero for what is removed or does not fit."""
-        raise NotImplementedError(f'{type(self).__name__} has no factors')
+        raise NotImplementedError(f'{type(self).__name__} does not define its factors')
 
     def shares(self) -> Tensor:
         """The share of every candidate in its position, (positions, candidates); rows sum to 1."""
-        raise NotImplementedError(f'{type(self).__name__} has no shares')
+        raise NotImplementedError(f'{type(self).__name__} does not define its shares')
 
     def survivors(self) -> list[tuple[int, ...]]:
-        """By position the candidates whose factor is not zero, rising."""
+        """The candidates by position whose factor is not zero, ascending."""
         kept_rows = (self.mixing().detach() != 0).tolist()  # one copy: every read waits for the device
         return [tuple(choice for choice, alive in enumerate(row) if alive) for row in kept_rows]
 
@@ -47,21 +47,21 @@ class MixtureMethod(AlternatingMethod):
 
     @torch.no_grad()
     def table(self) -> list[list[float]]:
-        """``log share`` of every candidate by position, a removed one's just above -28."""
+        """``log share`` of every candidate by position; that of a removed one is just above -28."""
         return (self.shares().double() + 1e-12).log().tolist()
 
     @torch.no_grad()
     def score(self, arch: Arch) -> float:
-        """Sum over the positions of the log of the share; several kept candidates share theirs."""
+        """Sum over the positions of the log of the share; the shares of several kept candidates are added."""
         pairs = zip(self.shares().double(), self.supernet.space.parse(arch), strict=True)
         return float(sum((row[list(kept(choice))].sum() + 1e-12).log() for row, choice in pairs))
 
     def derive(self, limits: Limits | None = None, mixed: bool = False) -> Arch:
-        """The architecture that training has found.
+        """The architecture that training has selected.
 
         Args:
             limits: Limits on cost. A mixed path loses its smallest share until it is within them.
-            mixed: Keep every survivor of a position, in place of the one with the largest share.
+            mixed: Keep every survivor of a position instead of only the one with the largest share.
 
         Raises:
             ValueError: No architecture is within the limits.
@@ -70,7 +70,7 @@ class MixtureMethod(AlternatingMethod):
         choices = [list(row) for row in self.survivors()] if mixed else [[]]
         for position, row in enumerate(choices if mixed else []):
             shaped = [c for c in row if not space.candidates[c].skip]
-            choices[position] = shaped if len(row) > 1 else row  # a skip adds nothing to what it stands beside
+            choices[position] = shaped if len(row) > 1 else row  # a skip adds nothing to the other branches
         while all(choices):
             arch = space.parse([tuple(row) if len(row) > 1 else row[0] for row in choices])
             if limits is None or limits(arch):
@@ -84,15 +84,15 @@ class MixtureMethod(AlternatingMethod):
 
     @torch.no_grad()
     def factors_of(self, arch: Arch) -> list[Tensor | None]:
-        """The factors of the positions that an architecture keeps several candidates in, for `SuperNet.extract`."""
+        """The factors of the positions at which an architecture keeps several candidates, for `SuperNet.extract`."""
         pairs = zip(self.mixing(), self.supernet.space.parse(arch), strict=True)
         return [row[list(choice)].clone() if isinstance(choice, tuple) else None for row, choice in pairs]
 
     def log_scalars(self, step: int) -> dict[str, float]:
-        """Survivors of a position on average, and the positions in which several survive."""
+        """Mean number of survivors per position, and the number of positions with several survivors."""
         counts = [len(row) for row in self.survivors()]
         return {'survivors': sum(counts) / len(counts), 'open_positions': float(sum(count > 1 for count in counts))}
 
     def path_units(self, choices: list[Any]) -> float:
-        """Cost of a pass through a mixture in path units: candidates that run, by position on average."""
+        """Cost of a pass through a mixture in path units: the mean number of candidates that run per position."""
         return sum(len(kept(choice)) for choice in choices) / len(choices)

@@ -1,8 +1,8 @@
 """Pi-NAS: the unsupervised training of a supernet (Peng et al., ICCV 2021, section 3), in torch alone.
 
 One step draws a pair of paths (a, b) that differ at every position and takes four views of each image. For a, then b:
-the student embeds the query, the mean teacher moves on that path's modules, the teacher embeds the key. Then
-cross-path learning lets the query of one path meet the key of the *other* one, against a queue of negative keys:
+the student embeds the query, the mean teacher is updated on that path's modules, the teacher embeds the key. Then
+cross-path learning compares the query of one path with the key of the *other* one, against a queue of negative keys:
 
     loss = CE([q_a k_b, q_a queue] / T, 0) + CE([q_b k_a, q_b queue] / T, 0)
 
@@ -43,7 +43,7 @@ class Projector(nn.Sequential):
 
 
 class UnitLength(nn.Module):
-    """A projector whose output has length 1. Shape: (N, channels, H, W) -> (N, D)"""
+    """A projector whose output has unit length. Shape: (N, channels, H, W) -> (N, D)"""
 
     def __init__(self, projector: nn.Module) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         return UnitLength(self.projector)(self.backbone(x, arch))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
-        self._by_block.clear()  # torch may put new parameters in the place of the old ones
+        self._by_block.clear()  # torch may replace the parameters by new ones
         return super()._apply(fn, recurse)
 
     def on_path(self, arch: Arch) -> list[nn.Parameter]:
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         return [parameter for place in enumerate(arch) for parameter in self._on_block(place)]
 
     def _on_block(self, place: tuple[int, Any]) -> list[nn.Parameter]:
-        """Walking the modules of two paths takes milliseconds of every step: the lists are kept by block."""
+        """Walking the modules of two paths takes milliseconds in every step, so the lists are cached by block."""
         if place not in self._by_block:
             self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
         return self._by_block[place]
@@ -89,8 +89,8 @@ class Encoder(nn.Module):
 class InfoNCE(torch.autograd.Function):
     """Cross-entropy of [q k, q queue] / T with the positive first, averaged over the images.
 
-    The gradient with respect to the queries is formed in the forward pass, so that nothing holds on to the queue: it
-    can be written in place before the backward pass, and no loss term copies it.
+    The gradient with respect to the queries is computed in the forward pass, so that nothing keeps a reference to the
+    queue: it can be written in place before the backward pass, and no loss term copies it.
 
     Shape:
         q_ND, k_ND: (N, D); queue_DK: (D, K). Returns the scalar loss and the top-1 accuracy in percent.
@@ -127,7 +127,7 @@ class PiNAS(nn.Module):
     The switches exist for ablations; their defaults are the paper's setting.
 
     Args:
-        supernet: Student backbone.
+        supernet: Backbone of the student.
         dim: Embedding dimensions D.
         queue_length: Negative keys K.
         momentum: m of the teacher update k <- m k + (1 - m) q.
@@ -135,10 +135,10 @@ class PiNAS(nn.Module):
         cross_path: Off: q_a meets k_a and q_b meets k_b.
         mean_teacher: Off: keys come from the student itself, without gradient.
         negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
-        single_path: Plain MoCo: one path a step and two views; `cross_path` is then without meaning.
-        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Without
-            effect with SyncBN, whose statistics are of all ranks, and in a single process.
-        seed: Paths and shuffles are drawn from (seed, step): equal on all ranks, whatever stopped in between.
+        single_path: Plain MoCo: one path and two views per step; `cross_path` then has no effect.
+        shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Has no
+            effect with SyncBN, whose statistics cover all ranks, nor in a single process.
+        seed: Paths and shuffles are drawn from (seed, step): equal on all ranks, also after an interruption.
 
     Raises:
         ValueError: A number is out of its range.
@@ -200,9 +200,9 @@ class PiNAS(nn.Module):
                 keys of every part (gradient accumulation).
 
         Returns:
-            'loss', to be differentiated; 'top1' of the contrast in percent among the queue's keys (at a high rate these
-            differ from fresh ones by their age alone); 'top1_batch', the same among the batch's own, fresh keys; and
-            'feature_std', the standard deviation
+            'loss', to be differentiated; 'top1', the accuracy of the contrast in percent among the queue's keys (at a
+            high learning rate these differ from new ones by age alone); 'top1_batch', the same among the batch's own,
+            new keys; and 'feature_std', the standard deviation
             over the batch of an embedding dimension times sqrt(D): about 1 when spread out, 0 when collapsed.
         """
         views, queries, keys = batch['views'], [], []
@@ -224,13 +224,13 @@ class PiNAS(nn.Module):
         }
 
     def update_teacher(self, arch: Arch) -> None:
-        """k <- m k + (1 - m) q on the parameters of one path; BN buffers stay the teacher's own."""
+        """k <- m k + (1 - m) q on the parameters of one path; the teacher keeps its own BN buffers."""
         if self.teacher is not None:
             self._move_teacher(self.teacher.on_path(arch), self.student.on_path(arch), 0)
 
     @torch.no_grad()
     def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
-        """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled for BN's sake."""
+        """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled because of BN."""
         encoder = self.student if self.teacher is None else self.teacher
         rank, ranks = rank_and_world() if self.shuffle_keys and _distributed() else (0, 1)
         if ranks == 1 or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
@@ -240,30 +240,30 @@ class PiNAS(nn.Module):
         return gather(encoder(gather(x)[mine], arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """One term of the loss, and its top-1 accuracy in percent (among the batch's keys without a queue)."""
+        """One term of the loss, and its top-1 accuracy in percent (without a queue: among the batch's keys)."""
         if self.queue is not None:
             return InfoNCE.apply(q_ND, k_ND, self.queue, self.temperature)
         return (2 - 2 * (q_ND * k_ND).sum(dim=1)).mean(), batch_top1(q_ND, k_ND)
 
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
-        """Writes keys over the oldest ones; any number of them, gathered over the ranks."""
+        """Replaces the oldest keys by new ones, gathered over the ranks; any number of them."""
         keys_ND = gather(keys_ND) if _distributed() else keys_ND
         assert self.queue is not None and self.queue_ptr is not None
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
         places, keys_DN = (self.queue_ptr + count) % length, keys_ND[-length:].t()
-        # An overflow in half precision skips a step; its keys would stay for thousands.
+        # An overflow in half precision skips a step; its keys would stay in the queue for thousands of steps.
         keys_DN = torch.where(keys_DN.isfinite().all(dim=0), keys_DN, self.queue[:, places])
         self.queue.index_copy_(1, places, keys_DN)
         self.queue_ptr.add_(len(keys_ND)).remainder_(length)
 
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
-        """Trains from captured blocks where they fit, see `BlockGraphs`; the results are those without.
+        """Trains from captured blocks where possible, see `BlockGraphs`; the results do not change.
 
         Args:
-            recorder: What captures, `CudaRecorder()`.
-            log: Takes one line of text at a time.
+            recorder: Captures the graphs, `CudaRecorder()`.
+            log: Called with one line of text at a time.
         """
         for encoder in filter(None, (self.student, self.teacher)):
             encoder.graphs = BlockGraphs(encoder.backbone, UnitLength(encoder.projector), recorder, log)
@@ -288,7 +288,7 @@ class PiNAS(nn.Module):
         return None
 
     def units(self, step: int) -> float:
-        """Path units of a step: on each path the query forward and backward (1) and the key forward (1/3)."""
+        """Path units of a step: for each path the query forward and backward (1) and the key forward (1/3)."""
         return len(self.paths(step)) * 4 / 3
 
     def log_scalars(self, step: int) -> dict[str, float]:

@@ -14,19 +14,19 @@ __all__ = ['AccuracyPredictor']
 
 
 class AccuracyPredictor:
-    """100 trees of depth 15 at most and squared error, on one-hot codes of evaluated architectures.
+    """100 trees of depth at most 15 with squared error, on one-hot codes of evaluated architectures.
 
-    The released predictor has the same forest on integer features; codes are one-hot here, since candidates have no
+    The released predictor is the same forest on integer features; here codes are one-hot, since candidates have no
     order.
 
     Args:
         space: The space.
         archs: Evaluated architectures; about 1,000 in the paper.
-        scores: Their accuracies, or any score that is higher for the better.
+        scores: Their accuracies, or any score for which higher is better.
         seed: Seed of the forest.
 
     Raises:
-        ValueError: There is not one score an architecture, or none at all.
+        ValueError: The numbers of scores and architectures differ, or there are none.
         ImportError: scikit-learn is missing.
     """
 
@@ -36,14 +36,16 @@ class AccuracyPredictor:
         except ImportError as error:
             raise ImportError("the predictor needs scikit-learn: pip install 'pinas-zoo[search]'") from error
         if not archs or len(archs) != len(scores):
-            raise ValueError(f'one score per arch and at least one are needed, got {len(archs)} and {len(scores)}')
+            raise ValueError(
+                f'one score per arch is needed, and at least one, got {len(archs)} archs and {len(scores)} scores'
+            )
         self.space = space
         self.forest = RandomForestRegressor(100, criterion='squared_error', max_depth=15, random_state=seed)
         self.forest.fit(space.one_hot(archs), np.asarray(scores, dtype=float))
 
     @classmethod
     def from_log(cls, path: str | Path, space: SearchSpace, seed: int = 0) -> AccuracyPredictor:
-        """Fits the evaluations of a search, its archs.jsonl."""
+        """Fits the evaluations of a search, read from its archs.jsonl."""
         _, records = SearchLog.read(path)
         return cls(space, [space.parse(record.arch) for record in records], [r.score for r in records], seed)
 

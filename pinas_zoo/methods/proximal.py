@@ -1,4 +1,4 @@
-"""Proximal operators of sparse penalties, exact, and the optimisers that apply them. torch only.
+"""Exact proximal operators of sparse penalties, and the optimisers that apply them. torch only.
 
 The matrix of factors A has one row per position (the group), one column per candidate (the element). Accelerated
 proximal gradient, with step eta, momentum mu and velocity v:
@@ -6,7 +6,7 @@ proximal gradient, with step eta, momentum mu and velocity v:
     z = prox(A - eta * direction)        v <- mu * v + z - A        A <- z + mu * v
 
 The next gradient is taken at A, which momentum makes non-zero where z is zero. An element of A is exactly zero once z
-was zero in two steps in a row (mu * v - A is then exactly zero), so zeros may be read from A, one step late.
+was zero in two consecutive steps (mu * v - A is then exactly zero), so zeros may be read from A, one step late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ['AdamProximal', 'ProximalGradient', 'keep_one', 'prox_exclusive', 'pr
 
 
 def soft_threshold(z: Tensor, threshold: float | Tensor) -> Tensor:
-    """Proximal operator of ``threshold * |z|``: shrinks the magnitude, to zero at most."""
+    """Proximal operator of ``threshold * |z|``: shrinks the magnitude, down to zero."""
     return z.sign() * (z.abs() - threshold).clamp(min=0)
 
 
@@ -42,7 +42,7 @@ def prox_sparse_group(z: Tensor, l1: float | Tensor, l2: float) -> Tensor:
 def prox_exclusive(z: Tensor, strength: float) -> Tensor:
     """Proximal operator of the exclusive lasso, ``strength / 2 * sum_rows (sum |row|)^2``.
 
-    Elements of a row compete; a row that is not zero never becomes zero.
+    Elements of a row compete; a non-zero row never becomes zero.
 
     Args:
         z: The point, (groups, elements).
@@ -59,13 +59,13 @@ def prox_exclusive(z: Tensor, strength: float) -> Tensor:
 
 
 def keep_one(z: Tensor, raw: Tensor, before: Tensor) -> Tensor:
-    """Spares the last element of a row that would become zero its shrinking: no position dies.
+    """Does not shrink the last element of a row that would become zero, so that no position dies.
 
     Args:
-        z: What the proximal operator gave.
-        raw: What it was given.
-        before: The factors before the step: the largest of a row is the one that is spared. The largest of `raw` would
-            be a matter of noise once all are small.
+        z: Output of the proximal operator.
+        raw: Its input.
+        before: The factors before the step: the largest of a row is the one that is kept. The largest of `raw` would
+            be random once all are small.
     """
     dead = ~z.any(dim=1, keepdim=True)
     size = torch.where(raw != 0, before.abs(), -1)
@@ -76,16 +76,16 @@ def keep_one(z: Tensor, raw: Tensor, before: Tensor) -> Tensor:
 class ProximalGradient(torch.optim.Optimizer):
     """Accelerated proximal gradient on a matrix of factors (the hierarchical form of the sparse supernet).
 
-    A parameter without a gradient is left alone, penalty included, so that a warm-up costs nothing. The step size must
-    stay constant: the threshold is its product with the strength, and a falling one would turn the sparsity off.
+    A parameter without a gradient is left alone and gets no penalty, so that the warm-up does not change it. Keep the
+    step size constant: the threshold is its product with the strength, so a decaying one would turn the sparsity off.
 
     Args:
         params: Matrices (positions, candidates), or groups of them.
-        lr: Step size eta, above 0. Momentum makes the pace lr / (1 - momentum), of the shrinking too.
-        momentum: mu, in 0..1, without 1.
+        lr: Step size eta, above 0. With momentum the effective rate is lr / (1 - momentum), for the shrinking too.
+        momentum: mu, at least 0 and below 1.
         l1: Strength of the element-wise part.
         l2: Strength of the group part.
-        exclusive: Strength of the exclusive lasso, which takes the place of both.
+        exclusive: Strength of the exclusive lasso, which replaces both.
         ramp: Steps in which the strengths rise linearly to their full value.
         guard: Whether a position keeps its strongest candidate when all of them would vanish.
 
@@ -111,15 +111,19 @@ class ProximalGradient(torch.optim.Optimizer):
                 f'got {lr=}, {momentum=}, {l1=}, {l2=}, {exclusive=}, {ramp=}'
             )
         if exclusive and (l1 or l2):
-            raise ValueError(f'exclusive takes the place of l1 and l2, got {exclusive=}, {l1=}, {l2=}')
+            raise ValueError(
+                f'exclusive replaces l1 and l2 and cannot be combined with them, got {exclusive=}, {l1=}, {l2=}'
+            )
         settings = dict(lr=lr, momentum=momentum, l1=l1, l2=l2, exclusive=exclusive, ramp=ramp, guard=guard)
         super().__init__(params, settings | more)
         for parameter in (p for group in self.param_groups for p in group['params']):
             if parameter.ndim != 2:
-                raise ValueError(f'a penalty by position needs matrices, got a shape of {tuple(parameter.shape)}')
+                raise ValueError(
+                    f'a penalty by position needs matrices, got a parameter of shape {tuple(parameter.shape)}'
+                )
 
     def direction(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
-        """What to go against, and by what to scale the element-wise threshold."""
+        """The step's direction, and the scale of the element-wise threshold."""
         assert parameter.grad is not None
         return parameter.grad, 1.0
 
@@ -159,9 +163,9 @@ class ProximalGradient(torch.optim.Optimizer):
 
 
 class AdamProximal(ProximalGradient):
-    """The same with Adam's direction in place of the gradient.
+    """The same with Adam's direction instead of the gradient.
 
-    With the threshold as it is (`scaled=False`), a strength above 1 outweighs a gradient that always points one way.
+    With an unscaled threshold (`scaled=False`), a strength above 1 outweighs a gradient that always has the same sign.
 
     Args:
         params, lr, settings: As for `ProximalGradient`.

@@ -11,7 +11,7 @@ __all__ = ['SPOS']
 class SPOS(SupervisedMethod):
     """One uniform random path per step, trained with labels.
 
-    Modules off the path get no gradient at all, so neither momentum nor weight decay moves them. The paper's text draws
+    Modules off the path get no gradient, so neither momentum nor weight decay changes them. The paper's text draws
     uniformly, as here; its released code draws a bin of FLOPs first. BN stays affine, since the space is Pi-NAS's.
 
     Args: see `SupervisedMethod`.

@@ -35,7 +35,7 @@ __all__ = [
 
 @torch.fx.wrap  # a branch on a size cannot be traced symbolically
 def several_images(pooled: Tensor, batch_statistics: bool) -> Tensor:
-    """Returns pooled features as they are, and refuses a single image where its own statistics would be taken.
+    """Returns pooled features unchanged; raises if the BN statistics would be taken over a single image.
 
     Raises:
         ValueError: The batch has one image.
@@ -85,8 +85,8 @@ class SplitAttention(nn.Module):
         logits = self.fc2(self.attend(pooled))
         if self.radix == 1:
             return x * torch.sigmoid(logits)
-        # fc2's channels are (cardinality, radix, width of a cardinal group): softmax over the radix, then put the
-        # radix first, as the convolution's groups have it.
+        # fc2's channels are (cardinality, radix, width of a cardinal group): apply softmax over the radix, then move
+        # the radix to the front, as in the convolution's groups.
         weights = logits.view(batch, self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
         weights = weights.reshape(batch, self.radix, width, 1, 1).to(x.dtype)  # softmax is float32 in mixed precision
         splits = x.chunk(self.radix, dim=1)
@@ -163,7 +163,7 @@ class Bottleneck(nn.Module):
 
 
 class Skip(nn.Module):
-    """The candidate that leaves the block out. Its input has already been through a ReLU."""
+    """The candidate that leaves the block out. A ReLU has already been applied to its input."""
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         return x
@@ -184,12 +184,12 @@ def add_branches(identity: Tensor, branches: list[Tensor], factors: Tensor) -> T
 
 
 class MixedBottleneck(nn.Module):
-    """A position of a mixed path: several candidates added up behind one shortcut, each with a factor that trains.
+    """A position of a mixed path: several candidates added up behind one shortcut, each with a trainable factor.
 
     A factor starts at 1 / (number of candidates), so that a mixture of equal branches is one of them.
 
     Args:
-        candidates: The bottlenecks by candidate index; they have no shortcut of their own.
+        candidates: The bottlenecks by candidate index; they have no shortcut themselves.
         shortcut: The shortcut that they share; None where the shape does not change.
     """
 
@@ -214,14 +214,14 @@ def make_shortcut(space: SearchSpace, position: int, stride: int | None = None) 
     Args:
         space: The space.
         position: Position from 0.
-        stride: Stride, where a dilated network changes the space's own.
+        stride: Stride, where a dilated network changes that of the space.
     """
     if not space.has_projection(position):
         return None
     stage, _ = space.stage_of(position)
     stride = space.strides[stage] if stride is None else stride
     channels = space.planes[stage] * space.expansion
-    # Index 0 is there without parameters in the released key names, also where it does nothing.
+    # The released key names have index 0 without parameters, even where it does nothing.
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
     return nn.Sequential(
         pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), nn.BatchNorm2d(channels)
@@ -244,8 +244,8 @@ def make_block(
         space: The space.
         position: Position from 0.
         choice: Candidate index, one of ``space.choices(position)``; several give the mixture of a mixed path.
-        shortcut: Shortcut that the block owns; the supernet shares one a position and passes none.
-        stride: Stride, where a dilated network changes the space's own.
+        shortcut: Shortcut that the block owns; the supernet shares one per position and passes none.
+        stride: Stride, where a dilated network changes that of the space.
         dilation: Dilation of the 3x3.
         drop_path: Probability of dropping the branch.
     """
@@ -276,7 +276,7 @@ def make_candidate(
         candidate,
         stride=(space.strides[stage] if block == 0 else 1) if stride is None else stride,
         dilation=dilation,
-        # As released: every stage's first block but stage 1's, also where dilation has taken its stride away.
+        # As released: the first block of every stage but stage 1, even where dilation has removed its stride.
         pool=block == 0 and space.strides[stage] > 1,
         shortcut=shortcut,
         drop_path=drop_path,

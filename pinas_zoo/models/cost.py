@@ -1,6 +1,6 @@
 """What an architecture costs: MACs and parameters from a table, latency by measurement.
 
-MACs count convolutions and linear layers only, one image, as `torch.utils.flop_counter` / 2 does.
+MACs count convolutions and linear layers only, for one image, as `torch.utils.flop_counter` / 2 does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PIXEL: Size = (1, 1)
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image and parameters; both are plain counts."""
+    """MACs of one image, and parameters; plain counts."""
 
     macs: int = 0
     params: int = 0
@@ -75,7 +75,7 @@ class CostTable:
 
     @cached_property
     def fixed(self) -> Cost:
-        """Stem, shortcuts and classifier: what every architecture has."""
+        """Stem, shortcuts and classifier: the parts that every architecture has."""
         size, kernel = self._stem_size, self.space.stem_kernel
         cost, channels = Cost(), self.in_chans * self.space.stem_patch**2
         for width in self.space.stem_widths:
@@ -101,7 +101,7 @@ class CostTable:
         )
 
     def of(self, arch: str | Sequence[int | Sequence[int]]) -> Cost:
-        """Cost of one architecture, the sum over its positions; a position that keeps several has a factor for each.
+        """Cost of one architecture, summed over its positions; each candidate of a mixed position has one factor more.
 
         Raises:
             ValueError: The architecture is malformed.
@@ -115,12 +115,12 @@ class CostTable:
 
     @property
     def _stem_size(self) -> Size:
-        """Size of the stem's convolutions' output."""
+        """Output size of the stem's convolutions."""
         full = (self.size, self.size) if isinstance(self.size, int) else self.size
         return _strided(_strided(full, self.space.stem_patch), self.space.stem_stride)
 
     def _sizes(self, position: int) -> tuple[Size, Size]:
-        """Sizes of a position's input and output."""
+        """Input and output sizes of a position."""
         stage, block = self.space.stage_of(position)
         size = _strided(self._stem_size, 2 if self.space.stem_pool else 1)
         strides = [stride for stride, *_ in stage_geometry(self.space, self.output_stride)]
@@ -141,7 +141,7 @@ class CostTable:
         return (
             _conv(size, 1, space.in_channels(position), width)
             + _norm(width)
-            # The 3x3 works at the input's resolution; the average pooling after it takes the stride.
+            # The 3x3 works at the input's resolution; the stride is that of the average pooling after it.
             + _conv(size, candidate.kernel, width, splits, groups * candidate.radix)
             + _norm(splits)
             + _conv(PIXEL, 1, width, hidden, groups, bias=True)
@@ -172,12 +172,12 @@ def measure_latency(supernet: SuperNet, images: torch.Tensor, min_seconds: float
     Args:
         supernet: The supernet.
         images: Input of the stem, (N, in_chans, H, W).
-        min_seconds: Time spent on each measurement, after a warm-up.
+        min_seconds: Minimum time per measurement, after a warm-up.
 
     Returns:
         ``seconds[position][candidate]``; NaN where a candidate does not fit the position.
     """
-    from torch.utils.benchmark import Timer  # looks for compilers when it is imported
+    from torch.utils.benchmark import Timer  # searches for compilers when it is imported
 
     training = supernet.training
     supernet.eval()

@@ -1,6 +1,6 @@
-"""Export of networks: ONNX and torch.export, compared with eager; BN folded into convolutions where that holds.
+"""Export of networks: ONNX and torch.export, compared with eager mode; BN folded into convolutions where possible.
 
-Dynamic: the batch, and for fully convolutional forms (features, no classifier) height and width too.
+Dynamic are the batch size and, for fully convolutional forms (features, no classifier), height and width.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Features(nn.Module):
 
     Args:
         net: A `PiNASNet`.
-        indices: Features to put out: 0 the stem, 1..4 the stages.
+        indices: Features to return: 0 the stem, 1..4 the stages.
 
     Shape:
-        (N, C, H, W) -> one (N, C_i, h_i, w_i) an index
+        (N, C, H, W) -> one (N, C_i, h_i, w_i) per index
     """
 
     def __init__(self, net: PiNASNet, indices: Sequence[int] = (1, 2, 3, 4)) -> None:
@@ -48,23 +48,23 @@ class Features(nn.Module):
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """A copy in eval mode whose BN layers are folded into the convolution right before them.
 
-    It holds where a convolution's output goes to its BN and nowhere else, which is so in every block here: the stem's
-    pairs, conv1/bn1, conv2.conv/bn0, conv2.fc1/bn1, conv3/bn3 and the shortcut's pair. What is folded is left as an
-    identity, so the names stay.
+    Valid where a convolution's output goes only to its BN, which is the case in every block here: the stem's
+    pairs, conv1/bn1, conv2.conv/bn0, conv2.fc1/bn1, conv3/bn3 and the shortcut's pair. A folded BN becomes an
+    identity, so the names do not change.
 
     Raises:
-        ValueError: The module has a BN layer that follows no convolution.
+        ValueError: A BN layer of the module does not follow a convolution.
     """
     module = copy.deepcopy(module).eval()
     total = sum(isinstance(child, nn.BatchNorm2d) for child in module.modules())
     folded = sum(_fold(parent) for parent in list(module.modules()))
     if folded != total:
-        raise ValueError(f'{total - folded} of {total} BN layers follow no convolution and cannot be folded')
+        raise ValueError(f'{total - folded} of {total} BN layers do not follow a convolution and cannot be folded')
     return module
 
 
 def _fold(parent: nn.Module) -> int:
-    """Folds the pairs among the direct children, which stand in the order in which they run."""
+    """Folds the pairs among the direct children, which are in the order in which they run."""
     folded = 0
     before: str | None = None
     for name, child in list(parent.named_children()):
@@ -83,12 +83,12 @@ def _fold(parent: nn.Module) -> int:
 
 
 def export_program(module: nn.Module, example: Tensor, dynamic_size: bool = False) -> torch.export.ExportedProgram:
-    """torch.export with a dynamic batch, and height and width where asked.
+    """torch.export with a dynamic batch size and, if asked for, dynamic height and width.
 
     Args:
         module: Network; exported in eval mode.
         example: Example input, (N, C, H, W) with N of at least 2.
-        dynamic_size: Whether height and width vary too.
+        dynamic_size: Whether height and width are dynamic too.
     """
     with torch.no_grad():
         return torch.export.export(module.eval(), (example,), dynamic_shapes=(_dynamic(dynamic_size),), strict=False)
@@ -108,14 +108,14 @@ def export_onnx(
     dynamic_size: bool = False,
     classes: Sequence[str] = (),
 ) -> None:
-    """Writes an ONNX file with a dynamic batch, atomically.
+    """Writes an ONNX file with a dynamic batch size, atomically.
 
     Args:
         module: Network; exported in eval mode.
         example: Example input, (N, C, H, W).
         path: File to write.
-        dynamic_size: Whether height and width vary too; for networks without classifier.
-        classes: Names of the outputs of a classifier; the file keeps them as a JSON list, metadata `classes`.
+        dynamic_size: Whether height and width are dynamic too; for networks without classifier.
+        classes: Names of a classifier's outputs; stored in the file's metadata `classes` as a JSON list.
 
     Raises:
         ImportError: onnx is not installed.
@@ -132,7 +132,7 @@ def export_onnx(
     out_axes = {0: 'batch', **({2: 'height_out', 3: 'width_out'} if dynamic_size else {})}
 
     def write(temporary: Path) -> None:
-        # The tracing exporter: it needs onnx alone, and keeps the names of the weights.
+        # The tracing exporter: it needs only onnx, and keeps the names of the weights.
         torch.onnx.export(
             module,
             (example,),
@@ -153,7 +153,7 @@ def export_onnx(
 
 
 def run_onnx(path: str | Path, x: Tensor) -> list[Tensor]:
-    """The outputs of an ONNX file under onnxruntime, on a CPU.
+    """The outputs of an ONNX file run by onnxruntime on a CPU.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -161,7 +161,7 @@ def run_onnx(path: str | Path, x: Tensor) -> list[Tensor]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f'running ONNX needs onnxruntime: {ONNX_ADVICE}') from error
+        raise ImportError(f'running an ONNX file needs onnxruntime: {ONNX_ADVICE}') from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
@@ -172,7 +172,7 @@ def compare(ours: Any, theirs: Any) -> float:
     """Largest absolute difference between outputs.
 
     Raises:
-        ValueError: Their number or shapes differ.
+        ValueError: The numbers or shapes of the outputs differ.
     """
     ours, theirs = (list(x) if isinstance(x, (tuple, list)) else [x] for x in (ours, theirs))
     if [x.shape for x in ours] != [x.shape for x in theirs]:

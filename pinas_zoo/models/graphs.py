@@ -1,13 +1,15 @@
-"""CUDA graphs per block, so that a step whose path is drawn anew runs at the device's speed.
+"""CUDA graphs per block, so that a step whose path is newly drawn runs at the device's speed.
 
-Launching a path's kernels one by one costs more host time than a data-centre card needs to run them, and a path that
+Launching a path's kernels one by one takes more host time than a data-centre card needs to run them, and a path that
 changes every step cannot be captured as one graph. So every block is captured once, forward and backward, at its first
-use, and replayed on whichever path it is drawn. A block is captured with what always runs beside it: the stem with the
-blocks of the first position, a position's shortcut with each of its candidates, the head with the blocks of the last
-position. The two paths of a Pi-NAS pair differ at every position, so no graph runs twice before its backward pass.
+use, and replayed on whichever path contains it. A block is captured together with what always runs beside it: the stem
+with the blocks of the first position, a position's shortcut with each of its candidates, the head with the blocks of
+the last position. The two paths of a Pi-NAS pair differ at every position, so no graph runs twice before its backward
+pass.
 
-Nothing here changes a result: the warm-up's BN statistics are put back, and where a graph does not fit (another shape,
-another precision, SyncBN, a block that still waits for its backward pass, too little memory) the block runs eagerly.
+Nothing here changes a result: the BN statistics from before the warm-up are restored, and where a graph does not fit
+(another shape or precision, SyncBN, a block that still waits for its backward pass, too little memory) the block runs
+eagerly.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ __all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder']
 T = TypeVar('T')
 _logger = logging.getLogger('pinas_zoo')
 
-#: Runs of a block before its capture; they leave kernels chosen and workspaces allocated.
+#: Runs of a block before its capture, after which kernels are chosen and workspaces allocated.
 WARM_UPS = 2
 #: Share of the card's memory that captures leave free.
 RESERVE = 0.1
 
 
 class Recorder(Protocol):
-    """What captures work; the tests put one for the CPU in its place."""
+    """Captures work for replay; the tests substitute one for the CPU."""
 
     device_type: str
 
@@ -48,25 +50,25 @@ class Recorder(Protocol):
         ...
 
     def warm_up(self, work: Callable[[], Any]) -> None:
-        """Runs work a few times where it will be recorded."""
+        """Runs work a few times on the stream on which it will be recorded."""
         ...
 
     def pool(self, with_backward: bool) -> Any:
-        """Memory for the records of one block, in which nothing may be overwritten between its forward and backward."""
+        """Memory for the records of one block; it must not be overwritten between forward and backward pass."""
         ...
 
     def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
-        """Records work; returns its result in static memory, and what runs it again into the same memory."""
+        """Records work; returns its result in static memory, and a function that runs it again into the same memory."""
         ...
 
 
 class CudaRecorder:
     """Records CUDA graphs on one side stream.
 
-    A capture may reuse what earlier captures in its pool have freed. A block with a backward pass therefore has a pool
-    of its own: in a shared one, the scratch memory of a block captured earlier would lie over the activations that a
-    block captured later saves for its backward pass, and blocks run in another order in every step. Blocks that only
-    run forward share a pool: nothing of one is read after the next has copied its output.
+    A capture may reuse what earlier captures in its pool have freed. A block with a backward pass therefore has its
+    own pool: in a shared one, the scratch memory of a block captured earlier could overlap the activations that a
+    block captured later saves for its backward pass, and blocks run in a different order in every step. Blocks that
+    only run forward share a pool: their output is copied before the next one runs, and nothing else is read later.
     """
 
     device_type = 'cuda'
@@ -78,7 +80,7 @@ class CudaRecorder:
 
     @cached_property
     def forward_pool(self) -> Any:
-        """The pool of the blocks that only run forward."""
+        """The pool of the blocks that run only forward."""
         return torch.cuda.graph_pool_handle()
 
     def pool(self, with_backward: bool) -> Any:
@@ -86,7 +88,7 @@ class CudaRecorder:
         return torch.cuda.graph_pool_handle() if with_backward else self.forward_pool
 
     def free_share(self) -> float:
-        """As `Recorder.free_share`; memory that torch holds without use counts as free."""
+        """As `Recorder.free_share`; memory that torch has reserved but does not use counts as free."""
         free, total = torch.cuda.mem_get_info()
         return (free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()) / total
 
@@ -100,7 +102,7 @@ class CudaRecorder:
         current.wait_stream(self.stream)
 
     def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
-        """As `Recorder.record`; nothing is run."""
+        """As `Recorder.record`; nothing runs yet."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.stream(self.stream):
@@ -117,7 +119,7 @@ class CudaRecorder:
 
 
 class _Ticket:
-    """Lives as long as a forward pass waits for its backward pass."""
+    """Exists as long as a forward pass waits for its backward pass."""
 
 
 class _Replay(torch.autograd.Function):
@@ -133,17 +135,17 @@ class _Replay(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.graph.ticket is None or ctx.graph.ticket() is not ctx.ticket:
-            raise RuntimeError('a captured block was run again before this backward pass; set cuda_graphs=False')
+            raise RuntimeError('a captured block ran again before this backward pass; set cuda_graphs=False')
         return None, *ctx.graph.run_backward(gradient)
 
 
 class _Graph:
-    """One segment, captured.
+    """One captured segment.
 
     Args:
         segment: The segment, in training mode.
         x: Its first input.
-        recorder: What captures.
+        recorder: Captures it.
         autocast: Arguments of `torch.autocast`.
     """
 
@@ -151,7 +153,7 @@ class _Graph:
         self.segment = segment
         self.with_backward = torch.is_grad_enabled()
         self.parameters = list(segment.parameters())
-        # Leaves of their own on the same memory: a capture then touches neither the parameters' gradients nor the
+        # Separate leaves on the same memory: a capture then touches neither the parameters' gradients nor the
         # nodes that accumulate them, whose hooks belong to DDP.
         aliases = {name: p.detach().requires_grad_(p.requires_grad) for name, p in segment.named_parameters()}
         self.watched = self.parameters + list(segment.buffers())
@@ -189,14 +191,14 @@ class _Graph:
                 gradients, self.replay_backward = recorder.record(backward, pool)
         finally:
             for buffer, value in zip(segment.buffers(), saved, strict=True):
-                # Past the version counter: a shared shortcut may wait for a backward pass that never reads these.
+                # Bypasses the version counter: a shared shortcut may wait for a backward pass that never reads these.
                 buffer.data.copy_(value)
         if self.with_backward:
             found = iter(gradients)
             self.gradients = [next(found) if p.requires_grad else None for p in (self.input, *aliases.values())]
 
     def fits(self, x: Tensor) -> bool:
-        """Whether a replay means what the segment would do now."""
+        """Whether a replay gives what the segment would compute now."""
         return (
             x.shape == self.input.shape
             and x.dtype == self.input.dtype
@@ -208,7 +210,7 @@ class _Graph:
         )
 
     def _tracks(self) -> list[bool]:
-        """What the BN layers do: batch statistics, and whether they are kept."""
+        """What the BN layers do: batch statistics, and whether they are tracked."""
         return [flag for norm in self.norms for flag in (norm.training, norm.track_running_stats)]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -224,10 +226,10 @@ class _Graph:
         return self.output.detach()
 
     def _leave_gradients(self) -> None:
-        """Lets gradients that still lie in our memory leave it.
+        """Clones gradients that are still in this graph's memory.
 
-        Autograd hands a first gradient on without a copy. Where more are accumulated, both replays would write over
-        it: the forward's scratch memory may be what the backward later put its gradients into.
+        Autograd passes on a first gradient without a copy. Where several are accumulated, both replays would overwrite
+        it: the forward's scratch memory may be where the backward later writes its gradients.
         """
         for parameter, own in zip(self.parameters, self.gradients[1:], strict=True):
             held = parameter.grad
@@ -244,16 +246,16 @@ class _Graph:
 
 
 class BlockGraphs:
-    """Runs the paths of a supernet from captured blocks; made where a network is trained, never saved with it.
+    """Runs the paths of a supernet from captured blocks; created where a network is trained, never saved with it.
 
     Args:
         supernet: The supernet.
         head: Module that follows it; None for none.
-        recorder: What captures; networks of one step share it.
-        log: Takes one line of text at a time.
+        recorder: Captures the graphs; the networks of one step share it.
+        log: Called with one line of text at a time.
 
     Shape:
-        forward: (N, C, H, W), an architecture -> as the head of `supernet(x, arch)`
+        forward: (N, in_chans, H, W), an architecture -> as the head of `supernet(x, arch)`
     """
 
     def __init__(
@@ -273,7 +275,7 @@ class BlockGraphs:
         self._told: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """Graphs hold addresses: a copy of the network has none."""
+        """Graphs contain addresses, so a copy of the network gets none."""
         return None
 
     def segment(self, position: int, choice: int) -> Segment:
@@ -284,7 +286,7 @@ class BlockGraphs:
         return self.segments[key]
 
     def accepts(self, x: Tensor, arch: Any) -> bool:
-        """Whether this input may run from graphs; the first one that may sets shape and precision."""
+        """Whether this input may run from graphs; the first such input sets shape and precision."""
         if self.off or type(arch) is not tuple or x.requires_grad or not self.supernet.training:
             return False
         kind = x.device.type
@@ -294,7 +296,7 @@ class BlockGraphs:
         key = (x.shape, x.dtype, x.device, *autocast)
         if self.first is None:
             if any(isinstance(module, nn.SyncBatchNorm) for module in self.supernet.modules()):
-                return self._stop('SyncBN talks to other ranks within a block')
+                return self._stop('SyncBN communicates with other ranks within a block')
             self.first = key
             self.autocast = dict(device_type=kind, enabled=autocast[0], dtype=autocast[1])
         if key != self.first:
@@ -302,7 +304,7 @@ class BlockGraphs:
         return key == self.first and all(type(choice) is int for choice in arch)
 
     def __call__(self, x: Tensor, arch: tuple[Any, ...]) -> Tensor:
-        """Runs a path on an input that is accepted (`accepts`): each position has one candidate."""
+        """Runs a path on an accepted input (`accepts`): each position has one candidate."""
         grad = torch.is_grad_enabled()
         for position, choice in enumerate(arch):
             graph = self.graphs.get((position, choice, grad))
@@ -327,7 +329,7 @@ class BlockGraphs:
         began = time.perf_counter()
         try:
             graph = _Graph(segment, x, self.recorder, self.autocast)
-        except RuntimeError as error:  # of torch.cuda, out of memory among them
+        except RuntimeError as error:  # from torch.cuda, including out of memory
             self._fill(f'position {position}, candidate {choice}: {str(error).splitlines()[0]}')
             return None
         self.graphs[position, choice, grad] = graph
@@ -350,7 +352,7 @@ class BlockGraphs:
         return False
 
     def _fill(self, why: str) -> None:
-        """No more captures; what is captured stays in use."""
+        """Stops capturing; what is captured stays in use."""
         self.full = True
         self.log(f'CUDA graphs: {len(self.graphs)} captures, the other blocks run without: {why}')
 

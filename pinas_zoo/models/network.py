@@ -4,7 +4,7 @@ The network of Pi-NAS (Peng et al., ICCV 2021): a ResNeSt-50 skeleton in which e
 split-attention bottlenecks. Parameter names are those of the released classification checkpoint.
 """
 
-# No postponed annotations here: torch.fx writes those of `forward` into the code that TorchScript then reads.
+# No postponed annotations here: torch.fx writes the annotations of `forward` into the code that TorchScript reads.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,9 @@ STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 def stage_geometry(space: SearchSpace, output_stride: int) -> list[tuple[int, int, int, int]]:
-    """How each stage is strided and dilated at an output stride.
+    """Stride and dilation of each stage at an output stride.
 
-    A stage that would pass the output stride keeps its resolution and dilates instead; its first block still has the
+    A stage that would exceed the output stride keeps its resolution and dilates instead; its first block still has the
     dilation of the stage before (as released).
 
     Args:
@@ -63,14 +63,14 @@ class PiNASNet(Skeleton):
 
     Args:
         arch: Architecture by stage, one digit per block, or a sequence of candidate indices. A position in brackets
-            adds up the candidates that it keeps, each with a factor that trains (`MixedBottleneck`).
+            adds up the candidates in it, each with a trainable factor (`MixedBottleneck`).
         space: Search space, its name, or its dict of fields.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.
         output_stride: 8, 16 or 32; below 32 the late stages are dilated as in the released segmentation networks.
         global_pool: timm's pooling type; '' leaves the pooling out (then num_classes must be 0).
         drop_rate: Dropout before the classifier while training.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        drop_path_rate: Stochastic depth of the last block; it increases linearly from 0 over the blocks.
         device: Device to build on; None for torch's default.
         dtype: Type of the parameters; None for torch's default.
 
@@ -106,7 +106,7 @@ class PiNASNet(Skeleton):
         dtype: torch.dtype | None = None,
     ) -> None:
         space = get_space(space)
-        # The device context reaches every submodule, without a device argument in each constructor.
+        # The device context applies to every submodule, without a device argument in each constructor.
         with nullcontext() if device is None else torch.device(device):
             super().__init__(space, in_chans)
             self.arch = space.parse(arch)
@@ -145,7 +145,7 @@ class PiNASNet(Skeleton):
                 position += 1
             setattr(self, name, nn.Sequential(*blocks))
             self.feature_info.append(dict(num_chs=planes * space.expansion, reduction=reduction, module=name))
-        # A space of fewer stages keeps the four attributes, so that forward_features can be scripted.
+        # A space with fewer stages still gets the four attributes, so that forward_features can be scripted.
         for name in STAGES[len(space.depths) :]:
             setattr(self, name, nn.Sequential())
 
@@ -159,7 +159,7 @@ class PiNASNet(Skeleton):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block's activations in the backward pass instead of keeping them."""
+        """Recomputes each block's activations in the backward pass instead of storing them."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -218,13 +218,13 @@ class PiNASNet(Skeleton):
         Args:
             x: Images, (N, in_chans, H, W).
             indices: Last n if an int, all if None, else the indices to return.
-            norm: Without effect here; every stage ends in a normalised block.
+            norm: Has no effect; every stage ends in a normalised block.
             stop_early: Leave out the stages after the last index.
             output_fmt: 'NCHW' only.
             intermediates_only: Return only the list.
 
         Raises:
-            ValueError: Another output format was asked for.
+            ValueError: Another output format was requested.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")

@@ -1,6 +1,6 @@
 """SuperNet: every candidate at every position, and paths through it as views.
 
-`SuperNet.path(arch)` is the one primitive: the stem and the chosen blocks, nothing copied. The architecture is always
+`SuperNet.path(arch)` is the one primitive: the stem and the chosen blocks, without copies. The architecture is always
 an argument, never state of a module.
 """
 
@@ -28,12 +28,12 @@ from pinas_zoo.space import PINAS, Arch, SearchSpace, get_space, kept
 
 __all__ = ['Factors', 'Path', 'Position', 'Segment', 'SuperNet', 'zero_momenta']
 
-#: By position the factors of the candidates that it adds up; None where there is one without a factor.
+#: By position, the factors of the candidates that it adds up; None where there is one candidate without a factor.
 Factors = Sequence[Tensor | None]
 
 
 class Position(nn.Module):
-    """The candidates of one position and the one shortcut that they share.
+    """The candidates of one position and the shortcut that they share.
 
     Args:
         space: The space.
@@ -43,7 +43,7 @@ class Position(nn.Module):
     def __init__(self, space: SearchSpace, position: int) -> None:
         super().__init__()
         self.downsample = make_shortcut(space, position)
-        # A skip that does not fit keeps its index; no valid arch reaches it.
+        # A skip that does not fit keeps its index; no valid arch selects it.
         self.candidates: ModuleList[Bottleneck | Skip] = ModuleList(
             make_candidate(space, position, choice) if choice in space.choices(position) else Skip()
             for choice in range(len(space.candidates))
@@ -64,8 +64,8 @@ class Position(nn.Module):
 
         Args:
             x: Input.
-            choice: The candidate; a tuple adds up the branches of all of its members, a skip's being zero.
-            factors: Factor of each member, (len(choice),); None gives each 1 / len(choice), as a new network has them.
+            choice: The candidate; a tuple adds up the branches of all its members (that of a skip is zero).
+            factors: Factor of each member, (len(choice),); None gives each 1 / len(choice), as in a new network.
 
         Shape:
             That of `Bottleneck`.
@@ -86,8 +86,8 @@ class Path:
 
     Args:
         supernet: The supernet.
-        arch: The architecture, checked by the caller's `SuperNet.path`. A method that weighs candidates makes its path
-            here itself: a tuple of any length is then a mixture.
+        arch: The architecture, already checked by `SuperNet.path`. A method that weights candidates creates its path
+            directly: a tuple of any length is then a mixture.
         factors: Factors of the positions that add up several candidates; None for those of a new network.
 
     Raises:
@@ -97,10 +97,12 @@ class Path:
     def __init__(self, supernet: SuperNet, arch: Arch, factors: Factors | None = None) -> None:
         factors = [None] * len(arch) if factors is None else list(factors)
         if len(factors) != len(arch):
-            raise ValueError(f'{len(arch)} positions need as many factors or None, got {len(factors)}')
+            raise ValueError(f'{len(arch)} positions need one entry of factors each (or None), got {len(factors)}')
         for position, (choice, factor) in enumerate(zip(arch, factors, strict=True)):
             if factor is not None and (not isinstance(choice, tuple) or factor.shape != (len(choice),)):
-                raise ValueError(f'position {position} keeps {choice}, its factors have shape {tuple(factor.shape)}')
+                raise ValueError(
+                    f'position {position} keeps {choice} and needs as many factors, got shape {tuple(factor.shape)}'
+                )
         self.supernet, self.arch, self.factors = supernet, arch, factors
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class Path:
         return x
 
     def children(self) -> Iterator[nn.Module]:
-        """The path's modules in order: stem, then shortcut (where there is one) and chosen blocks of each position."""
+        """The path's modules in order: stem, then each position's shortcut (if any) and chosen block."""
         yield from self.supernet.stem_modules()
         for position, choice in zip(self.supernet.blocks, self.arch, strict=True):
             if position.downsample is not None:
@@ -120,7 +122,7 @@ class Path:
                 yield position[one]
 
     def modules(self) -> Iterator[nn.Module]:
-        """Every module on the path, nested ones too."""
+        """Every module on the path, including nested ones."""
         for child in self.children():
             yield from child.modules()
 
@@ -133,9 +135,9 @@ class Path:
         return [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The path's tensors under the names of a stand-alone `PiNASNet`; views, nothing copied.
+        """The path's tensors under the names of a stand-alone `PiNASNet`; views, nothing is copied.
 
-        The factors that are not given are left out: a new network has them already.
+        Factors that were not given are left out: a new network already has them.
         """
         net = self.supernet
         state = {f'conv1.{k}': v for k, v in net.conv1.state_dict().items()}
@@ -187,7 +189,7 @@ class SuperNet(Skeleton):
 
         Args:
             arch: The architecture; positions in brackets add up the candidates that they keep.
-            factors: By position the factors of those candidates, (number kept,), in rising order of the candidates;
+            factors: By position the factors of those candidates, (number kept,), in ascending order of the candidates;
                 None where one is kept, or for the factors of a new network.
 
         Raises:
@@ -203,8 +205,8 @@ class SuperNet(Skeleton):
     ) -> PiNASNet:
         """A stand-alone copy of one path, in eval mode.
 
-        Its outputs are bit-equal to the path's in eval mode: eager, on the same batch, memory format, dtype and thread
-        count.
+        Its outputs are bit-equal to the path's in eval mode: eager, with the same batch, memory format, dtype and
+        number of threads.
 
         Args:
             arch: The architecture.
@@ -224,7 +226,7 @@ class SuperNet(Skeleton):
 
 
 class Segment(nn.Module):
-    """One block of a path with what always runs beside it; every module is the supernet's own.
+    """One block of a path with what always runs beside it; all modules belong to the supernet.
 
     Args:
         supernet: The supernet.
@@ -245,7 +247,7 @@ class Segment(nn.Module):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing runs here: a candidate that leaves the block out."""
+        """Whether nothing runs here: the candidate leaves the block out."""
         return isinstance(self.block, Skip) and not self.stem and self.head is None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -256,9 +258,9 @@ class Segment(nn.Module):
 
 
 def zero_momenta(optimiser: torch.optim.Optimizer) -> None:
-    """Gives every parameter of a fused SGD a zero momentum, from which the first update is the same.
+    """Gives every parameter of a fused SGD a zero momentum buffer, which leaves the first update the same.
 
-    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet do.
+    Fused SGD refuses to mix parameters with and without momentum, as the first steps of a supernet would.
     """
     for parameter in (p for group in optimiser.param_groups for p in group['params']):
         optimiser.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)

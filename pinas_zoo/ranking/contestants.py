@@ -1,8 +1,8 @@
-"""Who is compared, by which recipe, at which cost.
+"""The compared methods (contestants), their recipes and their costs.
 
 Cost is counted in path units: forward and backward of one path on one batch are one unit, a forward pass alone is a
-third. Every contestant has the same budget, unless its label says otherwise; the linear stage of the unsupervised ones
-is paid from it. BN re-estimation and scoring are the same for all and outside of it.
+third. Every contestant has the same budget unless its label says otherwise; the linear stage of the unsupervised ones
+is part of it. BN re-estimation and scoring are the same for all and not counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 #: Path units of a forward pass without a backward pass.
 FORWARD = 1 / 3
-#: What ranks without any training.
+#: Scores that need no training.
 TRIVIAL = ('random', 'macs', 'params')
 
 
@@ -46,13 +46,13 @@ class Contestant:
     Args:
         label: Its name in tables and figures.
         method: 'PiNAS', or a name of `pinas_zoo.methods.METHODS`.
-        switches: Settings of the method that make it this contestant.
-        scaled: Further settings, by the path units of its training: warm-ups and the like grow with it.
-        share: Share of the budget that it has.
+        switches: Settings of the method that define this contestant.
+        scaled: Further settings, computed from the path units of the training: warm-ups and the like grow with it.
+        share: Its share of the budget.
         lr_factor: Factor of the recipe's learning rate.
         clip_value: Largest gradient entry; None does not clip.
-        arch_optimiser: Optimiser of the architecture parameters, by them and the path units of the training.
-        headline: What the method's paper claims; of other data, spaces and budgets, and never a figure of ours.
+        arch_optimiser: Builds the optimiser of the architecture parameters, from them and the training's path units.
+        headline: What the method's paper claims, for other data, spaces and budgets; never a result of ours.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Contestant:
 
     @property
     def supervised(self) -> bool:
-        """Whether it trains with labels, and so has its head without a linear stage."""
+        """Whether it trains with labels, and so has a head without a linear stage."""
         return self.method != 'PiNAS'
 
 
@@ -76,11 +76,11 @@ def _adam(lr: float) -> Callable[[list[Any], float], torch.optim.Optimizer]:
 
 
 def _sparse_group_lasso(parameters: list[Any], units: float) -> torch.optim.Optimizer:
-    """The pace falls as the steps become more, so that a training of any length shrinks a factor as far."""
+    """The rate is inverse to the number of steps, so that a training of any length shrinks a factor equally."""
     return AdamProximal(parameters, lr=15 / units, momentum=0.5, l1=1.5, l2=0.3, ramp=max(1, round(units / 18)))
 
 
-#: AttentiveNAS as released adds up the gradients of four paths and clips them.
+#: AttentiveNAS as released sums the gradients of four paths and clips them.
 _ATTENTIVE: dict[str, Any] = dict(lr_factor=0.5, clip_value=1.0)
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -90,7 +90,7 @@ CONTESTANTS: dict[str, Contestant] = {
     'no_negatives': Contestant('Pi-NAS without negatives', switches={'negatives': False}),
     'moco': Contestant('MoCo on single paths', switches={'single_path': True}),
     'spos': Contestant('SPOS', 'SPOS', headline='ImageNet 74.4 % at 323 MFLOPs'),
-    # Its gradient is the mean over the paths, of which each block lies on one: at SPOS's rate it moves a fifth as far.
+    # Its gradient is the mean over the paths, and each block is on only one: at SPOS's rate it moves a fifth as far.
     'fairnas': Contestant('FairNAS', 'FairNAS', lr_factor=3.0, headline='ImageNet 75.34 % (77.5 % with SE)'),
     'bnnas': Contestant('BN-NAS (R)', 'BNNAS', {'variant': 'R'}, lr_factor=0.6, clip_value=5.0),
     'bnnas_tenth': Contestant(
@@ -140,35 +140,36 @@ CONTESTANTS: dict[str, Contestant] = {
 
 @dataclass(frozen=True)
 class SupernetRecipe:
-    """What a run depends on beside contestant, seed and task. Contrast settings are shared by Pi-NAS and kin.
+    """What a run depends on besides contestant, seed and task. Pi-NAS and its variants share the contrast settings.
 
-    The constants of a contestant are code: whoever changes them has to drop the contestant's lines of scores.jsonl.
+    A contestant's constants are code: if you change them, delete the contestant's lines in scores.jsonl.
 
     Args:
         units: Budget in path units.
-        batch: Images a step, of every stage.
-        warmup: Steps in which the rate rises to its full value.
+        batch: Images per step, in every stage.
+        warmup: Steps in which the learning rate rises to its full value.
         zero_init_last: Blocks of the supernet start as their shortcut.
         bfloat16: Train under autocast to bfloat16.
-        contrast_lr: Rate of the contrast, which falls to 0 as a cosine.
+        contrast_lr: Learning rate of the contrast, which decays to 0 as a cosine.
         contrast_decay: Its weight decay.
         dim: Embedding dimensions.
         queue_length: Negative keys.
         teacher_momentum: m of the mean teacher.
         temperature: T of the logits.
-        crop_area: Least share of the image's area in a view.
-        jitter: Most change of brightness and contrast in a view.
+        crop_area: Smallest share of the image's area in a view.
+        jitter: Largest change of brightness and contrast in a view.
         blur: Probability of a blurred view.
         flip: Probability of a mirrored view.
-        supervised_lr: Rate of the supervised methods, which falls to 0 linearly; `Contestant.lr_factor` scales it.
+        supervised_lr: Learning rate of the supervised methods, which decays to 0 linearly, times
+            `Contestant.lr_factor`.
         supervised_decay: Their weight decay; none on BN and biases.
-        label_smoothing: Theirs.
+        label_smoothing: Label smoothing of the supervised methods.
         linear_steps: Steps of the linear stage, one path each.
-        linear_lr: Its rate, a tenth after 60 % and a hundredth after 80 % of the steps.
+        linear_lr: Its learning rate, a tenth of it after 60 % and a hundredth after 80 % of the steps.
         calibration_batches: Batches of training images for BN re-estimation.
         held_out: Held-out images that score a path.
         probes: Points at which the shifts are measured.
-        checkpoints: Points at which paths are scored on the way.
+        checkpoints: Points during the training at which paths are scored.
         checkpoint_linear_steps: Steps of the linear stage there, outside the budget.
         checkpoint_paths: Paths of the tuning half that are scored there.
     """
@@ -203,13 +204,13 @@ class SupernetRecipe:
     def __post_init__(self) -> None:
         counts = ('batch', 'dim', 'queue_length', 'calibration_batches', 'held_out')
         if bad := {name: getattr(self, name) for name in counts if getattr(self, name) < 1}:
-            raise ValueError(f'counts of a recipe are at least 1, got {bad}')
+            raise ValueError(f'counts of a recipe must be at least 1, got {bad}')
         if self.linear_steps * FORWARD >= self.units:
-            raise ValueError(f'{self.linear_steps} linear steps leave nothing of {self.units} path units')
+            raise ValueError(f'{self.linear_steps} linear steps use up all of the {self.units} path units')
 
     @property
     def id(self) -> str:
-        """Short hash of the values, under which results are filed."""
+        """Short hash of the values, which identifies the results of a recipe."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -221,14 +222,14 @@ class SupernetRecipe:
         """
         kinds: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(self)}
         if unknown := set(values) - set(kinds):
-            raise ValueError(f'a recipe has no {sorted(unknown)}, allowed: {sorted(kinds)}')
+            raise ValueError(f'a recipe has no field {sorted(unknown)}, allowed: {sorted(kinds)}')
         parsed: dict[str, Any] = {}
         for name, text in values.items():
             parsed[name] = json.loads(text.lower()) if kinds[name] is bool else kinds[name](text)
         return dataclasses.replace(self, **parsed)
 
 
-#: Who stands together in a picture, by the end of the picture's name; the words of its caption.
+#: The groups that share a picture, by the suffix of the picture's name, with the words of its caption.
 GROUP_WORDS = {'': 'Pi-NAS, its ablations and baselines', '_peers': 'Pi-NAS, SPOS and the peers'}
 GROUPS = {
     '': ('pinas', 'no_cross_path', 'no_teacher', 'no_negatives', 'moco', 'spos', 'fairnas'),

@@ -27,7 +27,7 @@ COLOURS = dict(zip(('pinas', 'spos', 'fairnas', 'moco', 'no_cross_path'), LINES,
 
 
 def colour_of(name: str) -> str:
-    """The colour of a contestant, its native score and its variants (`bnnas_tenth`); black for what is not trained."""
+    """The colour of a contestant, its native score and its variants (`bnnas_tenth`); black for untrained scores."""
     name = name.removesuffix(NATIVE)
     return COLOURS.get(name) or next((c for method, c in COLOURS.items() if name.startswith(f'{method}_')), INK)
 
@@ -43,7 +43,7 @@ SHIFT_PANELS = {
 TAU_PANELS = {f'tau_{name}': f'tau-b, {view.words}' for name, view in VIEWS.items()}
 #: Width of a picture and height of a panel in inches.
 WIDTH, HEIGHT = 8.2, 2.4
-#: How the costs are written in their panels.
+#: How the costs are labelled in their panels.
 COSTS = {'macs': ('MMACs', 1e6), 'params': ('thousand parameters', 1e3)}
 
 Curves = Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]]
@@ -56,14 +56,14 @@ def scatter_figure(
     view: str,
     group: str = '',
 ) -> Figure:
-    """Estimates against the truth, a panel per contestant: the mean over its seeds, and the range of the seeds.
+    """Estimates against the truth, one panel per contestant: mean and range over its seeds.
 
     Args:
-        report: What `report.compute` gave.
+        report: Result of `report.compute`.
         truth: The truth table.
         rows: Lines of the report's recipe by contestant, see `report.of_recipe`.
         view: A key of `VIEWS`.
-        group: Whose panels: a key of `GROUPS`.
+        group: Which panels: a key of `GROUPS`.
     """
     paths, kind = truth.half(report['half']), VIEWS[view]
     seeds = np.stack([true_values(paths, kind.truth, seed) for seed in range(truth.study.seeds)])
@@ -73,7 +73,7 @@ def scatter_figure(
     def draw(axes: Any, name: str) -> None:
         unit, scale = COSTS.get(name, ('native score' if name.endswith(NATIVE) else '', 1))
         x, scores = seeds.mean(axis=0), np.stack(everyone[name]) / scale
-        # Seeds differ in level; what the picture is about is the order within each.
+        # Seeds differ in level; the picture is about the order within each seed.
         scores = scores - scores.mean(axis=1, keepdims=True) + scores.mean()
         y, colour = scores.mean(axis=0), colour_of(name)
         bars = dict(fmt='none', ecolor=colour, elinewidth=0.6, alpha=0.3)
@@ -100,7 +100,7 @@ def forest_figure(report: Mapping[str, Any], view: str) -> Figure:
     """Every contestant's tau with its interval, sorted, beside the attainable level.
 
     Args:
-        report: What `report.compute` gave.
+        report: Result of `report.compute`.
         view: A key of `VIEWS`.
     """
     part, kind = report[view], VIEWS[view]
@@ -139,22 +139,22 @@ def _tau(entry: Mapping[str, Any]) -> str:
 def curves_figure(
     curves: Curves, panels: Mapping[str, str], labels: Mapping[str, str], caption: str, group: str = ''
 ) -> Figure:
-    """Curves over path units, a panel a quantity: the mean over the seeds, and their range as a band.
+    """Curves over path units, one panel per quantity: the mean over the seeds, and their range as a band.
 
     Args:
-        curves: What `report.curves` gave.
+        curves: Result of `report.curves`.
         panels: Titles by quantity.
         labels: Names of the contestants in the legend.
-        caption: What is seen.
-        group: Whose curves: a key of `GROUPS`.
+        caption: What the picture shows.
+        group: Which curves: a key of `GROUPS`.
 
     Raises:
-        ValueError: There is no curve of any panel.
+        ValueError: There is no curve for any panel.
     """
     curves = {q: {n: seeds for n, seeds in table.items() if n in GROUPS[group]} for q, table in curves.items()}
     present = [name for name in panels if curves.get(name)]
     if not present:
-        raise ValueError(f'no curve of {list(panels)}, there are {sorted(curves)}')
+        raise ValueError(f'there is no curve of {list(panels)}, only of {sorted(curves)}')
 
     def draw(axes: Any, quantity: str) -> None:
         for name, seeds in curves[quantity].items():
@@ -171,7 +171,7 @@ def curves_figure(
 
 
 def _panels(names: Sequence[str], draw: Any, caption: str, xlabel: str, ylabel: str) -> Figure:
-    """A grid of panels in one PNG, with one legend for all and common axis names."""
+    """A grid of panels in one PNG, with one legend and shared axis names."""
     columns = min(3 if len(names) % 3 == 0 or len(names) > 4 else 2, len(names))
     lines = -(-len(names) // columns)
 

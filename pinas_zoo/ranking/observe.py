@@ -1,4 +1,4 @@
-"""What is measured while a supernet trains: both shifts, and scores of some paths."""
+"""Measurements during the training of a supernet: both shifts, and scores of some paths."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PROBE_PATHS, PROBE_IMAGES = 6, 128
 
 
 class Observer:
-    """Measures a training on the way: the shifts at some steps, scores of paths at others.
+    """Measures during a training: the shifts at some steps, the scores of paths at others.
 
     Args:
         method: What is trained.
         units: How many path units it takes.
         task: The images.
-        recipe: How often, and how paths are scored.
-        archs: Paths that are scored on the way.
+        recipe: How often to measure, and how to score paths.
+        archs: Paths that are scored during the training.
         seed: Seed of the linear stages.
     """
 
@@ -54,11 +54,11 @@ class Observer:
         self.seconds = 0.0
 
     def before_step(self, step: int, units: float) -> None:
-        """Measures what is due; the training goes on as if nothing had been.
+        """Measures what is due, without any effect on the training.
 
         Args:
             step: Index of the step.
-            units: Path units that were used before it.
+            units: Path units used before it.
         """
         start = time.perf_counter()
         if self.probes and units >= self.probes[0]:
@@ -70,7 +70,7 @@ class Observer:
         self.seconds += time.perf_counter() - start
 
     def after_backward(self, step: int) -> None:
-        """Compares the updates of the watched blocks; not those of mixtures, which have no path of their own."""
+        """Compares the updates of the watched blocks; not those of mixtures, which are not on a single path."""
         if isinstance(self.method, MixtureMethod):
             return
         self.watch.after_backward(self.method.paths(step))

@@ -1,4 +1,4 @@
-"""Writes what `report` computes: report.json, the pictures, and the block of docs/ranking.md."""
+"""Writes the results of `report`: report.json, the pictures, and the block in docs/ranking.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ['fill_page', 'write_report']
 TAU_CAPTION = (
     "Kendall's tau over training, on paths of the tuning half (before the end the linear head has had fewer steps)"
 )
-#: What stands between a block's lines in a page is written here.
+#: The text between the marker lines of a block in a page is generated here.
 BLOCK = '(<!-- {0} written by tools/rank.py report -->\n).*?(<!-- end of {0} -->)'
 
 
@@ -32,21 +32,21 @@ def write_report(
     half: str = 'reporting',
     page: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Computes a half and writes it.
+    """Computes the report of one half and writes it.
 
     Args:
-        folder: Gets report.json and the pictures; of the tuning half, their names begin with 'tuning_'.
+        folder: Folder for report.json and the pictures; for the tuning half, their names begin with 'tuning_'.
         truth: The truth table.
         rows: Lines of scores.jsonl.
         recipe: Whose lines count.
         half: 'reporting' or 'tuning'.
-        page: Markdown page whose block is rewritten; None leaves all pages alone.
+        page: Markdown page whose block is rewritten; None changes no page.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: The page has no block, or see `report.compute`.
+        ValueError: The page has no block; also see `report.compute`.
     """
     folder, prefix = Path(folder), '' if half == 'reporting' else f'{half}_'
     report = compute(truth, rows, recipe, half)
@@ -54,7 +54,7 @@ def write_report(
     report['curves'] = moved
     figures = {'forest': forest_figure(report, next(iter(VIEWS)))} if lines else {}
     for group, names in GROUPS.items():
-        # Pi-NAS and SPOS stand in every group: a picture of them alone is drawn once.
+        # Pi-NAS and SPOS are in every group: a picture of those two alone is drawn once.
         if not (set(names) - set(GROUPS['']) if group else set(names)) & set(lines):
             continue
         for view in VIEWS:
@@ -85,7 +85,7 @@ def _between(block: str) -> Callable[[re.Match[str]], str]:
 
 
 def fill_page(page: str | Path, blocks: Mapping[str, str]) -> None:
-    """Puts texts between the markers of a page, by the name of the block.
+    """Writes texts between the markers of a page, by the name of the block.
 
     Raises:
         ValueError: A marker is missing.
@@ -95,5 +95,5 @@ def fill_page(page: str | Path, blocks: Mapping[str, str]) -> None:
         pattern = BLOCK.format(name)
         text, found = re.subn(pattern, _between(block), text, flags=re.DOTALL)
         if found != 1:
-            raise ValueError(f'{page} lacks the lines between which {name} goes: {pattern}')
+            raise ValueError(f'{page} lacks the marker lines of the block {name}, pattern: {pattern}')
     write_text(page, text)

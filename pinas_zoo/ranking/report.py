@@ -1,7 +1,7 @@
 """From the truth and scores.jsonl to report.json and the Markdown tables: how well each contestant ranks.
 
-Higher is better on both sides: accuracy, and minus the loss. The halves are kept apart here: what is reported comes
-from the reporting half, and all trials from the tuning half.
+Higher is better on both sides: accuracy, and minus the loss. The halves are kept apart: reported results use only the
+reporting half, and all trials only the tuning half.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-#: What is measured of a path, in words.
+#: The quantities measured for a path, in words.
 WORDS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
 
 
@@ -54,19 +54,19 @@ class View:
 
     @property
     def words(self) -> str:
-        """For headings of columns."""
+        """For column headings."""
         if self.estimate == self.truth:
             return WORDS[self.truth]
         return f'true {WORDS[self.truth]} by {WORDS[self.estimate]}'
 
 
-#: The ways of looking at a result. The first is that of somebody who searches: accurate networks, ranked by the loss.
+#: The comparisons. The first is the one that matters for a search: accurate networks, ranked by the loss.
 VIEWS = {
     'loss_to_accuracy': View('minus_loss', 'accuracy'),
     'accuracy': View('accuracy', 'accuracy'),
     'minus_loss': View('minus_loss', 'minus_loss'),
 }
-#: What the name of a contestant ends with where its own score ranks, and not the accuracy of its paths.
+#: Suffix of a contestant's name where its native score ranks instead of the accuracy of its paths.
 NATIVE = ':native'
 #: Pairs whose difference is reported.
 DIFFERENCES = tuple(
@@ -79,9 +79,9 @@ SIGN = (
 
 
 def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[Row]]:
-    """The lines of one recipe and of the truth's images and space, by contestant, seeds in order.
+    """The lines of one recipe and of the truth's images and space, by contestant, with seeds in order.
 
-    Where a supernet was scored twice, the later line counts.
+    If a supernet was scored twice, the later line counts.
     """
     header = truth.header
     found: dict[str, dict[int, Row]] = {}
@@ -92,13 +92,13 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
 
 
 def true_values(paths: Sequence[TruthRow], quantity: str, seed: int | None = None) -> np.ndarray:
-    """Stand-alone results of the paths: of one seed, or their mean."""
+    """Stand-alone results of the paths: of one seed, or the mean over the seeds."""
     table = np.array([row.top1 if quantity == 'accuracy' else [-x for x in row.loss] for row in paths])
     return table.mean(axis=1) if seed is None else table[:, seed]
 
 
 def estimates(scores: Mapping[str, Sequence[float]], names: Sequence[str], quantity: str) -> np.ndarray:
-    """A supernet's estimates of the paths of these names.
+    """A supernet's estimates of the paths with these names.
 
     Raises:
         ValueError: A path was not scored.
@@ -109,7 +109,7 @@ def estimates(scores: Mapping[str, Sequence[float]], names: Sequence[str], quant
 
 
 def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, quantity: str) -> dict[str, list[np.ndarray]]:
-    """The estimates of everyone, trivial ones included: one row per seed."""
+    """The estimates of all contestants, trivial ones included: one row per seed."""
     paths = truth.half(half)
     names = [truth.study.space.format(row.arch) for row in paths]
     table = {}
@@ -125,7 +125,7 @@ def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, quanti
 
 
 def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str = 'reporting') -> dict[str, Any]:
-    """All figures of a half.
+    """All results of one half.
 
     Args:
         truth: The truth table.
@@ -170,7 +170,7 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
 
 
 def _contestant(true: np.ndarray, scores: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The statistics of a contestant; with several seeds also how well they agree, and the tau of their mean."""
+    """The statistics of a contestant; with several seeds also their agreement, and the tau of their mean."""
     entry = summarise(true, scores)
     if len(scores) > 1:
         entry['agreement'] = agreement(scores)
@@ -203,13 +203,13 @@ def _run_facts(seeds: Sequence[Row]) -> dict[str, Any]:
 
 
 def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[str, dict[str, list[list[list[float]]]]]:
-    """What moved during training: by quantity and contestant, one curve of [path units, value] a seed.
+    """Changes during training: by quantity and contestant, one curve of [path units, value] per seed.
 
     A value that was not measured at a point is None.
 
-    Quantities: 'tau_' and a view's name on the tuning half's paths that were scored on the way, the last
-    point with the final scores of the same paths; 'feature_' + mean, variance, cka, cosine at the input of the last
-    position; 'update_cosine'; 'teacher_distance'.
+    Quantities: 'tau_' and a view's name, on the tuning half's paths that were scored during training, with the
+    final scores of the same paths as the last point; 'feature_' + mean, variance, cka, cosine at the input of the
+    last position; 'update_cosine'; 'teacher_distance'.
     """
     table: dict[str, dict[str, list[list[list[float]]]]] = {}
     by_name = {truth.study.space.format(row.arch): row for row in truth.half('tuning')}
@@ -252,9 +252,9 @@ def _tau_curve(row: Row, tuning: Mapping[str, TruthRow], view: View) -> list[lis
 
 
 def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every recipe that was tried, on the tuning half: contestant, seeds, settings off the default, tau.
+    """Every recipe that was tried, on the tuning half: contestant, seeds, settings that differ from the default, tau.
 
-    How often a training was looked at changes nothing in it, and is left out.
+    How often a training was measured does not change it, and is left out.
     """
     found: list[dict[str, Any]] = []
     default = vars(SupernetRecipe())
@@ -264,7 +264,7 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
             settings = lines[0]['settings']
             changed = {k: v for k, v in settings.items() if default.get(k) != v and k not in _OBSERVATION}
             if (not changed and recipe != SupernetRecipe().id) or (name, str(changed)) in seen:
-                continue  # a trial of what became the default
+                continue  # a trial of what is now the default
             seen.add((name, str(changed)))
             trial = {'contestant': name, 'recipe': recipe, 'seeds': len(lines), 'changed': changed}
             for key, view in VIEWS.items():
@@ -282,7 +282,7 @@ _OBSERVATION = ('probes', 'checkpoints', 'checkpoint_linear_steps', 'checkpoint_
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The tables of a report, with its sign and its warning."""
+    """The tables of a report, with the note on signs and the warning."""
     out = [f'{report["paths"]} paths of the {report["half"]} half, recipe `{report["recipe"]}`. {report["sign"]}']
     if report['warning']:
         out.append(f'**Warning: {report["warning"]}.**')
@@ -299,7 +299,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def trials_markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The table of what `trials` gave."""
+    """The table of the result of `trials`."""
     header = ['contestant', 'seeds', 'settings off the default', *(f'tau, {view.words}' for view in VIEWS.values())]
     rows = []
     for trial in found:
@@ -334,7 +334,7 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
     ]
     part, digits = report[view], 3 if VIEWS[view].truth == 'minus_loss' else 2
     ceiling = part['ceiling']
-    # One seed replaces the truth: its other figures are not to be compared with the rows below.
+    # One seed replaces the truth here, so its other figures are not comparable with the rows below.
     rows = [
         [
             'one seed of the truth',
@@ -378,7 +378,7 @@ def _cost_table(report: Mapping[str, Any]) -> str:
         cells = [report['labels'][name], str(len(run['seeds'])), str(run['steps']), units]
         cells += [f'{run["total_seconds"]:.0f}', f'{run["seconds"]["train"]:.0f}']
         cells += [', '.join(map(str, run['threads'])), str(run['peak_memory_mb'])]
-        # The path that it would give: by its own score where it has one.
+        # The path that it selects: by its native score if it has one.
         entries = report['loss_to_accuracy']['contestants']
         regret = entries.get(name + NATIVE, entries[name])['regret']
         rows.append([*cells, f'{regret["mean"]:.2f} ({_spread(regret["seeds"])})', CONTESTANTS[name].headline])

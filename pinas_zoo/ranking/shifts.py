@@ -1,7 +1,7 @@
-"""The two shifts of a supernet in training (Peng et al., ICCV 2021, section 3.1), as numbers.
+"""The two shifts of a supernet in training (Peng et al., ICCV 2021, section 3.1), measured.
 
-**Feature shift**: how much the input of a fixed layer moves when the same images come to it over another path.
-**Parameter shift**: how little the successive updates of a shared block agree when it lies on different paths, and how
+**Feature shift**: how much the input of a fixed layer changes when the same images reach it over a different path.
+**Parameter shift**: how little the successive updates of a shared block agree when it is on different paths, and how
 far the student is from its teacher.
 
 Shape suffixes: N images, F features (channels x height x width).
@@ -27,16 +27,16 @@ FEATURE_SHIFTS = ('mean', 'variance', 'cka', 'cosine')
 
 @torch.no_grad()
 def feature_shift(supernet: SuperNet, images: Tensor, archs: Sequence[Arch]) -> list[dict[str, float]]:
-    """How much the input of each position moves between paths, for the same images; means over all pairs of paths.
+    """How much the input of each position changes between paths, for the same images; means over all pairs of paths.
 
     Args:
-        supernet: The supernet; BN uses batch statistics, as in its training, and is left as it was.
+        supernet: The supernet; BN uses batch statistics, as in its training. It is unchanged afterwards.
         images: The images, (N, C, H, W).
         archs: At least two paths.
 
     Returns:
-        One dict a position with the names of `FEATURE_SHIFTS`, see `shift_of_pair`. The first position has the stem
-        before it, which all paths share: its shift is 0.
+        One dict per position with the names of `FEATURE_SHIFTS`, see `shift_of_pair`. Before the first position there
+        is only the stem, which all paths share: its shift is 0.
     """
     with batch_statistics(supernet):
         inputs = [_inputs(supernet, images, arch) for arch in archs]
@@ -57,7 +57,7 @@ def _inputs(supernet: SuperNet, images: Tensor, arch: Arch) -> list[Tensor]:
 
 
 def shift_of_pair(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Distances between two feature maps of the same images, each 0 where they are equal.
+    """Distances between two feature maps of the same images, each 0 if they are equal.
 
     Shape:
         x, y: (N, C, H, W)
@@ -79,7 +79,7 @@ def shift_of_pair(x: Tensor, y: Tensor) -> dict[str, float]:
 def linear_cka(x_NF: Tensor, y_NF: Tensor) -> float:
     """Linear centred kernel alignment (Kornblith et al., 2019, eq. 5), 1 for features equal up to rotation and scale.
 
-    From the N x N Gram matrices, which are smaller than the F x F covariances; 0 where one side is constant.
+    Uses the N x N Gram matrices, which are smaller than the F x F covariances; 0 if one side is constant.
     """
     x_NF, y_NF = x_NF - x_NF.mean(dim=0), y_NF - y_NF.mean(dim=0)
     gram_x, gram_y = x_NF @ x_NF.t(), y_NF @ y_NF.t()
@@ -89,10 +89,10 @@ def linear_cka(x_NF: Tensor, y_NF: Tensor) -> float:
 class UpdateWatch:
     """Cosine between successive updates of the shared blocks of one position.
 
-    An update is the gradient of a step before clipping and momentum, which would make any two successive moves alike.
-    A block is compared with itself at the last step in which it trained, on another batch, where the steps' paths were
-    not all the same. In a sandwich the blocks of the largest and the smallest path lie on those in every step: their
-    cosines then show less of the shift.
+    An update is the gradient of a step before clipping and momentum, which would make any two successive updates
+    similar. A block is compared with itself at the last step in which it was trained, on another batch, if the paths of
+    the two steps were not all the same. In a sandwich the blocks of the largest and the smallest path are on those
+    paths in every step: their cosines then show less of the shift.
 
     Args:
         position: The position whose candidates are watched.
@@ -105,10 +105,10 @@ class UpdateWatch:
 
     @torch.no_grad()
     def after_backward(self, paths: Sequence[Arch]) -> None:
-        """To be called between the last backward pass of a step and the optimiser.
+        """To be called between the last backward pass of a step and the optimiser's step.
 
         Args:
-            paths: The paths of the step; an update is not compared with one of the same paths.
+            paths: The paths of the step; updates are not compared if the paths were the same.
         """
         for index, parameters in enumerate(self.blocks):
             gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
@@ -120,6 +120,6 @@ class UpdateWatch:
             self.last[index] = (update, paths)
 
     def take(self) -> float | None:
-        """Mean cosine since the last call; None where nothing was compared."""
+        """Mean cosine since the last call; None if nothing was compared."""
         cosines, self.cosines = self.cosines, []
         return sum(cosines) / len(cosines) if cosines else None

@@ -1,4 +1,4 @@
-"""The space whose paths are trained stand-alone: candidates that differ in kind, three of them at equal cost."""
+"""The space whose paths are trained stand-alone: candidates of different kinds, three of them at equal cost."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pinas_zoo.space import PINAS_PATCH
 
 __all__ = ['RANK_SPACE']
 
-#: `PINAS_PATCH` on images that the study has cut into patches itself (`ranking.task.to_patches`).
+#: `PINAS_PATCH` for images that the study has already cut into patches (`ranking.task.to_patches`).
 RANK_SPACE = replace(PINAS_PATCH, name='pinas_rank', stem_patch=1)

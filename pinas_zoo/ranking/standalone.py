@@ -1,4 +1,4 @@
-"""One path trained stand-alone: what the ground truth calls its accuracy and loss."""
+"""Stand-alone training of one path, which gives the accuracy and loss of the ground truth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['Recipe', 'Result', 'train_path']
 
-#: Test images in a batch.
+#: Test images per batch.
 TEST_BATCH = 500
 
 
@@ -30,15 +30,15 @@ class Recipe:
 
     Args:
         steps: Optimiser steps.
-        batch: Images in a step.
+        batch: Images per step.
         lr: Highest learning rate, reached after `warmup` steps.
         warmup: Steps of linear warm-up.
-        momentum: Of SGD.
-        weight_decay: Of all parameters.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of all parameters.
         shift: Largest shift of the augmentation in pixels.
-        decay: Of the average of the weights; it begins in the middle of the training.
-        clip_norm: Largest norm of the gradients; a larger one is scaled down.
-        calibration: Batches that the averaged network's BN statistics are re-estimated on.
+        decay: Decay of the weight average, which begins in the middle of the training.
+        clip_norm: Largest norm of the gradients; larger ones are scaled down.
+        calibration: Batches on which the averaged network's BN statistics are re-estimated.
         bfloat16: Autocast to bfloat16.
     """
 
@@ -59,13 +59,13 @@ class Recipe:
         return torch.autocast('cpu', torch.bfloat16, enabled=self.bfloat16)
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step from 0: warm-up times half a cosine."""
+        """Learning rate of a step, counted from 0: warm-up times half a cosine."""
         return self.lr * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @dataclass(frozen=True)
 class Result:
-    """A training's test accuracy in percent, test loss, and its seconds of processor time."""
+    """A training's test accuracy in percent, test loss, and seconds of processor time."""
 
     top1: float
     loss: float
@@ -75,8 +75,8 @@ class Result:
 def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int) -> Result:
     """Trains one path from scratch and tests it.
 
-    Batches and augmentation follow from the seed alone: paths of one seed see the same images in the same order, so
-    that what is common to them does not blur their ranking; two seeds share nothing.
+    Batches and augmentation depend only on the seed: all paths of one seed see the same images in the same order, so
+    that common effects do not blur their ranking; two seeds share nothing.
 
     Raises:
         FloatingPointError: The loss is not finite.

@@ -1,7 +1,7 @@
 """How well scores rank architectures: correlations, the top of the list, intervals, and the noise ceiling.
 
-One sign throughout: higher is better, for the truth and for the score. A loss is negated before it comes here; MACs and
-parameters count as scores as they are (more is taken to be better).
+One sign throughout: higher is better, for the truth and for the score. A loss is negated by the caller; MACs and
+parameters count as scores unchanged (more is taken to be better).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-#: The statistics that have an interval.
+#: The statistics that get an interval.
 CORRELATIONS = ('tau', 'spearman', 'pearson')
-#: Fewer paths than this say little about a ranking.
+#: With fewer paths than this, a ranking says little.
 FEW = 30
-#: Predicted best paths among which the truly best one is looked for.
+#: Number of predicted best paths among which the truly best one is searched.
 TOP = 10
 
 
@@ -84,14 +84,14 @@ def summarise(truth: ArrayLike, scores: Sequence[ArrayLike], resamples: int = 20
 
     Returns:
         By statistic a dict of 'mean' over the seeds, 'seeds' (each value), and for the correlations 'interval', the
-        95 % bootstrap interval over paths of that mean. 'paths' is their number.
+        95 % bootstrap interval over paths of that mean. 'paths' is the number of paths.
 
     Warns:
         UserWarning: There are fewer than 30 paths.
     """
     rows = [measure(truth, score) for score in scores]
     if not rows:
-        raise ValueError('there is no score to summarise')
+        raise ValueError('there are no scores to summarise')
     few_paths(np.size(truth))
     table: dict[str, Any] = {'paths': int(np.size(truth))}
     draws = bootstrap(truth, scores, resamples, seed)
@@ -104,7 +104,7 @@ def summarise(truth: ArrayLike, scores: Sequence[ArrayLike], resamples: int = 20
 
 
 def few_paths(paths: int) -> str | None:
-    """The warning that belongs beside a figure of so few paths; None where they are enough."""
+    """The warning to show with a result of so few paths; None if there are enough."""
     if paths >= FEW:
         return None
     text = f'only {paths} paths: below {FEW} a rank correlation says little'
@@ -115,11 +115,12 @@ def few_paths(paths: int) -> str | None:
 def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
     """Kendall's tau that a perfect estimate would have with the mean of two noisy seeds.
 
-    The agreement r of the seeds makes their mean agree with the noiseless truth by sqrt(2 r / (1 + r)), Spearman-Brown.
-    An approximation: r comes from their tau as of normal variables, tau = 2 / pi asin(r), and goes back the same way.
+    From the agreement r of the seeds, their mean agrees with the noiseless truth by sqrt(2 r / (1 + r)),
+    Spearman-Brown. An approximation: r follows from their tau as for normal variables, tau = 2 / pi asin(r), and is
+    converted back the same way.
 
     Returns:
-        0 where the seeds do not agree.
+        0 if the seeds do not agree.
     """
     tau = _or_zero(kendalltau, *_pair(first, second))
     r = max(float(np.sin(np.pi / 2 * tau)), 0.0)
@@ -127,7 +128,7 @@ def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def agreement(scores: Sequence[ArrayLike]) -> dict[str, Any]:
-    """How well supernets that differ in their seed alone agree: Kendall's tau of every pair of their rankings.
+    """How well supernets that differ only in their seed agree: Kendall's tau of every pair of their rankings.
 
     Args:
         scores: Estimates, one row per supernet seed; at least two.
@@ -140,10 +141,10 @@ def agreement(scores: Sequence[ArrayLike]) -> dict[str, Any]:
 
 
 def ceiling(first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """What noise leaves to be reached: stand-alone training ranked by its own second seed, summarised.
+    """The limit that noise sets: stand-alone training ranked by its own second seed, summarised.
 
-    An estimate is compared with the mean of both seeds, which is less noisy than either; a perfect one would therefore
-    pass this figure, see `attainable_tau`.
+    An estimate is compared with the mean of both seeds, which is less noisy than either one; a perfect estimate would
+    therefore exceed this value, see `attainable_tau`.
     """
     return summarise(first, [second], resamples, seed)
 
@@ -173,8 +174,8 @@ def bootstrap_difference(
 
     Args:
         truth: Stand-alone result of each path.
-        first: Scores of the one, a row per supernet seed.
-        second: Scores of the other.
+        first: Scores of the first contestant, one row per supernet seed.
+        second: Scores of the second.
         resamples: Bootstrap samples.
         seed: Seed of the bootstrap.
 
@@ -201,14 +202,16 @@ def bootstrap_difference(
 def _pair(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
     truth, score = np.asarray(truth, dtype=float), np.asarray(score, dtype=float)
     if truth.shape != score.shape or truth.ndim != 1 or len(truth) < 3:
-        raise ValueError(f'truth and score are rows of equal length, at least 3, got {truth.shape} and {score.shape}')
+        raise ValueError(
+            f'truth and score must be rows of equal length, at least 3, got {truth.shape} and {score.shape}'
+        )
     if not (np.isfinite(truth).all() and np.isfinite(score).all()):
         raise ValueError('truth and score must be finite numbers')
     return truth, score
 
 
 def _or_zero(statistic: Any, truth: Floats, score: Floats) -> float:
-    """0 where one side is constant: it ranks nothing."""
+    """0 if one side is constant, since it ranks nothing."""
     if len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(score) == 0:
         return 0.0
     return float(statistic(truth, score)[0])

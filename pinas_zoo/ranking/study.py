@@ -1,7 +1,7 @@
 """The study: every contestant with every seed, one line of scores.jsonl each.
 
-A line is written when its supernet is done, so a study that was stopped goes on with the first one that is missing.
-Every path of the truth is scored, of both halves; the report is what keeps them apart.
+A line is written as soon as its supernet is done, so an interrupted study continues with the first missing one.
+Every path of the truth is scored, in both halves; the report keeps the halves apart.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Job:
         space: The space of the truth.
         task: The images of the truth.
         recipe: How it is trained and scored.
-        archs: Paths to score, those of the truth in their order: tuning and reporting in turn.
+        archs: Paths to score: those of the truth in their order, tuning and reporting alternating.
 
     Raises:
         ValueError: The contestant is unknown or the seed negative.
@@ -79,7 +79,7 @@ class Job:
 
 
 def is_result_of(job: Job, row: dict[str, Any]) -> bool:
-    """Whether a line of scores.jsonl holds what a job would give."""
+    """Whether a line of scores.jsonl is the result of this job."""
     same = (row['contestant'], row['seed'], row['recipe']) == (job.contestant, job.seed, job.recipe.id)
     same = same and SearchSpace.from_dict(row['space']) == job.space and row['task'] == asdict(job.task)
     return same and {job.space.format(arch) for arch in job.archs} <= set(row['scores'])
@@ -98,14 +98,14 @@ def run(
     threads: int = 1,
     progress: Callable[[int, int, dict[str, Any]], None] = lambda done, total, row: None,
 ) -> None:
-    """Trains what is missing; each supernet in a process of its own, which makes its peak memory its own.
+    """Trains what is missing, each supernet in its own process, so that its peak memory can be measured.
 
     Args:
-        file: scores.jsonl; a line is on disk before the next supernet is waited for.
-        jobs: What shall be in it.
-        workers: Supernets at a time.
+        file: scores.jsonl; a line is on disk before the next supernet is awaited.
+        jobs: The jobs that it should contain.
+        workers: Number of supernets trained at a time.
         threads: Threads of each.
-        progress: Called after each line with lines done now, lines to do now, and the line.
+        progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:
         ValueError: workers or threads are below 1.
@@ -125,14 +125,14 @@ def run(
 def train_contestant(job: Job) -> dict[str, Any]:
     """Trains one supernet and scores all paths.
 
-    The seed gives the weights, the batches, the paths of the training and the linear stage. Paths of the tuning half
-    are scored on the way too, see `SupernetRecipe.checkpoints`.
+    The seed determines the weights, the batches, the paths of the training and the linear stage. Paths of the tuning
+    half are also scored during the training, see `SupernetRecipe.checkpoints`.
 
     Returns:
         Plain values for a line of scores.jsonl.
     """
     contestant, recipe, task = CONTESTANTS[job.contestant], job.recipe, job.task
-    # Small seeds are those of the truth, whose batches a supernet of the same seed would see again.
+    # The truth uses small seeds; a supernet with the same seed would see the same batches again.
     seed = 1000 * job.seed
     clock = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
@@ -203,7 +203,7 @@ def _rates(contestant: Contestant, recipe: SupernetRecipe) -> dict[str, Any]:
 
 
 def _found(method: Method, space: SearchSpace, step: int) -> dict[str, Any]:
-    """The architecture that the training itself chose, and the numbers that the method logs; where there are."""
+    """The architecture that the training itself selected, and the numbers that the method logs, if there are any."""
     out: dict[str, Any] = {}
     if isinstance(method, ArchitectureMethod):
         out['derived'] = space.format(method.derive())

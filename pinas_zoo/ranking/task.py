@@ -1,7 +1,7 @@
 """The images of the ranking study: two Fashion-MNIST items on one canvas, and the unordered pair as the class.
 
-A harder task from the same pixels: ten classes of single items are told apart by nearly every path of a small space,
-55 classes of pairs are not. Everything follows from the seed; nothing here is random later.
+A harder task from the same pixels: nearly every path of a small space can tell ten classes of single items apart, but
+not 55 classes of pairs. Everything follows from the seed; nothing is random after the images are made.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = [
     'to_patches',
 ]
 
-#: Which items a part is made of: disjoint parts of the train split, and the test split.
+#: The items that each part is made of: disjoint parts of the train split, and the test split.
 PARTS = ('train', 'heldout', 'test')
 MEAN, STD = PAIR_MEAN[0], PAIR_STD[0]
 
 
 @dataclass(frozen=True)
 class PairTask:
-    """What the canvases look like and how many there are.
+    """How the canvases look and how many there are.
 
     Args:
-        item: Side in pixels that an item is resized to; two lie side by side on a canvas of (item, 2 * item).
-        patch: The networks see patches of so many pixels squared as the channels of one place; 1: plain pixels.
-        train: Training pairs, of 50,000 items of the train split.
-        heldout: Held-out pairs for scores of the supernet, of the other 10,000 items of the train split.
-        test: Test pairs for the ground truth, of the test split.
-        seed: Which items meet.
+        item: Side in pixels to which an item is resized; two are side by side on a canvas of (item, 2 * item).
+        patch: The networks see patches of this many pixels squared as the channels of one location; 1: plain pixels.
+        train: Number of training pairs, from 50,000 items of the train split.
+        heldout: Number of held-out pairs for scores of the supernet, from the other 10,000 items of the train split.
+        test: Number of test pairs for the ground truth, from the test split.
+        seed: Determines which items are paired.
 
     Raises:
         ValueError: A number is out of its range.
@@ -95,7 +95,7 @@ class PairSet:
     Args:
         images: uint8 (N, 1, item, 2 * item).
         labels: long (N,), see `pair_class`.
-        data: Name of the data set that the items are of: 'fashion-mnist', or 'digits' where it is missing.
+        data: Data set that the items are from: 'fashion-mnist', or 'digits' if it is missing.
     """
 
     images: Tensor
@@ -108,7 +108,7 @@ class PairSet:
 
 @lru_cache(maxsize=4)
 def compose(task: PairTask, part: str) -> PairSet:
-    """Makes a part of the task; the same tensors for the same arguments. Do not write into them.
+    """Makes a part of the task; the same arguments give the same tensors. Do not write into them.
 
     Raises:
         ValueError: The part is unknown.
@@ -126,7 +126,7 @@ def compose(task: PairTask, part: str) -> PairSet:
 
 
 def augment(images: Tensor, draw: torch.Generator, shift: int = 2) -> Tensor:
-    """Mirrors half of a batch and shifts all of it by one draw of up to `shift` pixels; black moves in.
+    """Mirrors half of a batch and shifts the batch by one random offset of up to `shift` pixels, padding with black.
 
     Shape: (N, 1, H, W) uint8 -> the same.
     """
@@ -144,14 +144,14 @@ def normalise(images: Tensor, patch: int) -> Tensor:
 def to_patches(images: Tensor, patch: int) -> Tensor:
     """Patches of pixels as channels, channels last in memory (faster on CPUs here).
 
-    Shape: (..., 1, H, W) -> (..., patch ** 2, H / patch, W / patch), contiguous where there are more than four axes.
+    Shape: (..., 1, H, W) -> (..., patch ** 2, H / patch, W / patch), contiguous if there are more than four axes.
     """
     images = F.pixel_unshuffle(images, patch)
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 def index_batches(images: int, batch: int, draw: torch.Generator) -> Iterator[Tensor]:
-    """Indices of whole batches without end, every image once before one comes again."""
+    """Indices of whole batches without end; every image comes once before any comes again."""
     queue = torch.empty(0, dtype=torch.long)
     while True:
         while len(queue) < batch:

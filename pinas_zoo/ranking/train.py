@@ -1,7 +1,7 @@
 """Trains a contestant's supernet and scores its paths: torch alone, in this process, on the images of the truth.
 
-The method objects are those of every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the loop is
-plain, so that the whole study fits a CPU.
+The method objects are the same as in every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the
+loop is plain, so that the whole study fits a CPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     'view_batches',
 ]
 
-#: Held-out images in a batch.
+#: Held-out images per batch.
 SCORE_BATCH = 500
 
 Batches = Iterator[dict[str, Any]]
@@ -49,7 +49,7 @@ Rate = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Training:
-    """What a training was: the loss of each step, summed over its parts, and the path units that it took."""
+    """Record of a training: the loss of each step, summed over its parts, and the path units used."""
 
     losses: list[float]
     units: float
@@ -66,7 +66,7 @@ def labelled_batches(task: PairTask, batch: int, seed: int) -> Batches:
 
 
 def halved_batches(task: PairTask, batch: int, seed: int) -> Batches:
-    """As `labelled_batches`, of one half of the pairs, with a held-out batch of the other one beside.
+    """As `labelled_batches` on one half of the pairs, with a held-out batch from the other half.
 
     The pairs are disjoint; the items that they are made of are the same.
     """
@@ -108,17 +108,17 @@ def view_batches(task: PairTask, recipe: SupernetRecipe, views: int, seed: int) 
 
 
 def cosine(done: float) -> float:
-    """Factor of the rate after a share of the training: half a cosine to 0."""
+    """Factor of the learning rate after a share of the training: half a cosine to 0."""
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def linear(done: float) -> float:
-    """Falls to 0 at an even pace."""
+    """Decreases linearly to 0."""
     return 1 - done
 
 
 def stairs(done: float) -> float:
-    """A tenth after 60 % and a hundredth after 80 %, as the paper's linear stage."""
+    """A tenth after 60 % and a hundredth after 80 %, as in the paper's linear stage."""
     return 0.1 ** ((done >= 0.6) + (done >= 0.8))
 
 
@@ -139,26 +139,28 @@ def optimise(
     """Trains a method with SGD of momentum 0.9 until its path units are used up.
 
     Args:
-        method: The method; its parameters are of the group 'weights', and 'arch' where there is an `arch_optimiser`.
+        method: The method; its parameter groups are 'weights', and 'arch' if there is an `arch_optimiser`.
         batches: Its batches, one per step.
-        units: Path units, as `method.units` counts them; the last step is the one that still fits.
+        units: Path units, as `method.units` counts them; the last step is the last that still fits.
         lr: Full learning rate.
-        rate: Factor of it by the share of the path units that is used.
-        weight_decay: Weight decay, where the method's groups do not say otherwise.
-        warmup: Steps in which the rate rises.
-        bfloat16: Forward passes under autocast.
+        rate: Factor of it, from the share of the path units used so far.
+        weight_decay: Weight decay, unless the method's groups set their own.
+        warmup: Steps in which the learning rate rises.
+        bfloat16: Run the forward passes under autocast.
         clip_value: Largest gradient entry of the weights.
-        arch_optimiser: Optimiser of the group 'arch', by its parameters and `units`; its rate stays.
-        before_step: Called with the index of each step and the path units that were used before it.
-        after_backward: Called with the index of each step, before the optimiser moves.
+        arch_optimiser: Builds the optimiser of the group 'arch' from its parameters and `units`; its rate is constant.
+        before_step: Called with the index of each step and the path units used before it.
+        after_backward: Called with the index of each step, before the optimiser's step.
 
     Raises:
-        ValueError: The method has other groups of parameters, or not one step fits the budget.
+        ValueError: The method has other groups of parameters, or the budget is too small for a single step.
         FloatingPointError: A loss is not finite.
     """
     groups = method.param_groups()
     if set(groups) != ({'weights', 'arch'} if arch_optimiser else {'weights'}):
-        raise ValueError(f"'weights' trains here, and 'arch' with an arch_optimiser; the method has {sorted(groups)}")
+        raise ValueError(
+            f"the groups must be 'weights', and 'arch' with an arch_optimiser; the method has {sorted(groups)}"
+        )
     weights = [p for group in groups['weights'] for p in (group['params'] if isinstance(group, dict) else [group])]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)
@@ -190,7 +192,7 @@ def optimise(
         losses.append(loss)
         used, step = used + cost, step + 1
     if not losses:
-        raise ValueError(f'a step costs {cost:.3g} path units, the budget has {units:.3g}')
+        raise ValueError(f'a step costs {cost:.3g} path units, but the budget is {units:.3g}')
     return Training(losses, used)
 
 
@@ -201,7 +203,7 @@ def supernet_of(method: Method) -> SuperNet:
 
 def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:
     """The linear stage: a head on a frozen copy of the supernet, one uniform path per step."""
-    with torch.random.fork_rng(devices=[]):  # the head's first weights; the training's random state goes on as it was
+    with torch.random.fork_rng(devices=[]):  # for the head's initial weights; the training's random state is unchanged
         torch.manual_seed(seed)
         method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed)
     batches = labelled_batches(task, recipe.batch, seed)
@@ -217,7 +219,7 @@ def score_paths(
     count = recipe.calibration_batches * recipe.batch
     if count > len(train) or recipe.held_out > len(held):
         raise ValueError(
-            f'{count} images for re-estimation and {recipe.held_out} held-out ones were asked for, the task has '
+            f'{count} images for re-estimation and {recipe.held_out} held-out ones were requested, the task has '
             f'{len(train)} and {len(held)}'
         )
     images, labels = held.images[: recipe.held_out], held.labels[: recipe.held_out]
@@ -231,7 +233,7 @@ def score_paths(
 def score_method(
     method: Method, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], linear_steps: int, seed: int
 ) -> dict[str, list[float]]:
-    """Top-1 in percent and loss of each path by its name; a method without a head goes through the linear stage."""
+    """Top-1 in percent and loss of each path by name; a method without a head gets one in the linear stage."""
     net = method.folded() if isinstance(method, SparseSupernet) else supernet_of(method)
     if isinstance(method, SupervisedMethod):
         head: nn.Module = method.head
@@ -242,7 +244,7 @@ def score_method(
 
 
 def native_scores(method: Method, archs: Sequence[Arch]) -> dict[str, float] | None:
-    """The method's own score of each path by its name; None where it has none."""
+    """The method's native score of each path by name; None if it has none."""
     name = supernet_of(method).space.format
     scores = {name(arch): method.score(arch) for arch in archs}
     known = {name: score for name, score in scores.items() if score is not None}

@@ -1,8 +1,8 @@
 """The ground truth: paths of the ranking space trained stand-alone, and the table that records them.
 
 The table is a `SearchLog`: a header with everything that the results depend on, then one line per training. Line number
-``path * seeds + seed`` is always the same training, so a table that was stopped goes on where it stands, and a longer
-one begins with the shorter one's lines. Paths with an even number are for tuning, those with an odd one for reporting.
+``path * seeds + seed`` is always the same training, so an interrupted table can be continued, and a longer one begins
+with the shorter one's lines. Paths with an even number are for tuning, those with an odd one for reporting.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ VERSIONS = ('code', 'torch')
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that the table depends on, beside code and torch.
+    """Everything that the table depends on, besides code and torch.
 
     Args:
         space: The space.
         task: The images.
         recipe: The training.
-        seeds: Trainings a path.
-        draw: Seed of the draw of the paths.
+        seeds: Trainings per path.
+        draw: Seed with which the paths are drawn.
     """
 
     space: SearchSpace = RANK_SPACE
@@ -71,8 +71,8 @@ class Study:
 def draw_paths(study: Study, count: int) -> list[Arch]:
     """The first paths of the study: uniform over the distinct networks, isomorphic ones counted once.
 
-    An arch whose canonical form has come before is passed over, and so is one that is not canonical: every network
-    then has the same chance.
+    An arch whose canonical form was already drawn is skipped, and so is one that is not canonical: every network then
+    has the same chance.
 
     Raises:
         ValueError: The space has fewer distinct networks, or count is not positive.
@@ -87,7 +87,7 @@ def draw_paths(study: Study, count: int) -> list[Arch]:
             drawn.setdefault(arch)
         if len(drawn) == count:
             return list(drawn)
-    raise ValueError(f'{space.name} gave {len(drawn)} distinct networks in {1000 * count} draws, {count} were wanted')
+    raise ValueError(f'{space.name} gave {len(drawn)} distinct networks in {1000 * count} draws, needed {count}')
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class TruthRow:
 
 @dataclass(frozen=True)
 class Truth:
-    """A table that was read: its header, its study, and the paths that every seed was trained of."""
+    """A table that was read: its header, its study, and the paths that were trained with every seed."""
 
     header: dict[str, Any]
     study: Study
@@ -141,10 +141,10 @@ class Truth:
 
 
 def read_truth(path: str | Path) -> Truth:
-    """Reads a table; a path whose seeds are not all there yet is left out.
+    """Reads a table; paths for which a seed is missing are left out.
 
     Raises:
-        ValueError: The file is not a table of this kind, or is damaged.
+        ValueError: The file is not a table of this kind, or it is damaged.
     """
     header, records = SearchLog.read(path)
     if header.get('kind') != 'ground truth':
@@ -180,14 +180,15 @@ def extend(
     workers: int = 1,
     progress: Callable[[int, int, SearchRecord], None] = lambda done, total, record: None,
 ) -> None:
-    """Trains what a table of so many paths still lacks. One process writes; each training has one thread.
+    """Trains what a table with this many paths still lacks. One process writes; each training has one thread.
 
     Args:
-        file: The table; created where it is missing.
-        study: What the table depends on; must be that of an existing file, but for the versions of code and torch.
-        paths: Paths that the table shall have.
-        workers: Processes that train.
-        progress: Called after each line with lines done now, lines to do now, and the line.
+        file: The table; created if it is missing.
+        study: What the table depends on; must be equal to that of an existing file, except the versions of code and
+            torch.
+        paths: Number of paths that the table should have.
+        workers: Number of training processes.
+        progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:
         ValueError: The file belongs to another study, or an argument is out of range.
@@ -226,7 +227,7 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
         with _one_thread():
             yield from map(_train, jobs)
         return
-    # Fresh processes: a fork of a process whose torch has threads may hang.
+    # Spawned processes: forking a process whose torch has threads may hang.
     with multiprocessing.get_context('spawn').Pool(workers, torch.set_num_threads, (1,)) as pool:
         yield from pool.imap(_train, jobs)
 
@@ -248,7 +249,7 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Check:
-    """A line of the table beside the same training run again."""
+    """A line of the table beside a repetition of the same training."""
 
     row: TruthRow
     seed: int
@@ -262,18 +263,18 @@ class Check:
 
 
 def verify(truth: Truth, count: int, draw: int = 0) -> Iterator[Check]:
-    """Trains some recorded lines again; `Check.spread` is the largest difference between the seeds of any path.
+    """Repeats some recorded trainings; `Check.spread` is the largest difference between the seeds of any path.
 
     Args:
         truth: The table.
-        count: Lines, of different paths.
+        count: Number of lines, each of a different path.
         draw: Seed of the choice.
 
     Raises:
         ValueError: The table has fewer paths.
     """
     if not 1 <= count <= len(truth.rows):
-        raise ValueError(f'count must be in 1..{len(truth.rows)}, the paths of the table, got {count}')
+        raise ValueError(f'count must be in 1..{len(truth.rows)}, the number of paths of the table, got {count}')
     spread = max(max(row.top1) - min(row.top1) for row in truth.rows)
     rng = np.random.default_rng(draw)
     for number in rng.choice(len(truth.rows), count, replace=False):

@@ -1,4 +1,4 @@
-"""From a supernet to a file that carries one backbone: weights, architecture, space, origin."""
+"""From a supernet to a file that contains one backbone: weights, architecture, space, origin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHTS_LICENCE = 'Apache-2.0'
 
 
 def backbone_metadata(net: PiNASNet, source: str | Path | None = None, **extra: Any) -> dict[str, Any]:
-    """What a weight file says about its network.
+    """The metadata of a network's weight file.
 
     Args:
         net: The network.

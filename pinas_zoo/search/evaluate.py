@@ -1,8 +1,8 @@
 """Scores of many paths of a supernet: BN re-estimation and evaluation with shared prefixes computed once.
 
-Paths that begin alike are one branch of a prefix tree. A node is one block after one prefix; with batch statistics its
-activations, and so its re-estimated BN statistics, depend on that prefix alone. Data batches are the outer loop and the
-tree the inner one, so that memory is one batch times the depth.
+Paths with the same beginning share a branch of a prefix tree. A node is one block after one prefix; with batch
+statistics its activations, and so its re-estimated BN statistics, depend only on that prefix. Data batches are the
+outer loop and the tree the inner one, so that memory is one batch times the depth.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class _Node:
 
 
 class PrefixTree:
-    """Paths of one supernet, merged where they begin alike.
+    """Paths of one supernet, merged where they have the same beginning.
 
-    The supernet is the same afterwards, bit for bit: statistics live in the tree.
+    The supernet is unchanged afterwards, bit for bit: the statistics are stored in the tree.
 
     Args:
         supernet: The supernet, with plain BN: statistics are per process, not synchronised.
@@ -81,7 +81,7 @@ class PrefixTree:
 
     def __init__(self, supernet: SuperNet, archs: Sequence[Arch]) -> None:
         if not archs:
-            raise ValueError('no path to evaluate')
+            raise ValueError('there is no path to evaluate: pass at least one arch')
         if any(isinstance(module, nn.SyncBatchNorm) for module in supernet.modules()):
             raise ValueError('the supernet has SyncBN; ranks evaluate different paths, so build it with plain BN')
         self.supernet = supernet
@@ -111,7 +111,7 @@ class PrefixTree:
         The semantics are those of `torch.optim.swa_utils.update_bn` on each path.
 
         Args:
-            batches: Image batches, (N, C, H, W) each; their number is free, their order without effect.
+            batches: Image batches, (N, C, H, W) each, any number of them; their order has no effect.
 
         Raises:
             ValueError: There was no batch.
@@ -158,7 +158,7 @@ class PrefixTree:
         head.train(training)
         if sums is None or not total:
             raise ValueError('evaluation needs at least one image, got none')
-        means = (sums / total).tolist()  # the only wait for the device
+        means = (sums / total).tolist()  # the only synchronisation with the device
         pairs = zip(self.archs, means, strict=True)
         return [PathScore(arch, 100 * hits, loss, total) for arch, (hits, loss) in pairs]
 
@@ -181,14 +181,14 @@ class PrefixTree:
 
     @contextmanager
     def _borrowed(self, training: bool) -> Iterator[list[_BatchNorm]]:
-        """Sets the supernet's mode, and gives every layer its own buffers and settings back afterwards."""
+        """Sets the supernet's mode, and restores every layer's buffers and settings afterwards."""
         norms = [m for m in self.supernet.modules() if isinstance(m, _BatchNorm)]
         names = ('running_mean', 'running_var', 'num_batches_tracked', 'momentum')
         saved = [[getattr(norm, name) for name in names] for norm in norms]
         mode = self.supernet.training
         self.supernet.train(training)
         for norm in norms:
-            norm.num_batches_tracked = None  # nothing counts; the cumulative mean is set from outside
+            norm.num_batches_tracked = None  # no counting; the cumulative mean is set from outside
         try:
             yield norms
         finally:
@@ -203,7 +203,7 @@ class ScoreCache:
 
     Args:
         path: File that is read and appended to; None keeps the scores in memory.
-        key: What the scores depend on beside the arch; lines of another key are kept and ignored.
+        key: What the scores depend on besides the arch; lines with another key are kept and ignored.
     """
 
     def __init__(self, path: str | FilePath | None, key: Sequence[str]) -> None:
@@ -222,15 +222,15 @@ class ScoreCache:
 
 
 class Evaluator:
-    """Scores paths: cached, in parallel over the ranks, prefixes shared.
+    """Scores paths: cached, distributed over the ranks, with shared prefixes.
 
     Args:
         supernet: The supernet.
         head: Linear classifier on its pooled features.
         calibration: Image batches for BN re-estimation; iterated anew for every call.
         evaluation: Batches of images and labels, held out.
-        cache: Where scores are kept; None for memory only.
-        half: Half type of the forward passes (autocast); None for the networks' own type.
+        cache: Where scores are stored; None for memory only.
+        half: Half type of the forward passes (autocast); None for the network's own type.
 
     Examples:
         >>> images, labels = torch.randn(8, 3, 28, 28), torch.zeros(8, dtype=torch.long)
@@ -256,10 +256,10 @@ class Evaluator:
     def __call__(self, archs: Sequence[Arch]) -> list[PathScore]:
         """Scores of the paths, in their order, equal on all ranks.
 
-        Every rank has to call with the same paths. New scores are written to the cache by rank 0.
+        Every rank has to call this with the same paths. Rank 0 writes new scores to the cache.
         """
         rank, ranks = rank_and_world()
-        # Sorted, so that the share of a rank has prefixes in common.
+        # Sorted, so that the share of each rank has prefixes in common.
         new = sorted({arch for arch in map(self.supernet.space.single, archs) if arch not in self.cache.scores})
         share = new[len(new) * rank // ranks : len(new) * (rank + 1) // ranks]
         scores = self._score(share) if share else []

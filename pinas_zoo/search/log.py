@@ -1,7 +1,7 @@
 """Limits on cost, records of evaluations, their append-only log and their Pareto front.
 
-Pure Python. The log is the whole state of a search: a searcher that is told the recorded
-evaluations (`Searcher.replay`) goes on exactly as if it had never been stopped.
+Pure Python. The log is the entire state of a search: a searcher that replays the recorded
+evaluations (`Searcher.replay`) continues exactly as if it had never been stopped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def score_of(objective: str, top1: float, loss: float) -> float:
 
 
 def objective_of(header: Mapping[str, Any]) -> str:
-    """The objective of a log by its header; logs from before there was a choice ranked by accuracy."""
+    """The objective in a log's header; logs without one are older and ranked by accuracy."""
     return str(header.get('objective', 'top1'))
 
 
@@ -68,8 +68,8 @@ class Limits:
 
     Args:
         cost: Function from an architecture to an object with `macs` and `params`.
-        max_macs: Most multiply-accumulates allowed, in the unit of `cost`; None sets no limit.
-        max_params: Most parameters allowed; None sets no limit.
+        max_macs: Largest number of multiply-accumulates, in the unit of `cost`; None for no limit.
+        max_params: Largest number of parameters; None for no limit.
 
     Raises:
         ValueError: No limit is given, or one is not a positive number.
@@ -96,7 +96,7 @@ class Limits:
                 raise ValueError(f'Limits.{name} must be a positive number, got {value!r}')
 
     def excess(self, arch: Arch) -> float:
-        """How far an architecture is over the limits, as a sum of fractions; 0 where it fits."""
+        """By how much an architecture exceeds the limits, as a sum of fractions; 0 if it fits."""
         cost = self.cost(arch)
         pairs = ((cost.macs, self.max_macs), (cost.params, self.max_params))
         return sum(max(0.0, value / most - 1) for value, most in pairs if most is not None)
@@ -154,7 +154,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         points: Pairs of (cost, score).
 
     Returns:
-        Indices into `points`, by rising cost; of equal points the first.
+        Indices into `points`, by ascending cost; the first of equal points.
 
     Raises:
         ValueError: A number is not finite.
@@ -178,8 +178,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 class SearchLog:
     """An append-only file of evaluations, `archs.jsonl`: a header line, then one line per record.
 
-    Every line is on the disk before `append` returns. A last line that a kill left incomplete is cut off
-    on reopening; a whole one that only misses its newline is kept. Only one process may write (rank
+    Every line is on disk before `append` returns. If a kill left the last line incomplete, it is cut off
+    on reopening; a complete one that only lacks its newline is kept. Only one process may write (rank
     0); the others use `read`.
 
     Args:
@@ -225,13 +225,13 @@ class SearchLog:
         return len(self._records)
 
     def append(self, record: SearchRecord) -> None:
-        """Writes one evaluation and waits until it is on the disk.
+        """Writes one evaluation and waits until it is on disk.
 
         Raises:
-            ValueError: The record is not the next by its index: one would be lost or repeated.
+            ValueError: The record does not have the next index: one would be lost or repeated.
         """
         if record.index != len(self._records):
-            raise ValueError(f'{self.path}: the next record has index {len(self._records)}, got {record.index}')
+            raise ValueError(f'{self.path}: the next record must have index {len(self._records)}, got {record.index}')
         self._write(asdict(record))
         self._records.append(record)
 
@@ -252,7 +252,7 @@ class SearchLog:
 
     @staticmethod
     def read(path: str | Path) -> tuple[dict[str, Any], list[SearchRecord]]:
-        """Reads header and records without touching the file, an incomplete last line left out.
+        """Reads header and records without changing the file; an incomplete last line is left out.
 
         Raises:
             ValueError: The file has no readable header, or a line before the last is unreadable.
@@ -277,7 +277,7 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     records: list[SearchRecord] = []
     size = 0
     names = {field.name for field in fields(SearchRecord)}
-    always = names - {'top1'}  # which logs of accuracy alone do not have
+    always = names - {'top1'}  # missing in logs that ranked by accuracy
     for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:
@@ -307,7 +307,7 @@ def _compare(path: Path, recorded: dict[str, Any], running: dict[str, Any]) -> N
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The values as they come back from JSON, so that a tuple equals the list that it became."""
+    """The values as JSON returns them, so that a tuple equals the list that it became."""
     plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
     return plain
 

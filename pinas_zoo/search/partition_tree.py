@@ -1,4 +1,4 @@
-"""The paper's search: a tree of classifiers that part good architectures from bad ones. No torch."""
+"""The paper's search: a tree of classifiers that separate good architectures from bad ones. No torch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class TreeSettings:
 
     Args:
         initial: Random evaluations before the first tree, at least 1, rounded up to whole blocks.
-        ucb: Exploration constant in the unit of the scores, at least 0; 0 walks greedily, as the
-            paper's search does. LaNAS advises a tenth of the best score.
+        ucb: Exploration constant in the unit of the scores, at least 0; with 0 the descent is greedy, as in
+            the paper's search. LaNAS advises a tenth of the best score.
         heights: Numbers of evaluations beyond which the tree has one more level of splits; scale
-            them with the budget where that is far from the paper's 1,000.
+            them with the budget if that is far from the paper's 1,000.
         max_draws: Uniform draws per leaf and block before the fallback, at least 1.
         min_samples: Nodes with fewer samples are not split, at least 4.
         estimators: Boosting rounds of a node's classifier, at least 1.
@@ -44,7 +44,7 @@ class TreeSettings:
 
 @dataclass
 class _Node:
-    """A region of the space: what all classifiers on the way say, and the evaluations within."""
+    """A region of the space: the decisions of all classifiers above it, and the evaluations in it."""
 
     rows: np.ndarray
     mean: float
@@ -54,25 +54,25 @@ class _Node:
 
 
 class PartitionTree(Searcher):
-    """The paper's search: a tree of classifiers that part good architectures from bad ones.
+    """The paper's search: a tree of classifiers that separate good architectures from bad ones.
 
     Every node labels its evaluations by their median score, a gradient-boosted classifier on
     one-hot codes learns the label, and the halves are the children. Up to 400 evaluations there is
     one level of splits, then 2, 3, 4 and 5 beyond 400, 800, 1600 and 3200. Proposals are uniform draws
-    that all classifiers on the way to the best leaf accept. Where `max_draws` do not bring enough,
-    children of the leaf's own evaluations (half of them crossed, a tenth of the positions redrawn)
-    that the classifiers accept fill the block, and after those unseen random architectures.
+    that all classifiers above the best leaf accept. If `max_draws` do not give enough, the block is
+    filled with accepted children of the leaf's own evaluations (half of them crossed, a tenth of the
+    positions redrawn), and after those with unseen random architectures.
 
-    With `ucb` a proposal goes down to the child of the larger
+    With `ucb` a proposal descends to the child with the larger
     ``mean + 2 ucb sqrt(2 ln n_parent / n)`` where n counts the evaluations after the initial ones
     and the proposals of the block. The initial ones say nothing about where the search has been, and a
-    median split halves them: counted, the term would nearly be equal on both sides.
+    median split halves them: if they were counted, the term would be nearly equal on both sides.
 
     Raises:
         ImportError: scikit-learn is not installed.
 
     Source:
-        Pi-NAS's search: LaNAS (arXiv 1906.06832) split at the median, without exploration.
+        Pi-NAS's search: LaNAS (arXiv 1906.06832) with splits at the median, without exploration.
 
     Examples:
         >>> from pinas_zoo.space import PINAS_NANO
@@ -117,7 +117,7 @@ class PartitionTree(Searcher):
         return _Node(rows, float(self._values[rows].mean()), int((rows >= initial).sum()), path)
 
     def _walk(self, node: _Node, rng: np.random.Generator) -> _Node:
-        """Goes to the most promising leaf, counts the visit and splits what it meets first."""
+        """Descends to the most promising leaf; counts each visit and splits unsplit nodes on the way."""
         levels = 1 + sum(len(self._values) > bound for bound in self.settings.heights)
         for _ in range(levels):
             if node.children is None:
@@ -139,10 +139,10 @@ class PartitionTree(Searcher):
         return child.mean + 2 * self.settings.ucb * spread, child.mean
 
     def _split(self, node: _Node, rng: np.random.Generator) -> list[_Node]:
-        """Fits a node's classifier, makes its children; a node that cannot be split has none."""
+        """Fits a node's classifier and creates its children; a node that cannot be split has none."""
         values = self._values[node.rows]
         median = np.median(values)
-        # Where the worse half is tied at the median, only the strict comparison parts it.
+        # If the worse half is tied at the median, only the strict comparison separates it.
         good = values >= median if (values < median).any() else values > median
         if len(values) < self.settings.min_samples or not good.any():
             return []
@@ -172,14 +172,14 @@ class PartitionTree(Searcher):
         return np.where(rng.random(first.shape) < 0.1, self.uniform(rng, count), children)
 
     def _inside(self, leaf: _Node, archs: np.ndarray) -> Iterator[Arch]:
-        """Those architectures that every classifier on the way to the leaf puts on its side."""
+        """The architectures that every classifier above the leaf assigns to its side."""
         for model, side in leaf.path:
             if len(archs):
                 archs = archs[model.predict(self._encode(archs)) == side]
         return map(tuple, archs.tolist())
 
     def _encode(self, archs: np.ndarray) -> np.ndarray:
-        # `SearchSpace.one_hot` without its checks: 200,000 draws per block pass here.
+        # `SearchSpace.one_hot` without its checks: it is called for 200,000 draws per block.
         eye = np.eye(len(self.space.candidates), dtype=np.float32)
         codes: np.ndarray = eye[archs].reshape(len(archs), -1)
         return codes

@@ -1,9 +1,9 @@
-"""What every search is made of: ask and tell, replay, uniform draws within limits. No torch.
+"""The base of every search: ask and tell, replay, uniform draws within limits. No torch.
 
-Proposals come in blocks. Block i is a function of the settings, the generator seeded by (seed, i)
-and the first ``i * block`` evaluations only. So the sequence depends neither on how many ranks share the
-work nor on how often the search was stopped: `Searcher.replay` tells a fresh searcher the recorded
-evaluations, and the search goes on identically.
+Proposals come in blocks. Block i depends only on the settings, the generator seeded by (seed, i) and the
+first ``i * block`` evaluations. So the sequence depends neither on how many ranks share the
+work nor on how often the search was stopped: `Searcher.replay` tells a new searcher the recorded
+evaluations, and the search continues identically.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pinas_zoo.space import Arch, SearchSpace
 Constraint = Callable[[Arch], bool]
 #: Uniform draws per proposal before the fallbacks of `Searcher.draw` are tried.
 MAX_TRIES = 10_000
-#: Spaces up to this size are enumerated when draws find nothing new: exhaustion is known exactly.
+#: Spaces up to this size are enumerated when draws find nothing new, so that exhaustion is known exactly.
 ENUMERABLE = 2**17
 
 
 class Searcher(ABC):
-    """Proposes architectures, is told their scores (higher is better), never proposes one twice.
+    """Proposes architectures, is told their scores (higher is better), and never proposes one twice.
 
     Args:
-        space: Where to search.
-        seed: Seed of all randomness, at least 0.
-        block: Proposals between two looks at the results, at least 1.
+        space: The space to search.
+        seed: Seed of all random numbers, at least 0.
+        block: Number of proposals between two updates from the results, at least 1.
         constraint: Predicate that every proposal satisfies, or `Limits`; None allows all.
 
     Raises:
@@ -66,28 +66,28 @@ class Searcher(ABC):
 
     @property
     def history(self) -> list[tuple[Arch, float]]:
-        """The told evaluations in the order of their proposals: all that the search knows."""
+        """The told evaluations in the order of their proposals: everything that the search knows."""
         return list(zip(self._proposed, self._scores, strict=False))
 
     @property
     def best(self) -> tuple[Arch, float]:
-        """The best evaluation so far, of equal ones the first.
+        """The best evaluation so far; the first of equal ones.
 
         Raises:
-            ValueError: Nothing was told yet.
+            ValueError: No evaluation was told yet.
         """
         if not self._scores:
-            raise ValueError('no evaluation was told yet')
+            raise ValueError('no evaluation was told yet: call `tell` first')
         return max(self.history, key=lambda item: item[1])
 
     def ask(self, n: int | None = None) -> list[Arch]:
         """Returns the next proposals, to be told in this order.
 
         Args:
-            n: Most proposals to return, at least 1; None is the rest of the current block.
+            n: Largest number of proposals to return, at least 1; None for the rest of the current block.
 
         Returns:
-            Up to n architectures. Fewer where the next block needs results that are still out; an
+            Up to n architectures. Fewer if the next block needs results that are still pending; an
             empty list if and only if no feasible architecture is left.
 
         Raises:
@@ -112,14 +112,14 @@ class Searcher(ABC):
         return archs
 
     def tell(self, archs: Sequence[Arch], scores: Sequence[float]) -> None:
-        """Records the scores of the oldest proposals that are still out; none of them on an error.
+        """Records the scores of the oldest pending proposals; on an error, of none.
 
         Raises:
             ValueError: Lengths differ, an architecture is not the next in proposal order, or a
                 score is not finite.
         """
         if len(archs) != len(scores):
-            raise ValueError(f'one score per arch is needed, got {len(archs)} and {len(scores)}')
+            raise ValueError(f'one score per arch is needed, got {len(archs)} archs and {len(scores)} scores')
         out = self._proposed[len(self._scores) : self._asked]
         values = [float(score) for score in scores]
         for place, (arch, value) in enumerate(zip(archs, values, strict=True)):
@@ -127,7 +127,7 @@ class Searcher(ABC):
             if place >= len(out) or arch != out[place]:
                 expected = self.space.format(out[place]) if place < len(out) else 'none'
                 raise ValueError(
-                    f'results are told in proposal order: got {self.space.format(arch)}, '
+                    f'results must be told in proposal order: got {self.space.format(arch)}, '
                     f'the next proposal is {expected}'
                 )
             if not math.isfinite(value):
@@ -135,21 +135,23 @@ class Searcher(ABC):
         self._scores += values
 
     def replay(self, evaluations: Iterable[tuple[str | Sequence[int], float]]) -> None:
-        """Tells a fresh searcher what an earlier run evaluated, in order, to go on from there.
+        """Tells a new searcher what an earlier run evaluated, in order, so that it continues from there.
 
         Args:
             evaluations: Pairs of architecture and score, e.g. `SearchLog.records` by index.
 
         Raises:
-            ValueError: The searcher is not fresh, an architecture repeats or breaks the constraint,
+            ValueError: The searcher is not new, an architecture repeats or breaks the constraint,
                 a score is not finite, or an unfinished block is not what these settings propose.
         """
         if self._proposed:
-            raise ValueError(f'replay needs a fresh searcher, this one proposed {len(self._proposed)}')
+            raise ValueError(
+                f'replay needs a new searcher, this one proposed {len(self._proposed)} architectures already'
+            )
         pairs = [(self.space.single(arch), float(score)) for arch, score in evaluations]
         archs = [arch for arch, _ in pairs]
         if len(set(archs)) != len(archs):
-            raise ValueError('the recorded evaluations hold an architecture twice')
+            raise ValueError('the recorded evaluations contain an architecture twice')
         for arch, score in pairs:
             if not math.isfinite(score):
                 raise ValueError(f'the score of {self.space.format(arch)} must be finite, got {score}')
@@ -171,7 +173,7 @@ class Searcher(ABC):
             self.tell([arch], [score])
 
     def header(self, checkpoint: str) -> dict[str, Any]:
-        """What a `SearchLog` of this search has to agree on when it is continued.
+        """What a `SearchLog` of this search must agree on when it is continued.
 
         Args:
             checkpoint: Hash of the weights that the scores come from.
@@ -189,7 +191,7 @@ class Searcher(ABC):
 
     @abstractmethod
     def propose(self, rng: np.random.Generator, seen: set[Arch]) -> list[Arch]:
-        """Returns one block of new, feasible architectures; fewer only if no more are left.
+        """Returns one block of new, feasible architectures; fewer only if none are left.
 
         Args:
             rng: Generator of this block.
@@ -203,11 +205,11 @@ class Searcher(ABC):
     def draw(self, rng: np.random.Generator, count: int, seen: set[Arch]) -> list[Arch]:
         """Draws new feasible architectures uniformly and adds them to `seen`.
 
-        Where draws find too few, a space of up to 2^17 architectures is enumerated; in a larger one
-        with `Limits`, random architectures are made cheaper until they fit (not uniform any more).
+        If draws find too few, a space of up to 2^17 architectures is enumerated; in a larger one
+        with `Limits`, random architectures are made cheaper until they fit (no longer uniform).
 
         Raises:
-            ValueError: No feasible architecture was found at all within the bounded tries.
+            ValueError: No feasible architecture was found within the bounded number of tries.
         """
         any_seen = bool(seen)
         draws = (self.uniform(rng, 100).tolist() for _ in range(MAX_TRIES // 100))
@@ -224,7 +226,7 @@ class Searcher(ABC):
         return found
 
     def uniform(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Draws many architectures uniformly, whatever the constraint.
+        """Draws many architectures uniformly, regardless of the constraint.
 
         Shape:
             Output: (count, num_positions), int64.
@@ -268,7 +270,7 @@ class Searcher(ABC):
         )
 
     def _needs_results(self) -> bool:
-        """Whether the next block looks at scores; a purely random one can be proposed ahead."""
+        """Whether the next block depends on scores; a purely random one can be proposed ahead."""
         return True
 
     def _settings(self) -> dict[str, Any]:
@@ -282,7 +284,7 @@ class Searcher(ABC):
 
 
 def check_least(settings: Any, **least: float) -> None:
-    """Raises a ValueError where a field of a searcher's settings is below its bound or not finite."""
+    """Raises a ValueError if a field of a searcher's settings is below its bound or not finite."""
     for name, bound in least.items():
         value = getattr(settings, name)
         if not math.isfinite(value) or value < bound:

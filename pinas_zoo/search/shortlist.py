@@ -1,7 +1,7 @@
-"""What a shortlist is made of and what it says: the search's best, random ones beside them, and the choice. No torch.
+"""The shortlist of a search: its best architectures, random ones for comparison, and the choice. No torch.
 
-A supernet's estimate picks well from many and badly among the best. So the best few are trained alone under one budget,
-and beside them some random architectures: without these nobody can say whether the search found anything.
+A supernet's estimate selects well among many architectures and badly among the best. So the best few are trained alone
+with the same budget, together with some random ones: without these one cannot tell whether the search found anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pinas_zoo.search.strategies import random_records
 
 __all__ = ['GROUPS', 'Listed', 'Outcome', 'draw_shortlist', 'summarise']
 
-#: Why an architecture is on the list; one may be in both groups, and is trained once.
+#: Why an architecture is on the list; if it is in both groups, it is trained once.
 GROUPS = ('top', 'random')
 
 
@@ -41,7 +41,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A training alone: metrics on the images that choose and on those that report, and wall seconds."""
+    """A stand-alone training: metrics on the images used to choose and on those used to report, and wall seconds."""
 
     val: dict[str, float]
     test: dict[str, float]
@@ -53,15 +53,15 @@ def draw_shortlist(
 ) -> list[Listed]:
     """Picks the best architectures of a search and some random ones.
 
-    The random ones are drawn from the evaluations that the search itself drew at random before it looked at any score,
-    so that the log has an estimate of them. One of them may be among the best.
+    The random ones are taken from the evaluations that the search itself drew at random before it used any score, so
+    that the log has an estimate of them. They may include some of the best.
 
     Args:
         header: Header of the search's log.
         records: Its records.
-        top: How many of the best, at least 1.
-        random: How many random ones, at least 0.
-        seed: Of the draw.
+        top: Number of the best, at least 1.
+        random: Number of random ones, at least 0.
+        seed: Seed of the draw.
 
     Returns:
         The best first, then the random ones that are not among them, in the order of their ranks.
@@ -74,7 +74,7 @@ def draw_shortlist(
     initial = range(min(len(records), random_records(header)))
     if top > len(records) or random > len(initial):
         raise ValueError(
-            f'{top} of the best and {random} random architectures were asked for, the log has {len(records)} '
+            f'{top} of the best and {random} random architectures were requested, the log has {len(records)} '
             f'evaluations, {len(initial)} of them random'
         )
     ranked = sorted(records, key=lambda record: (-record.score, record.index))
@@ -98,14 +98,14 @@ def summarise(
 ) -> dict[str, Any]:
     """The choice, and what the trainings say about the search.
 
-    The best of the top group is chosen by `metric` on the images that choose; whatever is reported is `metric` on the
-    others, so that the choice does not flatter itself.
+    The best of the top group is chosen by `metric` on the images used to choose. All reported values are `metric` on
+    the other images, so that the choice does not bias them.
 
     Args:
         listed: The architectures.
         outcomes: Their trainings, in the same order.
-        objective: What the search ranked by; its estimates are the ones that are correlated with the trainings.
-        metric: Higher is better.
+        objective: What the search ranked by; its estimates are correlated with the trainings.
+        metric: Name of the metric; higher is better.
 
     Returns:
         Plain values for a JSON file.
@@ -117,11 +117,11 @@ def summarise(
     for one, outcome in zip(listed, outcomes, strict=True):
         if metric not in outcome.val or metric not in outcome.test:
             raise ValueError(
-                f'the training of {one.arch} has no {metric!r}, but {sorted({*outcome.val, *outcome.test})}'
+                f'the training of {one.arch} has no metric {metric!r}, only {sorted({*outcome.val, *outcome.test})}'
             )
     values = [outcome.test[metric] for outcome in outcomes]
     inside = {name: [i for i, one in enumerate(listed) if name in one.groups] for name in GROUPS}
-    # Of equal ones that which the search preferred.
+    # Of equal ones, the one that the search preferred.
     winner = max(inside['top'], key=lambda i: (outcomes[i].val[metric], -listed[i].search_rank))
     groups = {name: _group([values[i] for i in members]) for name, members in inside.items()}
     mean, deviation = groups['random']['mean'], groups['random']['std']
@@ -155,13 +155,13 @@ def _group(values: list[float]) -> dict[str, float | int | None]:
 
 
 def _rank_correlation(estimates: list[float | None], values: list[float], objective: str) -> dict[str, Any]:
-    """Kendall's tau-b of the estimates with the trainings; None where it is not defined."""
+    """Kendall's tau-b between the estimates and the trainings; None if it is undefined."""
     from scipy.stats import kendalltau  # slow to import
 
     facts: dict[str, Any] = {'estimate': objective, 'count': len(values), 'tau': None, 'p': None}
     if len(values) > 1 and None not in estimates:
         sign = -1 if objective == 'loss' else 1
         result = kendalltau([sign * estimate for estimate in estimates if estimate is not None], values)
-        if result.statistic == result.statistic:  # NaN where all are tied
+        if result.statistic == result.statistic:  # NaN if all are tied
             facts |= {'tau': float(result.statistic), 'p': float(result.pvalue)}
     return facts

@@ -4,7 +4,7 @@
     while len(searcher.history) < 1000 and (archs := searcher.ask()):
         searcher.tell(archs, [evaluate(arch) for arch in archs])
 
-What they have in common, and why a search can be stopped and shared among ranks: `pinas_zoo.search.searcher`.
+What they share, and why a search can be stopped and distributed over ranks: `pinas_zoo.search.searcher`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class EvolutionSettings:
     """Settings of `RegularizedEvolution`.
 
     Args:
-        population: Evaluations that are alive, at least 1; the first so many are random.
+        population: Number of evaluations that are alive, at least 1; the first ones are random.
         sample: Size of a tournament, in 1..population.
         mutation: Probability that a position is redrawn, in 0..1; at least one position is.
         crossover: Probability that a child has two parents before it mutates, in 0..1.
@@ -93,9 +93,9 @@ class EvolutionSettings:
 class RegularizedEvolution(Searcher):
     """Aging evolution: the winner of a tournament has a child, the oldest of the population dies.
 
-    The population is the last `population` evaluations; within a block it stands still. Where a
+    The population is the last `population` evaluations; it does not change within a block. If a
     thousand children do not fill the block (known, or outside the limits), unseen random
-    architectures do.
+    architectures fill it.
 
     Source:
         Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019.
@@ -150,9 +150,9 @@ SEARCHERS: dict[str, tuple[type[Searcher], type | None]] = {
 
 
 def random_records(header: Mapping[str, Any]) -> int:
-    """How many evaluations at the head of a search's log were drawn at random, by the log's header.
+    """How many evaluations at the start of a search's log were drawn at random, according to its header.
 
-    Whole blocks; a random search has no end of them.
+    Whole blocks; all evaluations of a random search.
     """
     settings = header['settings']
     count: int = settings.get('initial', settings.get('population', sys.maxsize))
