@@ -25,8 +25,9 @@ from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
-from pinas_zoo.space import SearchSpace, get_space
+from pinas_zoo.space import Arch, SearchSpace, get_space
 from pinas_zoo.weights.loading import load_supernet
 
 __all__ = ['Classifier', 'LinearStage', 'TopAccuracy']
@@ -62,7 +63,7 @@ class LinearStage(SteppedModel):
         net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
         self.supernet = freeze(net)
         if channels_last:
-            self.supernet.to(memory_format=torch.channels_last)
+            to_memory_format(self.supernet, torch.channels_last)
         self.head = nn.Linear(self.space.num_features, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -72,7 +73,7 @@ class LinearStage(SteppedModel):
     def last_paths(self) -> list[str]:
         return [self.space.format(self.path(self.last_step))]
 
-    def path(self, step: int) -> tuple[int, ...]:
+    def path(self, step: int) -> Arch:
         """The uniform random path of a step, equal on all ranks."""
         return self.space.sample(np.random.default_rng([self.seed, step]))
 
@@ -129,7 +130,7 @@ class Classifier(BaseModel):
         if zero_init_last:
             init_weights(self.net, zero_init_last=True)
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)
+            to_memory_format(self.net, torch.channels_last)
         # timm's Mixup draws from numpy's global generator, whose state our checkpoints carry.
         self.mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=num_classes) if mixup else None
         self.criterion = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(label_smoothing)
@@ -147,6 +148,7 @@ class Classifier(BaseModel):
         logits = self.net(image)
         if mode == 'tensor':
             return logits
+        assert label is not None and target is not None
         if mode == 'predict':
             return [{'scores': s, 'label': y} for s, y in zip(logits, label, strict=True)]
         # Of two mixed images, the one with the larger share.

@@ -71,8 +71,9 @@ def shortlist(
     _keep_plan(root, plan)
     side_by_side = cfg.get('workers', 1) if workers is None else workers
     _train_all(root, [one.arch for one in listed], side_by_side, plan['processes'], progress)
-    outcomes = [_read_result(root / one.arch) for one in listed]
-    assert None not in outcomes, 'a training ended without a result and without an error'
+    results = [_read_result(root / one.arch) for one in listed]
+    outcomes = [result for result in results if result is not None]
+    assert len(outcomes) == len(listed), 'a training ended without a result and without an error'
     objective = objective_of(header)
     summary = summarise(listed, outcomes, objective, cfg.get('metric', 'accuracy/top1')) | {'seed': seed}
     write_text(root / SUMMARY, json.dumps(summary, indent=1) + '\n')

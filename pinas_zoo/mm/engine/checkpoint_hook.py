@@ -22,7 +22,7 @@ class ResumeMismatchError(ValueError):
     """The run that wrote a checkpoint and the run that continues it differ."""
 
 
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+def unwrap(model: Any) -> torch.nn.Module:
     """The model inside a distributed wrapper, or itself."""
     return model.module if is_model_wrapper(model) else model
 
@@ -72,6 +72,10 @@ class ExactCheckpointHook(CheckpointHook):
     Raises:
         ValueError: With a storage backend.
     """
+
+    backend_args: dict[str, Any] | None
+    interval: int
+    save_begin: int
 
     def __init__(
         self,
@@ -265,7 +269,8 @@ class ExactCheckpointHook(CheckpointHook):
 
     def _compare(self, runner: Runner, saved: dict[str, Any]) -> None:
         current = self._conditions(runner)
-        errors, warnings = [], []
+        errors: list[str] = []
+        warnings: list[str] = []
         for key, now in current.items():
             if key in saved and saved[key] != now:  # files of older versions lack some
                 text = f'{key} {saved.get(key)} in the checkpoint, {now} now'

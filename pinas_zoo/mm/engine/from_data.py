@@ -98,7 +98,7 @@ def _names_of(node: dict[str, Any]) -> Sequence[str]:
             raise BadInputError(f'num_classes={FROM_DATA!r}: the images of {dict(node["source"])} carry no labels')
         return names
     known = (node.get('metainfo') or {}).get('classes')
-    if _is_list(known):
+    if known is not None and _is_list(known):
         return known
     if known != FROM_DATA:
         raise BadInputError(
@@ -112,10 +112,10 @@ def _names_of(node: dict[str, Any]) -> Sequence[str]:
             text = stream.read()
     except OSError as error:
         raise BadInputError(f'{path}: {error.strerror}; classes={FROM_DATA!r} takes the class names from it') from None
-    names = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
+    listing = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
+    if not listing:
         raise BadInputError(f'{path}: names no class')
-    return names
+    return listing
 
 
 def _categories(path: str, text: str) -> list[str]:

@@ -34,7 +34,7 @@ def batch_names(data_batch: Any) -> list[str]:
     return [str(path) for path in paths if path is not None]
 
 
-def path_names(model: torch.nn.Module, step: int | None = None) -> list[str]:
+def path_names(model: Any, step: int | None = None) -> list[str]:
     """The paths of the model's last step, or of another one, if it tells them (`last_paths`, `last_step`)."""
     last = getattr(model, 'last_step', None)
     if step is not None and last is not None:
@@ -135,13 +135,15 @@ def scales_float16(optim_wrapper: Any) -> bool:
 @torch.no_grad()
 def restart_statistics(model: torch.nn.Module) -> int:
     """Sets BN statistics that are not finite to those of a new layer; returns the number of such layers."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     found = 0
-    for layer in layers:
-        good = layer.running_mean.isfinite() & layer.running_var.isfinite()
+    for mean, var in ((layer.running_mean, layer.running_var) for layer in layers):
+        if mean is None or var is None:
+            continue
+        good = mean.isfinite() & var.isfinite()
         found += not bool(good.all())
-        layer.running_mean.copy_(layer.running_mean.where(good, 0))
-        layer.running_var.copy_(layer.running_var.where(good, 1))
+        mean.copy_(mean.where(good, 0))
+        var.copy_(var.where(good, 1))
     return found
 
 
@@ -263,7 +265,7 @@ class PathLogHook(Hook):
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
         if not self.every_n_train_iters(runner, interval):
             return
-        model = unwrap(runner.model)
+        model: Any = unwrap(runner.model)
         scalars = model.log_scalars() if hasattr(model, 'log_scalars') else {}
         if done > first:
             images = runner.train_dataloader.batch_sampler.batch_size * get_world_size() * (done - first)

@@ -120,9 +120,9 @@ def _hint(before: Config, key: str, path: str = '', name: str = '', allowed: set
     top, last = wanted.split('.')[0], wanted.rpartition('.')[2]
     keys = [place for place, _ in _leaves(_plain(before), '') if place.split('.')[0] in top_level_keys(before)]
     keys = [place for place in keys if _likeness(place.rpartition('.')[2], last) >= 0.8]
-    near = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
-    if near and (name or _likeness(near, wanted) >= 0.6):
-        return f'; did you mean {near}{rest}?'
+    nearest = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
+    if nearest and (name or _likeness(nearest, wanted) >= 0.6):
+        return f'; did you mean {nearest}{rest}?'
     return f'; it takes: {", ".join(sorted(allowed - _TYPED))}' if allowed else ''
 
 
@@ -279,12 +279,12 @@ def _parameters(cls: Any) -> set[str] | None:
             continue
         if base is object:
             return None
-        parameters = inspect.signature(base.__init__).parameters
+        parameters = inspect.signature(vars(base)['__init__']).parameters
         names |= set(parameters) - {'self'}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return names
         # Only keywords that go on to the base class are its own.
-        call = re.search(_FORWARDED, inspect.getsource(base.__init__))
+        call = re.search(_FORWARDED, inspect.getsource(vars(base)['__init__']))
         if call is None:
             return None
         after = call[1] if call[1] and call[1] != base.__name__ else ''

@@ -6,7 +6,7 @@ of the run. A config that names `ExactIterLoop`, as all of this project do, is n
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,7 +29,7 @@ def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     """All dicts inside a config value, outermost first."""
     if isinstance(node, dict):
         yield node
-        children = list(node.values())
+        children: Iterable[Any] = list(node.values())
     else:
         children = node if isinstance(node, (list, tuple)) else ()
     for child in children:

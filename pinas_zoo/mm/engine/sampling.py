@@ -17,7 +17,7 @@ from pinas_zoo.registry import DATA_SAMPLERS, FUNCTIONS
 
 
 @DATA_SAMPLERS.register_module()
-class SkippingBatchSampler(Sampler[int]):
+class SkippingBatchSampler(Sampler[list[Any]]):
     """A batch sampler of mmdet, mmseg or torch that can start at batch k.
 
     One that groups images (mmdet's AspectRatioBatchSampler) keeps partly filled groups, so batch k
@@ -32,7 +32,7 @@ class SkippingBatchSampler(Sampler[int]):
 
     def __init__(
         self,
-        sampler: Sampler[int],
+        sampler: Any,
         batch_size: int,
         drop_last: bool = False,
         batch_sampler: dict[str, Any] | None = None,
@@ -75,8 +75,9 @@ def end_with_parent(worker_id: int, seed: int = 0) -> None:
         seed: As mmengine seeds its workers; only samples that are not seeded depend on it.
     """
     die_with_parent()
-    workers = torch.utils.data.get_worker_info().num_workers
-    worker_init_fn(worker_id, workers, rank=int(os.environ.get('RANK', '0')), seed=seed)
+    info = torch.utils.data.get_worker_info()
+    assert info is not None  # torch calls this in a worker
+    worker_init_fn(worker_id, info.num_workers, rank=int(os.environ.get('RANK', '0')), seed=seed)
 
 
 def die_with_parent() -> None:

@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
@@ -149,7 +150,7 @@ def open_predictor(
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def build_network(cfg: Config) -> nn.Module:
+def build_network(cfg: Config) -> BaseModel:
     """Builds a config's model for a single process, in eval mode, with random weights.
 
     Args:
@@ -174,7 +175,7 @@ def build_network(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval()
 
 
-def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[BaseModel, dict[str, Any]]:
     """Builds a config's model with `build_network` and fills it; everything has to fit.
 
     Args:
@@ -249,11 +250,12 @@ def _usual(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return getattr(kind, 'METAINFO', {})
 
 
-def _num_classes(model: nn.Module) -> int:
+def _num_classes(model: BaseModel) -> int:
     """Of the head that names what is seen: the segmentor's, the last box head's, or the one-stage detector's."""
-    head = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    head: Any = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
     head = head or model.bbox_head
-    return (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
+    return last.num_classes
 
 
 def _prediction(sample: Any, choice: Choice) -> Prediction:
@@ -285,7 +287,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
     """A timm model of this project, in timm's evaluation geometry and with the weights' class names."""
     trained_on = ''
     if checkpoint is None:
-        net = timm.create_model(name, pretrained=True)
+        net: Any = timm.create_model(name, pretrained=True)
         entry = find_entry(f'{net.pretrained_cfg["architecture"]}.{net.pretrained_cfg["tag"]}')
         content, trained_on = read_checkpoint(find_weights(f'{SCHEME}{entry.name}'), tensors=False), entry.dataset
     else:

@@ -211,7 +211,7 @@ def _check_boxes(file: AnnotationFile, annotations: list[dict[str, Any]], findin
         findings.errors.append(
             f'{file.path}: annotation {wrong["id"]} has bbox {wrong["bbox"]}, four numbers are a box'
         )
-        return
+        return False
     sizes = {image['id']: (image['width'], image['height']) for image in file.images}
     limits = np.array([sizes[annotation['image_id']] for annotation in annotations], np.float64).reshape(-1, 2)
     ends = boxes[:, :2] + boxes[:, 2:]
@@ -220,7 +220,7 @@ def _check_boxes(file: AnnotationFile, annotations: list[dict[str, Any]], findin
     # A pixel of rounding is nothing.
     outside = ~empty & ((boxes[:, :2] >= limits + 1) | (ends <= -1)).any(1)
 
-    def describe(mask: np.ndarray) -> str:
+    def describe(mask: Any) -> str:
         index = int(np.flatnonzero(mask)[0])
         annotation = annotations[index]
         more = f'; {int(mask.sum()) - 1:,} more' if mask.sum() > 1 else ''
