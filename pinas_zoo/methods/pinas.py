@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.backbone, self.projector = backbone, projector
         self.graphs: BlockGraphs | None = None
         self._by_block: dict[tuple[int, int], list[nn.Parameter]] = {}
-        self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())
+        self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())  # noqa: SLF001 - its own
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
