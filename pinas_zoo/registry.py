@@ -6,6 +6,7 @@ need a package which is not installed are not named at all.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 from mmengine import registry as parents
 from mmengine.config.utils import MODULE2PACKAGE
@@ -32,6 +33,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
 }
 # Packages without which a module cannot be imported.
 _NEEDS: dict[str, tuple[str, ...]] = {'backbone': ('mmcv',), 'heads': ('mmcv', 'mmseg')}
+
+
+def type_name(cfg: dict[str, Any]) -> str:
+    """The class name of a config's `type`, without scope; '' where there is none."""
+    kind = cfg.get('type', '')
+    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
 def _locations(name: str) -> list[str]:

@@ -28,8 +28,8 @@ from pinas_zoo.data import (  # noqa: E402
     collate_views,
 )
 from pinas_zoo.mm.classify import Classifier, TopAccuracy  # noqa: E402
-from pinas_zoo.mm.engine import launch, rewrite  # noqa: E402
-from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, read_ahead  # noqa: E402
+from pinas_zoo.mm.engine import launch  # noqa: E402
+from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, finish_on_device, read_ahead  # noqa: E402
 from pinas_zoo.mm.search import Batches  # noqa: E402
 
 
@@ -166,19 +166,19 @@ def test_a_search_decodes_its_images_once(folder: Path, form: dict, monkeypatch:
 def test_configs_are_finished_on_the_device() -> None:
     notes: list[str] = []
     cfg = Config.fromfile('configs/pretrain/pinas-supernet_8xb24-coslr-100e_in1k.py')
-    rewrite.finish_on_device(cfg, notes)
+    finish_on_device(cfg, notes)
     assert cfg.train_dataloader.dataset.dataset.finish is False and cfg.train_dataloader.pin_memory and len(notes) == 1
     view = dict(type='pinas_zoo.SupervisedView', finish=True)
     cfg = Config(
         dict(val_dataloader=dict(dataset=dict(type='pinas_zoo.SeededDataset', dataset=view), pin_memory=False))
     )
-    rewrite.finish_on_device(cfg, notes)
+    finish_on_device(cfg, notes)
     assert cfg.val_dataloader.dataset.dataset.finish is True and cfg.val_dataloader.pin_memory is False
     for other in (dict(model=dict(data_preprocessor=dict(type='Mine')), val_dataloader=dict(dataset=dict(view))),
                   dict(val_dataloader=dict(dataset=dict(type='CocoDataset')))):  # fmt: skip
         other['val_dataloader']['dataset'].pop('finish', None)
         cfg = Config(other)
-        rewrite.finish_on_device(cfg, notes)
+        finish_on_device(cfg, notes)
         assert 'finish' not in cfg.val_dataloader.dataset and 'pin_memory' not in cfg.val_dataloader
 
 

@@ -15,11 +15,11 @@ pytest.importorskip('mmengine')
 from downstream import ROOT
 from mmengine.config import Config
 
+from pinas_zoo.data import images, open_source
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA
-from pinas_zoo.mm.engine.launch import Options, prepare_training, train
+from pinas_zoo.mm.engine.launch import Options, check_data, prepare_training, train
 from pinas_zoo.mm.preflight.bad_input import BadInputError
-from pinas_zoo.mm.preflight.check import check_data
 from pinas_zoo.weights.load import read_checkpoint
 
 pytestmark = pytest.mark.mm
@@ -158,8 +158,8 @@ def test_several_problems_at_once(tmp_path: Path) -> None:
     (root / 'val/notes.txt').touch()
     errors, _ = problems(config(root, num_classes=3), tmp_path)
     assert errors[0] == '2 problems with the data:'
-    assert '1 of 19 images lie beside class folders and have no class' in errors[1] and 'cover.png' in errors[1]
-    assert errors[2].endswith('holds no image; left out: 1 .txt files')
+    assert errors[1].endswith('holds no image; left out: 1 .txt files')
+    assert '1 of 19 images lie beside class folders and have no class' in errors[2] and 'cover.png' in errors[2]
 
 
 @pytest.mark.parametrize('count', [2, 1000])
@@ -188,7 +188,6 @@ def test_what_is_legal_and_surprising(tmp_path: Path) -> None:
     errors, notes = problems(cfg, tmp_path)
     assert not errors
     for text in (
-        '4 images are fewer than a batch of 6 on 1 process(es)',
         'no image of class (red)',
         'only one image of class (green)',
         '1 of 4 images that were looked at do not decode: cannot read image',
@@ -204,3 +203,18 @@ def test_fewer_images_than_a_batch_train(tmp_path: Path) -> None:
     cfg.dump(tmp_path / 'config.py')
     runner = train(tmp_path / 'config.py', Options(work_dir=str(tmp_path / 'run')))
     assert runner.iter == 2 and runner.epoch == 1
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert '6 images are fewer than a batch of 8 on 1 process(es): they repeat' in log
+
+
+def test_a_folder_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class list, the first look and the data sets of a training share what was opened."""
+    root, walked = colours(tmp_path / 'data'), []
+    monkeypatch.setattr(
+        images, 'find_images', lambda folder, find=images.find_images: walked.append(folder) or find(folder)
+    )
+    config(root, num_classes=FROM_DATA).dump(tmp_path / 'config.py')
+    train(tmp_path / 'config.py', Options(work_dir=str(tmp_path / 'run')))
+    assert sorted(walked) == [root / 'train', root / 'val']
+    open_source(dict(kind='folder', root=str(root / 'val')))
+    assert len(walked) == 3  # nothing is kept after the run

@@ -36,7 +36,7 @@ def test_there_are_configs_of_both_kinds():
 def test_training_config_builds(path):
     from mmengine.registry import DATASETS, MODELS
 
-    from pinas_zoo.mm.engine.rewrite import replace_sync_bn
+    from pinas_zoo.mm.engine.machine import replace_sync_bn
 
     cfg = read(path)
     replace_sync_bn(cfg, [])

@@ -33,7 +33,7 @@ def build(config: str, space=PINAS):
     from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
 
-    from pinas_zoo.mm.engine.rewrite import replace_sync_bn
+    from pinas_zoo.mm.engine.machine import replace_sync_bn
 
     cfg = Config.fromfile(ROOT / 'configs' / config)
     replace_sync_bn(cfg, [])

@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from pinas_zoo.mm.backbone import PiNASBackbone  # noqa: E402
-from pinas_zoo.mm.engine import rewrite  # noqa: E402
+from pinas_zoo.mm.engine import machine  # noqa: E402
 from pinas_zoo.mm.engine.from_data import fill_from_data  # noqa: E402
 from pinas_zoo.registry import MODELS, OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
@@ -53,8 +53,8 @@ def prepared(kind: str, root: Path, weights: Path) -> Config:
     cfg.val_dataloader.batch_size = 2
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(weights))
     fill_from_data(cfg)
-    rewrite.replace_sync_bn(cfg, [])
-    rewrite.fit_workers(cfg)
+    machine.replace_sync_bn(cfg, [])
+    machine.fit_workers(cfg)
     return cfg
 
 

@@ -197,11 +197,11 @@ def test_batches_of_generated_data(path, generated):
     """Every schedule and crop through the rewrites of tools/train.py; the models run in test_downstream_train.py."""
     from mmengine.runner import Runner
 
-    from pinas_zoo.mm.engine import rewrite
+    from pinas_zoo.mm.engine import machine, rewrite
 
     cfg = read(path)
     make_small(cfg, generated / path.parent.name)
-    rewrite.fit_workers(cfg)
+    machine.fit_workers(cfg)
     rewrite.make_exact(cfg, seed=0, notes=[])
     train = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     side = 96 if path.parent.name == 'coco' else 64

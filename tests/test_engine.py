@@ -26,7 +26,8 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
-from pinas_zoo.mm.engine import launch, rewrite  # noqa: E402
+from pinas_zoo.mm.engine import launch, machine, rewrite  # noqa: E402
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
 from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset, StatelessSampler  # noqa: E402
@@ -348,11 +349,11 @@ def test_seed_of_a_continued_run(tmp_path: Path) -> None:
     assert launch.choose_seed(Config({}), launch.Options(), None) == launch.DEFAULT_SEED
     with pytest.raises(ValueError, match='--seed 8'):
         launch.choose_seed(cfg, launch.Options(seed=8), path)
-    assert launch.find_checkpoint(tmp_path, 'auto') is None
+    assert find_checkpoint(tmp_path, 'auto') is None
     (tmp_path / 'last_checkpoint').write_text('/moved/iter_1.pth')
-    assert launch.find_checkpoint(tmp_path, 'auto') == path
+    assert find_checkpoint(tmp_path, 'auto') == path
     with pytest.raises(FileNotFoundError, match='not a file'):
-        launch.find_checkpoint(tmp_path, '/nowhere.pth')
+        find_checkpoint(tmp_path, '/nowhere.pth')
 
 
 # ---- configs --------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ def test_sync_bn_is_rewritten() -> None:
     norm = {'type': 'SyncBN', 'requires_grad': True}
     cfg = Config({'norm_cfg': norm, 'model': {'a': [{'norm_cfg': norm}], 'b': ({'type': 'MMSyncBN'},)}})
     notes: list[str] = []
-    rewrite.replace_sync_bn(cfg, notes)
+    machine.replace_sync_bn(cfg, notes)
     assert len(notes) == 1 and '3 SyncBN' in notes[0]
     assert 'SyncBN' not in cfg.pretty_text and cfg.model.a[0].norm_cfg.requires_grad
 
@@ -435,7 +436,7 @@ def test_what_the_user_set_is_kept() -> None:
     assert data.batch_sampler.batch_sampler.type == 'mmdet.AspectRatioBatchSampler'
     assert data.batch_sampler.drop_last and not data.sampler.shuffle
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2
-    rewrite.fit_workers(cfg)
+    machine.fit_workers(cfg)
     assert 'persistent_workers' not in data
     cfg.default_hooks.checkpoint = None
     rewrite.make_exact(cfg, seed=0, notes=[])
@@ -446,20 +447,20 @@ def test_amp_by_device() -> None:
     mixed = {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic', 'optimizer': {'type': 'SGD'}}
     ours = {**mixed, 'type': 'pinas_zoo.AmpOptimWrapper'}
     cfg = Config({'optim_wrapper': mixed})
-    rewrite.fit_machine(cfg, on_cpu=False, notes=[])
+    machine.fit_machine(cfg, on_cpu=False, notes=[])
     assert cfg.optim_wrapper == mixed
-    rewrite.fit_machine(cfg, on_cpu=True, notes=[])
+    machine.fit_machine(cfg, on_cpu=True, notes=[])
     assert cfg.optim_wrapper == ours
     cfg = Config({'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
-    rewrite.use_amp(cfg)
+    machine.use_amp(cfg)
     assert cfg.optim_wrapper == ours
     with pytest.raises(ValueError, match='--amp got the optimiser wrapper ApexOptimWrapper'):
-        rewrite.use_amp(Config({'optim_wrapper': {**mixed, 'type': 'ApexOptimWrapper'}}))
+        machine.use_amp(Config({'optim_wrapper': {**mixed, 'type': 'ApexOptimWrapper'}}))
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
     built = OPTIM_WRAPPERS.build({**ours, 'optimizer': optimiser})
     assert type(built) is BFloat16OptimWrapper or not torch.cuda.is_bf16_supported(including_emulation=False)
     foreign = Config({'default_scope': 'mmdet', 'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
-    rewrite.use_amp(foreign)
+    machine.use_amp(foreign)
     assert foreign.optim_wrapper == {**ours, 'dtype': 'float16'}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip('mmengine')
 from mmengine.hooks import LoggerHook
 from torch import nn
 
+from pinas_zoo.mm.engine import hooks
 from pinas_zoo.mm.engine.checkpoint_hook import NonFiniteError, flush_outputs
 from pinas_zoo.mm.engine.hooks import LateInfoHook, NonFiniteGuardHook
 
@@ -36,13 +38,21 @@ class Paths(nn.Module):
         return [f'path {self.last_step}']
 
 
-def runner(folder: Path, lag: int | None, scaler: Any = None) -> Any:
-    hooks = [LateInfoHook(lag), NonFiniteGuardHook(overflows=2), LoggerHook(interval=4)]
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs arrive as from a GPU: one step late."""
+    event = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(hooks, '_copy', lambda *given, copy=hooks._copy: replace(copy(*given), arrived=event))
+
+
+def runner(folder: Path, scaler: Any = None) -> Any:
+    chain = [LateInfoHook(), NonFiniteGuardHook(), LoggerHook(interval=4)]
+    chain[1].overflows = 2
     logger = SimpleNamespace(lines=[], error=lambda line: None)
     logger.warning = logger.lines.append
     wrapper = SimpleNamespace() if scaler is None else SimpleNamespace(loss_scaler=scaler, cast_dtype=None)
     return SimpleNamespace(
-        hooks=hooks, iter=0, max_iters=10, message_hub=Hub(), work_dir=str(folder), logger=logger, model=Paths(),
+        hooks=chain, iter=0, max_iters=10, message_hub=Hub(), work_dir=str(folder), logger=logger, model=Paths(),
         optim_wrapper=wrapper, train_dataloader=range(100),
     )  # fmt: skip
 
@@ -55,27 +65,27 @@ def take(run: Any, loss: float) -> None:
     run.iter += 1
 
 
-def test_values_come_late_and_all_are_there_when_they_are_logged_or_saved(tmp_path: Path) -> None:
-    run = runner(tmp_path, lag=1)
+def test_values_come_late_and_all_are_there_when_they_are_logged_or_saved(tmp_path: Path, late: None) -> None:
+    run = runner(tmp_path)
     counts = []
     for index in range(10):
         take(run, index / 4)
         counts.append(len(run.message_hub.get('train/loss', [])))
     assert counts == [0, 1, 2, 4, 4, 5, 6, 8, 8, 10]  # logged after iterations 4 and 8, and at the end
-    run = runner(tmp_path, lag=1)
+    run = runner(tmp_path)
     take(run, 0.25)
     flush_outputs(run)
     assert run.message_hub == {'train/loss': [0.25], 'train/top1': [50.0]}
 
 
 def test_nothing_waits_on_a_cpu(tmp_path: Path) -> None:
-    run = runner(tmp_path, lag=None)
+    run = runner(tmp_path)
     take(run, 0.1)
     assert run.message_hub['train/loss'] == [torch.tensor(0.1).item()]
 
 
-def test_a_late_report_names_its_own_step(tmp_path: Path) -> None:
-    run = runner(tmp_path, lag=1)
+def test_a_late_report_names_its_own_step(tmp_path: Path, late: None) -> None:
+    run = runner(tmp_path)
     take(run, 1.0)
     take(run, math.nan)
     with pytest.raises(NonFiniteError, match='iteration 2 on rank 0'):
@@ -85,8 +95,8 @@ def test_a_late_report_names_its_own_step(tmp_path: Path) -> None:
     assert run.message_hub['train/loss'] == [1.0] and run.model.last_step == 2
 
 
-def test_a_save_passes_the_guard_first(tmp_path: Path) -> None:
-    run = runner(tmp_path, lag=1)
+def test_a_save_passes_the_guard_first(tmp_path: Path, late: None) -> None:
+    run = runner(tmp_path)
     take(run, math.inf)
     with pytest.raises(NonFiniteError, match='iteration 1 '):
         flush_outputs(run)
@@ -94,7 +104,7 @@ def test_a_save_passes_the_guard_first(tmp_path: Path) -> None:
 
 def test_overflows_are_the_loss_scalers(tmp_path: Path) -> None:
     scaler = SimpleNamespace(is_enabled=lambda: True)
-    run = runner(tmp_path, lag=0, scaler=scaler)
+    run = runner(tmp_path, scaler)
     run.model.norm.running_mean[1] = math.nan
     run.model.norm.running_var.fill_(3)
     take(run, math.inf)
@@ -108,8 +118,3 @@ def test_overflows_are_the_loss_scalers(tmp_path: Path) -> None:
     run.optim_wrapper.cast_dtype = torch.bfloat16  # does not overflow: a fault
     with pytest.raises(NonFiniteError, match='iteration 6 '):
         take(run, math.nan)
-
-
-def test_a_lag_below_zero(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='lag=-1, allowed: at least 0'):
-        LateInfoHook(-1)

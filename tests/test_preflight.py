@@ -517,7 +517,7 @@ def test_the_test_tool_looks_at_the_test_set_only(case, tmp_path: Path):
 
 
 def test_switched_off(case):
-    from pinas_zoo.mm.preflight.check import check_data
+    from pinas_zoo.mm.engine.launch import check_data
 
     cfg, root = case('coco')
     shutil.rmtree(root)

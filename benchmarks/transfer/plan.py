@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.mm.engine.launch import find_checkpoint
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.release.trainings import OF_A_PROCESS, Training
 from pinas_zoo.space import PINAS_NANO
 from pinas_zoo.weights.load import read_weights

@@ -13,7 +13,8 @@ from pinas_zoo.data.batched import (
 )
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
-from pinas_zoo.data.images import BrokenImageError, find_images, read_picture
+from pinas_zoo.data.image_list import ListSource
+from pinas_zoo.data.images import BrokenImageError, FileSource, FolderSource, find_images, read_picture
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
     DIGITS_MEAN,
@@ -36,10 +37,7 @@ from pinas_zoo.data.sources import (
     SOURCES,
     SUBSET_KEYS,
     BrokenRateError,
-    FileSource,
-    FolderSource,
     ImageReader,
-    ListSource,
     Source,
     open_source,
 )

@@ -1,4 +1,4 @@
-"""Lists of image files: 'path [label]' a line; docs/data.md, 'Sources', states the grammar."""
+"""Image lists: 'path [label]' a line; docs/data.md, 'Sources', states the grammar."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ['few_names', 'read_list']
+from pinas_zoo.data.images import FileSource, few_names
+from pinas_zoo.data.sources import SOURCES
+
+__all__ = ['ListSource', 'read_list']
 
 _LABEL = re.compile(r'[+-]?[0-9]+')
 _COMMA = re.compile(r'[,;]\s*[+-]?[0-9]+$')
-
-
-def few_names(names: Sequence[str], most: int = 5) -> str:
-    """Names in brackets; of many the first ones and how many more."""
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'({", ".join(names[:most])}{more})'
 
 
 def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[int], list[str]]:
@@ -69,3 +66,32 @@ def _split_line(line: str) -> tuple[str, int | None]:
     words = line.rsplit(maxsplit=1)
     labelled = len(words) == 2 and _LABEL.fullmatch(words[1])
     return (words[0], int(words[1])) if labelled else (line, None)
+
+
+class ListSource(FileSource):
+    """Images named in a list, one 'path [label]' a line; docs/data.md states the grammar.
+
+    Args:
+        root: folder that the paths are relative to.
+        list_file: text file, UTF-8 with or without BOM; blank lines are skipped.
+        classes: names by label; None gives the labels' own numbers.
+
+    Raises:
+        ValueError: the list is missing or empty, or a line is against the grammar; the message has its number.
+    """
+
+    def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:
+        paths, labels, self.notes = read_list(root, list_file)
+        self._fill(Path(root), paths, labels)
+        count = int(self.labels.max()) + 1
+        if classes is not None and count > len(classes):
+            line = int(self.labels.argmax())
+            raise ValueError(
+                f'image list {str(list_file)!r}: {paths[line]!r} has label {count - 1}, allowed are 0 to '
+                f'{len(classes) - 1}, the {len(classes)} classes {few_names(classes)}'
+            )
+        self.classes = tuple(map(str, range(count))) if classes is None or not count else tuple(classes)
+        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
+
+
+SOURCES['list'] = (ListSource, ('root', 'list_file', 'classes'))

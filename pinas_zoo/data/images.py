@@ -1,4 +1,4 @@
-"""Pictures and folders of them, read by one rule; docs/data.md, 'Pictures', states it.
+"""Pictures and folders of them, read by one rule, as a source; docs/data.md, 'Pictures', states it.
 
 Training sources and inference read with `read_picture`; mmcv reads for detection and segmentation, and a test compares
 the two. Both agree on what is said there.
@@ -10,27 +10,33 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source
 
 __all__ = [
     'BrokenImageError',
+    'FileSource',
+    'FolderSource',
     'ImageFiles',
     'Reduction',
+    'few_names',
     'find_images',
     'limit_pictures',
     'orientation',
     'read_picture',
+    'spaced',
     'suffixes',
 ]
 
-#: From height and width in px to the factor by which a decoded image may be smaller.
-Reduction = Callable[[int, int], float]
 ORIENTATION = 0x0112
 #: What brings a stored picture upright, by the tag's value.
 _UPRIGHT = {
@@ -48,10 +54,6 @@ _NO_PIXELS = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'})
 _LITTER = frozenset({'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini'})
 # PIL reports a damaged file with any of these, depending on its format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
-
-
-class BrokenImageError(ValueError):
-    """One image cannot be read; the message names it."""
 
 
 @lru_cache(maxsize=1)
@@ -219,3 +221,96 @@ def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tup
 def _identity(folder: str) -> tuple[int, int]:
     facts = os.stat(folder)
     return facts.st_dev, facts.st_ino
+
+
+# ---- sources of them -------------------------------------------------------------------------------------------------
+
+#: Images, or label maps, of a set that are decoded before a run.
+SAMPLES = 8
+
+
+def few_names(names: Sequence[str], most: int = 5) -> str:
+    """Names in brackets; of many the first ones and how many more."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'({", ".join(names[:most])}{more})'
+
+
+def spaced(count: int) -> list[int]:
+    """Evenly spaced indices below a count, at most `SAMPLES`."""
+    taken = min(SAMPLES, count)
+    return [number * count // taken for number in range(taken)]
+
+
+class FileSource(Source):
+    """Images in files; `ListSource` and `FolderSource` say which."""
+
+    def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
+        self.root = root
+        # One block of bytes: a million Python strings would be copied into every worker process.
+        self.paths = np.array([os.fsencode(p) for p in paths])
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def name(self, index: int) -> str:
+        return str(self.root / os.fsdecode(bytes(self.paths[index])))
+
+    def look(self) -> list[str]:
+        looked, faults = spaced(len(self)), []
+        for index in looked:
+            try:
+                self.load(index)
+            except BrokenImageError as error:
+                faults.append(str(error))
+        if not faults:
+            return list(self.notes)
+        line = f'{len(faults)} of {len(looked)} images that were looked at do not decode: {faults[0]}'
+        if len(faults) == len(looked):
+            raise ValueError(line)
+        return [*self.notes, line]
+
+    def load(self, index: int) -> Tensor:
+        return torch.from_numpy(read_picture(self.name(index))[0]).permute(2, 0, 1)
+
+    def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
+        pixels, factor = read_picture(self.name(index), reduction)
+        return torch.from_numpy(pixels).permute(2, 0, 1), factor
+
+
+class FolderSource(FileSource):
+    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
+
+    Which files are images, and how links and hidden names are treated: `find_images`.
+
+    Args:
+        root: the folder.
+        classes: names of the class folders in the order of their labels, some of which may hold no image here; None
+            numbers those that hold some in the order of their names.
+
+    Raises:
+        ValueError: the folder is missing or holds no image, or a class folder is none of `classes`.
+    """
+
+    def __init__(self, root: str | Path, classes: Sequence[str] | None = None) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise ValueError(f'image folder {str(root)!r} is not a folder; give one with images or class folders')
+        found = find_images(root)
+        summary = found.summary()
+        if not found.paths:
+            raise ValueError(f'folder {str(root)!r} holds no image' + (f'; left out: {summary}' if summary else ''))
+        owners = [path.partition('/')[0] if '/' in path else '' for path in found.paths]
+        folders = sorted(set(owners) - {''})
+        if classes is not None and (unknown := [name for name in folders if name not in classes]):
+            raise ValueError(
+                f'folder {str(root)!r}: {few_names(unknown)} is none of the {len(classes)} classes {few_names(classes)}'
+            )
+        self.classes = tuple(folders if classes is None or not folders else classes)
+        numbers = {name: i for i, name in enumerate(self.classes)}
+        self._fill(root, found.paths, [numbers.get(owner, -1) for owner in owners])
+        self.notes = [f'folder {str(root)!r}: left out {summary}'] if summary else []
+        if folders and found.empty and classes is None:
+            self.notes.append(f'folder {str(root)!r}: no image in {few_names(found.empty)}')
+        counts = {'images': len(self), 'classes': len(self.classes)}
+        self.description = {'data': 'folder', 'root': str(root), **counts}
+
+
+SOURCES['folder'] = (FolderSource, ('root', 'classes'))

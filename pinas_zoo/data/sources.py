@@ -1,28 +1,31 @@
-"""Image sources: a folder, a list, and what configs write; the reader that steps over broken images.
+"""Image sources, and what configs write for them; the reader that steps over broken images.
 
-A *source* knows where pixels live: `load`, `label`, `name`. Small sets in memory: `pinas_zoo.data.small_sets`; parts of
-a source: `pinas_zoo.data.specs`.
+A *source* knows where pixels live: `load`, `label`, `name`. Kinds: folders (`images`), lists (`image_list`), small sets
+in memory (`small_sets`); parts of a source: `specs`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pinas_zoo.data.image_list import few_names, read_list
-from pinas_zoo.data.images import BrokenImageError, Reduction, find_images, read_picture
-
 logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+#: From height and width in px to the factor by which a decoded image may be smaller.
+Reduction = Callable[[int, int], float]
+
+
+class BrokenImageError(ValueError):
+    """One image cannot be read; the message names it."""
 
 
 class BrokenRateError(RuntimeError):
@@ -84,6 +87,14 @@ class Source:
         """File path, or e.g. 'fashion-mnist/train/123'."""
         raise NotImplementedError
 
+    def look(self) -> list[str]:
+        """What looks odd, one line each, by a look at a few images.
+
+        Raises:
+            ValueError: None of those can be read.
+        """
+        return list(self.notes)
+
     def shrink(self, count: int) -> int:
         """A count or place of the set that was asked for, in the one that is used instead of it: here the same."""
         return count
@@ -96,95 +107,8 @@ class Source:
         return torch.stack(images), torch.as_tensor(self.labels, dtype=torch.long)
 
 
-class FileSource(Source):
-    """Images in files; `ListSource` and `FolderSource` say which."""
-
-    def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self.root = root
-        # One block of bytes: a million Python strings would be copied into every worker process.
-        self.paths = np.array([os.fsencode(p) for p in paths])
-        self.labels = np.asarray(labels, dtype=np.int64)
-
-    def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(bytes(self.paths[index])))
-
-    def load(self, index: int) -> Tensor:
-        return torch.from_numpy(read_picture(self.name(index))[0]).permute(2, 0, 1)
-
-    def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
-        pixels, factor = read_picture(self.name(index), reduction)
-        return torch.from_numpy(pixels).permute(2, 0, 1), factor
-
-
-class ListSource(FileSource):
-    """Images named in a list, one 'path [label]' a line; docs/data.md states the grammar.
-
-    Args:
-        root: folder that the paths are relative to.
-        list_file: text file, UTF-8 with or without BOM; blank lines are skipped.
-        classes: names by label; None gives the labels' own numbers.
-
-    Raises:
-        ValueError: the list is missing or empty, or a line is against the grammar; the message has its number.
-    """
-
-    def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:
-        paths, labels, self.notes = read_list(root, list_file)
-        self._fill(Path(root), paths, labels)
-        count = int(self.labels.max()) + 1
-        if classes is not None and count > len(classes):
-            line = int(self.labels.argmax())
-            raise ValueError(
-                f'image list {str(list_file)!r}: {paths[line]!r} has label {count - 1}, allowed are 0 to '
-                f'{len(classes) - 1}, the {len(classes)} classes {few_names(classes)}'
-            )
-        self.classes = tuple(map(str, range(count))) if classes is None or not count else tuple(classes)
-        self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
-
-
-class FolderSource(FileSource):
-    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
-
-    Which files are images, and how links and hidden names are treated: `find_images`.
-
-    Args:
-        root: the folder.
-        classes: names of the class folders in the order of their labels, some of which may hold no image here; None
-            numbers those that hold some in the order of their names.
-
-    Raises:
-        ValueError: the folder is missing or holds no image, or a class folder is none of `classes`.
-    """
-
-    def __init__(self, root: str | Path, classes: Sequence[str] | None = None) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise ValueError(f'image folder {str(root)!r} is not a folder; give one with images or class folders')
-        found = find_images(root)
-        summary = found.summary()
-        if not found.paths:
-            raise ValueError(f'folder {str(root)!r} holds no image' + (f'; left out: {summary}' if summary else ''))
-        owners = [path.partition('/')[0] if '/' in path else '' for path in found.paths]
-        folders = sorted(set(owners) - {''})
-        if classes is not None and (unknown := [name for name in folders if name not in classes]):
-            raise ValueError(
-                f'folder {str(root)!r}: {few_names(unknown)} is none of the {len(classes)} classes {few_names(classes)}'
-            )
-        self.classes = tuple(folders if classes is None or not folders else classes)
-        numbers = {name: i for i, name in enumerate(self.classes)}
-        self._fill(root, found.paths, [numbers.get(owner, -1) for owner in owners])
-        self.notes = [f'folder {str(root)!r}: left out {summary}'] if summary else []
-        if folders and found.empty and classes is None:
-            self.notes.append(f'folder {str(root)!r}: no image in {few_names(found.empty)}')
-        counts = {'images': len(self), 'classes': len(self.classes)}
-        self.description = {'data': 'folder', 'root': str(root), **counts}
-
-
-#: Kinds of sources and the settings of each; `small_sets` and `pairs` are added by `specs`.
-SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {
-    'folder': (FolderSource, ('root', 'classes')),
-    'list': (ListSource, ('root', 'list_file', 'classes')),
-}
+#: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
+SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {}
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
 
 
@@ -206,7 +130,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         return spec
     kind = spec.get('kind') if isinstance(spec, Mapping) else spec
     if not isinstance(spec, Mapping) or kind not in SOURCES:
-        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(SOURCES)}')
+        raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(sorted(SOURCES))}')
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
         raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
@@ -214,7 +138,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
-    source = cls(**{k: spec[k] for k in keys if k in spec})
+    source = _open(cls, {k: spec[k] for k in keys if k in spec})
     subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
     if not subset:
         return source
@@ -224,6 +148,66 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     subset |= {k: source.shrink(subset[k]) for k in counts if (subset.get(k) or 0) >= 1}
     # Without a part and a seed the order stays: start and limit count along the files.
     return SubsetSource(source, **{'seed': 0 if 'part' in subset else None, **subset})
+
+
+#: Of `opened_once`: sources with the classes that were asked for, by kind and other settings.
+_opened: dict[str, list[tuple[Any, Source]]] | None = None
+
+
+@contextmanager
+def opened_once() -> Iterator[None]:
+    """Within it specs that say the same open one source: a folder is walked once, however many parts of a run read it.
+
+    A spec whose `classes` are those that the source has by itself says the same as one without them.
+    """
+    global _opened
+    outer, _opened = _opened, {} if _opened is None else _opened
+    try:
+        yield
+    finally:
+        _opened = outer
+
+
+def _open(cls: type[Source], settings: dict[str, Any]) -> Source:
+    if _opened is None:
+        return cls(**settings)
+    classes = settings.get('classes')
+    key = repr((cls, sorted((name, value) for name, value in settings.items() if name != 'classes')))
+    known = _opened.setdefault(key, [])
+    for asked, source in known:
+        if classes == asked or (classes and list(classes) == list(source.classes)):
+            return source
+    source = cls(**settings)
+    known.append((classes, source))
+    return source
+
+
+#: Data sets of configs that leave labels alone.
+UNLABELLED = ('FourViews', 'BatchedViews')
+
+
+def find_views(
+    node: Any, keys: Sequence[str] | None = None, path: str = ''
+) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Every part of a config that reads images from a source.
+
+    Args:
+        node: The config, as dicts and lists.
+        keys: Of it, where not all; in this order.
+        path: What its keys are put behind.
+
+    Yields:
+        Its dotted key, its dict, and whether labels are needed.
+    """
+    if isinstance(node, dict):
+        if isinstance(node.get('source'), dict) and 'kind' in node['source']:
+            kind: Any = node.get('type', '')
+            yield path, node, not getattr(kind, '__name__', kind).endswith(UNLABELLED)
+        items = [(key, node.get(key)) for key in (node if keys is None else keys)]
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in items:
+        yield from find_views(child, path=f'{path}.{key}' if path else str(key))
 
 
 class ImageReader:

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pinas_zoo.data.images import Reduction
 from pinas_zoo.data.pairs import PairSource
 from pinas_zoo.data.small_sets import ArraySource, DigitsSource, FashionMNISTSource, part_slice
-from pinas_zoo.data.sources import SOURCES, Source
+from pinas_zoo.data.sources import SOURCES, Reduction, Source
 
 
 class SubsetSource(Source):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from pinas_zoo.data.image_list import few_names
+from pinas_zoo.data.images import few_names
 from pinas_zoo.data.small_sets import ArraySource
 from pinas_zoo.data.sources import ImageReader, Source, channel_constants, open_source
 from pinas_zoo.data.specs import SubsetSource

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 from pinas_zoo.files import file_sha256, write_text
-from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data
+from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up
 from pinas_zoo.mm.search import PARTS, build_evaluator
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.download import find_weights
@@ -35,12 +33,10 @@ def score_path(path: str | Path, checkpoint: str, options: Options) -> dict[str,
     if cfg.get('arch') is None:
         raise ValueError(f'{path} is a config of a search: say which path, --cfg-options arch=DIGITS')
     file = str(find_weights(checkpoint))
-    names = class_names(file)
     notes: list[str] = []
-    fill_from_data(cfg, names=names)
+    fill_from_data(cfg, names=class_names(file))
     set_up(cfg, options.launcher, notes)
-    pin_classes(cfg, names)
-    check_data(cfg, PARTS, notes)
+    check_data(cfg, PARTS, notes, file)
     print(*notes, sep='\n')
     space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
     evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)

@@ -19,11 +19,10 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from pinas_zoo.data import SupervisedView, finish_images
+from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
-from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data
+from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
@@ -207,6 +206,7 @@ def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
     return {'random_mean': mean, 'random_mean_loss': mean_loss, 'random_paths': len(initial)}
 
 
+@opened_once()
 def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
     """Searches a supernet, resuming whatever the work_dir holds of the same search.
 
@@ -227,8 +227,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
-    names = class_names(checkpoint)
-    fill_from_data(cfg, names=names)
+    fill_from_data(cfg, names=class_names(checkpoint))
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
@@ -248,8 +247,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     # Logs without an objective ranked by accuracy: such a search goes on.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
-    pin_classes(cfg, names)
-    check_data(cfg, PARTS, notes)
+    check_data(cfg, PARTS, notes, checkpoint)
     if is_main_process():
         print(*notes, sep='\n')
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None

@@ -7,14 +7,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from pinas_zoo.data import finish_images, finish_views
 from pinas_zoo.mm.engine.checkpoint_hook import unwrap
-from pinas_zoo.registry import MODELS
+from pinas_zoo.mm.engine.machine import LOADERS
+from pinas_zoo.registry import MODELS, type_name
 
-__all__ = ['BatchPreprocessor', 'Prefetched', 'preprocessor_config', 'read_ahead']
+__all__ = ['BatchPreprocessor', 'Prefetched', 'finish_on_device', 'preprocessor_config', 'read_ahead']
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -47,6 +49,27 @@ class BatchPreprocessor(BaseDataPreprocessor):
         if 'statistics' in inner:
             inner = finish_images(inner, self.dtype, self.channels_last)
         return finish_views(inner, self.dtype, self.channels_last)
+
+
+def finish_on_device(cfg: Config, notes: list[str]) -> None:
+    """Where there is a card, workers leave uint8 images and pinned memory, and the rest is done there.
+
+    What the config sets stays: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
+    """
+    preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
+    if preprocessor not in ('', 'BatchPreprocessor'):
+        return
+    found = False
+    for loader in filter(None, map(cfg.get, LOADERS)):
+        dataset = loader['dataset']
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        if type_name(dataset) in ('FourViews', 'BatchedViews', 'SupervisedView', 'HalvedView'):
+            dataset.setdefault('finish', False)
+            loader.setdefault('pin_memory', True)
+            found = True
+    if found:
+        notes.append('GPU: workers leave uint8 images; colours, blur and normalisation are done on the device')
 
 
 def preprocessor_config(given: dict[str, Any] | None, channels_last: bool) -> dict[str, Any]:

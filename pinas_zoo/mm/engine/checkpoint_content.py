@@ -19,6 +19,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 
 from pinas_zoo.files import write_bytes
+from pinas_zoo.weights.loading import last_checkpoint
 
 RandomState = dict[str, torch.Tensor]
 
@@ -228,3 +229,30 @@ class AtomicBackend(LocalBackend):
             self._waiting = None
         for path in sorted(set(waiting) - {str(path) for path in keep()}):
             Path(path).unlink(missing_ok=True)
+
+
+# ---- finding one ----------------------------------------------------------------------------
+
+
+def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
+    """The checkpoint to continue from.
+
+    Args:
+        work_dir: Of the run.
+        resume: 'auto' or a file.
+
+    Returns:
+        Its path; None for 'auto' where nothing was saved yet.
+
+    Raises:
+        FileNotFoundError: When the named file, or the one that last_checkpoint names, is missing.
+    """
+    if resume != 'auto':
+        if not Path(resume).is_file():
+            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
+        return str(resume)
+    try:
+        saved = last_checkpoint(work_dir)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}; --resume may name another') from None
+    return None if saved is None else str(saved)

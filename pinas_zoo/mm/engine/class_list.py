@@ -12,14 +12,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pinas_zoo.data import open_source
-from pinas_zoo.data.image_list import few_names
-from pinas_zoo.mm.engine.rewrite import type_name
+from pinas_zoo.data.images import few_names
+from pinas_zoo.data.sources import find_views, open_source
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 
 __all__ = ['class_counts', 'pin_classes', 'views']
 
-_UNLABELLED = ('FourViews', 'BatchedViews')
 #: Where the class list is looked for, in this order.
 _ORDER = ('train_dataloader', 'calibration', 'evaluation', 'custom_hooks', 'val_dataloader', 'test_dataloader')
 
@@ -34,20 +32,8 @@ def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict
     Yields:
         Its dotted key, its config, and whether labels are needed.
     """
-    for key in keys:
-        yield from _views(cfg._cfg_dict.get(key), key)
-
-
-def _views(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    if isinstance(node, dict):
-        if isinstance(node.get('source'), dict) and 'kind' in node['source']:
-            unlabelled = 'type' in node and type_name(node) in _UNLABELLED
-            yield path, node, not unlabelled and not path.startswith('calibration')
-        items = list(node.items())
-    else:
-        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
-    for key, child in items:
-        yield from _views(child, f'{path}.{key}')
+    for path, node, labelled in find_views(cfg._cfg_dict, keys):
+        yield path, node, labelled and not path.startswith('calibration')
 
 
 def class_counts(cfg: Config) -> dict[str, int]:

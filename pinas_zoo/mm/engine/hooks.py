@@ -6,8 +6,7 @@ On a GPU the outputs of a step are read one step late, by which time they are th
 import json
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,11 @@ class NonFiniteGuardHook(Hook):
     The iteration, the model's paths and the batch's files are logged, written to `non_finite.json` in the work_dir, and
     raised. With float16 and a loss scaler an overflow is no fault: the scaler leaves that step out and halves its
     scale; the statistics that the overflow reached start anew. Too many in a row stop the run too.
-
-    Args:
-        overflows: Steps in a row that a loss scaler may leave out.
     """
 
     priority = 'HIGH'
-
-    def __init__(self, overflows: int = 16) -> None:
-        self.overflows = overflows
-        self._in_a_row = 0
+    overflows = 16  # steps in a row that a loss scaler may leave out
+    _in_a_row = 0
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -181,18 +175,11 @@ def _copy(outputs: dict[str, Any], facts: StepFacts) -> _Copy:
 class LateInfoHook(RuntimeInfoHook):
     """mmengine's hook of that name, whose outputs go through `NonFiniteGuardHook` into the message hub late.
 
-    They are read at once at the logger's interval, before a validation or a save, and at the end: what is logged or
-    saved has passed the guard.
-
-    Args:
-        lag: Steps that an output may wait; None is 1 on a GPU and 0 on a CPU, where nothing waits.
+    An output on a GPU waits one step. All are read at once at the logger's interval, before a validation or a save, and
+    at the end: what is logged or saved has passed the guard.
     """
 
-    def __init__(self, lag: int | None = None) -> None:
-        if lag is not None and lag < 0:
-            raise ValueError(f'LateInfoHook got lag={lag}, allowed: at least 0, or None')
-        self.lag = lag
-        self._waiting: deque[_Copy] = deque()
+    _waiting: Sequence[_Copy] = ()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -205,11 +192,12 @@ class LateInfoHook(RuntimeInfoHook):
         if outputs:
             step = getattr(unwrap(runner.model), 'last_step', None)
             facts = StepFacts(runner.iter + 1, step, batch_names(data_batch))
-            self._waiting.append(_copy(outputs, facts))
+            self._waiting = [*self._waiting, _copy(outputs, facts)]
         if self._logged_now(runner, batch_idx):
             self.flush(runner)
             return
-        while len(self._waiting) > self._lag():
+        waits = int(self._waiting[-1].arrived is not None) if self._waiting else 0
+        while len(self._waiting) > waits:
             self._read(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -221,11 +209,6 @@ class LateInfoHook(RuntimeInfoHook):
         while self._waiting:
             self._read(runner)
 
-    def _lag(self) -> int:
-        if self.lag is not None:
-            return self.lag
-        return int(self._waiting[-1].arrived is not None) if self._waiting else 0
-
     def _logged_now(self, runner: Runner, batch_idx: int) -> bool:
         """Whether a logger may read the hub after this iteration."""
         if self.is_last_train_iter(runner) or self.end_of_epoch(runner.train_dataloader, batch_idx):
@@ -233,7 +216,7 @@ class LateInfoHook(RuntimeInfoHook):
         return any(self.every_n_train_iters(runner, hook.interval) for hook in _hooks(runner, LoggerHook))
 
     def _read(self, runner: Runner) -> None:
-        copy = self._waiting.popleft()
+        copy, *self._waiting = self._waiting
         outputs = copy.read()
         for guard in _hooks(runner, NonFiniteGuardHook):
             guard.check(runner, outputs, copy.facts)

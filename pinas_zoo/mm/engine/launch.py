@@ -1,14 +1,12 @@
 """From a config file to its training: options, this process, the seed, the Runner.
 
-A config that names `ExactIterLoop` runs as it is written. `rewrite` serves the others: configs that inherit from
-mmdetection or mmsegmentation. A checkpoint is never loaded in a way that can run code.
+A config that names `ExactIterLoop` runs as it is written; its sources look at themselves before anything is built.
+`rewrite` and `preflight.check` serve the others: configs that inherit from mmdetection or mmsegmentation. A checkpoint
+is never loaded in a way that can run code.
 """
 
-import atexit
-import multiprocessing as mp
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +15,23 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import init_dist, is_distributed
+from mmengine.dist import all_gather_object
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
-from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.data.sources import find_views, open_source, opened_once
+from pinas_zoo.mm.engine import machine, rewrite
+from pinas_zoo.mm.engine.batches import finish_on_device
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
-from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.mm.preflight.check import find_problems, head_classes
+from pinas_zoo.mm.preflight.findings import Findings
+from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.weights.load import PLAIN_GLOBALS
-from pinas_zoo.weights.loading import last_checkpoint
 
 __all__ = [
     'DEFAULT_SEED',
@@ -39,8 +41,8 @@ __all__ = [
     'Options',
     'bad_input_in_log',
     'build_runner',
+    'check_data',
     'choose_seed',
-    'find_checkpoint',
     'load_config',
     'prepare_training',
     'set_up',
@@ -155,12 +157,6 @@ def _own_cores(launcher: str) -> int:
     return max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
 
 
-def _leave() -> None:
-    """Ends the process group of a run that ended well: NCCL warns of one that is left to the exit."""
-    if torch.distributed.is_initialized() and not hasattr(sys, 'last_value'):
-        torch.distributed.destroy_process_group()
-
-
 def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
 
@@ -183,53 +179,68 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     if cfg.get('default_scope') is None:
         cfg.default_scope = 'pinas_zoo'
     init_default_scope(cfg.default_scope)
-    if distributed and on_cpu:
-        if not torch.distributed.is_initialized():
-            # mmengine's own set-up calls torch.cuda and fails here.
-            torch.distributed.init_process_group('gloo')
-        rewrite.wrap_for_cpu(cfg)
-    elif distributed and not is_distributed():
-        # A Runner would do it, but the search has none, and would change the start method that this sets.
-        env = cfg.get('env_cfg') or {}
-        if (method := (env.get('mp_cfg') or {}).get('mp_start_method')) and not mp.get_start_method(allow_none=True):
-            mp.set_start_method(method)
-        init_dist(cfg.launcher, **env.get('dist_cfg', {}))
-        atexit.register(_leave)
+    if distributed:
+        machine.join_processes(cfg, on_cpu)
     if cfg.default_scope in FOREIGN_SCOPES:
-        rewrite.fit_machine(cfg, on_cpu, notes)
+        machine.fit_machine(cfg, on_cpu, notes)
     elif on_cpu and cfg.get('sync_bn'):
-        rewrite.replace_sync_bn(cfg, notes)
+        machine.replace_sync_bn(cfg, notes)
     if not on_cpu:
-        rewrite.finish_on_device(cfg, notes)
+        finish_on_device(cfg, notes)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
     return world_size
 
 
-# ---- training -------------------------------------------------------------------------------
+# ---- its data -------------------------------------------------------------------------------
 
 
-def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
-    """The checkpoint to continue from.
+def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: str | None = None) -> None:
+    """The first look at the data of a run: what is not there, does not decode or does not fit.
+
+    One process per machine looks; all of them stop together. Where labels are read, one class list goes into all
+    sources before, in every process. ``preflight=False`` in the config leaves the look out.
 
     Args:
-        work_dir: Of the run.
-        resume: 'auto' or a file.
-
-    Returns:
-        Its path; None for 'auto' where nothing was saved yet.
+        cfg: With its default scope set.
+        parts: Of the config, which the run reads; of mmdet's and mmseg's configs 'train', 'val', 'test'.
+        notes: Receives what is legal and yet surprising.
+        checkpoint: The one that is continued, tested or searched; its class list is the run's.
 
     Raises:
-        FileNotFoundError: When the named file, or the one that last_checkpoint names, is missing.
+        BadInputError: One line per problem.
     """
-    if resume != 'auto':
-        if not Path(resume).is_file():
-            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
-        return str(resume)
-    try:
-        saved = last_checkpoint(work_dir)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; --resume may name another') from None
-    return None if saved is None else str(saved)
+    own = cfg.get('default_scope') not in FOREIGN_SCOPES
+    labelled = own and any(labelled for *_, labelled in find_views(cfg._cfg_dict))
+    if labelled:
+        pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
+    if not cfg.get('preflight', True):
+        notes.append('preflight=False: the data were not checked')
+        return
+    found = Findings()
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        if own:
+            _look_at_sources(cfg, parts, found)
+        else:
+            found = find_problems(cfg, parts)
+        if labelled:
+            check_views(cfg, parts, found)
+    gathered = all_gather_object(found)
+    errors = list(dict.fromkeys(line for one in gathered for line in one.errors))
+    notes += dict.fromkeys(f'preflight: {line}' for one in gathered for line in one.warnings)
+    if errors:
+        head = [f'{len(errors)} problems with the data:'] if len(errors) > 1 else []
+        raise BadInputError('\n'.join([*head, *errors]))
+
+
+def _look_at_sources(cfg: Config, parts: Sequence[str], found: Findings) -> None:
+    for path, view, _ in find_views(cfg._cfg_dict, parts):
+        try:
+            found.warnings += [f'{path}: {line}' for line in open_source(view['source']).look()]
+        except (OSError, ValueError) as error:
+            found.errors.append(f'{path}: {error}')
+
+
+# ---- training -------------------------------------------------------------------------------
 
 
 def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
@@ -273,10 +284,8 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
     foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
-    if not foreign:
-        pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
-        splits = (*splits, 'custom_hooks')
-    check_data(cfg, splits, notes)
+    parts = tuple(f'{split}_dataloader' for split in splits)
+    check_data(cfg, splits if foreign else (*parts, 'custom_hooks'), notes, checkpoint)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -284,7 +293,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if checkpoint is not None:
         cfg.load_from = checkpoint
     if options.amp:
-        rewrite.use_amp(cfg)
+        machine.use_amp(cfg)
     if cfg.train_cfg.get('type') != 'pinas_zoo.ExactIterLoop':
         rewrite.make_exact(cfg, seed, notes)
     elif cfg.randomness.get(
@@ -298,6 +307,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     return cfg
 
 
+@opened_once()
 def train(path: str | Path, options: Options) -> Runner:
     """Train a config to its end.
 

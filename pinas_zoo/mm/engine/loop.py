@@ -244,8 +244,13 @@ class ExactIterLoop(IterBasedTrainLoop):
         if (max_iters is None) == (max_epochs is None):
             raise ValueError(f'ExactIterLoop wants either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
         batches = self.dataloader.batch_sampler
-        if not len(self.dataloader) and isinstance(getattr(batches, 'sampler', None), StatelessSampler):
+        stateless = isinstance(getattr(batches, 'sampler', None), StatelessSampler)
+        if stateless and len(batches.sampler) < batches.batch_size:
             batches.drop_last = False  # the sampler has no end: batches are full, and an epoch is one of them
+            runner.logger.warning(
+                f'{len(self.dataloader.dataset)} images are fewer than a batch of {batches.batch_size} on '
+                f'{get_world_size()} process(es): they repeat within it, and an epoch is one batch'
+            )
         unit = 1
         if max_epochs is not None:
             unit = epoch_length = max(1, len(self.dataloader))

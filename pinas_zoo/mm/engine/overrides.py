@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.registry import type_name
 
 __all__ = ['override', 'top_level_keys']
 
@@ -314,5 +315,5 @@ def _dropped(before: Config, cfg: Config, options: dict[str, Any]) -> Iterator[s
         node: Any = final._cfg_dict
         for name in key.split('.'):
             node = _child(node, name)
-        if node != value and not (key.endswith('.type') or rewrite.type_name(node if isinstance(node, dict) else {})):
+        if node != value and not (key.endswith('.type') or type_name(node if isinstance(node, dict) else {})):
             yield f'--cfg-options {key}={value}: training sets it to {"nothing" if node is None else node} itself'

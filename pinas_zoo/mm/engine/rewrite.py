@@ -1,145 +1,22 @@
 """Rewrites of configs that inherit from mmdetection or mmsegmentation, before their Runner is built.
 
 What the user set is kept: samplers keep their order and batch samplers, hooks their intervals; only the parts that
-cannot resume exactly, or cannot run on this machine, are exchanged, and every change is a line of `notes`, for the log
-of the run. A config that names `ExactIterLoop`, as all of this project do, is none of `make_exact`'s business.
+cannot resume exactly are exchanged, and every change is a line of `notes`, for the log of the run. A config that names
+`ExactIterLoop`, as all of this project do, is never rewritten.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-_SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_AMP = 'pinas_zoo.AmpOptimWrapper'
+from pinas_zoo.registry import type_name
+
+__all__ = ['make_exact', 'name_bad_input']
+
 #: What `make_exact` may change.
 _EXACT = ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'log_processor', 'custom_hooks')
-
-
-def type_name(cfg: dict[str, Any]) -> str:
-    """The class name of a config's `type`, without scope; '' where there is none."""
-    kind = cfg.get('type', '')
-    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
-
-
-def _dicts(node: Any) -> Iterator[dict[str, Any]]:
-    """All dicts inside a config value, outermost first."""
-    if isinstance(node, dict):
-        yield node
-        children: Iterable[Any] = list(node.values())
-    else:
-        children = node if isinstance(node, (list, tuple)) else ()
-    for child in children:
-        yield from _dicts(child)
-
-
-# ---- machine --------------------------------------------------------------------------------
-
-
-def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
-    """SyncBN becomes BN everywhere: it raises on CPU tensors."""
-    norms = [node for node in _dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
-    for node in norms:
-        node['type'] = 'BN'
-    if cfg.get('sync_bn'):
-        cfg.sync_bn = None
-    if norms:
-        notes.append(f'CPU: {len(norms)} SyncBN of the config became BN (statistics per process)')
-
-
-def wrap_for_cpu(cfg: Config) -> None:
-    """Let DistributedDataParallel run on CPU tensors (gloo), keeping what the config sets."""
-    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
-    wrapper.setdefault('type', 'MMDistributedDataParallel')
-    wrapper.setdefault('broadcast_buffers', False)
-    wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
-    wrapper['device_ids'] = None
-    cfg.model_wrapper_cfg = wrapper
-
-
-def use_amp(cfg: Config) -> None:
-    """Mixed precision in every optimiser wrapper of a config, by option.
-
-    mmdet's and mmseg's models stay at float16 on a GPU: compiled operators of mmcv have no bfloat16 form.
-
-    Raises:
-        ValueError: When the config uses a wrapper for which there is no mixed form.
-    """
-    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
-    for node in _wrappers(cfg):
-        kind = type_name(node) or 'OptimWrapper'
-        if kind not in allowed:
-            raise ValueError(f'--amp got the optimiser wrapper {kind}, allowed are {allowed}')
-        if kind == 'OptimWrapper':
-            node['type'] = _AMP
-            node.setdefault('loss_scale', 'dynamic')
-            if cfg.get('default_scope') in ('mmdet', 'mmseg'):
-                node.setdefault('dtype', 'float16')
-
-
-def _wrappers(cfg: Config) -> Iterator[dict[str, Any]]:
-    """The configs of optimiser wrappers, one or several."""
-    return (node for node in _dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
-
-
-def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:
-    """What a config of mmdet or mmseg needs to run on this machine.
-
-    Args:
-        cfg: Any config of theirs.
-        on_cpu: SyncBN becomes BN there, and mixed precision autocast to bfloat16.
-        notes: Receives what was rewritten.
-    """
-    if on_cpu:
-        replace_sync_bn(cfg, notes)
-        for node in _wrappers(cfg):
-            if type_name(node) == 'AmpOptimWrapper':
-                node['type'] = _AMP
-    fit_workers(cfg)
-    fill_runtime(cfg)
-
-
-def fit_workers(cfg: Config) -> None:
-    """Options of workers go where a loader has none: torch refuses them there."""
-    for name in _LOADERS:
-        loader = cfg.get(name)
-        if loader is not None and not loader.get('num_workers', 0):
-            loader['num_workers'] = 0
-            for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
-                loader.pop(key, None)
-
-
-def finish_on_device(cfg: Config, notes: list[str]) -> None:
-    """Where there is a card, workers leave uint8 images and pinned memory, and the rest is done there.
-
-    What the config sets stays: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
-    """
-    preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
-    if preprocessor not in ('', 'BatchPreprocessor'):
-        return
-    found = False
-    for loader in filter(None, map(cfg.get, _LOADERS)):
-        dataset = loader['dataset']
-        while 'dataset' in dataset:
-            dataset = dataset['dataset']
-        if type_name(dataset) in ('FourViews', 'BatchedViews', 'SupervisedView', 'HalvedView'):
-            dataset.setdefault('finish', False)
-            loader.setdefault('pin_memory', True)
-            found = True
-    if found:
-        notes.append('GPU: workers leave uint8 images; colours, blur and normalisation are done on the device')
-
-
-def fill_runtime(cfg: Config) -> None:
-    """JSON lines and, where it is installed, TensorBoard, unless the config has a visualizer."""
-    if cfg.get('visualizer') is None:
-        names = ['LocalVisBackend']
-        if find_spec('tensorboard'):
-            names.append('TensorboardVisBackend')
-        cfg.visualizer = {'type': 'Visualizer', 'vis_backends': [{'type': n} for n in names]}
 
 
 def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) -> None:
@@ -160,9 +37,6 @@ def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) 
             node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
         node['num_classes'] = num_classes
         cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
-
-
-# ---- exact training -------------------------------------------------------------------------
 
 
 def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:

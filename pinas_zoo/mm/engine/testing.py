@@ -9,12 +9,21 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
+from pinas_zoo.data.sources import opened_once
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
-from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
-from pinas_zoo.mm.engine.launch import FOREIGN_SCOPES, Options, bad_input_in_log, build_runner, load_config, set_up
-from pinas_zoo.mm.preflight.check import check_data, head_classes
+from pinas_zoo.mm.engine.launch import (
+    FOREIGN_SCOPES,
+    Options,
+    bad_input_in_log,
+    build_runner,
+    check_data,
+    load_config,
+    set_up,
+)
+from pinas_zoo.mm.preflight.check import head_classes
+from pinas_zoo.registry import type_name
 
 __all__ = ['test']
 
@@ -45,7 +54,7 @@ def _use_show_dir(cfg: Config, folder: str) -> None:
     if hook is None:
         raise ValueError('--show-dir needs default_hooks.visualization in the config')
     hook['draw'] = True
-    if rewrite.type_name(hook) == 'DetVisualizationHook':
+    if type_name(hook) == 'DetVisualizationHook':
         hook['test_out_dir'] = folder
     else:
         cfg.visualizer['save_dir'] = folder
@@ -58,12 +67,13 @@ def _use_out(cfg: Config, out: str) -> None:
         evaluator = cfg.test_evaluator
         metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         cfg.test_evaluator = [*metrics, {'type': kind, 'out_file_path': out}]
-    elif rewrite.type_name(cfg.test_evaluator) in ('IoUMetric', 'CityscapesMetric'):
+    elif type_name(cfg.test_evaluator) in ('IoUMetric', 'CityscapesMetric'):
         cfg.test_evaluator.update(output_dir=out, keep_results=True)
     else:
         raise ValueError(f'--out got {out}, allowed are FILE.pkl, or a folder with an mmseg metric')
 
 
+@opened_once()
 def test(
     path: str | Path,
     checkpoint: str,
@@ -94,9 +104,7 @@ def test(
         fill_from_data(cfg, ('test',), class_names(checkpoint))
     set_up(cfg, options.launcher, notes)
     foreign = cfg.default_scope in FOREIGN_SCOPES
-    if not foreign:
-        pin_classes(cfg, class_names(checkpoint))
-    check_data(cfg, ('test',), notes)
+    check_data(cfg, ('test' if foreign else 'test_dataloader',), notes, checkpoint)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.seed is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=options.seed)

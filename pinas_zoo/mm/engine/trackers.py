@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from pinas_zoo.mm.engine.rewrite import fill_runtime, type_name
+from pinas_zoo.mm.engine.machine import fill_runtime
+from pinas_zoo.registry import type_name
 
 __all__ = ['use_wandb']
 

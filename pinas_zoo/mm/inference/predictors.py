@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
+from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.engine.overrides import override
-from pinas_zoo.mm.engine.rewrite import replace_sync_bn, type_name
 from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
 from pinas_zoo.weights.load import load_weights, read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file

@@ -5,57 +5,27 @@ few images and label maps a loader are decoded. What a sample shows later is nam
 `preflight=False` in the config, or as an option, leaves the check out. What counts as wrong: docs/own_data.md.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import all_gather_object
 
 from pinas_zoo.data.trees import Listing
-from pinas_zoo.mm.preflight.bad_input import BadInputError
 from pinas_zoo.mm.preflight.coco import check_coco, check_evaluator
 from pinas_zoo.mm.preflight.findings import Findings
 from pinas_zoo.mm.preflight.maps import check_crop, check_maps
-from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.registry import DATASETS
 
-_LOADERS = {split: f'{split}_dataloader' for split in ('train', 'val', 'test')}
 _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 
 
-def check_data(cfg: Config, splits: Sequence[str], notes: list[str]) -> None:
-    """Check the data of a run.
-
-    One process a machine looks; all of them stop together.
+def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
+    """All that is wrong with the data of some loaders of mmdet's and mmseg's, in this process.
 
     Args:
         cfg: With its default scope set.
-        splits: Of 'train', 'val', 'test': the loaders that the run uses; of a search its parts.
-        notes: Receives what is legal and yet surprising.
-
-    Raises:
-        BadInputError: One line per problem.
+        splits: Of 'train', 'val', 'test': the loaders that the run uses.
     """
-    if not cfg.get('preflight', True):
-        notes.append('preflight=False: the data were not checked')
-        return
-    findings = Findings()
-    if os.environ.get('LOCAL_RANK', '0') == '0':
-        if cfg.get('default_scope') in ('mmdet', 'mmseg'):
-            findings = find_problems(cfg, splits)
-        else:
-            check_views(cfg, tuple(_LOADERS.get(split, split) for split in splits), findings)
-    gathered = all_gather_object(findings)
-    errors = list(dict.fromkeys(line for found in gathered for line in found.errors))
-    notes += dict.fromkeys(f'preflight: {line}' for found in gathered for line in found.warnings)
-    if errors:
-        head = [f'{len(errors)} problems with the data:'] if len(errors) > 1 else []
-        raise BadInputError('\n'.join([*head, *errors]))
-
-
-def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
-    """All that is wrong with the data of some loaders, in this process."""
     findings, listing = Findings(), Listing()
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 
+from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import BadInputError, read_image
-from pinas_zoo.mm.preflight.findings import Findings, lacks, spaced, warn_of_orientation
+from pinas_zoo.mm.preflight.findings import Findings, lacks, warn_of_orientation
 
 _ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
 _IMAGE_KEYS = ('id', 'file_name', 'height', 'width')

@@ -10,8 +10,6 @@ from PIL import Image
 from pinas_zoo.data.images import orientation
 from pinas_zoo.data.trees import shorten
 
-#: Images and label maps of a loader that are decoded before a run, evenly spaced.
-SAMPLES = 8
 _TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
 
 
@@ -65,9 +63,3 @@ def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
             f'{path}: EXIF orientation {turn}: mmcv turns the picture upright and leaves {what} as they are, which fit '
             'only if they were drawn on the upright picture'
         )
-
-
-def spaced(count: int) -> list[int]:
-    """Evenly spaced indices below a count, at most `SAMPLES`."""
-    taken = min(SAMPLES, count)
-    return [number * count // taken for number in range(taken)]

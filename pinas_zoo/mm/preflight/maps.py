@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 
+from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL, BadInputError, label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import Findings, lacks, spaced, warn_of_orientation
+from pinas_zoo.mm.preflight.findings import Findings, lacks, warn_of_orientation
 
 
 def check_maps(dataset: Any, classes: int | None, listing: Listing, findings: Findings) -> None:

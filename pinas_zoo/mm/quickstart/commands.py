@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.mm.engine.launch import find_checkpoint
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.quickstart.console import Display
 from pinas_zoo.mm.quickstart.process import ToolProcess, log_end
 

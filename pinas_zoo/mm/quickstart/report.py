@@ -17,7 +17,7 @@ from mmengine.config import Config
 
 from pinas_zoo.data.small_sets import DataSetInfo, resolve_fashion_mnist
 from pinas_zoo.files import write_text
-from pinas_zoo.mm.engine.rewrite import replace_sync_bn
+from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.inference.pictures import draw_instances, draw_segments, predict, sheet
 from pinas_zoo.mm.quickstart.commands import (
     DETECTION,

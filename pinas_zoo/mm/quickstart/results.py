@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pinas_zoo.files import write_text
-from pinas_zoo.mm.engine.launch import find_checkpoint
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.report.figures import Points, read_scalars
 from pinas_zoo.report.page import Table

@@ -14,8 +14,8 @@ from mmengine.config import Config
 
 from pinas_zoo.data import open_source
 from pinas_zoo.files import file_sha256
-from pinas_zoo.mm.engine.launch import find_checkpoint
-from pinas_zoo.mm.engine.rewrite import type_name
+from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
+from pinas_zoo.registry import type_name
 from pinas_zoo.search.log import SearchLog
 from pinas_zoo.weights.load import Checkpoint, read_checkpoint
 

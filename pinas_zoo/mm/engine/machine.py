@@ -1,0 +1,138 @@
+"""What a config needs to run on this machine, before its Runner is built: a CPU, one or several processes, options.
+
+Every change is a line of `notes`, for the log of the run.
+"""
+
+import atexit
+import multiprocessing as mp
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import init_dist, is_distributed
+
+from pinas_zoo.registry import type_name
+
+__all__ = ['fill_runtime', 'fit_machine', 'fit_workers', 'join_processes', 'replace_sync_bn', 'use_amp']
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
+_AMP = 'pinas_zoo.AmpOptimWrapper'
+
+
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
+    """All dicts inside a config value, outermost first."""
+    if isinstance(node, dict):
+        yield node
+        children: Iterable[Any] = list(node.values())
+    else:
+        children = node if isinstance(node, (list, tuple)) else ()
+    for child in children:
+        yield from _dicts(child)
+
+
+def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
+    """SyncBN becomes BN everywhere: it raises on CPU tensors."""
+    norms = [node for node in _dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
+    for node in norms:
+        node['type'] = 'BN'
+    if cfg.get('sync_bn'):
+        cfg.sync_bn = None
+    if norms:
+        notes.append(f'CPU: {len(norms)} SyncBN of the config became BN (statistics per process)')
+
+
+def _leave() -> None:
+    """Ends the process group of a run that ended well: NCCL warns of one that is left to the exit."""
+    if torch.distributed.is_initialized() and not hasattr(sys, 'last_value'):
+        torch.distributed.destroy_process_group()
+
+
+def join_processes(cfg: Config, on_cpu: bool) -> None:
+    """Start the process group of a run of several processes: gloo on a CPU, else what the config says."""
+    if on_cpu:
+        if not torch.distributed.is_initialized():
+            # mmengine's own set-up calls torch.cuda and fails here.
+            torch.distributed.init_process_group('gloo')
+        wrap_for_cpu(cfg)
+    elif not is_distributed():
+        # A Runner would do it, but the search has none, and would change the start method that this sets.
+        env = cfg.get('env_cfg') or {}
+        if (method := (env.get('mp_cfg') or {}).get('mp_start_method')) and not mp.get_start_method(allow_none=True):
+            mp.set_start_method(method)
+        init_dist(cfg.launcher, **env.get('dist_cfg', {}))
+        atexit.register(_leave)
+
+
+def wrap_for_cpu(cfg: Config) -> None:
+    """Let DistributedDataParallel run on CPU tensors (gloo), keeping what the config sets."""
+    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    wrapper.setdefault('type', 'MMDistributedDataParallel')
+    wrapper.setdefault('broadcast_buffers', False)
+    wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
+    wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+
+
+def use_amp(cfg: Config) -> None:
+    """Mixed precision in every optimiser wrapper of a config, by option.
+
+    mmdet's and mmseg's models stay at float16 on a GPU: compiled operators of mmcv have no bfloat16 form.
+
+    Raises:
+        ValueError: When the config uses a wrapper for which there is no mixed form.
+    """
+    allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
+    for node in _wrappers(cfg):
+        kind = type_name(node) or 'OptimWrapper'
+        if kind not in allowed:
+            raise ValueError(f'--amp got the optimiser wrapper {kind}, allowed are {allowed}')
+        if kind == 'OptimWrapper':
+            node['type'] = _AMP
+            node.setdefault('loss_scale', 'dynamic')
+            if cfg.get('default_scope') in ('mmdet', 'mmseg'):
+                node.setdefault('dtype', 'float16')
+
+
+def _wrappers(cfg: Config) -> Iterator[dict[str, Any]]:
+    """The configs of optimiser wrappers, one or several."""
+    return (node for node in _dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
+
+
+def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:
+    """What a config of mmdet or mmseg needs to run on this machine.
+
+    Args:
+        cfg: Any config of theirs.
+        on_cpu: SyncBN becomes BN there, and mixed precision autocast to bfloat16.
+        notes: Receives what was rewritten.
+    """
+    if on_cpu:
+        replace_sync_bn(cfg, notes)
+        for node in _wrappers(cfg):
+            if type_name(node) == 'AmpOptimWrapper':
+                node['type'] = _AMP
+    fit_workers(cfg)
+    fill_runtime(cfg)
+
+
+def fit_workers(cfg: Config) -> None:
+    """Options of workers go where a loader has none: torch refuses them there."""
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if loader is not None and not loader.get('num_workers', 0):
+            loader['num_workers'] = 0
+            for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
+                loader.pop(key, None)
+
+
+def fill_runtime(cfg: Config) -> None:
+    """JSON lines and, where it is installed, TensorBoard, unless the config has a visualizer."""
+    if cfg.get('visualizer') is None:
+        names = ['LocalVisBackend']
+        if find_spec('tensorboard'):
+            names.append('TensorboardVisBackend')
+        cfg.visualizer = {'type': 'Visualizer', 'vis_backends': [{'type': n} for n in names]}
