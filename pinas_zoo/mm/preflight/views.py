@@ -77,7 +77,7 @@ def _check_classes(path: str, source: Source, findings: Findings) -> None:
             findings.warnings.append(f'{path}: {text} of class {few_names(named)}')
 
 
-def _check_topk(cfg: Config, keys: tuple[str, ...], counts: dict[str, int], findings: Findings) -> None:
+def _check_topk(cfg: Config, keys: Sequence[str], counts: dict[str, int], findings: Findings) -> None:
     for key in keys:
         name = key.replace('dataloader', 'evaluator')
         evaluator = cfg.get(name) if name != key else None
