@@ -188,14 +188,14 @@ class TestCurves:
         with pytest.raises(ValueError, match='is not a log: neither'):
             read_run(tmp_path)
         (tmp_path / 'scalars.json').write_text('')
-        with pytest.raises(ValueError, match='no number stands in'):
+        with pytest.raises(ValueError, match='there is no number in'):
             read_run(tmp_path)
 
     def test_keys(self, tmp_path):
         run = read_run(write_log(tmp_path / 'a'))
         assert choose_keys([run]) == ['coco/bbox_mAP', 'loss', 'loss_mask']
         assert choose_keys([run], ['loss*', 'time', 'loss']) == ['loss', 'loss_mask', 'time']
-        with pytest.raises(ValueError, match=r"no key fits 'acc'; there are: coco/bbox_mAP, loss, loss_mask, lr, time"):
+        with pytest.raises(ValueError, match=r"no key matches 'acc'; there are: coco/bbox_mAP, loss, loss_mask, lr"):
             choose_keys([run], ['acc'])
 
     def test_a_panel_a_key_and_a_line_a_run(self, tmp_path):
@@ -222,7 +222,7 @@ class TestCurves:
     def test_arguments_are_checked(self):
         run = Run('a', {'loss': [(1.0, 1.0)]})
         for runs, keys, smooth in (([], ['loss'], 1), ([run], [], 1), ([run], ['loss'], 0), ([run, run], ['loss'], 1)):
-            with pytest.raises(ValueError, match='curves need runs of different names'):
+            with pytest.raises(ValueError, match='curves need keys, runs of different names'):
                 draw_curves(runs, keys, smooth)
 
     @pytest.mark.mm

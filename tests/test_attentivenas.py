@@ -228,7 +228,7 @@ def test_choice_by_predictor(tmp_path: Path) -> None:
         assert predicted[best] == max(predicted[arch] for arch in archs)
         assert predicted[worst] == min(predicted[arch] for arch in archs)
     assert methods[0].units(0) == 4
-    with pytest.raises(ValueError, match='one score per arch and at least one are needed, got 64 and 1'):
+    with pytest.raises(ValueError, match='one score per arch is needed, and at least one, got 64 archs and 1 scores'):
         AccuracyPredictor(SMALL, ARCHS, [1.0])
 
 
@@ -279,7 +279,7 @@ def test_one_bin_is_uniform() -> None:
 
 
 def test_bins_need_costs_that_differ() -> None:
-    with pytest.raises(ValueError, match='there is 1 bin; got bins=4'):
+    with pytest.raises(ValueError, match='bins must be 1, got 4'):
         CostBins(SMALL, [[1.0] * 4] * 3, bins=4)
     with pytest.raises(ValueError, match='must be at least 1, got 0'):
         CostBins(SMALL, COSTS, bins=0)

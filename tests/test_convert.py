@@ -136,7 +136,7 @@ class TestRefusal:
     def test_absent_counters(self, tmp_path, capsys):
         state = {k: v for k, v in nano_classifier().items() if not k.endswith('num_batches_tracked')}
         assert main([str(save(tmp_path / 'a.pth', state)), str(tmp_path / 'x.safetensors')]) == 0
-        assert 'num_batches_tracked are absent' in capsys.readouterr().out
+        assert 'num_batches_tracked are missing' in capsys.readouterr().out
         assert len(read_weights(tmp_path / 'x.safetensors')[0]) == len(nano_classifier())
 
     def test_foreign_and_torn_files(self, tmp_path, capsys):
@@ -144,7 +144,7 @@ class TestRefusal:
         incomplete = tmp_path / 'incomplete.pth'
         incomplete.write_bytes(save(tmp_path / 'a.pth', nano_classifier()).read_bytes()[:5000])
         for path, says in (
-            (foreign, 'none of the released'),
+            (foreign, 'not a known released'),
             (incomplete, 'was refused'),
             (tmp_path / 'no', 'no weight'),
         ):

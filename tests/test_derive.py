@@ -118,10 +118,10 @@ def test_timm_takes_arch_and_space_from_the_file(supernet: SuperNet, tmp_path: P
 def test_another_architecture_prints_both(supernet: SuperNet, tmp_path: Path) -> None:
     path = tmp_path / 'backbone.safetensors'
     save_backbone(path, derive(supernet, ARCH))
-    with pytest.raises(ValueError, match='holds architecture 1-02, the network is 1-12'):
+    with pytest.raises(ValueError, match='has architecture 1-02, but the network has 1-12'):
         timm.create_model('pinas', arch='1-12', checkpoint=str(path))
     wider = SearchSpace.from_dict(SPACE.to_dict() | {'name': 'wider', 'planes': (16, 64)})
-    with pytest.raises(ValueError, match="of another space: .*name='derived'.* network of .*name='wider'"):
+    with pytest.raises(ValueError, match="is of space .*name='derived'.* network is of space .*name='wider'"):
         timm.create_model('pinas', arch=ARCH, space=wider, checkpoint=str(path))
     with pytest.raises(ValueError, match="'9-99' is not an architecture of space 'derived'"):
         derive(supernet, '9-99')

@@ -216,7 +216,7 @@ class TestCache:
         rows(row(sources=[{'package': 'thing.bin'}]))
         assert fetch('thing') == tmp_path / 'thing.bin' and not home.exists()
         (tmp_path / 'thing.bin').write_bytes(b'x')
-        with pytest.raises(DownloadError, match='comes with the package, is damaged'):
+        with pytest.raises(DownloadError, match='is part of the package, is damaged'):
             fetch('thing')
 
 
@@ -268,7 +268,7 @@ class TestDrive:
         with pytest.raises(DownloadError, match=r"pip install 'pinas-zoo\[download\]'"):
             fetch('thing', QUICK)
         self.fake(monkeypatch, names=('b',))
-        with pytest.raises(DownloadError, match="lists no thing.bin, but \\['b'\\]"):
+        with pytest.raises(DownloadError, match="does not list thing.bin, only \\['b'\\]"):
             fetch('thing', QUICK)
         self.fake(monkeypatch, content=b'<html>')
         with pytest.raises(DownloadError, match='6 bytes, the manifest has'):
@@ -381,7 +381,7 @@ class TestReleased:
         assert grey.conv1[0].weight.shape[1] == 1 and grey.fc.out_features == 3
         with pytest.raises(ValueError, match='do not fit architecture 00-00-00-00'):
             timm.create_model('pinas_nano', arch='00-00-00-00', pretrained=True, num_classes=3)
-        with pytest.raises(ValueError, match='give one of them'):
+        with pytest.raises(ValueError, match='give only one of them'):
             timm.create_model('pinas_nano', checkpoint=released, **arguments)
 
     def test_scheme(self, released):
@@ -430,7 +430,7 @@ class TestManifest:
             Entry.from_dict(row(arch='9'))
         with pytest.raises(ValueError, match="'paper' or 'us'"):
             Entry.from_dict(row(results=[dict(dataset='d', protocol='p', reported_by='them', values={})]))
-        with pytest.raises(ValueError, match="no weights are called 'x'"):
+        with pytest.raises(ValueError, match="there are no weights 'x'"):
             find_entry('x')
 
     def test_never_random(self, home, monkeypatch):

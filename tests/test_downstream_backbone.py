@@ -134,7 +134,7 @@ def test_pretrained_backbone_reaches_the_model(
 @pytest.mark.parametrize('kind', KINDS)
 def test_misfit_stops_the_training(kind: str, scenes: Path, weights: Path, tmp_path: Path, scope: Any) -> None:
     options = {'init_cfg.type': 'Pretrained', 'init_cfg.checkpoint': weights}
-    with pytest.raises(ValueError, match='holds architecture 30-32-20-03, the network is 00-00-00-00'):
+    with pytest.raises(ValueError, match='has architecture 30-32-20-03, but the network has 00-00-00-00'):
         train_one_iteration(kind, scenes, tmp_path, arch='00-00-00-00', **options)
     state, metadata = read_weights(weights)
     state['layer3.1.conv3.weight'] = state['layer3.1.conv3.weight'][:, :-1]

@@ -106,7 +106,7 @@ class TestNetworks:
 
 
 def test_a_batch_norm_on_its_own():
-    with pytest.raises(ValueError, match='1 of 1 BN layers follow no convolution'):
+    with pytest.raises(ValueError, match='1 of 1 BN layers do not follow a convolution'):
         fold_batch_norms(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
 
 

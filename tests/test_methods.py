@@ -86,7 +86,7 @@ def test_an_object_without_the_members_is_no_method() -> None:
 
 
 def test_a_base_without_paths_says_so() -> None:
-    with pytest.raises(NotImplementedError, match='SupervisedMethod draws no paths'):
+    with pytest.raises(NotImplementedError, match='SupervisedMethod does not define its paths'):
         make(SupervisedMethod).loss(batch(), 0)
 
 

@@ -133,11 +133,11 @@ def test_gradients_reach_the_path_and_nothing_else() -> None:
 
 def test_factors_that_do_not_fit() -> None:
     net = SuperNet(SMALL)
-    with pytest.raises(ValueError, match='3 positions need as many factors or None, got 1'):
+    with pytest.raises(ValueError, match='3 positions need one entry of factors each'):
         net.path(ARCH, [None])
     with pytest.raises(ValueError, match=r'position 0 keeps \(0, 3\) and needs as many factors, got shape \(3,\)'):
         net.extract(ARCH, [torch.ones(3), None, None])
-    with pytest.raises(ValueError, match='position 1 keeps 1, its factors'):
+    with pytest.raises(ValueError, match='position 1 keeps 1 and needs'):
         net.path(ARCH, [None, torch.ones(1), None])
 
 
@@ -242,7 +242,7 @@ def test_a_file_carries_it(tmp_path: Path) -> None:
     assert again.arch == PARSED and again.space == SMALL
     with torch.no_grad():
         assert torch.equal(again(images()), net(images()))
-    with pytest.raises(ValueError, match=r'holds architecture \(03\)-1\(012\), the network is 0-12'):
+    with pytest.raises(ValueError, match=r'has architecture \(03\)-1\(012\), but the network has 0-12'):
         timm.create_model('pinas', arch='0-12', space=SMALL, checkpoint=str(path))
 
 

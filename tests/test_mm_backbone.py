@@ -170,9 +170,9 @@ def test_pretrained_with_a_prefix(weights: Path, tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     other = backbone(arch='00-00-00-00', **pretrained(weights))
-    with pytest.raises(ValueError, match='holds architecture 30-32-20-03, the network is 00-00-00-00'):
+    with pytest.raises(ValueError, match='has architecture 30-32-20-03, but the network has 00-00-00-00'):
         other.init_weights()
-    with pytest.raises(ValueError, match='of another space'):
+    with pytest.raises(ValueError, match='is of space'):
         space = dict(get_space('pinas_nano').to_dict(), name='other')
         backbone(space=space, **pretrained(weights)).init_weights()
     state, metadata = read_weights(weights)

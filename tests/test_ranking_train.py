@@ -115,7 +115,7 @@ def test_a_recipe_is_known_by_its_values() -> None:
         ({'unit': '1'}, r"no \['unit'\]"),
         ({'batch': '0'}, 'at least 1'),
         ({'batch': 'x'}, 'invalid literal'),
-        ({'units': '10', 'linear_steps': '30'}, 'leave nothing'),
+        ({'units': '10', 'linear_steps': '30'}, 'use up all'),
     ],
 )
 def test_bad_recipes(values: dict[str, str], message: str) -> None:
@@ -195,7 +195,7 @@ def test_the_loop_refuses_what_it_cannot_train() -> None:
 
 
 def test_a_budget_below_one_step() -> None:
-    with pytest.raises(ValueError, match='a step costs 4 path units, the budget has 3'):
+    with pytest.raises(ValueError, match='a step costs 4 path units, but the budget is 3'):
         optimise(method_of('fairnas'), labelled_batches(TASK, 16, 0), 3, 0.1, linear)
 
 
@@ -235,7 +235,7 @@ def test_scores_are_those_of_stand_alone_networks() -> None:
 
 def test_more_images_than_there_are() -> None:
     net = SuperNet(SPACE, in_chans=TASK.in_chans)
-    with pytest.raises(ValueError, match='65 held-out ones were asked for, the task has 256 and 64'):
+    with pytest.raises(ValueError, match='65 held-out ones were requested, the task has 256 and 64'):
         score_paths(net, torch.nn.Linear(32, 55), TASK, dataclasses.replace(RECIPE, held_out=65), ARCHS)
 
 

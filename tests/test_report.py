@@ -121,7 +121,7 @@ def test_malformed_parts_are_refused() -> None:
     with pytest.raises(ValueError, match='needs 2 cells'):
         Table(('a', 'b'), [(1, 2), (3,)])
     for data in (b'GIF89a', '<div>', '<svg><script>1</script></svg>', ''):
-        with pytest.raises(ValueError, match='a figure is SVG text'):
+        with pytest.raises(ValueError, match='a figure must be SVG text'):
             Figure('x', data)
     with pytest.raises(TypeError, match='got int'):
         write_report('unused.html', 'x', [Section('s', [3])])  # type: ignore[list-item]

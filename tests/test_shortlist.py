@@ -56,7 +56,7 @@ def test_a_random_one_may_be_among_the_best() -> None:
     header, records = searched(PINAS_PATCH, 'random', 16)
     listed = draw_shortlist(header, records, top=4, random=16)
     assert len(listed) == 16 and [one.groups for one in listed[:4]] == [('top', 'random')] * 4
-    with pytest.raises(ValueError, match='17 random architectures were asked for, the log has 16 evaluations, 16'):
+    with pytest.raises(ValueError, match='17 random architectures were requested, the log has 16 evaluations, 16'):
         draw_shortlist(header, records, 4, 17)
     with pytest.raises(ValueError, match='top must be at least 1'):
         draw_shortlist(header, records, 0, 4)
@@ -89,7 +89,7 @@ def test_what_is_said() -> None:
     tau = kendalltau([-one.estimate['loss'] for one in listed], values).statistic
     assert said['kendall_tau']['tau'] == pytest.approx(tau) and said['kendall_tau']['count'] == len(listed)
     assert json.loads(json.dumps(said))['networks'][0]['arch'] == listed[0].arch
-    with pytest.raises(ValueError, match="has no 'accuracy/top5', but .'accuracy/top1'."):
+    with pytest.raises(ValueError, match="has no metric 'accuracy/top5', only .'accuracy/top1'."):
         summarise(listed, outcomes, 'loss', 'accuracy/top5')
     alone = summarise(listed[:1], outcomes[:1], 'loss')
     assert alone['kendall_tau']['tau'] is None and alone['top']['std'] is None

@@ -99,7 +99,7 @@ def test_warm_up_moves_weights_alone() -> None:
     arch = ProximalGradient(method.param_groups()['arch'], lr=0.1, l1=1.0)
     train(method, 2, arch)
     assert (method.factors == 0.25).all() and not arch.state
-    with pytest.raises(ValueError, match="batch needs 'held_out' with its own image and label"):
+    with pytest.raises(ValueError, match="batch needs 'held_out' with its image and label"):
         method.loss(batch(), 2, 1)
 
 

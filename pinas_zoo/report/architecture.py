@@ -8,7 +8,7 @@ from html import escape
 from pinas_zoo.report.figures import Figure
 from pinas_zoo.space import Arch, SearchSpace
 
-#: Fills for candidates; all carry black text.
+#: Fill colours of the candidates; black text is readable on all of them.
 FILLS = (
     '#a9d0f5', '#ffcf9c', '#b5e3c0', '#f5b5c8', '#d9c5f2', '#f2e394', '#a8e0e0', '#e3c4a8', '#cfd6dd', '#e6e6e6',
 )  # fmt: skip
@@ -18,12 +18,12 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
     """Draws an architecture: one row per stage, one box per block, coloured by candidate.
 
     Args:
-        space: Where the architecture is from.
+        space: Space of the architecture.
         arch: The architecture.
-        caption: Line below the figure; the architecture's name where empty.
+        caption: Line below the figure; the architecture's name if empty.
 
     Raises:
-        ValueError: The architecture is not one of the space.
+        ValueError: The architecture is not in the space.
 
     Examples:
         >>> from pinas_zoo.space import PINAS

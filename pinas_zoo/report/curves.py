@@ -1,4 +1,4 @@
-"""Learning curves of several runs in one picture, one panel per key. matplotlib is imported only when it is drawn."""
+"""Learning curves of several runs in one picture, one panel per key. matplotlib is imported only for drawing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pinas_zoo.report.figures import LINES, Points, read_scalars
 
 __all__ = ['Run', 'choose_keys', 'draw_curves', 'read_run']
 
-#: What a log holds besides results, left out unless it is asked for.
+#: Entries of a log that are not results; left out unless asked for.
 MACHINE = ('base_lr', 'data_time', 'grad_norm', 'images_per_second', 'lr', 'memory', 'momentum', 'time')
 
 
@@ -36,7 +36,7 @@ def read_run(log: str | Path, name: str | None = None) -> Run:
     """Reads mmengine's scalars.
 
     Args:
-        log: A file of JSON lines, such as vis_data/scalars.json, or a work dir: its runs continue each other.
+        log: A file of JSON lines, such as vis_data/scalars.json, or a work dir, whose runs are joined.
         name: Its name; None takes that of the work dir.
 
     Raises:
@@ -50,7 +50,7 @@ def read_run(log: str | Path, name: str | None = None) -> Run:
         )
     scalars = read_scalars(*files)
     if not scalars:
-        raise ValueError(f'{log}: no number stands in {", ".join(map(str, files))}')
+        raise ValueError(f'{log}: there is no number in {", ".join(map(str, files))}')
     if name is None:
         # WORK_DIR/TIMESTAMP/vis_data/scalars.json is named as WORK_DIR is.
         inside = log.is_file() and log.parent.name == 'vis_data'
@@ -66,7 +66,7 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> l
         patterns: Names or shell patterns such as ``loss*``; None takes everything that is not a time, memory or rate.
 
     Raises:
-        ValueError: A pattern fits no key; the keys are listed.
+        ValueError: No key matches a pattern; the message lists the keys.
     """
     known = sorted({key for run in runs for key in run.scalars})
     if patterns is None:
@@ -76,7 +76,7 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> l
     for pattern in patterns:
         fitting = [key for key in known if fnmatch(key, pattern)]
         if not fitting:
-            raise ValueError(f'no key fits {pattern!r}; there are: {", ".join(known)}')
+            raise ValueError(f'no key matches {pattern!r}; there are: {", ".join(known)}')
         chosen += fitting
     return list(dict.fromkeys(chosen))
 
@@ -86,21 +86,21 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
 
     Args:
         runs: One or more runs; their names differ.
-        keys: What to draw.
-        smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
-        title: Above everything.
+        keys: Keys to draw.
+        smooth: Width of a centred mean, in points; above 1 the raw values remain visible, faint.
+        title: Title above the panels.
 
     Returns:
         A PNG.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There is nothing to draw, two runs have one name, or `smooth` is below 1.
+        ValueError: There is nothing to draw, two runs have the same name, or `smooth` is below 1.
     """
     names = [run.name for run in runs]
     if not runs or not keys or smooth < 1 or len(set(names)) < len(names):
         raise ValueError(
-            f'curves need runs of different names, keys, and smooth of at least 1; got runs {names}, '
+            f'curves need keys, runs of different names, and smooth of at least 1; got runs {names}, '
             f'keys {list(keys)}, smooth {smooth}'
         )
     try:
@@ -127,7 +127,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
         for key, axes in zip(keys, grid, strict=False):
             _panel(axes, runs, key, smooth)
             axes.set_xlim(0, 1.02 * end or 1)  # the same in all panels
-        for axes in grid:  # places of the last row that no key fills
+        for axes in grid:  # panels of the last row without a key
             axes.set_axis_off()
         legend: dict[str, dict[str, Any]] = {
             name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)
@@ -150,7 +150,7 @@ def _colour(index: int) -> str:
 
 
 def _panel(axes: Any, runs: Sequence[Run], key: str, smooth: int) -> None:
-    """One key: raw values faint below their mean; few points as dots, a single one as a level."""
+    """One key: raw values, faint, below their mean; few points as dots, a single one as a level."""
     for index, run in enumerate(runs):
         points = [(x, y) for x, y in run.scalars.get(key, ()) if isfinite(y)]
         if not points:
@@ -161,7 +161,7 @@ def _panel(axes: Any, runs: Sequence[Run], key: str, smooth: int) -> None:
             axes.plot(x, y, color=_colour(index), alpha=0.25, linewidth=1)
             half = smooth // 2
             y = [fmean(y[max(0, place - half) : place + half + 1]) for place in range(len(y))]
-        # Runs beyond the colours are told apart by their dashes.
+        # If there are more runs than colours, dashes distinguish them.
         dashes = ('-', '--', ':', '-.')[index // len(LINES) % 4]
         axes.plot(x, y, dashes, color=_colour(index), linewidth=1.8, marker='o' if few else None, markersize=4.5)
     axes.set_title(key, loc='left')

@@ -1,4 +1,4 @@
-"""Figures of a run: curves, search trace, Pareto picture. matplotlib is imported only when a figure asks for it.
+"""Figures of a run: curves, search trace, Pareto picture. matplotlib is imported only when a figure needs it.
 
 Drawings are inline SVG with text in `currentColor`, so that they follow the page's light or dark setting.
 """
@@ -19,9 +19,9 @@ from pinas_zoo.search.log import SearchRecord, pareto_front
 
 Points = Sequence[tuple[float, float]]
 Kind = Literal['svg', 'png']
-#: Line colours that stand out on white and on near-black.
+#: Line colours that are visible on white and on near-black.
 LINES = ('#3f86d1', '#e0782f', '#2f9e77', '#b065c9', '#d24d67', '#8a9099')
-#: Stands for the text colour while matplotlib draws; becomes `currentColor` in the SVG.
+#: Placeholder for the text colour while matplotlib draws; becomes `currentColor` in the SVG.
 INK = '#010203'
 
 
@@ -32,11 +32,11 @@ class Figure:
     Args:
         caption: Line below the picture.
         data: SVG text, or the bytes of a PNG or JPEG.
-        alt: What a screen reader says; the caption where empty.
-        wide: Takes the full width of the page instead of half of it.
+        alt: Text for screen readers; the caption if empty.
+        wide: Take the full width of the page instead of half of it.
 
     Raises:
-        ValueError: The data are neither SVG text nor PNG nor JPEG bytes, or the SVG carries a script.
+        ValueError: The data are neither SVG text nor PNG nor JPEG bytes, or the SVG contains a script.
     """
 
     caption: str
@@ -50,13 +50,13 @@ class Figure:
         else:
             good = self.data.startswith((b'\x89PNG\r\n', b'\xff\xd8\xff'))
         if not good:
-            raise ValueError(f'a figure is SVG text without scripts, PNG or JPEG bytes, got {self.data[:40]!r}')
+            raise ValueError(f'a figure must be SVG text without scripts, PNG or JPEG bytes, got {self.data[:40]!r}')
 
     def save(self, path: str | Path) -> None:
-        """Writes the picture alone, with the suffix that its data have."""
+        """Writes the picture alone, with the suffix of its data type."""
         data = self.data
         if isinstance(data, str):
-            # Alone, a drawing needs its namespaces and a colour for its text.
+            # On its own, a drawing needs its namespaces and a colour for its text.
             spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#222"'
             data = data.replace('<svg', f'<svg {spaces}', 1).encode()
         write_bytes(path, data)
@@ -67,10 +67,10 @@ def read_scalars(path: str | Path, *more: str | Path) -> dict[str, list[tuple[fl
 
     Args:
         path: The file; an incomplete last line is ignored.
-        more: Files of the same run, continued. Where a step was repeated, the later file counts.
+        more: Files of the same run that continue it. If a step was repeated, the later file counts.
 
     Returns:
-        Curves by name, each a list of (step, value) by rising step.
+        Curves by name, each a list of (step, value) by ascending step.
 
     Raises:
         ValueError: A line before the last is unreadable, or one has neither step nor iter.
@@ -78,7 +78,7 @@ def read_scalars(path: str | Path, *more: str | Path) -> dict[str, list[tuple[fl
     curves: dict[str, dict[float, float]] = {}
     for file in (path, *more):
         if not Path(file).is_file():
-            raise FileNotFoundError(f'no file {file}')
+            raise FileNotFoundError(f'there is no file {file}')
         for number, _, values in numbered_lines(file):
             step = values.get('step', values.get('iter'))
             if step is None:
@@ -108,17 +108,17 @@ def curve_figure(
         caption: Line below the figure.
         xlabel: Name of the x axis.
         ylabel: Name of the y axis.
-        smooth: Width of a centred mean, in points; above 1 the raw values stay visible, faint.
+        smooth: Width of a centred mean, in points; above 1 the raw values remain visible, faint.
         lines: Levels to mark with a dashed line, by name.
-        colours: Of the curves, in their order.
+        colours: Colours of the curves, in their order.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There is no point at all, or `smooth` is below 1.
+        ValueError: There are no points, or `smooth` is below 1.
     """
     if smooth < 1 or not any(len(points) for points in series.values()):
-        raise ValueError(f'a curve needs points and smooth of at least 1, got {list(series)} and {smooth}')
+        raise ValueError(f'a curve needs points, and smooth of at least 1; got {list(series)} and {smooth}')
 
     def draw(axes: Any) -> None:
         for color, (name, points) in zip(cycle(colours), series.items(), strict=False):
@@ -231,8 +231,8 @@ def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: st
     """Draws on one pair of axes in the style of the page.
 
     Args:
-        draw: Draws on the axes that it is given.
-        caption: Of the figure.
+        draw: Function that draws on the given axes.
+        caption: Caption of the figure.
         xlabel: Name of the horizontal axis.
         ylabel: Name of the vertical axis.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
@@ -271,7 +271,7 @@ def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: st
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(names := axes.get_legend_handles_labels()[1]) > 1:
-            # Above the axes, where it covers no point.
+            # Above the axes, where it does not cover points.
             canvas.legend(loc='outside upper center', ncols=min(3, len(names)), handlelength=1.4, columnspacing=1.2)
         buffer = io.BytesIO()
         if kind == 'png':

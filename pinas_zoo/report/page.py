@@ -1,7 +1,7 @@
-"""The report page that the quickstart ends with: its parts, rendered with page.html.j2. No torch, no mm.
+"""The report page that the quickstart writes at the end, rendered with page.html.j2. No torch, no mm.
 
-The page is one file: styles inline, drawings as inline SVG, pictures as data URIs. It makes no request, follows the
-reader's light or dark setting, and reads well on a phone.
+The page is a single file: inline styles, drawings as inline SVG, pictures as data URIs. It makes no requests, follows
+the reader's light or dark setting, and reads well on a phone.
 
     write_report('report.html', 'Quickstart', [
         Section('Search', [search_trace_figure(records), pareto_figure(records)]),
@@ -52,10 +52,10 @@ class Table:
         header: Column names; the first column names the row.
         rows: Cells as text or numbers; floats are shown with four digits, None as a dash.
         caption: Line above the table.
-        strong: Index of the row to stress, if any.
+        strong: Index of the row to highlight, if any.
 
     Raises:
-        ValueError: A row has another length than the header.
+        ValueError: A row and the header differ in length.
     """
 
     header: Sequence[str]
@@ -69,14 +69,14 @@ class Table:
                 raise ValueError(f'a row needs {len(self.header)} cells {tuple(self.header)}, got {tuple(row)}')
 
     def numeric_columns(self) -> list[bool]:
-        """Whether a column has nothing but numbers and dashes."""
+        """Whether a column contains only numbers and dashes."""
         columns = range(len(self.header))
         return [all(isinstance(row[column], (int, float, type(None))) for row in self.rows) for column in columns]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a job: its name, its wall-clock seconds (None: not run), and a word on its outcome."""
+    """One step of a job: its name, its wall-clock seconds (None: not run), and a word on its result."""
 
     name: str
     seconds: float | None = None
@@ -114,21 +114,23 @@ Item = Figure | Table | Steps | Facts | Note | str
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of the page; neighbouring figures stand side by side where there is room."""
+    """A part of the page with a heading; neighbouring figures are side by side if there is room."""
 
     title: str
     items: Sequence[Item] = field(default_factory=tuple)
 
     def blocks(self) -> list[tuple[str, Any]]:
-        """The items with their kinds, neighbouring figures as one list of the kind 'figures'.
+        """The items with their kinds; neighbouring figures become one list of the kind 'figures'.
 
         Raises:
-            TypeError: An item is of no known kind.
+            TypeError: An item is of an unknown kind.
         """
         blocks: list[tuple[str, Any]] = []
         for item in self.items:
             if not isinstance(item, Item):
-                raise TypeError(f'a section holds Figure, Table, Steps, Facts, Note or str, got {type(item).__name__}')
+                raise TypeError(
+                    f'a section takes Figure, Table, Steps, Facts, Note or str items, got {type(item).__name__}'
+                )
             if not isinstance(item, Figure):
                 blocks.append((type(item).__name__, item))
             elif blocks and blocks[-1][0] == 'figures':
@@ -139,12 +141,12 @@ class Section:
 
 
 def write_report(path: str | Path, title: str, sections: Sequence[Section], lead: str = '') -> Path:
-    """Writes a self-contained HTML page; an existing page stays whole until the new one is.
+    """Writes a self-contained HTML page; an existing page is replaced only when the new one is complete.
 
     Args:
         path: The file; its folder is created.
         title: Title of the page.
-        sections: Its parts; plain strings among their items are paragraphs. All text is escaped.
+        sections: Its parts; plain strings among their items become paragraphs. All text is escaped.
         lead: One or two sentences below the title.
 
     Returns:
@@ -162,7 +164,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
 
 
 def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # torch brings it; only a page needs it
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # installed with torch; needed only for pages
     from markupsafe import Markup
 
     environment = Environment(loader=PackageLoader('pinas_zoo.report', ''), autoescape=True, undefined=StrictUndefined)

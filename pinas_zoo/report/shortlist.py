@@ -1,4 +1,4 @@
-"""Figures of a shortlist: networks that a search chose beside random ones, each trained alone."""
+"""Figures of a shortlist: networks that a search chose and random ones, each trained alone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Network:
     Args:
         groups: 'top', 'random' or both.
         estimate: Its loss in the supernet.
-        accuracy: Trained alone, in percent.
-        chosen: Whether it is the one that was taken.
+        accuracy: Its accuracy when trained alone, in percent.
+        chosen: Whether it was selected in the end.
     """
 
     groups: tuple[str, ...]
@@ -34,7 +34,7 @@ class Network:
 
 
 def networks_of(shortlist: Mapping[str, Any]) -> list[Network]:
-    """The networks of the content of a `shortlist.json`."""
+    """The networks in the content of a `shortlist.json`."""
     metric, estimate = shortlist['metric'], shortlist['kendall_tau']['estimate']
     return [
         Network(tuple(row['groups']), row['estimate'][estimate], row['test'][metric], row['arch'] == shortlist['arch'])
@@ -46,7 +46,7 @@ def group_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg
     """Draws the accuracies of both groups as dots, with their means.
 
     Args:
-        networks: Of one shortlist.
+        networks: Networks of one shortlist.
         caption: Line below the figure.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
@@ -61,7 +61,7 @@ def group_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg
     def draw(axes: Any) -> None:
         for row, (name, nets) in enumerate(groups.items()):
             values = sorted(net.accuracy for net in nets)
-            # Neighbours stand at different heights, so that equal values are two dots.
+            # Neighbours are drawn at different heights, so that equal values appear as two dots.
             heights = [row + 0.09 * (place % 3 - 1) for place in range(len(values))]
             axes.scatter(values, heights, s=42, color=COLOURS[name], alpha=0.85, linewidths=0, zorder=3)
             mean = fmean(values)
@@ -86,7 +86,7 @@ def estimate_figure(networks: Sequence[Network], *, caption: str, kind: Kind = '
     """Draws the loss in the supernet against the accuracy of each network alone.
 
     Args:
-        networks: Of one shortlist.
+        networks: Networks of one shortlist.
         caption: Line below the figure.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 

@@ -1,4 +1,4 @@
-"""Four views an image: the paper's recipe from JPEG files in three forms, and the batched one for small grey images."""
+"""Four views per image: the paper's recipe from JPEG files in three forms, and the batched form for small images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pinas_zoo.speed.timing import Contestant, Settings, Times, alternate, compa
 
 __all__ = ['PHOTO', 'TorchvisionViews', 'measure', 'unfinished_batch', 'write_photos']
 
-#: Width and height in px of a photo as in ImageNet, and of one as it leaves a camera, halved.
+#: Width and height in px of a photo as in ImageNet, and of one from a camera, halved.
 PHOTO, LARGE_PHOTO = (500, 375), (2000, 1500)
 
 
@@ -46,14 +46,14 @@ def write_photos(folder: Path, count: int, seed: int, side: tuple[int, int] = PH
 
 
 class TorchvisionViews(Dataset[dict[str, Any]]):
-    """The recipe image by image with torchvision alone, whole decodes: what FourViews is measured against.
+    """The recipe image by image with torchvision alone and full decoding: the baseline for FourViews.
 
     Args:
         source: Images.
         size: Side of the views in px.
 
     Returns:
-        Per index what FourViews gives.
+        Per index the result of FourViews.
     """
 
     def __init__(self, source: FolderSource, size: int = 224) -> None:
@@ -96,7 +96,7 @@ class _SeparableBlur(torch.nn.Module):
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Images a second (four views each), the part of the device on this one, and the bytes of a batch."""
+    """Images per second (four views each), the device's part measured on this device, and the bytes of a batch."""
     photos, large, small = (4, 4, 16) if settings.quick else (64, 16, 2560)
     digits = open_source({'kind': 'fashion-mnist', 'split': 'train', 'limit': small})
     with TemporaryDirectory() as place:
@@ -141,7 +141,7 @@ def _bytes(batch: dict[str, Any]) -> int:
 
 
 def unfinished_batch(batch: int, size: int, seed: int = 0) -> dict[str, Any]:
-    """A batch for `finish_views` as FourViews gives it: random uint8 views in its memory format, with their plan."""
+    """A batch for `finish_views` as FourViews returns it: random uint8 views in its memory format, with their plan."""
     generator = torch.Generator().manual_seed(seed)
     views = torch.randint(0, 256, (batch, 4, size, size, 3), dtype=torch.uint8, generator=generator).movedim(-1, 2)
     numbers = torch.rand(batch, 4, COLOUR_NUMBERS, generator=generator)
@@ -150,7 +150,7 @@ def unfinished_batch(batch: int, size: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _measure_augment(settings: Settings) -> dict[str, Any]:
-    """One row: flip, colours, blur and normalisation of 4 images' views on this processor."""
+    """One row: flip, colours, blur and normalisation of the views of 4 images on this processor."""
     raw = unfinished_batch(4, 32 if settings.quick else 224)
     times = alternate({'augment': lambda _: augment(raw['views'], raw['plan'], raw['spec'][1])}, settings, 'loading')
     return row('augment, 4 images, one process', times['augment'], 4)

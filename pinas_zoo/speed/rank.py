@@ -22,7 +22,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 class PathModule(nn.Module):
-    """One path as a module with its head: what `update_bn` wants."""
+    """One path as a module with its head, as `update_bn` needs it."""
 
     def __init__(self, supernet: SuperNet, arch: Arch, head: nn.Module) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def mutations(space: SearchSpace, parents: int, count: int, seed: int) -> list[A
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Times of both ways on the same batches; at most 3 rounds after 1 warm-up, since they are long."""
+    """Times of both ways on the same batches; at most 3 rounds after 1 warm-up, since they take long."""
     settings = replace(settings, rounds=min(settings.rounds, 3), warmups=min(settings.warmups, 1))
     batch, parents, count = (4, 2, 8) if settings.quick else (32, 8, 256)
     torch.manual_seed(settings.seed)

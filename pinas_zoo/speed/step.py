@@ -1,10 +1,10 @@
-"""One training step of the supernet: ours, the released form, and the floor that no form can pass.
+"""One training step of the supernet: ours, the released form, and the floor that no form can beat.
 
-The released form is re-stated in plain torch from what the release does: a teacher update parameter by parameter and
-out of place, cross-entropy through autograd on a copy of the queue per loss term, key images shuffled and unshuffled
-also on one process, contiguous tensors, torch's default SGD, and split attention that sums full maps of the splits
-before it pools them. The floor is the two paths' forwards (student and teacher) and backwards alone. All run the same
-weights, paths and images.
+The released form is re-implemented in plain torch from what the release does: a teacher update parameter by parameter
+and out of place; cross-entropy through autograd on a copy of the queue per loss term; key images shuffled and
+unshuffled even on one process; contiguous tensors; torch's default SGD; and split attention that sums full maps of the
+splits before it pools them. The floor is only the forward passes (student and teacher) and backward passes of the two
+paths. All use the same weights, paths and images.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Sizes:
 
 
 QUICK = Sizes('pinas_nano', 4, 28, 64)
-#: A rank's share of the paper's recipe.
+#: The share of one rank in the paper's recipe.
 PAPER = Sizes('pinas', 24, 224, PAPER_QUEUE)
 
 
@@ -68,10 +68,10 @@ class Trainer:
         sizes: Sizes of the step.
         layout: Memory format of the networks: 'contiguous' or 'channels_last'.
         seed: Seed of weights and images.
-        device: Where all of it is.
+        device: Device of all tensors.
         precision: Half type of the forward passes, float16 with a loss scaler; None for none.
         graphs: Whether blocks run from CUDA graphs.
-        pairs: Different pairs of paths; None draws a new one every step.
+        pairs: Number of different pairs of paths; None draws a new pair every step.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Trainer:
         self.optimisers = {
             name: SGD(parameters, lr=0.03, momentum=0.9, weight_decay=1e-4, **how) for name, how in OPTIMISERS.items()
         }
-        # A first step would copy the gradient; a buffer of zeros comes to the same, and is there from the start.
+        # A first step would copy the gradient; a zero buffer has the same effect and exists from the start.
         state: dict[Tensor, Any] = {
             parameter: {'momentum_buffer': torch.zeros_like(parameter)} for parameter in parameters
         }
@@ -109,7 +109,7 @@ class Trainer:
             optimiser.state.update(state)
 
     def paths(self, step: int) -> tuple[Arch, ...]:
-        """The pair of a round, as the method draws it; two warm-ups walk through all four candidates."""
+        """The pair of a round, as the method draws it; two warm-ups use all four candidates."""
         if self.pairs is not None:
             return self.draw(step % self.pairs)
         if step >= 0:
@@ -135,12 +135,12 @@ class Trainer:
         return self._finish(loss, optimiser)
 
     def released(self, index: int) -> Tensor:
-        """The released step's costs, re-stated."""
+        """The costs of the released step, re-implemented."""
         with released_attention():
             return self._released(index)
 
     def released_attention(self, index: int) -> Tensor:
-        """The floor on the released form of split attention, to see what that form costs."""
+        """The floor with the released form of split attention, to see what that form costs."""
         with released_attention():
             return self.floor(index)
 
@@ -156,7 +156,7 @@ class Trainer:
         return self._finish(loss, 'loop')
 
     def floor(self, index: int) -> Tensor:
-        """Two student forwards, two teacher forwards, the backwards; no loss worth the name, no update."""
+        """Two student forwards, two teacher forwards, the backwards; no real loss, no update."""
         method, views, terms = self.method, self.batch['views'], []
         assert method.teacher is not None
         with self.autocast():
@@ -186,7 +186,7 @@ class Trainer:
 
 @contextmanager
 def released_attention() -> Iterator[None]:
-    """Split attention in the released order: sum the splits, then pool; weigh every split, then sum."""
+    """Split attention in the released order: sum the splits, then pool; weight every split, then sum."""
 
     def forward(self: SplitAttention, x: Tensor) -> Tensor:
         x = F.relu(self.bn0(self.conv(x)), inplace=True)
@@ -218,7 +218,7 @@ def move_by_parameter(method: PiNAS, arch: Arch) -> None:
 
 @torch.no_grad()
 def embed_shuffled(encoder: Any, x: Tensor, arch: Arch) -> Tensor:
-    """Keys of a batch that is gathered, shuffled and put back, though there is one process."""
+    """Keys of a batch that is gathered, shuffled and restored to its order, although there is only one process."""
     x, order = torch.cat([x.clone()]), torch.randperm(len(x), device=x.device)
     keys_ND = encoder(x[order.view(1, -1)[0]], arch)
     return torch.cat([keys_ND.clone()])[order.argsort().view(1, -1)[0]]
@@ -267,7 +267,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def measure_memory(settings: Settings, contestant: str) -> dict[str, float]:
-    """Peak memory in MiB of one contestant; it has the process to itself."""
+    """Peak memory in MiB of one contestant, which is alone in the process."""
     trainer = Trainer(QUICK if settings.quick else Sizes(), contestant.split(', ')[1], settings.seed)
     before = peak_memory()
     for index in (-2, -1, 0):
@@ -294,7 +294,7 @@ def _measure_pieces(trainer: Trainer, settings: Settings) -> dict[str, Times]:
     paper = PiNAS(SuperNet('pinas_nano'), queue_length=PAPER_QUEUE)
 
     def known(x: Tensor, arch: Arch) -> Tensor:
-        return k_ND  # stands for the teacher, whose own time is not a part of the shuffle's
+        return k_ND  # replaces the teacher, whose own time is not part of the shuffle's
 
     def backward(terms: Iterable[Tensor]) -> None:
         cast(Tensor, sum(terms)).backward()
@@ -311,7 +311,7 @@ def _measure_pieces(trainer: Trainer, settings: Settings) -> dict[str, Times]:
     times = alternate(pieces, settings, 'step, pieces', repeats=3)
     method.loss(trainer.batch, 0)['loss'].backward()
     for optimiser in trainer.optimisers.values():
-        optimiser.param_groups[0]['lr'] = 0.0  # the same gradients again and again must not blow up the weights
+        optimiser.param_groups[0]['lr'] = 0.0  # otherwise repeating the same gradients would blow up the weights
     sgd = {f'sgd, {name}': _stepping(optimiser) for name, optimiser in trainer.optimisers.items()}
     times |= alternate(sgd, settings, 'step, pieces', repeats=3)
     trainer.clear()

@@ -1,4 +1,4 @@
-"""Timing of contestants that alternate, and what is said of the times."""
+"""Timing of alternating contestants, and the statistics of the times."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Contestant = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all parts share.
+    """Settings that all parts share.
 
     Args:
-        quick: Tiny sizes, to see that a part runs; its times say nothing.
-        rounds: Timed rounds; their median counts.
+        quick: Use tiny sizes, to see that a part runs; the times say nothing.
+        rounds: Timed rounds, of which the median counts.
         warmups: Rounds before them.
         threads: Threads of torch.
         seed: Seed of weights, images and paths.
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclass
 class Times:
-    """Seconds a round on the wall, and of processor time (all threads; other programs' load hardly moves it)."""
+    """Wall-clock and processor seconds per round (all threads; other programs hardly affect the latter)."""
 
     wall: list[float]
     cpu: list[float]
@@ -49,14 +49,14 @@ def alternate(
     after: Callable[[], Any] | None = None,
     repeats: int = 1,
 ) -> dict[str, Times]:
-    """Runs every contestant once a round, so that a machine that slows down slows down all of them.
+    """Runs every contestant once per round, so that a machine that slows down affects all of them.
 
     Args:
         contestants: Functions of the round, by name. Warm-ups have negative rounds.
         settings: Rounds and warm-ups.
         title: Start of the progress lines.
-        after: Runs after each contestant, outside its time.
-        repeats: Calls of a contestant in one round, for short ones; times are of one call.
+        after: Called after each contestant, outside its time.
+        repeats: Calls of a contestant in one round, for short ones; times are per call.
 
     Returns:
         The times of the rounds after the warm-ups.
@@ -81,22 +81,22 @@ def alternate(
 
 
 def row(name: str, times: Times, images: int | None = None) -> dict[str, Any]:
-    """One line of the result: medians and all rounds; images/s where a round is of so many images."""
+    """One row of the result: medians and all rounds; images/s if a round processes a number of images."""
     out: dict[str, Any] = dict(name=name, seconds=median(times.wall), cpu_seconds=median(times.cpu), rounds=times.wall)
     return out | ({} if images is None else dict(images_per_second=images / out['seconds']))
 
 
 def compare(first: Times, second: Times, cpu: bool = True) -> dict[str, float]:
-    """How many times as long the first takes as the second.
+    """By how many times the first takes longer than the second.
 
     Args:
         first: The numerator's times.
         second: The denominator's times.
-        cpu: Whether processor times say something; they leave out worker processes.
+        cpu: Whether processor times are meaningful; they leave out worker processes.
 
     Returns:
-        'ratio' of the medians; 'paired', the median of the rounds' ratios, the one to trust on a machine with other
-        load; 'cpu', the ratio of the medians of processor time.
+        'ratio' of the medians; 'paired', the median of the ratios per round, the one to trust on a machine with
+        other load; 'cpu', the ratio of the medians of processor time.
     """
     ratios = dict(
         ratio=median(first.wall) / median(second.wall),
@@ -108,7 +108,7 @@ def compare(first: Times, second: Times, cpu: bool = True) -> dict[str, float]:
 def peak_memory() -> float:
     """Highest resident memory of this process so far, in MiB."""
     status = Path('/proc/self/status')
-    if status.is_file():  # ru_maxrss would be the parent's peak, where that is higher
+    if status.is_file():  # ru_maxrss would be the parent's peak if that is higher
         line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
         return int(line.split()[1]) / 1024
     import resource

@@ -1,14 +1,14 @@
-"""From a name to a verified file: `fetch('pinas_a.in1k')`. The only way in which weights come into the house.
+"""From a name to a verified file: `fetch('pinas_a.in1k')`. The only place where weights are downloaded.
 
-timm's ``pretrained=True``, ``pinas://NAME`` in mmdet's and mmseg's configs and tools/download.py all end here.
+timm's ``pretrained=True``, ``pinas://NAME`` in mmdet's and mmseg's configs and tools/download.py all use it.
 
 - ``$PINAS_ZOO_HOME``: the cache; default ``~/.cache/pinas_zoo/weights``.
-- ``$PINAS_ZOO_MIRROR``: an http(s) address or a folder that holds the files by name; tried first.
-- ``$PINAS_OFFLINE=1``: nothing but the mirror and the package itself is asked.
+- ``$PINAS_ZOO_MIRROR``: an http(s) address or a folder with the files by name; tried first.
+- ``$PINAS_OFFLINE=1``: nothing but the mirror and the package itself is used.
 
-Nothing partial ever stands under a final name. The hash of a file is checked when it comes and when a process first
-uses it; where the manifest has none yet, the first one seen is recorded beside the file (`.json`) and counts from then
-on. A bad file is set aside (`.bad`) and fetched once more.
+An incomplete file never has a final name. The hash of a file is checked when it is downloaded and when a process first
+uses it. If the manifest has no hash yet, the first one seen is recorded beside the file (`.json`) and checked from then
+on. A bad file is renamed to `.bad` and downloaded once more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
 SCHEME = 'pinas://'
 
 _logger = logging.getLogger('pinas_zoo')
-#: Hashes that this process has computed, by path, size and time of change.
+#: Hashes that this process has computed, by path, size and modification time.
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -51,24 +51,24 @@ def cache_dir() -> Path:
 
 
 def find_weights(checkpoint: str | Path) -> Path:
-    """The file that a `checkpoint=` argument means: a path, or ``pinas://NAME``, which is fetched."""
+    """The file for a `checkpoint=` argument: a path, or ``pinas://NAME``, which is downloaded."""
     if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
         return fetch(checkpoint.removeprefix(SCHEME))
     return Path(checkpoint)
 
 
 def fetch(name: str, policy: Policy | None = None) -> Path:
-    """The verified file of some weights, downloaded and converted where it has to be.
+    """The verified file of some weights, downloaded and converted if necessary.
 
-    In a distributed run every rank has to call it: the first downloads, the others then find the file (or download it
-    where they share no disk), and a failure of one is raised by all.
+    In a distributed run every rank has to call it: the first rank downloads, the others then find the file (or download
+    it if they do not share a disk), and the failure of one is raised by all.
 
     Args:
         name: Name in the manifest.
-        policy: How patient to be.
+        policy: Retries and time-outs, see `Policy`.
 
     Raises:
-        ValueError: There are no weights of that name.
+        ValueError: There are no weights with that name.
         DownloadError: They could not be obtained.
     """
     entry, policy = find_entry(name), policy or Policy()
@@ -93,7 +93,7 @@ def fetch(name: str, policy: Policy | None = None) -> Path:
 def _attempt(entry: Entry, policy: Policy) -> tuple[Path | None, str | None]:
     try:
         return _fetch(entry, policy), None
-    except Exception as error:  # it has to reach the other ranks, whatever it is
+    except Exception as error:  # must reach the other ranks, whatever it is
         return None, str(error) or type(error).__name__
 
 
@@ -106,7 +106,7 @@ def _fetch(entry: Entry, policy: Policy) -> Path:
         if 'package' in source and (path := package_file(source['package'])) is not None:
             if entry.sha256 is None or _sha256(path) == entry.sha256:
                 return path
-            problems.append(f'{path}, which comes with the package, is damaged')
+            problems.append(f'{path}, which is part of the package, is damaged')
     final = cache_dir() / entry.file
     if _is_good(final, entry.sha256):
         return final
@@ -123,7 +123,7 @@ def _fetch(entry: Entry, policy: Policy) -> Path:
 
 
 def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[str]) -> bool:
-    """The authors' file, from the cache or its sources, converted; a file that does not convert counts as bad."""
+    """The authors' file, from the cache or its sources, converted; a file that cannot be converted counts as bad."""
     released = entry.released
     assert released is not None
     source = final.parent / 'released' / released.file
@@ -132,7 +132,7 @@ def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[st
         convert_file(source, final, released.kind, entry.arch, get_space(entry.space))
         _record(final, {'converted from': source.name, 'source_sha256': _sha256(source)})
 
-    if source.is_file():  # placed by hand, or left by an earlier conversion
+    if source.is_file():  # placed by hand, or from an earlier conversion
         try:
             if _is_good(source, released.sha256, record=True):
                 convert()
@@ -153,13 +153,13 @@ def _bring(
     problems: list[str],
     accept: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Brings a file from the first source that gives a good one; `accept` may still refuse it by a ValueError."""
+    """Downloads a file from the first source that has a good one; `accept` may still refuse it with a ValueError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     expected = sha256 or _recorded(target)
     part = target.with_name(f'.{target.name}.part')
     for label, get in _sources(entry, file, size, policy):
-        for _ in range(2):  # a bad file is fetched once more
-            if expected is None:  # nothing would tell a wrong continuation from a right one
+        for _ in range(2):  # a bad file is downloaded once more
+            if expected is None:  # without a hash, a wrong continuation could not be detected
                 part.unlink(missing_ok=True)
             try:
                 get(part)
@@ -188,7 +188,7 @@ def _bring(
 
 
 def _sources(entry: Entry, file: str, size: int | None, policy: Policy) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """What is tried, in order: a label for messages, and the function that fills the partial file."""
+    """The sources in order: a label for messages, and the function that fills the partial file."""
     mirror = os.environ.get('PINAS_ZOO_MIRROR')
     if not mirror:
         yield 'the mirror', _no_mirror
@@ -240,7 +240,7 @@ def _record_path(path: Path) -> Path:
 
 
 def _recorded(path: Path) -> str | None:
-    """The hash that was seen when the file first came."""
+    """The hash that was recorded when the file was first downloaded."""
     try:
         return json.loads(_record_path(path).read_text(encoding='utf-8'))['sha256']
     except (OSError, ValueError, KeyError, TypeError):
@@ -253,12 +253,12 @@ def _record(path: Path, origin: dict[str, Any], digest: str | None = None, size:
 
 
 def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
-    """Whether a file is there and is what it was when it came, or what the manifest says.
+    """Whether a file exists and has the recorded hash, or that of the manifest.
 
     Args:
-        path: File of the cache.
+        path: File in the cache.
         sha256: The manifest's hash; None if unknown.
-        record: Note the hash of a file that was placed by hand.
+        record: Record the hash of a file that was placed by hand.
     """
     if not path.is_file():
         return False
@@ -273,13 +273,13 @@ def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
 
 def _set_aside(path: Path) -> None:
     if path.is_file():
-        _logger.warning('%s is damaged (its sha256 is not the recorded one): set aside as %s.bad', path, path.name)
+        _logger.warning('%s is damaged (its sha256 is not the recorded one): renamed to %s.bad', path, path.name)
         path.replace(path.with_name(f'{path.name}.bad'))
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a cache file; the system gives it back when a process dies."""
+    """Holds the lock of a cache file; the system releases it when a process dies."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ def _locked(path: Path) -> Iterator[None]:
         except OSError as error:
             raise DownloadError(
                 f'{path} is missing or damaged, and the cache {path.parent} cannot be written ({error}); '
-                'set $PINAS_ZOO_HOME to a folder that can'
+                'set $PINAS_ZOO_HOME to a writable folder'
             ) from error
         try:
             yield
@@ -305,5 +305,5 @@ def _advice(entry: Entry, final: Path, problems: list[str]) -> str:
             f'They are looked for at {final} (converted) and at {place} (as released).',
             f'By hand: take {entry.released.file} from {entry.url} and put it there; it is converted at the next use.',
         ]
-    lines.append('A folder of such files, or an address, may also be given as $PINAS_ZOO_MIRROR.')
+    lines.append('A folder of such files, or an address, can also be given as $PINAS_ZOO_MIRROR.')
     return '\n'.join(lines)

@@ -1,7 +1,7 @@
-"""The networks by name: weight files into a network, timm's weight rows, and the entry points.
+"""The networks by name: loading weight files into a network, timm's weight rows, and the entry points.
 
-`network.py` has the network itself. What the manifest says of a network is said nowhere else: its weight row, and for
-the small networks that were searched here the architecture, from which their entry points are made.
+`network.py` has the network itself. The manifest is the only place that describes a network: its weight row, and for
+the small networks that were searched here also the architecture, from which their entry points are made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pinas_zoo.weights.shapes import find_arch, find_space, shapes_of
 
 __all__ = ['PINAS_A', 'PINAS_B', 'STAGES', 'PiNASNet', 'stage_geometry']
 
-#: What `pinas_nano` is without an arch: the paper's Pi-NAS-cls candidates where both spaces have a block.
+#: The default arch of `pinas_nano`: the paper's Pi-NAS-cls candidates where both spaces have a block.
 NANO_DEFAULT = '30-32-20-03'
 
 # ---- timm's weight rows ----------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def _network(checkpoint: str | Path | None = None, **kwargs: Any) -> PiNASNet:
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     if pretrained:
         if kwargs.get('checkpoint') is not None:
-            raise ValueError(f'pretrained=True and checkpoint={kwargs["checkpoint"]}: give one of them')
+            raise ValueError(f'got both pretrained=True and checkpoint={kwargs["checkpoint"]}: give only one of them')
         kwargs = with_pretrained_file(variant, kwargs)
     depths = get_space(kwargs.get('space', PINAS)).depths
     feature_cfg = dict(out_indices=tuple(range(len(depths) + 1)))
@@ -93,7 +93,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 def _with_checkpoint_arch(kwargs: dict[str, Any], default: str, space: SearchSpace | None = None) -> dict[str, Any]:
-    """Fills in architecture and space: those asked for, else the checkpoint's (said or found), else the default."""
+    """Fills in architecture and space: as requested, else from the checkpoint (stated or found), else the default."""
     checkpoint, metadata = kwargs.get('checkpoint'), {}
     if checkpoint is not None:
         kwargs['checkpoint'] = checkpoint = find_weights(checkpoint)
@@ -136,7 +136,7 @@ def pinas_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 def _searched(entry: Entry) -> Callable[..., nn.Module]:
-    """The entry point of a network that the manifest has with its architecture."""
+    """The entry point of a network whose architecture is in the manifest."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(entry.model, pretrained, **dict(kwargs, arch=entry.arch, space=get_space(entry.space)))

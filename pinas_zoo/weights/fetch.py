@@ -1,4 +1,4 @@
-"""Bytes from a URL, a folder or a Google Drive folder into a partial file: resumed, retried, bounded."""
+"""Bytes from a URL, a folder or a Google Drive folder into a partial file: resumed, retried, with limits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from torch.hub import tqdm  # the one that is installed, or a plain stand-in
+from torch.hub import tqdm  # the installed one, or a plain replacement
 
 __all__ = ['Policy', 'TransferError', 'check_space', 'copy_file', 'from_drive', 'from_url', 'offline']
 
 CHUNK = 1 << 20
-#: Left free on the disk beside the file itself.
+#: Free disk space that must remain besides the file itself.
 HEADROOM = 64 << 20
 
 
@@ -29,18 +29,18 @@ class TransferError(RuntimeError):
 
 
 class _BrokenBodyError(Exception):
-    """The connection ended before the body did."""
+    """The connection ended before the body was complete."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient a download is.
+    """Retries and time-outs of a download.
 
     Args:
-        attempts: Tries at one URL, at least 1. Only 5xx answers and time-outs are tried again from where they stood;
-            a body that broke off is continued.
+        attempts: Tries at one URL, at least 1. Only 5xx answers, time-outs and bodies that broke off are retried; each
+            try continues the partial file.
         pause: Seconds before the second try; doubled for each further one.
-        timeout: Seconds without a byte.
+        timeout: Seconds to wait without receiving a byte.
     """
 
     attempts: int = 4
@@ -49,7 +49,7 @@ class Policy:
 
 
 def offline() -> str | None:
-    """Why the network may not be asked: '$PINAS_OFFLINE is set', or Hugging Face's $HF_HUB_OFFLINE; else None."""
+    """Why the network may not be used: '$PINAS_OFFLINE is set', or Hugging Face's $HF_HUB_OFFLINE; else None."""
     for name in ('PINAS_OFFLINE', 'HF_HUB_OFFLINE'):
         if os.environ.get(name, '').lower() not in ('', '0', 'off', 'no', 'false'):
             return f'${name} is set'
@@ -60,7 +60,7 @@ def check_space(folder: Path, need: int) -> None:
     """Refuses to fill the disk.
 
     Raises:
-        TransferError: Fewer than `need` bytes and some headroom are free.
+        TransferError: Less than `need` bytes and some headroom are free.
     """
     free = shutil.disk_usage(folder).free
     if free < need + HEADROOM:
@@ -71,7 +71,7 @@ def check_space(folder: Path, need: int) -> None:
 
 @contextmanager
 def _disk_errors(part: Path) -> Iterator[None]:
-    """A full disk gives its space back and says so."""
+    """Deletes the partial file when the disk is full, and reports it."""
     try:
         yield
     except OSError as error:
@@ -85,10 +85,10 @@ def copy_file(source: Path, part: Path) -> None:
     """Copies a file of a mirror folder.
 
     Raises:
-        TransferError: It is not there, cannot be read, or the disk is full.
+        TransferError: It does not exist, cannot be read, or the disk is full.
     """
     if not source.is_file():
-        raise TransferError(f'no file {source}')
+        raise TransferError(f'there is no file {source}')
     check_space(part.parent, source.stat().st_size)
     with _disk_errors(part):
         try:
@@ -98,7 +98,7 @@ def copy_file(source: Path, part: Path) -> None:
 
 
 def from_drive(folder: str, file: str, part: Path) -> None:
-    """Takes a file by its name from a public Google Drive folder. It could not be run where this was written.
+    """Downloads a file by its name from a public Google Drive folder. Never run so far: Drive was out of reach here.
 
     Raises:
         TransferError: gdown is not installed, or it failed.
@@ -111,46 +111,46 @@ def from_drive(folder: str, file: str, part: Path) -> None:
         listing = gdown.download_folder(id=folder, skip_download=True, quiet=True) or []
         match = next((item for item in listing if Path(item.path).name == file), None)
         if match is None:
-            raise TransferError(f'the folder lists no {file}, but {[item.path for item in listing]}')
+            raise TransferError(f'the folder does not list {file}, only {[item.path for item in listing]}')
         gdown.download(id=match.id, output=str(part), quiet=False)
     except TransferError:
         raise
-    except Exception as error:  # gdown's and requests' types, neither of which is imported here
+    except Exception as error:  # types of gdown and requests, neither of which is imported here
         raise TransferError(
             f'gdown: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'
         ) from error
     if not part.is_file():
-        raise TransferError('gdown gave no file')
+        raise TransferError('gdown returned no file')
 
 
 def from_url(url: str, part: Path, size: int | None, policy: Policy) -> None:
-    """Downloads a URL, continuing what `part` already holds.
+    """Downloads a URL, continuing what `part` already contains.
 
     Args:
-        url: http or https.
+        url: http or https URL.
         part: Partial file; its validator (ETag) is kept beside it.
-        size: Bytes that it must have; None if unknown.
-        policy: Patience.
+        size: Expected number of bytes; None if unknown.
+        policy: Retries and time-outs.
 
     Raises:
-        TransferError: The server has not got it, stays in error, or announces another size; or the disk is full.
+        TransferError: The server does not have it, keeps failing, or announces another size; or the disk is full.
     """
     if not url.startswith(('http://', 'https://')):
-        raise TransferError(f'only http and https are fetched, got {url}')
+        raise TransferError(f'only http and https URLs are supported, got {url}')
     for attempt in range(1, policy.attempts + 1):
         before = _length(part)
         try:
             _request(url, part, size, policy)
             return
         except HTTPError as error:
-            if error.code == 416 and before:  # our part is not a beginning of this file
+            if error.code == 416 and before:  # our part is not the beginning of this file
                 _forget(part)
                 continue
             reason, again = f'HTTP {error.code} {error.reason}', error.code >= 500
         except _BrokenBodyError as error:
             reason, again = str(error), True
             if _length(part) > before and attempt < policy.attempts:
-                continue  # it got on: no pause
+                continue  # there was progress: no pause
         except (URLError, OSError, HTTPException) as error:
             cause = getattr(error, 'reason', error)
             reason, again = f'{type(cause).__name__}: {cause}', isinstance(cause, TimeoutError)
@@ -182,13 +182,13 @@ def _request(url: str, part: Path, size: int | None, policy: Policy) -> None:
             headers['If-Range'] = _validator(part).read_text()
     with urlopen(Request(url, headers=headers), timeout=policy.timeout) as answer:
         if answer.status != 206:
-            offset = 0  # the whole file, whether it was asked for or Range is ignored
+            offset = 0  # the whole file, either requested or because Range was ignored
         elif (match := re.match(r'bytes (\d+)-', answer.headers.get('Content-Range', ''))) is None or (
             int(match[1]) != offset
         ):
             _forget(part)
             raise _BrokenBodyError(
-                f'the server sent another range than asked for: {answer.headers.get("Content-Range")}'
+                f'the server sent another range than requested: {answer.headers.get("Content-Range")}'
             )
         announced = answer.headers.get('Content-Length')
         total = None if announced is None else offset + int(announced)

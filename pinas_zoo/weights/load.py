@@ -1,8 +1,8 @@
-"""One way to read, load and write weights.
+"""The one way to read, load and write weights.
 
 Files are `.safetensors`, or torch archives read with ``weights_only=True``; nothing here ever unpickles code, and there
 is no switch for it. The only globals beyond torch's own are numpy's scalar, dtype and array reconstructors, which old
-training files carry beside the weights. Every load gives a `LoadReport` and is strict.
+training files contain beside the weights. Every load is strict and returns a `LoadReport`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class LoadReport:
 
     Args:
         source: Where the weights come from.
-        matched: Taken as they are, or after renaming.
+        matched: Used, either unchanged or after renaming.
         remapped: Those of them that were renamed, as 'old -> new'.
-        missing: Wanted, but not there.
-        unexpected: There, but not wanted.
+        missing: Expected, but not in the file.
+        unexpected: In the file, but not expected.
         mismatched: Of another shape.
         skipped: Did not fit, but need not.
         dropped: Known not to be weights.
-        notes: Sentences worth reading.
+        notes: Remarks for the reader.
     """
 
     source: str
@@ -64,7 +64,7 @@ class LoadReport:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is missing, left over or misshapen."""
+        """Whether nothing is missing, unexpected or mismatched."""
         return not any(getattr(self, kind) for kind in FAULTS)
 
     def summary(self) -> str:
@@ -85,7 +85,7 @@ class Checkpoint:
     Args:
         state: Tensors by name.
         metadata: Its strings.
-        extras: What else stands beside the state dict, by name.
+        extras: Other entries beside the state dict, by name.
     """
 
     state: dict[str, Tensor]
@@ -94,13 +94,13 @@ class Checkpoint:
 
     @property
     def dataset_meta(self) -> dict[str, Any]:
-        """What it says about the data that it was trained on: classes, palette."""
+        """Its description of the data that it was trained on: classes, palette."""
         found = (self.extras.get('meta') or self.metadata).get('dataset_meta') or {}
         return json.loads(found) if isinstance(found, str) else dict(found)
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that it was trained on; empty where it does not say them."""
+        """Names of the classes that it was trained on; empty if it does not state them."""
         return list(self.dataset_meta.get('classes') or ())
 
 
@@ -108,27 +108,27 @@ def read_weights(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tens
     """Reads the tensors and the metadata of a weight file. Arguments and errors as for `read_checkpoint`.
 
     Returns:
-        The tensors by name, and the metadata (strings; empty where the file has none).
+        The tensors by name, and the metadata (strings; empty if the file has none).
     """
     content = read_checkpoint(path, tensors)
     return content.state, content.metadata
 
 
 def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
-    """Reads a weight file without running any code of it.
+    """Reads a weight file without running any code in it.
 
     Args:
-        path: A `.safetensors` file, or a torch archive whose tensors stand at the top or under ``state_dict`` or
+        path: A `.safetensors` file, or a torch archive whose tensors are at the top level or under ``state_dict`` or
             ``model``.
-        tensors: False reads the metadata only, where the format allows it.
+        tensors: False reads only the metadata, if the format allows it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, asks for code (the message names the global), or holds no tensors.
+        ValueError: The file is damaged, needs code (the message names the global), or contains no tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no weight file {path}')
+        raise FileNotFoundError(f'there is no weight file {path}')
     if path.suffix == '.safetensors':
         try:
             with safe_open(path, framework='pt') as file:
@@ -138,7 +138,7 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
             raise ValueError(f'{path} is not a readable safetensors file: {error}') from error
     content = _read_archive(path)
     if not isinstance(content, Mapping):
-        raise ValueError(f'{path} holds no state dict of tensors, but a {type(content).__name__}')
+        raise ValueError(f'{path} must contain a state dict of tensors, but contains a {type(content).__name__}')
     inner = next((key for key in ('state_dict', 'model') if isinstance(content.get(key), Mapping)), None)
     if inner is None:
         extras = {str(name): value for name, value in content.items() if not isinstance(value, Tensor)}
@@ -148,8 +148,8 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
         state = dict(content[inner])
     foreign = [name for name, value in state.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if foreign or not state:
-        named = f'; no tensors: {foreign[:5]}' if foreign else ''
-        raise ValueError(f'{path} holds no state dict of tensors{named}')
+        named = f'; not tensors: {foreign[:5]}' if foreign else ''
+        raise ValueError(f'{path} contains no state dict of tensors{named}')
     metadata = extras.get('meta')
     texts = metadata.items() if isinstance(metadata, Mapping) else ()
     return Checkpoint(state, {k: v for k, v in texts if isinstance(v, str)}, extras)
@@ -159,11 +159,11 @@ def _read_archive(path: Path) -> Any:
     try:
         with _only_numpy_allowed():
             return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises several unrelated types for damaged and hostile files
+    except Exception as error:  # torch raises several unrelated types for damaged and malicious files
         if (match := re.search(r'GLOBAL (\S+)|nsupported class (\S+)', str(error))) is not None:
             name = match[1] or match[2]
             raise ValueError(
-                f'{path} was refused: it asks for {name}, which is code or no plain data. Nothing of it was run. '
+                f'{path} was refused: it needs {name}, which is code or not plain data. Nothing in it was run. '
                 'Only tensors, plain values and numpy scalars and arrays are read.'
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -171,7 +171,7 @@ def _read_archive(path: Path) -> Any:
 
 
 def _named(function: Any, module: str, name: str) -> Callable[..., Any]:
-    """`function` under another full name: numpy 1 and 2 keep the same reconstructors in different modules."""
+    """`function` under another full name: numpy 1 and 2 have the same reconstructors in different modules."""
 
     def alias(*args: Any) -> Any:
         return function(*args)
@@ -180,7 +180,7 @@ def _named(function: Any, module: str, name: str) -> Callable[..., Any]:
     return alias
 
 
-#: The one allow-list of what may be unpickled beyond torch's own: numpy's reconstructors, and the classes of plain
+#: The only allow-list for unpickling beyond torch's own: numpy's reconstructors, and the classes of plain
 #: dtypes (no objects) whose state they set.
 PLAIN_GLOBALS: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in '?bhilqBHILQefdFDSU'}]
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
@@ -190,7 +190,7 @@ for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
 
 @contextmanager
 def _only_numpy_allowed() -> Iterator[None]:
-    """Nothing but `PLAIN_GLOBALS` is allowed beyond torch's own, whatever the process has allowed elsewhere."""
+    """Allows only `PLAIN_GLOBALS` beyond torch's own, whatever else the process has allowed."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
@@ -209,26 +209,26 @@ def load_weights(
     optional: tuple[str, ...] = (),
     remapped: Mapping[str, str] | None = None,
 ) -> LoadReport:
-    """Copies weights into a module, all or none.
+    """Copies weights into a module: all of them, or none.
 
     Args:
         module: The module to fill.
         state: Tensors by the module's own names.
         source: Where they come from, for messages.
-        optional: Prefixes of names that may be missing, left over or misshapen (a classifier); reported as skipped.
-        remapped: Names in the file, by the names they have now; for the report.
+        optional: Prefixes of names that may be missing, unexpected or mismatched (a classifier); reported as skipped.
+        remapped: Names in the file by their current names; for the report.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: A weight is missing, left over or misshapen; nothing was copied then.
+        ValueError: A weight is missing, unexpected or mismatched; then nothing was copied.
     """
     own, report = module.state_dict(), LoadReport(source)
     report.remapped = [f'{old} -> {new}' for new, old in (remapped or {}).items() if old != new]
     for name, tensor in own.items():
         if name not in state:
-            # Counters are absent in old files and have no effect with a fixed momentum.
+            # Counters are missing in old files and have no effect with a fixed momentum.
             kind = 'matched' if name.endswith('num_batches_tracked') else 'missing'
             (report.skipped if name.startswith(optional) else getattr(report, kind)).append(name)
         elif state[name].shape != tensor.shape:
@@ -259,7 +259,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappin
 
 
 def _ordered(content: bytes) -> bytes:
-    """The same safetensors file with its metadata in order: safetensors' own order differs from call to call.
+    """The same safetensors file with sorted metadata: the order that safetensors writes differs from call to call.
 
     Equal weights then have equal hashes.
     """

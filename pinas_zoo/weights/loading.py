@@ -1,4 +1,4 @@
-"""Weight files into networks: a backbone, or the supernet of a checkpoint of any stage."""
+"""Loads weight files into networks: a backbone, or the supernet of a checkpoint of any stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ['last_checkpoint', 'load_backbone', 'load_supernet']
 
 _logger = logging.getLogger('pinas_zoo')
 
-#: Where the backbone to rank stands in checkpoints: of pre-training (the student; the peers'), linear stage, and alone.
+#: Prefix of the backbone in checkpoints of pre-training (the student; the peers'), linear stage, and weights alone.
 PREFIXES = ('method.student.backbone.', 'method.supernet.', 'supernet.', '')
 
 
@@ -30,25 +30,25 @@ def load_backbone(
 ) -> LoadReport:
     """Loads a weight file into a network; its features have to fit exactly.
 
-    The classifier is loaded where the file has one of the same shape; the report says when it was left as it is.
+    The classifier is loaded if the file has one of the same shape; otherwise it is unchanged and the report says so.
 
     Args:
         net: The network.
         checkpoint: `.safetensors` or `.pth` file, the authors' classifier included, or ``pinas://NAME``.
-        prefix: What stands before the network's names in the file; other names are then left alone.
+        prefix: Prefix of the network's names in the file; other names are then ignored.
         optional: Prefixes of the network's names that need not fit.
 
     Returns:
         The load report, which is also logged.
 
     Raises:
-        ValueError: The file is of another architecture or space, or some feature weight is missing, left over or
-            misshapen.
+        ValueError: The file has another architecture or space, or a feature weight is missing, unexpected or
+            mismatched.
     """
     checkpoint = find_weights(checkpoint)
     state, metadata = read_weights(checkpoint)
     if 'space' in metadata and (space := SearchSpace.from_dict(json.loads(metadata['space']))) != net.space:
-        raise ValueError(f'{checkpoint} is of another space: {space}, the network of {net.space}')
+        raise ValueError(f'{checkpoint} is of space {space}, but the network is of space {net.space}')
     old = {k.removeprefix(prefix): name for k, name in zip(strip_module(state), state) if k.startswith(prefix)}
     bare = {name: state[full] for name, full in old.items()}
     if not bare:
@@ -56,7 +56,7 @@ def load_backbone(
     came = metadata.get('arch') or _arch_of_shapes(bare, net)
     wanted = net.space.format(net.arch)
     if came is not None and came != wanted:
-        raise ValueError(f'{checkpoint} holds architecture {came}, the network is {wanted}')
+        raise ValueError(f'{checkpoint} has architecture {came}, but the network has {wanted}')
     report = load_weights(net, bare, str(checkpoint), optional, old)
     unfilled = any(name.startswith('fc.') for name in report.skipped) and net.num_classes > 0
     _logger.log(logging.WARNING if unfilled else logging.INFO, report.summary())
@@ -64,7 +64,7 @@ def load_backbone(
 
 
 def _arch_of_shapes(state: dict[str, Tensor], net: PiNASNet) -> str | None:
-    """The architecture of a file that does not say it; None where its shapes do not tell or stages are left out."""
+    """The architecture of a file that does not state it; None if its shapes are ambiguous or stages are left out."""
     built = [name for name in STAGES[: len(net.space.depths)] if len(getattr(net, name))]
     if len(built) < len(net.space.depths):
         return None
@@ -75,7 +75,7 @@ def _arch_of_shapes(state: dict[str, Tensor], net: PiNASNet) -> str | None:
 
 
 def last_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint that a training saved last; None where nothing was saved yet.
+    """The checkpoint that a training saved last; None if nothing was saved yet.
 
     Raises:
         FileNotFoundError: The file that `last_checkpoint` names is missing.
@@ -92,10 +92,10 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSpace) -> SuperNet:
-    """Reads the supernet out of a checkpoint of any stage: pre-training (the student), linear stage, or weights alone.
+    """Reads the supernet from a checkpoint of any stage: pre-training (the student), linear stage, or weights alone.
 
     Args:
-        checkpoint: The file, ``pinas://NAME``, or the work_dir of a training, whose last checkpoint is taken.
+        checkpoint: The file, ``pinas://NAME``, or the work_dir of a training, whose last checkpoint is used.
         space: The space.
 
     Raises:
@@ -104,7 +104,9 @@ def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSp
     """
     if Path(checkpoint).is_dir():
         if (last := last_checkpoint(checkpoint)) is None:
-            raise FileNotFoundError(f'{checkpoint} holds no last_checkpoint; give a checkpoint, or train it first')
+            raise FileNotFoundError(
+                f'{checkpoint} has no last_checkpoint; give a checkpoint file, or run the training first'
+            )
         checkpoint = last
     else:
         checkpoint = find_weights(checkpoint)

@@ -1,4 +1,4 @@
-"""The manifest: what weights there are, where they come from and what they reach. Data in `manifest.json`.
+"""The manifest: which weights exist, where they come from and what results they have. Data in `manifest.json`.
 
 A checkpoint is a row there, never a branch in code: timm's weight rows, the metafiles' weights and results and the
 README's table are generated from it or checked against it.
@@ -34,7 +34,7 @@ class Result:
         protocol: How they were measured.
         reported_by: 'paper' or 'us'; never mixed.
         values: Metric by name.
-        hardware: What it was measured on, where we did.
+        hardware: What we measured it on, if we did.
         scenes: Settings of the composed scenes that it was measured on (`SceneSettings`), and their `sha256`.
     """
 
@@ -52,13 +52,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Released:
-    """A file of the authors that becomes an entry's file by conversion.
+    """A file of the authors that is converted to an entry's file.
 
     Args:
         file: Its name.
         kind: Kind for `pinas_zoo.weights.released.convert`.
         size: Bytes; None until known.
-        sha256: None until known; the observed one is recorded beside the file and checked from then on.
+        sha256: None until known; the observed hash is recorded beside the file and checked from then on.
     """
 
     file: str
@@ -72,11 +72,11 @@ class Entry:
     """One weight file.
 
     Args:
-        name: What it is asked for by; a timm name where `timm` is true.
+        name: Name of the weights; a timm name if `timm` is true.
         model: timm model, or the kind of mm model.
         task: Task as in metafiles.
         dataset: Data it was trained on.
-        arch: Architecture by stage; None for a supernet, which has every one of its space.
+        arch: Architecture by stage; None for a supernet, which has all of its space.
         space: Name of the space.
         num_classes: Classes.
         file: File name in the cache.
@@ -89,11 +89,11 @@ class Entry:
         size: Bytes; None until known.
         sha256: None until known.
         results: Metrics.
-        preprocess: timm's settings of the input, where they are not ImageNet's.
+        preprocess: timm's settings of the input, if they differ from ImageNet's.
         timm: Whether it is a weight row of timm.
 
     Raises:
-        ValueError: A source is malformed, or the architecture is not of the space.
+        ValueError: A source is malformed, or the architecture is not in the space.
     """
 
     name: str
@@ -125,12 +125,12 @@ class Entry:
 
     @property
     def own(self) -> bool:
-        """Whether the file comes with the project, which trained it."""
+        """Whether the file is part of the project, which trained it."""
         return any('package' in source for source in self.sources)
 
     @property
     def url(self) -> str:
-        """Where a person finds the file; a row of timm has one so that it counts as pretrained."""
+        """Where a person finds the file; a timm row needs one in order to count as pretrained."""
         for source in self.sources:
             if 'url' in source:
                 return source['url']
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[str, Entry]:
     rows = [Entry.from_dict(values) for values in read_rows(path)]
     out = {entry.name: entry for entry in rows}
     if len(out) != len(rows) or len({entry.file for entry in rows}) != len(rows):
-        raise ValueError(f'{path}: a name or file stands there twice: {sorted(entry.name for entry in rows)}')
+        raise ValueError(f'{path}: a name or file occurs twice: {sorted(entry.name for entry in rows)}')
     return out
 
 
@@ -167,29 +167,29 @@ def find_entry(name: str) -> Entry:
     """One weight file.
 
     Raises:
-        ValueError: There is none of that name; the message lists the names.
+        ValueError: There is none with that name; the message lists the names.
     """
     known = entries()
     if name not in known:
-        raise ValueError(f'no weights are called {name!r}; there are: {", ".join(known)}')
+        raise ValueError(f'there are no weights {name!r}; known: {", ".join(known)}')
     return known[name]
 
 
 def read_rows(path: Path = MANIFEST) -> list[dict[str, Any]]:
-    """The rows of a manifest as they stand in the file."""
+    """The rows of a manifest as in the file."""
     return json.loads(path.read_text(encoding='utf-8'))['weights']
 
 
 def put_rows(rows: Sequence[dict[str, Any]], path: Path = MANIFEST, drop: Sequence[str] = ()) -> None:
-    """Writes rows into a manifest, in the place of those of the same name, atomically.
+    """Writes rows into a manifest atomically, replacing those with the same name.
 
     Args:
         rows: The rows.
         path: The manifest.
-        drop: Names of rows that go.
+        drop: Names of rows to delete.
 
     Raises:
-        ValueError: A row is malformed; nothing is written then.
+        ValueError: A row is malformed; then nothing is written.
     """
     new = {Entry.from_dict(row).name: row for row in rows}
     merged = [new.pop(row['name'], row) for row in read_rows(path) if row['name'] not in drop] + list(new.values())
@@ -198,6 +198,6 @@ def put_rows(rows: Sequence[dict[str, Any]], path: Path = MANIFEST, drop: Sequen
 
 
 def package_file(relative: str) -> Path | None:
-    """A file that comes with the project: in the installed package, or in the checkout; None where there is none."""
+    """A file that is part of the project, in the installed package or in the checkout; None if it does not exist."""
     package = Path(pinas_zoo.__file__).resolve().parent
     return next((path for path in (package / '.mim' / relative, package.parent / relative) if path.is_file()), None)

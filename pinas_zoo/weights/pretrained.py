@@ -1,4 +1,4 @@
-"""timm's `pretrained=True`: a weight row becomes a fetched file, and what does not fit is refused."""
+"""timm's `pretrained=True`: downloads the file of a weight row, and refuses weights that do not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ['check_pretrained', 'with_pretrained_file']
 
 
 def with_pretrained_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Puts the fetched file of a weight row of ours where timm looks; rows that the caller brings are left to timm.
+    """Passes the downloaded file of one of our weight rows to timm; rows given by the caller are left to timm.
 
     Args:
         variant: Registered name of the model.
@@ -38,25 +38,25 @@ def with_pretrained_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]
 
 
 def check_pretrained(state: dict[str, Tensor], net: PiNASNet) -> dict[str, Tensor]:
-    """Refuses pretrained weights of which something would stay random; timm itself is not strict in every case.
+    """Refuses pretrained weights that would leave something random; timm itself is not strict in every case.
 
-    The classifier may differ (other classes), and the first convolution's inputs, which timm adapts.
+    The classifier may differ (other classes), and so may the first convolution's inputs, which timm adapts.
 
     Raises:
-        ValueError: Features are missing, left over or misshapen.
+        ValueError: Features are missing, unexpected or mismatched.
     """
     own, faults = net.state_dict(), []
     for name in dict.fromkeys([*own, *state]):
         if name.startswith('fc.') or (name not in state and name.endswith('num_batches_tracked')):
             continue
         if name not in state or name not in own:
-            faults.append(f'{name} is {"missing" if name in own else "left over"}')
+            faults.append(f'{name} is {"missing" if name in own else "unexpected"}')
             continue
         came, wanted = list(state[name].shape), list(own[name].shape)
         if name == 'conv1.0.weight':
             came[1:2] = wanted[1:2]
         if came != wanted:
-            faults.append(f'{name} is {tuple(came)} for {tuple(wanted)}')
+            faults.append(f'{name} has shape {tuple(came)}, expected {tuple(wanted)}')
     if faults:
         arch = net.space.format(net.arch)
         raise ValueError(f'the pretrained weights do not fit architecture {arch}: {"; ".join(faults[:5])}')

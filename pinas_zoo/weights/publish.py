@@ -1,4 +1,4 @@
-"""A checkpoint of any stage as files to give away: timm's hub folder, and mmengine's form with the hash in its name."""
+"""Publishes a checkpoint of any stage: timm's hub folder, and mmengine's form with the hash in its name."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, sha
 
 __all__ = ['Card', 'Published', 'describe', 'find_network', 'model_card', 'publish']
 
-#: What stands before the network's names, by where the file comes from: plain, our classifier, mmdet and mmseg.
+#: Prefixes of the network's names, by the origin of the file: plain, our classifier, mmdet and mmseg.
 PREFIXES = ('', 'net.', 'backbone.', 'module.', 'module.net.')
-#: What a hub folder's card shows.
+#: The usage example in a hub folder's card.
 USAGE = "import timm, pinas_zoo\nnet = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)"
 NAMED = {(PINAS.name, '301-3231-203213-032'): 'pinas_a', (PINAS.name, '333-3113-330011-021'): 'pinas_b'}
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says that the file does not.
+    """What a model card says in addition to the file.
 
     Args:
         data: Training data.
         recipe: How it was trained: config, seed, hardware.
         metrics: Metric by name.
-        protocol: How they were measured.
-        limits: What it should not be used for.
-        licence: Licence of the weights; None for what the file says.
+        protocol: How the metrics were measured.
+        limits: What the weights should not be used for.
+        licence: Licence of the weights; None uses what the file says.
     """
 
     data: str = 'not stated'
@@ -71,17 +71,17 @@ def publish(
 ) -> Published:
     """Strips training state and writes both forms.
 
-    Of a detector or segmentor the hub folder gets the backbone; the mmengine form has the whole model.
+    For a detector or segmentor the hub folder gets the backbone; the mmengine form has the whole model.
 
     Args:
-        checkpoint: `.safetensors` or `.pth` of a backbone, a classifier, or a model that has one.
-        folder: Where to write.
-        card: What the model card says.
+        checkpoint: `.safetensors` or `.pth` file of a backbone, a classifier, or a model that has one.
+        folder: Folder to write to.
+        card: Content of the model card.
         preprocess: timm's settings of the input (input_size, mean, std, crop_pct, interpolation).
-        name: Stem of the mmengine file; default the folder's name.
+        name: Stem of the mmengine file; default: the folder's name.
 
     Raises:
-        ValueError: There is no network of a known space in it, or it is incomplete.
+        ValueError: It contains no network of a known space, or an incomplete one.
     """
     checkpoint, folder, card = Path(checkpoint), Path(folder), card or Card()
     content = read_checkpoint(checkpoint)
@@ -113,15 +113,15 @@ def find_network(
 
     Args:
         state: Tensors by name: a backbone, a classifier, or a model that has one.
-        metadata: The file's strings; the space and architecture that they name are checked.
+        metadata: The file's strings; space and architecture in them are checked.
         checkpoint: Where both come from, for messages.
 
     Raises:
-        ValueError: There is no network of a known space in it, or it is incomplete.
+        ValueError: It contains no network of a known space, or an incomplete one.
     """
     prefix = next((prefix for prefix in PREFIXES if f'{prefix}conv1.0.weight' in state), None)
     if prefix is None:
-        raise ValueError(f'{checkpoint} holds no network of this project: no conv1.0.weight after any of {PREFIXES}')
+        raise ValueError(f'{checkpoint} contains no network of this project: no conv1.0.weight after any of {PREFIXES}')
     net = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     shapes = shapes_of(net)
     if 'space' in metadata:
@@ -131,21 +131,21 @@ def find_network(
     arch = find_arch(shapes, space)
     classes = shapes.get('fc.weight', (0,))[0]
     expected = backbone_shapes(space, arch, classes, shapes['conv1.0.weight'][1] // space.stem_patch**2)
-    # A plain state dict of something else may have more names; then it is not a network of ours.
+    # A plain state dict of something else may have more names; then it is not a network of this project.
     wrong = sorted(name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name))
     wrong = [name for name in wrong if name in shapes or not name.endswith('num_batches_tracked')]
     if wrong:
         raise ValueError(f'{checkpoint} is not a complete network: {", ".join(wrong[:5])} are missing or do not belong')
     text = space.format(arch)
     if metadata.get('arch', text) != text:
-        raise ValueError(f'{checkpoint} says architecture {metadata["arch"]}, its shapes are those of {text}')
+        raise ValueError(f'{checkpoint} states architecture {metadata["arch"]}, but its shapes are those of {text}')
     return net, space, text
 
 
 def describe(
     checkpoint: Path, metadata: dict[str, str], kind: str, space: SearchSpace, arch: str | None, classes: int
 ) -> dict[str, Any]:
-    """What a published file says about itself: kind, arch, space, classes, origin, licence, version.
+    """What a published file states: kind, arch, space, classes, origin, licence, version.
 
     Args:
         checkpoint: File that the weights come from; its name and hash are recorded, unless it names its own source.
@@ -242,7 +242,7 @@ def _strings(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _write_mmengine(folder: Path, name: str, state: dict[str, Tensor], meta: dict[str, str]) -> Path:
-    """mmengine's form: weights and metadata alone, the first eight digits of the hash in the name."""
+    """mmengine's form: only weights and metadata, with the first eight digits of the hash in the name."""
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     unnamed = folder / f'.{name}.unnamed'
     try:

@@ -1,7 +1,7 @@
 """Shapes of every weight of a network, and the architecture that a file's shapes belong to.
 
-The shapes are read off networks built on torch's meta device, which allocates nothing: a file can be checked in full
-before any real network is built.
+The shapes are read from networks built on torch's meta device, which allocates nothing: a file can be checked
+completely before any real network is built.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def _stem_shapes(space: SearchSpace, in_chans: int) -> list[tuple[int, ...]]:
 
 
 def find_space(shapes: Shapes) -> SearchSpace:
-    """The named space whose stem and stage widths a network has, backbone or released supernet.
+    """The named space that matches the stem and stage widths of a network, backbone or released supernet.
 
     Raises:
-        ValueError: None of them.
+        ValueError: None of them matches.
     """
     stem = [shapes.get(f'conv1.{index}.weight', ()) for index in (0, 3, 6)]
     channels = stem[0][1] if len(stem[0]) > 1 else 3
@@ -98,15 +98,15 @@ def find_space(shapes: Shapes) -> SearchSpace:
 def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
     """The architecture of a backbone, by its shapes.
 
-    Every position takes the candidate that most of its weights fit, so that one that is missing or misshapen is still
-    found and can be named.
+    Every position gets the candidate that fits most of its weights, so that a missing or mismatched one can still be
+    found and named.
 
     Args:
         shapes: Shapes by `PiNASNet`'s names.
         space: The space.
 
     Raises:
-        ValueError: A position fits no candidate, or several equally well, or keeps what the space does not have.
+        ValueError: A position fits no candidate, or several equally well, or has one that the space does not have.
     """
     starts = [0, *accumulate(space.depths)]
     found: dict[int, dict[str, tuple[int, ...]]] = {}

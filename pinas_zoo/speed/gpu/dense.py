@@ -1,4 +1,4 @@
-"""The part that times detection and segmentation; mmdet and mmseg are met in a process of their own."""
+"""The part that times detection and segmentation; mmdet and mmseg are imported in a separate process."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ LAYOUTS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_
 
 
 def inference(session: Session) -> None:
-    """Images a second in eval mode, random weights, beside the networks of the same family."""
+    """Images per second in eval mode with random weights, beside networks of the same family."""
     images, side = (2, 64) if session.tiny else (256, 224)
     halves = (torch.bfloat16, torch.float32) if session.cuda else (torch.float32,)
     for dtype in halves:
@@ -53,7 +53,7 @@ def _score(session: Session, net: SuperNet, head: torch.nn.Module, archs: list[A
 
 
 def paths(session: Session) -> None:
-    """Paths of the paper's space evaluated an hour, at 128 images a batch: 2 to calibrate, 4 held out."""
+    """Paths of the paper's space evaluated per hour, at 128 images per batch: 2 batches to calibrate, 4 held out."""
     batch, count, name = (4, 4, 'pinas_nano') if session.tiny else (128, 16, 'pinas')
     space = get_space(name)
     side = space.input_size
@@ -69,7 +69,7 @@ def paths(session: Session) -> None:
 
 
 def precision(session: Session) -> None:
-    """Whether bf16 keeps the order of float32: 96 paths of a small supernet, trained a little on made-up classes."""
+    """Whether bf16 keeps the order of float32: 96 paths of a small supernet, briefly trained on made-up classes."""
     steps, count, batch = (4, 8, 16) if session.tiny else (200, 96, 128)
     torch.manual_seed(0)
     templates = F.interpolate(torch.randn(10, 3, 7, 7, device=session.device), size=28, mode='bilinear')

@@ -1,4 +1,4 @@
-"""The part that times loading: what workers deliver, what is copied, and what the device does to it."""
+"""The part that times loading: what workers deliver, what is copied, and the augmentation on the device."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def loading(session: Session) -> None:
 
 
 def _deliver(session: Session, data: FourViews | TorchvisionViews, batch: int, workers: int) -> float:
-    """Images a second once the workers run and what they had made ahead is used up."""
+    """Images per second once the workers run and the prefetched batches are used up."""
     seconds = 0.2 if session.tiny else 2.0
-    endless = [index % len(data) for index in range(10**5)]  # the photos are few
+    endless = [index % len(data) for index in range(10**5)]  # there are only a few photos
     loader = DataLoader(
         data, batch, sampler=endless, num_workers=workers, pin_memory=session.cuda, collate_fn=collate_views
     )
@@ -104,7 +104,7 @@ def _moved(raw: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _waits(raw: dict[str, Any], device: torch.device) -> str:
-    """What waits in copying and finishing a pinned batch; 'nothing' is right."""
+    """The synchronisations in copying and finishing a pinned batch; 'nothing' is right."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
     try:

@@ -1,4 +1,4 @@
-"""The parts of the GPU check in their order, and its run."""
+"""The parts of the GPU check in their order, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pinas_zoo.speed.gpu.steps import autotune, batches, compiled, step
 
 __all__ = ['PARTS', 'check']
 
-#: In the order of a run: what is right, then the step, then the rest; the slowest last.
+#: In the order of a run: correctness first, then the step, then the rest; the slowest last.
 PARTS = (
     Part(parity, 25),
     Part(graphs, 60),
@@ -37,14 +37,14 @@ PARTS = (
 
 
 def check(out: Path, budget: float, only: Sequence[str] = (), device: str = 'cuda', tiny: bool = False) -> int:
-    """Runs the check; 0 where no part failed.
+    """Runs the check; returns 0 if no part failed.
 
     Args:
         out: Folder of results.json, written after every part.
-        budget: Seconds in all; what does not fit is left out.
-        only: Names of parts; none is all of them, in the order of `PARTS`.
+        budget: Seconds in total; parts that do not fit are left out.
+        only: Names of parts; an empty list means all of them, in the order of `PARTS`.
         device: 'cuda', or 'cpu' for a rehearsal.
-        tiny: Tiny sizes, to see that every part runs.
+        tiny: Use tiny sizes, to see that every part runs.
 
     Raises:
         ValueError: An unknown part, or no CUDA device.
@@ -53,7 +53,7 @@ def check(out: Path, budget: float, only: Sequence[str] = (), device: str = 'cud
     if unknown := [name for name in only if name not in by_name]:
         raise ValueError(f'--only got {unknown}, allowed: {", ".join(by_name)}')
     if device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('torch sees no CUDA device; --device cpu --tiny is a rehearsal')
+        raise ValueError('torch sees no CUDA device; use --device cpu --tiny for a rehearsal')
     out.mkdir(parents=True, exist_ok=True)
     session = Session(torch.device(device), tiny, out, budget)
     passed = session.run([by_name[name] for name in only or by_name])
@@ -63,7 +63,7 @@ def check(out: Path, budget: float, only: Sequence[str] = (), device: str = 'cud
 
 
 def table(session: Session) -> str:
-    """One line a part: how it went."""
+    """One line per part: its result."""
     lines = []
     for name, part in session.results['parts'].items():
         state = next((f'{k.replace("_", " ")}: {part[k]}' for k in ('error', 'left_out') if k in part), 'done')

@@ -12,10 +12,10 @@ from pinas_zoo.speed.gpu.session import LeftOutError, Session, python
 __all__ = ['programs']
 
 CONFIG = 'configs/quickstart/pinas-nano-supernet_b128-coslr_fmnist.py'
-#: What a log may warn of; the words are looked for in lines that warn.
+#: Warnings that a log may contain; searched for in lines that warn.
 WARNINGS = ('strides', 'start method', 'destroy_process_group', 'AccumulateGrad')
 EXACT = {'randomness.deterministic': 'True'}
-#: Seconds of one program.
+#: Time limit of one program in seconds.
 LIMIT = 100
 
 
@@ -39,7 +39,7 @@ def _folder(session: Session, name: str) -> Path:
 def programs(session: Session) -> None:
     """Exact resume of eight iterations from four with deterministic kernels, and torchrun with BN and SyncBN.
 
-    They run side by side, since their start is most of their time; nothing here is a timing.
+    The programs run side by side, since starting takes most of their time; nothing here is a timing.
     """
     if find_spec('mmengine') is None:
         raise LeftOutError('needs mmengine')
@@ -85,7 +85,7 @@ def _losses(log: str) -> list[str]:
 
 
 def _last(status: int, log: str) -> list[str]:
-    """What the log says of graphs, or its end where the program failed."""
+    """What the log says about graphs, or its end if the program failed."""
     if status:
         return [log.strip()[-400:]]
     return [line[line.index('CUDA graphs') :][:160] for line in log.splitlines() if 'CUDA graphs' in line]

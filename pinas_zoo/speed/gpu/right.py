@@ -1,4 +1,4 @@
-"""Parts that show that the card computes the right thing."""
+"""Parts that show that the card computes correct results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ['amp', 'graphs', 'host_syncs', 'parity']
 
 
 def parity(session: Session) -> None:
-    """Four released steps against their golden values: float64, then 32 bits (there the first step alone counts)."""
+    """Four released steps against their golden values: float64, then 32 bits (where only the first step counts)."""
     place = session.root() / 'tests' / 'golden.py'
     spec = importlib.util.spec_from_file_location('golden', place)
     assert spec is not None and spec.loader is not None
@@ -55,7 +55,7 @@ def parity(session: Session) -> None:
 def _released_steps(
     session: Session, golden: Any, known: dict[str, np.ndarray], dtype: torch.dtype, channels_last: bool, graphs: bool
 ) -> tuple[np.ndarray, float]:
-    """Losses of the four steps, and how far the queue is from the known one."""
+    """Losses of the four steps, and the distance of the queue from the golden one."""
     names = golden.keys('supernet_tiny_keys.json')
     method = PiNAS(SuperNet(PINAS_TINY), dim=32, queue_length=64, momentum=0.99, temperature=0.2)
     method.student.backbone.load_state_dict(supernet_from_released(golden.filled(names['backbone'])))
@@ -132,7 +132,7 @@ def _trajectory(session: Session, precision: torch.dtype, accumulate: int, captu
     for step in range(8):
         for part in range(accumulate):
             trainer.batch['views'].normal_(generator=generator)
-            # Without the cache the eager step, too, adds up the gradients of shared weights in float32.
+            # Without the cache the eager step also adds up the gradients of shared weights in float32.
             with trainer.autocast(cache=False):
                 loss = trainer.method.loss(trainer.batch, step, part)['loss']
             losses.append(loss.detach())
@@ -156,14 +156,14 @@ def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _apart(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """Largest relative difference of a tensor of the state in the end."""
+    """Largest relative difference of a tensor of the final state."""
     pairs = [(v.float(), b['state'][k].float()) for k, v in a['state'].items() if v.is_floating_point()]
     ratios = torch.stack([(x - y).norm() / x.norm().clamp(min=1e-12) for x, y in pairs])
     return float(ratios.max())
 
 
 def host_syncs(session: Session) -> None:
-    """Nothing of loss, backward pass and fused SGD waits for the device."""
+    """Checks that loss, backward pass and fused SGD never wait for the device."""
     for captured in (False, True) if session.cuda else (False,):
         trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, captured, pairs=1)
         for step in range(3):
@@ -183,7 +183,7 @@ def host_syncs(session: Session) -> None:
 
 
 def amp(session: Session) -> None:
-    """Losses of the same two batches in turn under float32, bf16, and fp16 with its scaler."""
+    """Losses of the same two batches, alternating, under float32, bf16, and fp16 with its scaler."""
     sizes = QUICK if session.tiny else Sizes('pinas', 24, 128, 4096)
     cases: dict[str, tuple[torch.dtype | None, str]] = {
         'fp32': (None, 'fused'), 'bf16': (torch.bfloat16, 'fused'), 'fp16, fused': (torch.float16, 'fused'),

@@ -1,4 +1,4 @@
-"""A run of the GPU check: its device and budget, timing, the parts in turn, and the JSON file of their results."""
+"""A run of the GPU check: its device and budget, timing, the sequence of parts, and the JSON file of their results."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Part:
     """One part of the check.
 
     Args:
-        run: Does it.
-        limit: Seconds after which it is stopped. It is left out where less than `least` of it is left.
-        least: Share of the limit without which it is not begun.
+        run: Runs the part.
+        limit: Seconds after which it is stopped. It is left out if less than `least` of that is left.
+        least: Share of the limit that must be left for it to start.
     """
 
     run: Callable[[Session], None]
@@ -60,8 +60,8 @@ class Timing:
     """Times of a call in milliseconds, and the card's memory.
 
     Args:
-        ms: One of many calls in a row, on the device's clock.
-        host_ms: The host's time until a call returns, from an idle device.
+        ms: Time of one of many consecutive calls, on the device's clock.
+        host_ms: The host's time until a call returns, starting with an idle device.
         peak_mib: Highest allocated memory.
     """
 
@@ -75,10 +75,10 @@ class Session:
     """Settings and results of one run.
 
     Args:
-        device: 'cuda', or 'cpu' to rehearse.
-        tiny: Tiny sizes, to see that every part runs; its times say nothing.
+        device: 'cuda', or 'cpu' for a rehearsal.
+        tiny: Use tiny sizes, to see that every part runs; the times say nothing.
         out: Folder of the results.
-        budget: Seconds in all.
+        budget: Seconds in total.
     """
 
     device: torch.device
@@ -91,7 +91,7 @@ class Session:
 
     @property
     def cuda(self) -> bool:
-        """Whether there is a card."""
+        """Whether there is a CUDA device."""
         return self.device.type == 'cuda'
 
     @property
@@ -100,10 +100,10 @@ class Session:
         return self.budget - (time.monotonic() - self.began)
 
     def root(self) -> Path:
-        """The clone this package lies in: configs, tools and golden tensors.
+        """The clone that this package is in, with configs, tools and golden tensors.
 
         Raises:
-            LeftOutError: It is installed without them.
+            LeftOutError: The package is installed without them.
         """
         root = Path(pinas_zoo.__file__).resolve().parents[1]
         if not (root / 'tests' / 'golden.py').is_file():
@@ -111,16 +111,16 @@ class Session:
         return root
 
     def say(self, line: str) -> None:
-        """Prints a line with the time."""
+        """Prints a line with the elapsed time."""
         print(f'[{time.monotonic() - self.began:5.0f}s] {line}', flush=True)
 
     def record(self, name: str, **values: Any) -> None:
-        """Keeps values of the current part and prints them."""
+        """Records values of the current part and prints them."""
         self.results['parts'][self.current].setdefault('rows', {})[name] = values
         self.say(f'{self.current} {name}: ' + '  '.join(f'{key} {_short(value)}' for key, value in values.items()))
 
     def free(self) -> None:
-        """Gives back the memory of trainers that are no longer named; they hold themselves in cycles."""
+        """Frees the memory of trainers that are no longer referenced; they are part of reference cycles."""
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
@@ -131,7 +131,7 @@ class Session:
             torch.cuda.synchronize()
 
     def time(self, call: Callable[[int], Any], rounds: int = 10, warm_ups: int = 3) -> Timing:
-        """Times a call that takes the index of its round; warm-ups have indices below 0 and may be many."""
+        """Times a call that takes the index of its round; warm-up rounds have negative indices and may be many."""
         rounds, warm_ups = (2, 1) if self.tiny else (rounds, warm_ups)
         for index in range(-warm_ups, 0):
             call(index)
@@ -167,7 +167,7 @@ class Session:
 
         Args:
             commands: Command by name.
-            limit: Seconds for all of them; what still runs then is killed.
+            limit: Seconds for all of them; programs that still run then are killed.
         """
         root, running = self.root(), {}
         path = os.pathsep.join(filter(None, (str(root), os.environ.get('PYTHONPATH'))))
@@ -190,7 +190,7 @@ class Session:
             return {name: (p.returncode, logs[name].read_text(errors='replace')) for name, p in running.items()}
 
     def run(self, parts: list[Part]) -> bool:
-        """Runs parts in turn, and writes results.json after each; returns whether none failed."""
+        """Runs parts one after another and writes results.json after each; returns whether none failed."""
         self.results |= {'environment': self.describe(), 'tiny': self.tiny, 'budget': self.budget, 'parts': {}}
         for part in parts:
             self.current = part.name
@@ -213,7 +213,7 @@ class Session:
     def _attempt(self, part: Part) -> dict[str, Any]:
         result = self.results['parts'][part.name]
         try:
-            # A rehearsal takes the time it takes: the limits are there for a card's time.
+            # A rehearsal takes as long as it takes: the limits are there for time on a card.
             with time_limit(min(part.limit, max(self.left, 1))) if self.cuda else nullcontext():
                 part.run(self)
         except LeftOutError as error:
@@ -247,7 +247,7 @@ class Session:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError after so many seconds, in the main thread of a system that has alarms.
+    """Raises TimeoutError after this many seconds, in the main thread of a system with alarm signals.
 
     Raises:
         TimeoutError: The time is over.
@@ -282,5 +282,5 @@ def _short(value: Any) -> str:
 
 
 def python(*arguments: str) -> list[str]:
-    """A command of this Python."""
+    """A command that runs this Python."""
     return [sys.executable, *arguments]

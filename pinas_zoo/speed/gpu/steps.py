@@ -17,7 +17,7 @@ from pinas_zoo.speed.step import PAPER, QUICK, Sizes, Trainer
 __all__ = ['autotune', 'batches', 'compiled', 'step']
 
 HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'TF32': None}
-#: Form, precision, layout, graphs: the same trainer's forms follow one another.
+#: Form, precision, layout, graphs; the forms of one trainer are adjacent.
 STEPS = (
     ('ours', 'bf16', 'contiguous', True),
     ('floor', 'bf16', 'contiguous', True),
@@ -52,14 +52,14 @@ def _keep(session: Session, name: str, timing: Timing, images: int, **more: Any)
 
 
 def step(session: Session) -> None:
-    """The recipe's step on random paths, cudnn's own choice of kernels: the form, its precision and its layout."""
+    """The recipe's step on random paths with cudnn's default kernels: form, precision and layout."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     sizes, last, trainer, found = _sizes(session), None, None, {}
     for form, precision, layout, captured in STEPS:
         if not session.cuda and (captured or precision == 'fp16'):
             continue
         if last != (precision, layout, captured):
-            trainer = None  # its memory first
+            trainer = None  # frees its memory first
             session.free()
             trainer = Trainer(sizes, layout, 0, session.device, HALVES[precision], captured)
             last = (precision, layout, captured)
@@ -86,7 +86,7 @@ def _ratios(session: Session, found: dict[str, float]) -> None:
 
 
 def _kernels(session: Session, trainer: Trainer, form: str) -> float | None:
-    """Milliseconds of kernels in one step; None where they cannot be seen."""
+    """Milliseconds of kernels in one step; None if they cannot be measured."""
     if not session.cuda:
         return None
     try:
@@ -136,7 +136,7 @@ def batches(session: Session) -> None:
 
 
 def compiled(session: Session) -> None:
-    """The blocks of one pair compiled one by one, beside the same pair from graphs."""
+    """The blocks of one pair, each compiled, beside the same pair run from graphs."""
     if not session.cuda:
         raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
     import torch._dynamo

@@ -1,9 +1,9 @@
-"""The authors' released checkpoints, turned into files of this project.
+"""Converts the authors' released checkpoints to files of this project.
 
-A file is recognised by its names and shapes, its architecture found from the shapes. Everything in it has to be
-accounted for: renamed, or listed in `NON_WEIGHTS`; and everything that the network needs has to be there in the right
-shape. Nobody here has seen the real files: what is known of them is their code, so a real file may bring a surprise,
-which then is an error that names it and never a silent loss.
+A file is recognised by its names and shapes, and its architecture is found from the shapes. Everything in it must be
+accounted for: renamed, or listed in `NON_WEIGHTS`; and everything that the network needs must be there in the right
+shape. We have never seen the real files: only their code is known. So a real file may bring a surprise, which is then
+an error that names it and never a silent loss.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pinas_zoo.weights.shapes import Shapes, backbone_shapes, find_arch, find_sp
 __all__ = ['KINDS', 'Converted', 'convert', 'convert_file', 'recognise']
 
 KINDS = ('classifier', 'deeplabv3', 'mask-rcnn', 'supernet', 'supernet-training')
-#: The names that tell a kind, as a pattern of their beginning; the first that matches counts.
+#: The names that identify a kind, as a pattern of their beginning; the first that matches counts.
 SIGNS = {
     'supernet-training': r'encoder_q\.',
     'mask-rcnn': r'backbone\.bottom_up\.',
@@ -39,7 +39,7 @@ SIGNS = {
     'classifier': r'layer\d+\.\d+\.(conv|bn)',
 }
 
-#: What training files carry beside the weights (names at the top) and among them (patterns).
+#: What training files contain beside the weights (names at the top level) and among them (patterns).
 NON_WEIGHTS = (
     'optimizer', 'epoch', 'iteration', 'scheduler', 'best_pred', 'author', 'meta', 'amp',
 )  # fmt: skip
@@ -81,7 +81,7 @@ def recognise(shapes: Shapes) -> str:
             return kind
     some = ', '.join(list(shapes)[:3])
     raise ValueError(
-        f'this is none of the released checkpoints: its {len(shapes)} tensors begin with {some}. Known kinds: '
+        f'this is not a known released checkpoint: its {len(shapes)} tensors begin with {some}. Known kinds: '
         + ', '.join(f'{kind} (names like {sign})' for kind, sign in SIGNS.items())
     )
 
@@ -98,26 +98,26 @@ def convert(
     Args:
         content: The file's content.
         source: Its name, for messages and metadata.
-        kind: The kind it has to be of; None for any.
-        arch: The architecture it has to have; None for any.
-        space: The space it has to be of; None for any known one.
+        kind: Required kind; None for any.
+        arch: Required architecture; None for any.
+        space: Required space; None for any known one.
 
     Raises:
-        ValueError: It is of another kind, space or architecture, or a weight is left over, missing or misshapen. The
-            message has the report.
+        ValueError: It is of another kind, space or architecture, or a weight is unexpected, missing or mismatched. The
+            message contains the report.
     """
     report = LoadReport(source)
     released = _drop_non_weights(content, report)
     found = recognise(shapes_of(released))
     if kind is not None and kind != found:
-        raise ValueError(f'{source} is of kind {found!r}, asked for was {kind!r}; allowed: {KINDS}')
+        raise ValueError(f'{source} is of kind {found!r}, requested was {kind!r}; allowed: {KINDS}')
     plan = _plan(found, released, space)
     if arch is not None:
         if plan.arch is None:
-            raise ValueError(f'{source} is a {found}, which has no architecture; asked for was {arch}')
+            raise ValueError(f'{source} is a {found}, which has no architecture; requested was {arch}')
         if plan.space.parse(arch) != plan.space.parse(plan.arch):
             wanted = plan.space.format(arch)
-            raise ValueError(f'{source} holds architecture {plan.arch} by its shapes, asked for was {wanted}')
+            raise ValueError(f'{source} has architecture {plan.arch} by its shapes, requested was {wanted}')
     state = _renamed(released, plan, report)
     _check(state, plan.expected, report)
     if not report.fits:
@@ -141,24 +141,24 @@ def convert_file(
     arch: str | None = None,
     space: SearchSpace | None = None,
 ) -> Converted:
-    """Converts a file; writes all of the result or nothing.
+    """Converts a file; writes the complete result or nothing.
 
     Args:
         source: Released checkpoint.
-        destination: `.safetensors`, or `.pth` as mmengine loads it; the suffix chooses the form.
+        destination: `.safetensors`, or `.pth` as mmengine loads it; the suffix selects the form.
         kind: See `convert`.
         arch: See `convert`.
         space: See `convert`.
 
     Raises:
         FileNotFoundError: There is no such source.
-        ValueError: The source is refused, see `convert`, or the suffix is none of the two.
+        ValueError: The source is refused, see `convert`, or the suffix is neither of the two.
     """
     source, destination = Path(source), Path(destination)
     if destination.suffix not in ('.safetensors', '.pth'):
         raise ValueError(f'{destination} must end in .safetensors or .pth')
     if destination.resolve() == source.resolve():
-        raise ValueError(f'{destination} is the source itself')
+        raise ValueError(f'{destination} is the source itself: choose another destination')
     converted = convert(read_checkpoint(source), source.name, kind, arch, space)
     converted.metadata['source_sha256'] = file_sha256(source)
     if destination.suffix == '.safetensors':
@@ -175,14 +175,14 @@ def convert_file(
 
 @dataclass
 class _Plan:
-    """How one kind is renamed, and what has to come out."""
+    """How one kind is renamed, and the expected result."""
 
     rename: Callable[[str], str | None]
     expected: Shapes
     space: SearchSpace
     arch: str | None = None
     num_classes: int | None = None
-    alias: tuple[str, str] | None = None  # names under the first prefix have to equal those under the second
+    alias: tuple[str, str] | None = None  # names under the first prefix must equal those under the second
 
 
 def _below(shapes: Shapes, prefix: str) -> Shapes:
@@ -219,7 +219,7 @@ def _plan(kind: str, released: Mapping[str, Tensor], space: SearchSpace | None) 
 
 
 def _released_as_backbone(shapes: Shapes) -> Shapes:
-    """A released supernet's shapes as those of a backbone, of candidate 0: enough to find the space."""
+    """The shapes of a released supernet as those of a backbone of candidate 0: enough to find the space."""
     return {re.sub(r'^(layer\d+\.\d+)\.0\.', r'\1.', name): shape for name, shape in shapes.items()}
 
 
@@ -258,12 +258,14 @@ def _drop_non_weights(content: Checkpoint, report: LoadReport) -> dict[str, Tens
             report.unexpected.append(f'{name} (beside the state dict, with tensors in it)')
         else:
             report.dropped.append(name)
-            report.notes.append(f'{name!r} is not in the list of non-weights, but holds no tensor')
+            report.notes.append(f'{name!r} is not in the list of non-weights, but contains no tensor')
     state = strip_module(content.state)
     for name in [name for name in state if any(re.fullmatch(pattern, name) for pattern in NON_WEIGHTS_AMONG)]:
         del state[name]
         report.dropped.append(name)
-    for name in [name for name in state if name in NON_WEIGHTS]:  # a plain state dict with them beside its tensors
+    for name in [
+        name for name in state if name in NON_WEIGHTS
+    ]:  # a plain state dict with such entries beside its tensors
         del state[name]
         report.dropped.append(name)
     return state
@@ -310,4 +312,4 @@ def _check(state: dict[str, Tensor], expected: Shapes, report: LoadReport) -> No
         else:
             report.matched.append(name)
     if filled:
-        report.notes.append(f'{filled} counters num_batches_tracked are absent and were set to 0')
+        report.notes.append(f'{filled} counters num_batches_tracked are missing and were set to 0')

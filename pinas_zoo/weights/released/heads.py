@@ -1,6 +1,6 @@
 """The shapes of the released heads, under mmsegmentation's and mmdetection's names.
 
-They follow from the released code, and are what `configs/*_released_*.py` build; a test compares both.
+They follow from the released code, and are what `configs/*_released_*.py` build; a test compares the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ['HEAD_CLASSES', 'deeplab_shapes', 'mask_rcnn_shapes']
 
 WIDTH = 256
 
-#: Per kind: the tensor whose first dimension counts the classes, and how many of it are not classes (background).
+#: Per kind: the tensor whose first dimension counts the classes, and how many of these are not classes (background).
 HEAD_CLASSES = {
     'deeplabv3': ('decode_head.conv_seg.weight', 0),
     'mask-rcnn': ('roi_head.bbox_head.fc_cls.weight', 1),

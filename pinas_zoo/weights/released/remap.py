@@ -1,8 +1,8 @@
-"""Names of the authors' released checkpoints, turned into ours.
+"""Converts names in the authors' released checkpoints to ours.
 
-One table a kind: each line is a pattern of a released name and what it becomes. A name that no line knows is left over,
-and a conversion with something left over is refused. Nobody here has seen the released files: the names come from the
-released code.
+One table per kind: each line is a pattern of a released name and its replacement. A name that no line matches is left
+over, and a conversion with something left over is refused. We have never seen the released files: the names come from
+the released code.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _MASK_RCNN = (
     (r'roi_heads\.mask_head\.predictor\.(\w+)', r'roi_head.mask_head.conv_logits.\1'),
 )
 
-# The supernet's projector: pooling and flattening have indices in ours.
+# The supernet's projector: in our model pooling and flattening have indices.
 _PROJECTOR = ((r'1\.mlp\.0\.(weight|bias)', r'projector.2.\1'), (r'1\.mlp\.2\.(weight|bias)', r'projector.4.\1'))
 
 
@@ -96,9 +96,9 @@ def mask_rcnn_name(name: str) -> str | None:
 
 
 def supernet_name(name: str, depths: tuple[int, ...]) -> str | None:
-    """`SuperNet`'s name of a weight of a released supernet backbone; None if its block lies outside the space.
+    """`SuperNet`'s name of a weight of a released supernet backbone; None if its block is outside the space.
 
-    The shared shortcut stands under every candidate there, and once here.
+    The shared shortcut is stored under every candidate there, and once here.
 
     Args:
         name: Released name, without prefix.
@@ -132,7 +132,7 @@ def training_name(name: str, depths: tuple[int, ...]) -> str | None:
 
 
 def strip_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off the `module.` that data-parallel wrappers put before every name, once or more often."""
+    """Removes the `module.` that data-parallel wrappers put before every name, once or repeatedly."""
     state = dict(state)
     while state and all(name.startswith('module.') for name in state):
         state = {name.removeprefix('module.'): tensor for name, tensor in state.items()}
@@ -142,19 +142,19 @@ def strip_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def supernet_from_released(state: Mapping[str, Tensor], depths: tuple[int, ...] = (3, 4, 6, 3)) -> dict[str, Tensor]:
     """Renames a released supernet backbone (`layerS.B.C.*`) to `SuperNet`'s names.
 
-    Of the shortcuts under the candidates of a position the last one wins, as in the release.
+    If the shortcuts under the candidates of a position differ, the last one counts, as in the release.
 
     Args:
         state: Tensors of the backbone, without prefix.
         depths: Blocks per stage of the space.
 
     Raises:
-        ValueError: A block lies outside the space.
+        ValueError: A block is outside the space.
     """
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
         renamed = supernet_name(name, depths)
         if renamed is None:
-            raise ValueError(f'{name}: no such block in a space of depths {depths}')
+            raise ValueError(f'{name}: there is no such block in a space of depths {depths}')
         out[renamed] = tensor
     return out
