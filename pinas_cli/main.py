@@ -14,6 +14,7 @@ from pinas_cli.options import CommandError
 #: Every command, with its line in `pinas --help`. A new one is a row here and a module of that name with
 #: `add_arguments(parser)` and `run(args)`, which returns the exit status.
 COMMANDS = {
+    'quickstart': 'the whole way in minutes on two CPU cores, with a report',
     'train': 'train a config of this project, of mmdetection or of mmsegmentation',
     'test': 'evaluate a checkpoint with a config',
     'search': 'search a supernet for its best architecture',

@@ -31,11 +31,16 @@ HALVES = ('tuning', 'reporting')
 # ---- truth -----------------------------------------------------------------------------------------------------------
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--device', default='cpu', help='where the networks are trained, such as cuda:1; default cpu')
+
+
 def _add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('truth', help='stand-alone training of paths; resumes')
     parser.add_argument('--file', type=Path, default=TRUTH, help=f'the table; default {TRUTH}')
     parser.add_argument('--paths', type=int, default=192, help='paths that the table shall have; default 192')
     parser.add_argument('--workers', type=int, default=1, help='processes, one thread each; default 1')
+    _add_device(parser)
     parser.add_argument('--verify', type=int, metavar='N', help='train N recorded lines again instead, and compare')
     parser.set_defaults(run_part=run_truth, prog=parser.prog)
 
@@ -56,7 +61,7 @@ def run_truth(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    extend(args.file, Study(), args.paths, args.workers, report)
+    extend(args.file, Study(), args.paths, args.workers, args.device, report)
     print(f'{args.file}: {len(read_truth(args.file).rows)} paths')
     return 0
 
@@ -111,6 +116,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument('--paths', type=int, default=192, help='paths of the truth that are scored; default 192')
     parser.add_argument('--workers', type=int, default=1, help='supernets at a time; default 1')
     parser.add_argument('--threads', type=int, default=1, help='threads of each; default 1')
+    _add_device(parser)
     parser.set_defaults(run_part=run_supernets, prog=parser.prog)
 
 
@@ -138,7 +144,7 @@ def run_supernets(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    run(args.scores, jobs, args.workers, args.threads, report)
+    run(args.scores, jobs, args.workers, args.threads, args.device, report)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Train a search's best architectures and some random ones alone, and choose one; continues what was stopped.
 
     pinas shortlist configs/quickstart/....py --search work_dirs/search --work-dir work_dirs/shortlist
+    pinas shortlist configs/quickstart/....py --random-only --work-dir work_dirs/random    # beside the search
 
 Writes shortlist.json: both groups, their accuracies, the choice and its rank, the rank correlation of the supernet's
 estimates. `pinas derive` and the retraining take the choice on.
@@ -15,7 +16,16 @@ from pinas_cli.options import add_cfg_options, add_config, config_path, errors_a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas shortlist`."""
     add_config(parser, 'a shortlist config of configs/search/ or configs/quickstart/')
-    parser.add_argument('--search', required=True, metavar='DIR', help='work dir of the search, or its archs.jsonl')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('--search', metavar='DIR', help='work dir of the search, or its archs.jsonl')
+    source.add_argument(
+        '--random-only',
+        action='store_true',
+        help="train only the random architectures, which follow from the search's config: beside or before the search",
+    )
+    parser.add_argument(
+        '--trained', metavar='DIR', help='work dir of a call with --random-only, whose trainings are taken over'
+    )
     parser.add_argument(
         '--work-dir', help='folder for the trainings and shortlist.json; default work_dirs/<config name>'
     )
@@ -26,10 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains and chooses."""
-    from pinas_zoo.mm.shortlist import shortlist
+    from pinas_zoo.mm.shortlist import shortlist, train_random
 
+    config, options = config_path(args.config), run_options(args)
     with errors_as_line(ValueError, RuntimeError):
-        result = shortlist(config_path(args.config), args.search, run_options(args), args.workers, _tell)
+        if args.random_only:
+            train_random(config, options, args.workers, _tell)
+            return 0
+        result = shortlist(config, args.search, options, args.workers, _tell, args.trained)
     print(summary(result))
     return 0
 

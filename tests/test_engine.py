@@ -411,7 +411,7 @@ def test_the_loop_counts_epochs() -> None:
     init_default_scope('pinas_zoo')
     settings = {'runner': runner, 'dataloader': cfg.train_dataloader}
     loop = ExactIterLoop(**settings, max_epochs=2, val_begin=2, dynamic_intervals=[(2, 3)])
-    assert (loop.max_iters, loop.max_epochs, loop.epoch_length) == (14, 2, 7) and '14 in all' in logged[0]
+    assert (loop.max_iters, loop.max_epochs, loop.epoch_length) == (14, 2, 7) and '14 in total' in logged[0]
     assert (loop.val_begin, loop.val_interval) == (14, 7)
     assert (loop.dynamic_milestones, loop.dynamic_intervals) == ([0, 8], [7, 21])
     loop = ExactIterLoop(**settings, max_iters=9)

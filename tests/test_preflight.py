@@ -200,7 +200,7 @@ def test_empty_annotation(case):
     change(root / TRAIN_FILE, lambda document: document.pop('annotations'))
     assert the_error(cfg) == f'{root}/{TRAIN_FILE}: holds no annotation (0 for 4 images)'
     (root / TRAIN_FILE).write_bytes(b'')
-    assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: no JSON (Expecting value')
+    assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: not JSON (Expecting value')
 
 
 def test_images_without_boxes_are_legal_and_a_test_set_without_boxes_too(case):

@@ -48,7 +48,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def start(root: Path, environment: dict[str, str]) -> subprocess.Popen:
-    command = [sys.executable, '-m', 'pinas_zoo.mm.quickstart.job', '--root', str(root), '--quick']
+    command = [sys.executable, '-m', 'pinas_cli', 'quickstart', '--root', str(root), '--quick']
     # Files, not pipes: nobody reads while it runs, and the log of imports would fill a pipe.
     with open(root / 'stdout', 'w') as out, open(root / 'stderr', 'w') as errors:
         return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors, env=environment)

@@ -261,7 +261,7 @@ def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None
 
 
 def test_too_many_calibration_batches_are_refused(search_case: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='7 batches of 8 were asked for, 48 images give 6'):
+    with pytest.raises(ValueError, match='7 batches of 8 were requested, 48 images give 6'):
         search(search_case, tmp_path, **{'calibration.batches': 7})
 
 

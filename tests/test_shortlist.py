@@ -128,12 +128,20 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'default_hooks = dict(checkpoint=dict(interval=2))',
     ]
     (root / 'short.py').write_text('\n'.join(lines) + '\n')
-    (root / 'list.py').write_text("training = '{{ fileDirname }}/short.py'\ntop = 2\nrandom = 4\nworkers = 2\n")
+    (root / 'list.py').write_text(
+        "training = '{{ fileDirname }}/short.py'\nsearch = '{{ fileDirname }}/search.py'\n"
+        'top = 2\nrandom = 4\nworkers = 2\n'
+    )
+    searcher = "dict(name='random')"
+    (root / 'search.py').write_text(
+        f'space = {SPACE.to_dict()!r}\nsearcher = {searcher}\nbudget = 24\nnum_classes = 3\n'
+    )
     return root
 
 
 def command(case: Path, work_dir: Path, *more: str) -> list[str]:
-    arguments = [str(case / 'list.py'), '--search', str(case / 'search'), '--work-dir', str(work_dir), *more]
+    source = [] if '--random-only' in more else ['--search', str(case / 'search')]
+    arguments = [str(case / 'list.py'), *source, '--work-dir', str(work_dir), *more]
     return [sys.executable, str(ROOT / 'tools/shortlist.py'), *arguments]
 
 
@@ -169,7 +177,25 @@ def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path) -> None:
     assert all(file.stat().st_mtime_ns == then for file, then in kept.items()), 'a finished training was repeated'
     assert without_clock(json.loads((tmp_path / 'run' / 'shortlist.json').read_text())) == without_clock(expected)
     other = run(case, tmp_path / 'run', '--cfg-options', 'random=3')
-    assert other.returncode == 1 and 'holds another shortlist, which differs in listed' in other.stderr
+    assert other.returncode == 1 and 'contains another shortlist, which differs in listed' in other.stderr
+
+
+@pytest.mark.mm
+@pytest.mark.slow
+def test_the_random_ones_can_be_trained_before_the_search(case: Path, tmp_path: Path) -> None:
+    ahead = run(case, tmp_path / 'random', '--random-only', '--workers', '1')
+    assert ahead.returncode == 0, ahead.stderr[-3000:]
+    results = json.loads((tmp_path / 'random' / 'random.json').read_text())
+    whole = run(case, tmp_path / 'run', '--trained', str(tmp_path / 'random'))
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    summary = json.loads((tmp_path / 'run' / 'shortlist.json').read_text())
+    random = {one['arch']: one['test'] for one in summary['networks'] if 'random' in one['groups']}
+    assert random == {arch: result['test'] for arch, result in results.items()} and len(random) == 4
+    assert not [file for arch in random for file in (tmp_path / 'run' / arch).glob('*.pth')], 'trained twice'
+    other = run(case, tmp_path / 'other', '--trained', str(tmp_path / 'random'), '--seed', '1')
+    assert other.returncode == 1 and 'differ from those of this shortlist in seed' in other.stderr
+    missing = run(case, tmp_path / 'another', '--trained', str(tmp_path))
+    assert missing.returncode == 1 and 'is no folder of such trainings' in missing.stderr
 
 
 @pytest.mark.mm

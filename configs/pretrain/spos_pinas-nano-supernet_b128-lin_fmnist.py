@@ -1,5 +1,5 @@
 # SPOS on the nano space, at the cost of the quickstart's Pi-NAS: 260 steps x 8/3 path units.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/small_labelled.py'
 
 model = dict(
     type='pinas_zoo.SupernetPretraining',
@@ -9,19 +9,9 @@ model = dict(
 )
 train_dataloader = dict(
     batch_size=128,
-    num_workers=0,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
-        dataset=dict(
-            type='pinas_zoo.SupervisedView',
-            source=dict(kind='fashion-mnist', split='train', limit=20000),
-            size=28,
-            train=True,
-            shift=2,
-        ),
+        dataset=dict(source=dict(kind='fashion-mnist', split='train', limit=20000), size=28, train=True, shift=2)
     ),
-    collate_fn=dict(type='pinas_zoo.default_collate'),
 )
 train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=693)
 optim_wrapper = dict(

@@ -1,5 +1,5 @@
 # Linear stage of the nano supernet: other images than the search is scored on.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/small_labelled.py'
 
 model = dict(
     type='pinas_zoo.LinearStage',
@@ -10,17 +10,7 @@ model = dict(
 )
 train_dataloader = dict(
     batch_size=256,
-    num_workers=0,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(
-        type='pinas_zoo.SeededDataset',
-        dataset=dict(
-            type='pinas_zoo.SupervisedView',
-            source=dict(kind='fashion-mnist', split='train', limit=20000),
-            size=28,
-        ),
-    ),
-    collate_fn=dict(type='pinas_zoo.default_collate'),
+    dataset=dict(dataset=dict(source=dict(kind='fashion-mnist', split='train', limit=20000), size=28)),
 )
 train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=200)
 # The paper's lr 30 is for its long pre-training. After this short one, of 0.02, 0.1, 0.5 and 2, 0.1 gave the lowest

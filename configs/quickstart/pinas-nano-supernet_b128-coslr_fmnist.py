@@ -1,26 +1,10 @@
 # Unsupervised Pi-NAS supernet of the nano space on grey 28 px images, sized for two CPU cores.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/small_pinas.py'
 
-model = dict(
-    type='pinas_zoo.SupernetPretraining',
-    space='pinas_nano',
-    channels_last=True,
-    # A short run on few images: a shorter queue, and a teacher that follows faster than the paper's 0.999.
-    method=dict(type='pinas_zoo.PiNAS', dim=64, queue_length=4096, momentum=0.99, temperature=0.2),
-)
+model = dict(space='pinas_nano', method=dict(queue_length=4096))
 train_dataloader = dict(
     batch_size=128,
-    num_workers=0,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(
-        type='pinas_zoo.SeededDataset',
-        dataset=dict(
-            type='pinas_zoo.BatchedViews',
-            size=28,
-            source=dict(kind='fashion-mnist', split='train', limit=20000),
-        ),
-    ),
-    collate_fn=dict(type='pinas_zoo.collate_views'),
+    dataset=dict(dataset=dict(size=28, source=dict(kind='fashion-mnist', split='train', limit=20000))),
 )
 train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=260)
 optim_wrapper = dict(

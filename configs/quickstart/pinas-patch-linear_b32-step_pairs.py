@@ -1,5 +1,5 @@
 # Linear stage of the patch supernet; its classes are the pairs of the data set's.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/small_labelled.py'
 
 model = dict(
     type='pinas_zoo.LinearStage',
@@ -10,19 +10,11 @@ model = dict(
 )
 train_dataloader = dict(
     batch_size=32,
-    num_workers=0,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
         dataset=dict(
-            type='pinas_zoo.SupervisedView',
-            source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000),
-            size=(20, 40),
-            shift=2,
-            train=True,
-        ),
+            source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000), size=(20, 40), shift=2, train=True
+        )
     ),
-    collate_fn=dict(type='pinas_zoo.default_collate'),
 )
 max_iters = 1500
 train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=max_iters)

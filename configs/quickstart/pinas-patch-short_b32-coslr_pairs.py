@@ -1,5 +1,5 @@
 # One network of the patch space alone under a short budget, what the shortlist trains: the recipe of the ranking study.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/small_labelled.py'
 
 size = (20, 40)
 model = dict(
@@ -12,19 +12,11 @@ model = dict(
 model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=False)
 train_dataloader = dict(
     batch_size=32,
-    num_workers=0,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
         dataset=dict(
-            type='pinas_zoo.SupervisedView',
-            source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000),
-            size=size,
-            shift=2,
-            train=True,
-        ),
+            source=dict(kind='pairs', split='train', items_limit=50000, pairs=50000), size=size, shift=2, train=True
+        )
     ),
-    collate_fn=dict(type='pinas_zoo.default_collate'),
 )
 # These choose; the test items report.
 val_dataloader = dict(

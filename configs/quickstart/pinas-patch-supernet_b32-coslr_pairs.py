@@ -1,24 +1,14 @@
 # Unsupervised Pi-NAS supernet of the patch space on pairs of items, sized for one CPU core: the ranking study's recipe.
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/small_pinas.py'
 
 size = (20, 40)
 # Disjoint items: the first 50,000 train, of the others one half chooses architectures and one looks at features.
 pairs = dict(kind='pairs', split='train', items_limit=50000, pairs=50000)
-model = dict(
-    type='pinas_zoo.SupernetPretraining',
-    space='pinas_patch',
-    channels_last=True,
-    # A short run on few images: a short queue, and a teacher that follows faster than the paper's 0.999.
-    method=dict(type='pinas_zoo.PiNAS', dim=64, queue_length=512, momentum=0.99, temperature=0.2),
-)
+model = dict(space='pinas_patch', method=dict(queue_length=512))
 train_dataloader = dict(
     batch_size=32,
-    num_workers=0,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
         dataset=dict(
-            type='pinas_zoo.BatchedViews',
             size=size,
             source=pairs,
             recipe=dict(
@@ -33,7 +23,6 @@ train_dataloader = dict(
             ),
         ),
     ),
-    collate_fn=dict(type='pinas_zoo.collate_views'),
 )
 max_iters = 2000
 train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=max_iters)

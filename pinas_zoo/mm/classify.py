@@ -1,4 +1,4 @@
-"""Linear stage on a frozen supernet, and supervised retraining of a derived network. There is no mmpretrain here."""
+"""Linear stage on a frozen supernet, and supervised retraining of a derived network, without mmpretrain."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LinearStage(SteppedModel):
     Args:
         space: Search space, its name, or its dict of fields.
         num_classes: Classes of the head.
-        supernet: Checkpoint of the pre-training; None leaves random weights (a checkpoint of this stage follows).
+        supernet: Checkpoint of the pre-training; None keeps random weights (if a checkpoint of this stage is loaded).
         seed: Paths are drawn from (seed, step); None takes the run's seed.
         channels_last: Memory format of the supernet.
         data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
@@ -78,7 +78,7 @@ class LinearStage(SteppedModel):
         return self.space.sample(np.random.default_rng([self.seed, step]))
 
     def init_weights(self) -> None:
-        """Weights are initialised at construction."""
+        """Does nothing: weights are initialised at construction."""
 
     def forward(
         self,
@@ -108,8 +108,8 @@ class Classifier(BaseModel):
     Args:
         model: Arguments of `timm.create_model`, e.g. ``dict(model_name='pinas', arch=..., drop_rate=0.2)``.
         num_classes: Classes.
-        mixup: Alpha of mixup while training; 0 is off.
-        label_smoothing: Share of the target spread over the classes.
+        mixup: Alpha of mixup during training; 0 disables it.
+        label_smoothing: Share of the target that is spread over the classes.
         zero_init_last: Every block starts as its shortcut.
         channels_last: Memory format.
         data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
@@ -131,17 +131,17 @@ class Classifier(BaseModel):
             init_weights(self.net, zero_init_last=True)
         if channels_last:
             to_memory_format(self.net, torch.channels_last)
-        # timm's Mixup draws from numpy's global generator, whose state our checkpoints carry.
+        # timm's Mixup draws from numpy's global generator, whose state is saved in our checkpoints.
         self.mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=num_classes) if mixup else None
         self.criterion = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(label_smoothing)
 
     def init_weights(self) -> None:
-        """Weights are initialised at construction."""
+        """Does nothing: weights are initialised at construction."""
 
     def forward(
         self, image: Tensor, label: Tensor | None = None, mode: str = 'tensor', **facts: Any
     ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Logits ('tensor'), losses ('loss'), or one dict of scores and label an image ('predict')."""
+        """Logits ('tensor'), losses ('loss'), or one dict of scores and label per image ('predict')."""
         target = label
         if mode == 'loss' and self.mixup is not None:
             image, target = self.mixup(image, label)
@@ -161,9 +161,9 @@ class TopAccuracy(BaseMetric):
     """Top-k accuracies in percent, and the mean cross-entropy.
 
     Args:
-        topk: Which k.
-        collect_device: Where results of several ranks are gathered.
-        prefix: Before the names.
+        topk: Values of k.
+        collect_device: Where the results of several ranks are gathered.
+        prefix: Prefix of the names.
     """
 
     default_prefix = 'accuracy'
@@ -173,7 +173,7 @@ class TopAccuracy(BaseMetric):
         self.topk = tuple(topk)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Tensor]]) -> None:
-        # Of the whole batch at once: every read of a value waits for the device.
+        # For the whole batch at once: every read of a value waits for the device.
         scores = torch.stack([sample['scores'] for sample in data_samples]).float()
         label = torch.stack([torch.as_tensor(sample['label'], device=scores.device) for sample in data_samples])[
             :, None

@@ -1,4 +1,4 @@
-"""One path of a supernet, evaluated as the search does: what tools/test.py does with a config of the search."""
+"""One path of a supernet, evaluated as in the search: tools/test.py with a config of a search."""
 
 from __future__ import annotations
 

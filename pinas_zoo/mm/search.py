@@ -1,4 +1,4 @@
-"""The search stage: a linear-stage checkpoint in; `archs.jsonl`, `best.json` and pictures out. And the derivation."""
+"""The search stage: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures. And the derivation."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['Batches', 'derive_best', 'search']
+__all__ = ['Batches', 'derive_best', 'search', 'searcher_of']
 
-#: What a search may compute in.
+#: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 #: Parts of a search's config that read images.
@@ -56,14 +56,14 @@ class Batches:
 
     Args:
         view: Arguments of `SupervisedView` (source, size, ...), in evaluation geometry.
-        batch_size: Images a batch.
-        batches: How many; None for the whole source.
-        num_workers: Processes that decode; 0 decodes here.
-        in_memory: Keep the images on the device, all of them; for sets that fit.
-        keep_gib: Without that, GiB of decoded uint8 images that this process keeps in the host's memory after the
-            first pass (50,000 of 224 px are 7); what does not fit is decoded anew in every pass.
-        device: Where the batches go.
-        labelled: Give (images, labels) rather than images.
+        batch_size: Images per batch.
+        batches: Number of batches; None for the whole source.
+        num_workers: Processes that decode; 0 decodes in this one.
+        in_memory: Keep all images on the device; for sets that fit.
+        keep_gib: Otherwise, GiB of decoded uint8 images that this process keeps in the host's memory after the
+            first pass (50,000 of 224 px are 7); the rest is decoded again in every pass.
+        device: Device of the batches.
+        labelled: Return (images, labels) instead of images.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Batches:
         available = len(self.dataset) // batch_size
         if batches is not None and batches > available:
             raise ValueError(
-                f'{batches} batches of {batch_size} were asked for, {view["source"]} gives {available} whole ones'
+                f'{batches} batches of {batch_size} were requested, {view["source"]} gives {available} whole ones'
             )
 
     @property
     def name(self) -> str:
-        """Says which images these are; part of the score cache's key."""
+        """Identifies these images; part of the score cache's key."""
         facts = {'batch_size': self.batch_size, 'batches': self.batches, 'size': self.dataset.size}
         return json.dumps(self.dataset.source.description | facts, sort_keys=True)
 
@@ -106,7 +106,7 @@ class Batches:
         loader = DataLoader(rest, self.batch_size, num_workers=self.num_workers, pin_memory=pinned)
         for index, found in enumerate(loader, start=len(kept)):
             batch = {key: found[key] for key in ('image', 'statistics', 'label')}
-            if index == len(self.kept):  # a pass that was broken off has kept its beginning
+            if index == len(self.kept):  # an aborted pass has kept its beginning
                 self._keep(batch)
             yield self._finish(batch)
 
@@ -115,14 +115,28 @@ class Batches:
         if self.in_memory:
             self.kept.append({key: tensor.to(self.device) for key, tensor in batch.items()})
         elif size <= self.room:
-            # A worker's batch lies in shared memory, of which there may be little.
+            # A worker's batch is in shared memory, of which there may be little.
             self.kept.append({key: tensor.clone() if tensor.is_shared() else tensor for key, tensor in batch.items()})
             self.room -= size
 
     def _finish(self, batch: dict[str, Tensor]) -> Any:
-        """Network input on the device, normalised there."""
+        """Network input, normalised on the device."""
         batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
         return (batch['image'], batch['label']) if self.labelled else batch['image']
+
+
+def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
+    """The searcher of a search's config, fresh, and what its architectures cost.
+
+    Args:
+        cfg: See `search`; its classes are known (`fill_from_data`).
+        seed: Of the searcher.
+    """
+    space = get_space(cfg.space)
+    size = cfg.get('size', space.input_size)
+    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
+    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
+    return build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits), costs
 
 
 def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
@@ -141,7 +155,7 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
     if (precision := cfg.get('precision', 'float32')) not in HALVES:
         raise ValueError(f'precision={precision!r}, allowed: {", ".join(HALVES)}')
     half = HALVES[precision]
-    # What was computed elsewhere is no score of this run: a CPU's float32 is what files without a word hold.
+    # Scores computed in another precision are not scores of this run; files that do not state one hold a CPU's float32.
     where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
     cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name, *where))
     return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
@@ -161,11 +175,11 @@ def _run(
     log: SearchLog | None,
     wanted: int | None = None,
 ) -> None:
-    """Asks for `wanted` paths at a time, evaluates and tells until the budget is used; rank 0 has the log."""
+    """Asks for `wanted` paths at a time, evaluates them and tells the scores until the budget is used; rank 0 logs."""
     space = searcher.space
     bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
     with bar:
-        # While nothing has to be told first, as many as wanted; later asks stop at the block's end.
+        # As long as nothing has to be told first, as many as wanted; later asks stop at the block's end.
         wanted = wanted or searcher.block * get_world_size()
         while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
             start = time.perf_counter()
@@ -185,7 +199,7 @@ def _run(
 def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
     """`best.json` and the two pictures."""
     best = max(records, key=lambda record: record.score)
-    top1 = best.score if best.top1 is None else best.top1  # a log from before there was a choice
+    top1 = best.score if best.top1 is None else best.top1  # a log without objective
     result = {**vars(best), 'top1': top1, **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
     write_text(work_dir / 'best.json', text)
@@ -198,9 +212,9 @@ def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str,
 
 
 def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
-    """Means over the random paths that a search begins with."""
+    """Means over the random paths with which a search begins."""
     top1, loss = ([getattr(record, name) for record in initial] for name in ('top1', 'loss'))
-    if None in top1:  # a log of accuracy alone
+    if None in top1:  # a log that ranked by accuracy
         top1 = [record.score for record in initial]
     mean, mean_loss = sum(top1) / len(top1), sum(loss) / len(loss)
     return {'random_mean': mean, 'random_mean_loss': mean_loss, 'random_paths': len(initial)}
@@ -208,22 +222,22 @@ def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
 
 @opened_once()
 def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
-    """Searches a supernet, resuming whatever the work_dir holds of the same search.
+    """Searches a supernet, resuming the same search if the work_dir contains one.
 
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
             `seed`, `channels_last`, `precision` (one of `HALVES`) and `paths_per_pass`: how many paths a pass over the
-            images evaluates where no result is waited for (default: a block per rank). They share their prefixes and
+            images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
             are written together; the results are the same.
         checkpoint: Checkpoint of the linear stage.
-        options: See `Options`; `resume` is without effect, since a search always continues.
+        options: See `Options`; `resume` has no effect, since a search always continues.
 
     Returns:
         The best record.
 
     Raises:
-        ValueError: The work_dir holds another search, or the checkpoint does not fit.
+        ValueError: The work_dir contains another search, or the checkpoint does not fit.
     """
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
@@ -234,17 +248,14 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
-    size = cfg.get('size', space.input_size)
-    costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
-    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
-    searcher = build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits)
+    searcher, costs = searcher_of(cfg, seed)
     sha256 = file_sha256(checkpoint)
-    # What the scores depend on; how the images are read is free.
+    # What the scores depend on; how the images are read may change.
     data = [
         {k: part[k] for k in ('view', 'batch_size', 'batches') if k in part}
         for part in (cfg.calibration, cfg.evaluation)
     ]
-    # Logs without an objective ranked by accuracy: such a search goes on.
+    # Logs without an objective ranked by accuracy: such a search can be continued.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
     check_data(cfg, PARTS, notes, checkpoint)

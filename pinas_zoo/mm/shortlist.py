@@ -1,9 +1,11 @@
-"""The shortlist stage: a search's best and some random architectures, each trained alone; `shortlist.json` out.
+"""The shortlist stage: trains a search's best and some random architectures alone; writes `shortlist.json`.
 
-Trainings are the ordinary ones of tools/train.py. Each has a folder and leaves a result there; a stage that was stopped
-keeps its results and continues the trainings that it interrupted.
+The random ones can be trained before the search has run.
 
-    python -m pinas_zoo.mm.shortlist PLAN ARCH    # one network of a plan, what each of several processes runs
+The trainings are ordinary runs of tools/train.py. Each has a folder and leaves a result there; an interrupted stage
+keeps its results and continues the trainings that were interrupted.
+
+    python -m pinas_zoo.mm.shortlist PLAN ARCH    # one network of a plan, as each of several processes runs it
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -26,14 +28,19 @@ import torch
 from mmengine.config import Config
 
 from pinas_zoo.files import write_text
+from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import Options, load_config, train
 from pinas_zoo.mm.engine.sampling import die_with_parent
+from pinas_zoo.mm.search import searcher_of
 from pinas_zoo.search.log import SearchLog, objective_of
-from pinas_zoo.search.shortlist import Listed, Outcome, draw_shortlist, summarise
+from pinas_zoo.search.shortlist import Outcome, draw_random, draw_shortlist, summarise
+from pinas_zoo.search.strategies import random_records
 
-__all__ = ['shortlist', 'train_one']
+__all__ = ['shortlist', 'train_one', 'train_random']
 
-RESULT, PLAN, SUMMARY = 'result.json', 'plan.json', 'shortlist.json'
+RESULT, PLAN, SUMMARY, RANDOM = 'result.json', 'plan.json', 'shortlist.json', 'random.json'
+#: Of a plan, what a training's result depends on beside the architecture.
+RECIPE = ('training_sha256', 'options', 'arch_key', 'seed')
 #: Called with (networks that are done, all of them, the one that was finished last).
 Progress = Callable[[int, int, str], None]
 
@@ -44,43 +51,95 @@ def shortlist(
     options: Options,
     workers: int | None = None,
     progress: Progress | None = None,
+    trained: str | Path | None = None,
 ) -> dict[str, Any]:
     """Trains a search's best architectures and some random ones alone, and chooses one.
 
     Args:
         config: Config with `training` (config of the short training), `top`, `random`; optionally
             `training_options` (what to change in that config), `arch_key`, `metric`, `seed`, `workers` and
-            `processes`, see configs/quickstart and configs/search.
+            `processes`, and for `train_random` `search` (config of the search) and `search_options`; see
+            configs/quickstart and configs/search.
         search: Folder of the search, or its `archs.jsonl`.
-        options: See `Options`; `resume` is without effect, since the stage always continues.
-        workers: Trainings side by side; None is the config's.
-        progress: Told of each network that is done.
+        options: See `Options`; `resume` has no effect, since the stage always continues.
+        workers: Number of parallel trainings; None takes the config's.
+        progress: Called after each network.
+        trained: Folder of an earlier `train_random` of the same config, whose trainings are reused.
 
     Returns:
-        What `shortlist.json` of the work_dir holds, see `summarise`.
+        Content of `shortlist.json` in the work_dir, see `summarise`.
 
     Raises:
-        ValueError: The work_dir holds another shortlist, or the settings do not fit the search or the machine.
+        ValueError: The work_dir contains another shortlist, or the settings do not fit the search or the machine.
     """
     cfg = load_config(config, options)
     root, log = Path(cfg.work_dir), Path(search)
     header, records = SearchLog.read(log / 'archs.jsonl' if log.is_dir() else log)
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     listed = draw_shortlist(header, records, cfg.top, cfg.random, seed)
-    plan = _plan(cfg, seed, listed)
+    plan = _plan(cfg, seed, [asdict(one) for one in listed])
     _keep_plan(root, plan)
-    side_by_side = cfg.get('workers', 1) if workers is None else workers
-    _train_all(root, [one.arch for one in listed], side_by_side, plan['processes'], progress)
-    results = [_read_result(root / one.arch) for one in listed]
-    outcomes = [result for result in results if result is not None]
-    assert len(outcomes) == len(listed), 'a training ended without a result and without an error'
+    archs = [one.arch for one in listed]
+    if trained is not None:
+        _take_over(Path(trained), root, plan, archs)
+    outcomes = _train_all(root, archs, cfg.get('workers', 1) if workers is None else workers, plan, progress)
     objective = objective_of(header)
     summary = summarise(listed, outcomes, objective, cfg.get('metric', 'accuracy/top1')) | {'seed': seed}
     write_text(root / SUMMARY, json.dumps(summary, indent=1) + '\n')
     return summary
 
 
-def _plan(cfg: Config, seed: int, listed: Sequence[Listed]) -> dict[str, Any]:
+def train_random(
+    config: str | Path, options: Options, workers: int | None = None, progress: Progress | None = None
+) -> list[str]:
+    """Trains the random networks of a shortlist alone, whose search need not have run.
+
+    A search begins with random architectures that follow from its config and seed, so they can be trained beside it or
+    before; `shortlist` takes these trainings over (`trained`).
+
+    Args:
+        config: As for `shortlist`, with `search`.
+        options: As for `shortlist`; the seed is the search's too.
+        workers: As for `shortlist`.
+        progress: As for `shortlist`.
+
+    Returns:
+        The architectures; `random.json` of the work_dir has their results.
+
+    Raises:
+        ValueError: The config names no search, or the settings do not fit it or the machine.
+    """
+    cfg = load_config(config, options)
+    if 'search' not in cfg:
+        raise ValueError(f'{config} names no `search`, whose random architectures would be trained')
+    seed = cfg.get('seed', 0) if options.seed is None else options.seed
+    search = load_config(cfg.search, Options(cfg_options=_flatten(cfg.get('search_options') or {})))
+    fill_from_data(search)
+    searcher, _ = searcher_of(search, search.get('seed', 0) if options.seed is None else options.seed)
+    initial = searcher.ask(min(search.budget, random_records(searcher.header(''))))
+    archs = [searcher.space.format(initial[index]) for index in draw_random(len(initial), cfg.random, seed)]
+    root, plan = Path(cfg.work_dir), _plan(cfg, seed, [{'arch': arch, 'groups': ['random']} for arch in archs])
+    _keep_plan(root, plan)
+    outcomes = _train_all(root, archs, cfg.get('workers', 1) if workers is None else workers, plan, progress)
+    results = {arch: asdict(outcome) for arch, outcome in zip(archs, outcomes, strict=True)}
+    write_text(root / RANDOM, json.dumps(results, indent=1) + '\n')
+    return archs
+
+
+def _take_over(source: Path, root: Path, plan: dict[str, Any], archs: Sequence[str]) -> None:
+    """Copies the results of another folder that was made by the same recipe."""
+    if not (source / PLAN).is_file():
+        raise ValueError(f'{source} has no {PLAN}: it is no folder of such trainings')
+    other = json.loads((source / PLAN).read_text())
+    if differing := [key for key in RECIPE if other.get(key) != plan[key]]:
+        raise ValueError(f'the trainings in {source} differ from those of this shortlist in {", ".join(differing)}')
+    for arch in archs:
+        if (source / arch / RESULT).is_file() and not (root / arch / RESULT).is_file():
+            (root / arch).mkdir(parents=True, exist_ok=True)
+            write_text(root / arch / RESULT, (source / arch / RESULT).read_text())
+
+
+def _plan(cfg: Config, seed: int, listed: list[dict[str, Any]]) -> dict[str, Any]:
     """What all trainings of a shortlist depend on."""
     training = Path(cfg.training)
     values = Config.fromfile(training, format_python_code=False).to_dict()
@@ -92,12 +151,12 @@ def _plan(cfg: Config, seed: int, listed: Sequence[Listed]) -> dict[str, Any]:
         'arch_key': cfg.get('arch_key', 'model.model.arch'),
         'seed': seed,
         'processes': cfg.get('processes', 1),
-        'listed': json.loads(json.dumps([asdict(one) for one in listed])),
+        'listed': json.loads(json.dumps(listed)),
     }
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Nested settings with dotted keys, as --cfg-options has them."""
+    """Nested settings with dotted keys, as in --cfg-options."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         out |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
@@ -105,15 +164,15 @@ def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _keep_plan(root: Path, plan: dict[str, Any]) -> None:
-    """Writes the plan, or compares it with the one that is there: results of two plans never mix."""
+    """Writes the plan, or compares it with the existing one: results of two plans are never mixed."""
     file = root / PLAN
     if file.is_file():
         recorded = json.loads(file.read_text())
-        # Where the config lies and how many processes train are free.
+        # The config's location and the number of processes may change.
         differing = [k for k in plan if k not in ('training', 'processes') and recorded.get(k) != plan[k]]
         if differing:
             raise ValueError(
-                f'{root} holds another shortlist, which differs in {", ".join(differing)}: use another work dir, or '
+                f'{root} contains another shortlist, which differs in {", ".join(differing)}: use another work dir, or '
                 f'remove {file} and the folders beside it'
             )
     root.mkdir(parents=True, exist_ok=True)
@@ -124,7 +183,7 @@ def _keep_plan(root: Path, plan: dict[str, Any]) -> None:
 
 
 def train_one(plan_file: str | Path, arch: str) -> None:
-    """Trains one network of a plan, continuing what its folder holds, and writes its result.
+    """Trains one network of a plan, continuing from what its folder contains, and writes its result.
 
     Runs in every process of the training; rank 0 writes.
     """
@@ -136,7 +195,7 @@ def train_one(plan_file: str | Path, arch: str) -> None:
         name.removeprefix('val/'): float(runner.message_hub.get_scalar(name).current())
         for name in runner.message_hub.log_scalars
         if name.startswith('val/') and not name.endswith('time')
-    } or runner.val()  # trained to its end before: nothing was validated now
+    } or runner.val()  # already trained to its end: nothing was validated now
     test = runner.test()
     if runner.rank == 0:
         outcome = Outcome(_plain(val), _plain(test), time.perf_counter() - start)
@@ -155,43 +214,54 @@ def _read_result(root: Path) -> Outcome | None:
 # ---- all of them -------------------------------------------------------------------------------------------------
 
 
-def _train_all(root: Path, archs: Sequence[str], workers: int, processes: int, progress: Progress | None) -> None:
-    """Trains what has no result yet."""
+def _train_all(
+    root: Path, archs: Sequence[str], workers: int, plan: dict[str, Any], progress: Progress | None
+) -> list[Outcome]:
+    """Trains what has no result yet; the results of all."""
+    processes = plan['processes']
     if workers < 1 or processes < 1:
         raise ValueError(f'workers and processes must be at least 1, got {workers} and {processes}')
     left = [arch for arch in archs if _read_result(root / arch) is None]
     done = len(archs) - len(left)
     if progress and done:
         progress(done, len(archs), 'from an earlier call')
-    if not left:
-        return
+    if left:
+        for arch in _train_side_by_side(root, left, min(workers, len(left)), processes):
+            done += 1
+            if progress:
+                progress(done, len(archs), arch)
+    outcomes = [outcome for arch in archs if (outcome := _read_result(root / arch)) is not None]
+    assert len(outcomes) == len(archs), 'a training ended without a result and without an error'
+    return outcomes
+
+
+def _train_side_by_side(root: Path, archs: Sequence[str], workers: int, processes: int) -> Iterator[str]:
+    """Trains each; gives their names as they are done."""
     slots: Any = queue.Queue() if processes > 1 else multiprocessing.get_context('spawn').Queue()
-    for devices in _devices(min(workers, len(left)), processes):
+    for devices in _devices(workers, processes):
         slots.put(devices)
-    with _executor(min(workers, len(left)), processes, slots) as pool:
+    with _executor(workers, processes, slots) as pool:
         task = _in_processes if processes > 1 else _in_this_process
         extra = (slots, processes) if processes > 1 else ()
-        futures = {pool.submit(task, root / PLAN, arch, *extra): arch for arch in left}
+        futures = {pool.submit(task, root / PLAN, arch, *extra): arch for arch in archs}
         try:
             for future in as_completed(futures):
                 future.result()
-                done += 1
-                if progress:
-                    progress(done, len(archs), futures[future])
+                yield futures[future]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _devices(workers: int, processes: int) -> list[str | None]:
-    """By worker the GPUs that it may see; None on a machine without."""
+    """The GPUs that each worker may see; None on a machine without."""
     available = torch.cuda.device_count()
     if not available:
         return [None] * workers
     if workers * processes > available:
         raise ValueError(
             f'{workers} trainings side by side with {processes} processes each need {workers * processes} GPUs, '
-            f'{available} are there'
+            f'{available} are available'
         )
     names = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
     names = names if len(names) == available and all(names) else [str(index) for index in range(available)]
@@ -211,7 +281,7 @@ def _begin_worker(slots: Any, workers: int) -> None:
     if (devices := slots.get()) is not None:
         os.environ['CUDA_VISIBLE_DEVICES'] = devices
     elif workers > 1:
-        # Cores are shared by trainings, not by the threads of one: networks of a shortlist are small or many.
+        # Cores are divided among trainings, not among the threads of one: networks of a shortlist are small or many.
         os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
 
 

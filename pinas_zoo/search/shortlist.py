@@ -16,7 +16,7 @@ import numpy as np
 from pinas_zoo.search.log import SearchRecord, objective_of
 from pinas_zoo.search.strategies import random_records
 
-__all__ = ['GROUPS', 'Listed', 'Outcome', 'draw_shortlist', 'summarise']
+__all__ = ['GROUPS', 'Listed', 'Outcome', 'draw_random', 'draw_shortlist', 'summarise']
 
 #: Why an architecture is on the list; if it is in both groups, it is trained once.
 GROUPS = ('top', 'random')
@@ -48,6 +48,26 @@ class Outcome:
     seconds: float
 
 
+def draw_random(initial: int, random: int, seed: int = 0) -> list[int]:
+    """Which of the random evaluations that a search begins with are a shortlist's random group.
+
+    Args:
+        initial: How many evaluations the search draws at random before it looks at any score.
+        random: How many to take.
+        seed: Of the draw.
+
+    Returns:
+        Their places in the search.
+
+    Raises:
+        ValueError: The search draws fewer.
+    """
+    if not 0 <= random <= initial:
+        raise ValueError(f'{random} random architectures were requested, the search begins with {initial}')
+    places: list[int] = np.random.default_rng([seed, 11]).choice(initial, size=random, replace=False).tolist()
+    return places
+
+
 def draw_shortlist(
     header: Mapping[str, Any], records: Sequence[SearchRecord], top: int, random: int, seed: int = 0
 ) -> list[Listed]:
@@ -71,16 +91,15 @@ def draw_shortlist(
     """
     if top < 1 or random < 0:
         raise ValueError(f'top must be at least 1 and random at least 0, got {top} and {random}')
-    initial = range(min(len(records), random_records(header)))
-    if top > len(records) or random > len(initial):
+    initial = min(len(records), random_records(header))
+    if top > len(records) or random > initial:
         raise ValueError(
             f'{top} of the best and {random} random architectures were requested, the log has {len(records)} '
-            f'evaluations, {len(initial)} of them random'
+            f'evaluations, {initial} of them random'
         )
     ranked = sorted(records, key=lambda record: (-record.score, record.index))
     rank = {record.arch: place for place, record in enumerate(ranked, start=1)}
-    drawn = np.random.default_rng([seed, 11]).choice(len(initial), size=random, replace=False)
-    chosen = {records[int(index)].arch for index in drawn}
+    chosen = {records[index].arch for index in draw_random(initial, random, seed)}
     by_accuracy = objective_of(header) == 'top1'
     listed = []
     for record in ranked:

@@ -1,8 +1,8 @@
 """Rewrites of configs that inherit from mmdetection or mmsegmentation, before their Runner is built.
 
-What the user set is kept: samplers keep their order and batch samplers, hooks their intervals; only the parts that
-cannot resume exactly are exchanged, and every change is a line of `notes`, for the log of the run. A config that names
-`ExactIterLoop`, as all of this project do, is never rewritten.
+The user's settings are kept: samplers keep their order and batch samplers, hooks their intervals. Only the parts that
+cannot resume exactly are replaced, and every change is a line of `notes`, for the log of the run. A config that names
+`ExactIterLoop`, as all configs of this project do, is never rewritten.
 """
 
 import copy
@@ -23,8 +23,8 @@ def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) 
     """Let mmdet's and mmseg's data sets name the file that a sample failed on.
 
     Args:
-        cfg: A config; the wrapper for seeds stays outside.
-        splits: Of 'train', 'val', 'test'.
+        cfg: A config; the seeding wrapper stays outermost.
+        splits: Some of 'train', 'val', 'test'.
         num_classes: See NamedDataset.
     """
     for name in (f'{split}_dataloader' for split in splits):
@@ -40,14 +40,14 @@ def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) 
 
 
 def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
-    """Exchange loop, samplers, data sets and hooks for those with which a run continues exactly.
+    """Replace loop, samplers, data sets and hooks by those with which a run continues exactly.
 
-    Epochs stay epochs: `ExactIterLoop` and `ExactCheckpointHook` know them. May be applied to its own result.
+    Epochs stay epochs: `ExactIterLoop` and `ExactCheckpointHook` support them. Applying it twice changes nothing more.
 
     Args:
         cfg: A training config.
-        seed: Of this run.
-        notes: Receives a line per change, and what stays inexact.
+        seed: Seed of this run.
+        notes: Receives a line per change, and what remains inexact.
     """
     before = {key: copy.deepcopy(cfg.get(key)) for key in _EXACT}
     _convert_loop(cfg, notes)
@@ -87,7 +87,7 @@ def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
 
 
 def _convert_loop(cfg: Config, notes: list[str]) -> None:
-    """Exchange the train loop."""
+    """Replace the train loop."""
     train = dict(cfg.train_cfg)
     known = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ExactIterLoop')
     if type_name(train) not in known:
@@ -98,7 +98,7 @@ def _convert_loop(cfg: Config, notes: list[str]) -> None:
 
 
 def _seed_data(loader: dict[str, Any], seed: int, notes: list[str]) -> None:
-    """Wrap the data set and exchange the sampler of a training loader."""
+    """Wrap the data set and replace the sampler of a training loader."""
     if type_name(loader['dataset']) == 'SeededDataset':
         loader['dataset']['seed'] = seed
     else:
@@ -124,7 +124,7 @@ def _seed_data(loader: dict[str, Any], seed: int, notes: list[str]) -> None:
 
 
 def _convert_checkpoints(hooks: dict[str, Any], epochs: bool, notes: list[str]) -> None:
-    """Exchange the checkpoint hook, unless the config switched it off."""
+    """Replace the checkpoint hook, unless the config disabled it."""
     default = {'type': 'CheckpointHook', 'by_epoch': epochs, 'interval': 1 if epochs else 1000}
     hook = dict(hooks.get('checkpoint', default) or ())
     if not hook:
@@ -133,5 +133,5 @@ def _convert_checkpoints(hooks: dict[str, Any], epochs: bool, notes: list[str]) 
     if kind not in ('CheckpointHook', 'ExactCheckpointHook'):
         notes.append(f'checkpoint hook {kind}: kept, resuming is not exact')
         return
-    hook.setdefault('by_epoch', kind == 'CheckpointHook')  # mmengine's counts epochs unless told
+    hook.setdefault('by_epoch', kind == 'CheckpointHook')  # mmengine's counts epochs by default
     hooks['checkpoint'] = ConfigDict(hook, type='pinas_zoo.ExactCheckpointHook')

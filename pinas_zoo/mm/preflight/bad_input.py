@@ -1,4 +1,4 @@
-"""Bad data by name: the one error, and a data set that says which file a sample failed on."""
+"""Reports bad data by name: the one error, and a data set that names the file on which a sample failed."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombE
 
 
 class BadInputError(ValueError):
-    """Data or a config that does not fit them; one line per problem, naming file and value."""
+    """Data, or a config that does not fit them; one line per problem, naming file and value."""
 
 
 def last_line(error: BadInputError) -> str:
-    """The message of an error that a data worker may have wrapped into its traceback."""
+    """The message of an error that a data worker may have wrapped in its traceback."""
     text = str(error)
     marker = f'{BadInputError.__name__}: '
     return text.rsplit(marker, 1)[-1].strip() if marker in text else text
@@ -30,7 +30,7 @@ def read_image(path: str) -> np.ndarray:
     Shape: uint8 (H, W, 3).
 
     Raises:
-        BadInputError: Naming the file that is missing or does not decode.
+        BadInputError: The file is missing or does not decode; the message names it.
     """
     import mmcv  # only mmdet's and mmseg's data come here
 
@@ -50,7 +50,7 @@ def read_map(path: str) -> np.ndarray:
     Shape: (H, W).
 
     Raises:
-        BadInputError: Naming the file that is missing, does not decode or has several channels.
+        BadInputError: The file is missing, does not decode or has several channels; the message names it.
     """
     try:
         labels = np.asarray(Image.open(path))
@@ -64,13 +64,13 @@ def read_map(path: str) -> np.ndarray:
 
 
 def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) -> str:
-    """The line on a label that is not a class.
+    """The error line for a label that is not a class.
 
     Args:
-        path: Of the map.
-        label: As the network would see it, after reduce_zero_label.
-        classes: How many the head has.
-        reduce_zero_label: Whether 0 of the file is ignored and 1 is the first class.
+        path: Path of the map.
+        label: The label as the network would see it, after reduce_zero_label.
+        classes: Number of classes of the head.
+        reduce_zero_label: Whether 0 in the file is ignored and 1 is the first class.
     """
     first = int(reduce_zero_label)
     zero = ', 0' if reduce_zero_label else ''
@@ -82,11 +82,11 @@ def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) 
 
 @DATASETS.register_module()
 class NamedDataset(DatasetWrapper):
-    """Lets a data set name the file that a sample failed on, and checks labels as they are met.
+    """Lets a data set name the file that a sample failed on, and checks labels when they are read.
 
     Args:
         dataset: A data set or its config, built in the default scope.
-        num_classes: Of a segmentation head: labels beyond are an error. None does not look at them.
+        num_classes: Classes of a segmentation head: larger labels are an error. None does not check labels.
     """
 
     OWN = DatasetWrapper.OWN | {'num_classes'}
@@ -99,8 +99,8 @@ class NamedDataset(DatasetWrapper):
         """A sample of the wrapped data set.
 
         Raises:
-            BadInputError: Naming a file that is missing or does not decode, or a label that is not a class.
-            RuntimeError: Naming the image on which anything else failed.
+            BadInputError: A file is missing or does not decode, or a label is not a class; the message names it.
+            RuntimeError: Anything else failed; the message names the image.
         """
         try:
             sample = self.dataset[index]
@@ -114,10 +114,10 @@ class NamedDataset(DatasetWrapper):
         return sample
 
     def _bad_file(self, index: int) -> str | None:
-        """The image of a sample that could not be read; None where the data set knows no files.
+        """The image of a sample that could not be read; None if the data set knows no files.
 
         Raises:
-            BadInputError: When the image or its label map is missing or does not decode.
+            BadInputError: The image or its label map is missing or does not decode.
         """
         known = getattr(self.dataset, 'get_data_info', None)
         info = known(index) if known else None

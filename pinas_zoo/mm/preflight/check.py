@@ -1,8 +1,8 @@
-"""What is wrong with a downstream run's data, found before it starts.
+"""Finds what is wrong with a downstream run's data before it starts.
 
-The annotation file is read as a whole and files are looked for by the listings of their folders; of the pixels only a
-few images and label maps a loader are decoded. What a sample shows later is named by `bad_input.NamedDataset`.
-`preflight=False` in the config, or as an option, leaves the check out. What counts as wrong: docs/own_data.md.
+The annotation file is read completely, and files are searched in the listings of their folders; of the pixels only a
+few images and label maps per loader are decoded. Later errors in samples are reported by `bad_input.NamedDataset`.
+`preflight=False` in the config, or as an option, skips the check. What counts as wrong: docs/own_data.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 
 
 def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
-    """All that is wrong with the data of some loaders of mmdet's and mmseg's, in this process.
+    """All that is wrong with the data of some of mmdet's and mmseg's loaders, found in this process.
 
     Args:
         cfg: With its default scope set.
@@ -85,7 +85,7 @@ def _reads_as(dataset: Any, package: str, name: str) -> bool:
 
 
 def _open(node: ConfigDict) -> Any:
-    """The data set of a config, its files unread; None for kinds and places that are not known here."""
+    """The data set of a config, without reading its files; None for kinds and paths that are unknown here."""
     if node.get('backend_args') or '://' in str(node.get('data_root', '')):
         return None
     with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's, as build() does

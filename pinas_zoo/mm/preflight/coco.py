@@ -26,7 +26,7 @@ class AnnotationFile:
         path: JSON file.
 
     Raises:
-        BadInputError: When it is no such file, or an entry lacks what mmdet reads.
+        BadInputError: It is not such a file, or an entry lacks what mmdet reads.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,10 +51,10 @@ def check_coco(
     """Check an annotation file and the images that it names.
 
     Args:
-        dataset: A CocoDataset that has not read anything.
+        dataset: A CocoDataset that has not read anything yet.
         node: Its config.
-        evaluators: Of its loader; without boxes they have nothing to compare with.
-        listing: Of folders.
+        evaluators: Those of its loader; without boxes they have nothing to compare with.
+        listing: Listing of folders.
         findings: Receives the lines.
     """
     folder = dataset.data_prefix.get('img') or dataset.data_prefix.get('img_path') or ''
@@ -74,8 +74,8 @@ def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[Config
     """Check that COCO metrics read the annotations of the set that they evaluate.
 
     Args:
-        evaluators: Of a loader.
-        nodes: Of the loader's data sets.
+        evaluators: Those of a loader.
+        nodes: Configs of the loader's data sets.
         findings: Receives the lines.
     """
     files = {os.path.realpath(os.path.join(n.get('data_root') or '', n.get('ann_file') or '')) for n in nodes}
@@ -95,7 +95,7 @@ def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[Config
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection: it would go through the millions of objects of COCO's file again and again."""
+    """Disables garbage collection, which would traverse the millions of objects of COCO's file again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -110,7 +110,7 @@ def _load(path: str) -> dict[str, list[Any]]:
         with open(path, 'rb') as file, _uncollected():
             document = json.loads(file.read())
     except ValueError as error:
-        raise BadInputError(f'{path}: no JSON ({error})') from None
+        raise BadInputError(f'{path}: not JSON ({error})') from None
     keys = ('images', 'annotations', 'categories')
     missing = [k for k in keys if not isinstance(document, dict) or not isinstance(document.get(k), list)]
     if missing == ['annotations'] and 'annotations' not in document:
@@ -204,7 +204,7 @@ def _check_references(file: AnnotationFile, findings: Findings) -> list[dict[str
 
 
 def _check_boxes(file: AnnotationFile, annotations: list[dict[str, Any]], findings: Findings) -> bool:
-    """Returns whether every box is four numbers."""
+    """Returns whether every box consists of four numbers."""
     try:
         boxes = np.array([annotation['bbox'] for annotation in annotations], np.float64).reshape(-1, 4)
     except (ValueError, TypeError):
@@ -218,7 +218,7 @@ def _check_boxes(file: AnnotationFile, annotations: list[dict[str, Any]], findin
     ends = boxes[:, :2] + boxes[:, 2:]
     finite = np.isfinite(boxes).all(1)
     empty = ~(boxes[:, 2:] > 0).all(1)
-    # A pixel of rounding is nothing.
+    # A pixel of rounding is tolerated.
     outside = ~empty & ((boxes[:, :2] >= limits + 1) | (ends <= -1)).any(1)
 
     def describe(mask: Any) -> str:

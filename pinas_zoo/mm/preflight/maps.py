@@ -13,12 +13,12 @@ from pinas_zoo.mm.preflight.findings import Findings, lacks, warn_of_orientation
 
 
 def check_maps(dataset: Any, classes: int | None, listing: Listing, findings: Findings) -> None:
-    """Check files, and a few images and label maps by their content.
+    """Check files, and the content of a few images and label maps.
 
     Args:
-        dataset: A BaseSegDataset that has not read anything.
-        classes: Of the head; None takes the data set's.
-        listing: Of folders.
+        dataset: A BaseSegDataset that has not read anything yet.
+        classes: Classes of the head; None takes the data set's.
+        listing: Listing of folders.
         findings: Receives the lines.
     """
     images, maps = dataset.data_prefix.get('img_path') or '', dataset.data_prefix.get('seg_map_path')
@@ -49,12 +49,12 @@ def check_maps(dataset: Any, classes: int | None, listing: Listing, findings: Fi
 def check_crop(cfg: Config, node: ConfigDict, findings: Findings) -> None:
     """Check that a batch of crops can be stacked.
 
-    A crop that is larger than its image is legal: mmseg takes the whole image and pads it to data_preprocessor.size,
-    with labels that are ignored. So that size must not be below the crop.
+    A crop that is larger than its image is legal: mmseg uses the whole image and pads it to data_preprocessor.size,
+    with ignored labels. So that size must not be smaller than the crop.
 
     Args:
-        cfg: Of the run.
-        node: Of its training set.
+        cfg: Config of the run.
+        node: Config of its training set.
         findings: Receives the lines.
     """
     for step in node.get('pipeline', ()):

@@ -1,4 +1,4 @@
-"""What the stages of the main job call: configs, tools and their options, in one folder."""
+"""The commands of the main job's stages: configs, tools and their options, in one folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pinas_zoo
 from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.quickstart.console import Display
 from pinas_zoo.mm.quickstart.process import ToolProcess, log_end
@@ -26,7 +27,12 @@ __all__ = [
     'Job',
 ]
 
+#: The command line of this project, called as a module: where it is installed and in a clone.
+PINAS = ('-m', 'pinas_cli')
+#: In a clone as everywhere in its documents, else in the installed package.
 CONFIGS = Path('configs/quickstart')
+if not CONFIGS.is_dir():
+    CONFIGS = Path(pinas_zoo.__file__).parent / '.mim' / CONFIGS
 PRETRAIN = CONFIGS / 'pinas-patch-supernet_b32-coslr_pairs.py'
 LINEAR = CONFIGS / 'pinas-patch-linear_b32-step_pairs.py'
 SEARCH = CONFIGS / 'pinas-patch-tree_128_pairs.py'
@@ -45,21 +51,24 @@ class Job:
     """The commands of a run in one folder.
 
     Args:
-        root: Where everything goes.
-        quick: A few iterations a stage, for tests.
+        root: Folder for everything.
+        quick: A few iterations per stage, for tests.
+        seed: Seed of the trainings, the search and the draw of random networks; the scenes are the same.
     """
 
-    def __init__(self, root: Path, quick: bool = False) -> None:
+    def __init__(self, root: Path, quick: bool = False, seed: int = 0) -> None:
         self.root, self.quick = root, quick
+        self.seed = ['--seed', str(seed)] if seed else []
 
     # ---- commands -------------------------------------------------------------------------------
 
     def train(self, config: Path, name: str, iters: int, **options: Any) -> list[str]:
-        """tools/train.py, continued if it was stopped; `iters` replaces the config's in a quick run."""
+        """`pinas train`, continued if it was stopped; in a quick run `iters` replaces the config's number."""
         if self.quick:
             options |= {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters}
             options |= {'train_dataloader.batch_size': 8, 'default_hooks.logger.interval': 1}
-        command = ['tools/train.py', str(config), '--work-dir', str(self.root / name), '--resume']
+        command = [*PINAS, 'train', str(config), '--work-dir', str(self.root / name), '--resume']
+        command += self.seed
         return [*command, '--cfg-options', *(f'{k}={v}' for k, v in options.items())] if options else command
 
     def checkpoint(self, name: str) -> str:
@@ -70,7 +79,7 @@ class Job:
         """
         found = find_checkpoint(self.root / name, 'auto')
         if found is None:
-            raise FileNotFoundError(f'{self.root / name} holds no checkpoint')
+            raise FileNotFoundError(f'{self.root / name} has no checkpoint')
         return str(self.root / name / Path(found).name)
 
     @property
@@ -82,10 +91,10 @@ class Job:
         train, val = (16, 8) if self.quick else SCENES
         where = ['--root', str(self.root / 'scenes'), '--size', str(SCENE_SIZE)]
         sizes = ['--train', str(train), '--val', str(val)]
-        return ['tools/prepare_data.py', 'scenes', *where, *sizes, '--seed', '0', '--formats', 'coco', 'ade20k']
+        return [*PINAS, 'prepare', 'scenes', *where, *sizes, '--seed', '0', '--formats', 'coco', 'ade20k']
 
     def pretrain(self) -> list[str]:
-        # The third hook looks at the nearest neighbours.
+        # The third hook evaluates the nearest neighbours.
         quick = {'custom_hooks.2.bank.source.pairs': 200, 'custom_hooks.2.queries.source.pairs': 50}
         return self.train(PRETRAIN, 'pretrain', 4, **(quick if self.quick else {}))
 
@@ -93,23 +102,31 @@ class Job:
         return self.train(LINEAR, 'linear', 4, **{'model.supernet': self.checkpoint('pretrain')})
 
     def search(self) -> list[str]:
-        command = ['tools/search.py', str(SEARCH), '--checkpoint', self.checkpoint('linear')]
-        command += ['--work-dir', str(self.root / 'search')]
+        command = [*PINAS, 'search', str(SEARCH), '--checkpoint', self.checkpoint('linear')]
+        command += ['--work-dir', str(self.root / 'search'), *self.seed]
         quick = ['budget=10', 'searcher.initial=8', 'calibration.batches=1']
         quick += ['evaluation.view.source.pairs=200', 'evaluation.batch_size=100']
         return [*command, '--cfg-options', *quick] if self.quick else command
 
+    def random(self) -> list[str]:
+        return self._shortlist('random', '--random-only', '--workers', '1')
+
     def shortlist(self) -> list[str]:
-        command = ['tools/shortlist.py', str(SHORTLIST), '--search', str(self.root / 'search')]
-        command += ['--work-dir', str(self.root / 'shortlist')]
-        quick = ['top=1', 'random=1', 'workers=1', 'training_options.train_cfg.max_iters=2']
+        return self._shortlist(
+            'shortlist', '--search', str(self.root / 'search'), '--trained', str(self.root / 'random')
+        )
+
+    def _shortlist(self, name: str, *options: str) -> list[str]:
+        command = [*PINAS, 'shortlist', str(SHORTLIST), *options, '--work-dir', str(self.root / name), *self.seed]
+        quick = ['top=1', 'random=1', 'workers=1', 'search_options.budget=10', 'search_options.searcher.initial=8']
+        quick.append('training_options.train_cfg.max_iters=2')
         for split in ('val', 'test'):
             quick.append(f'training_options.{split}_dataloader.dataset.source.pairs=100')
         return [*command, '--cfg-options', *quick] if self.quick else command
 
     def derive(self) -> list[str]:
         arch, out = str(self.root / 'shortlist/shortlist.json'), str(self.root / 'backbone.safetensors')
-        return ['tools/derive.py', str(SEARCH), '--checkpoint', self.checkpoint('linear'), '--arch', arch, '--out', out]
+        return [*PINAS, 'derive', str(SEARCH), '--checkpoint', self.checkpoint('linear'), '--arch', arch, '--out', out]
 
     def retrain(self) -> list[str]:
         quick = {'val_dataloader.dataset.source.pairs': 100}
@@ -145,25 +162,16 @@ class Job:
             'print(net.eval()(torch.rand(1, 3, 20, 40)).shape)'
         )
         python = _python()
-        infer = [
-            python,
-            'tools/infer.py',
-            scene,
-            '--model',
-            config,
-            '--checkpoint',
-            checkpoint,
-            '--out',
-            root / 'drawn',
-        ]
-        test = [python, 'tools/test.py', config, checkpoint, '--work-dir', root / 'test']
+        model = ['--model', config, '--checkpoint', checkpoint]
+        infer = [python, *PINAS, 'infer', scene, *model, '--out', root / 'drawn']
+        test = [python, *PINAS, 'test', config, checkpoint, '--work-dir', root / 'test']
         return [shlex.join(map(str, command)) for command in (infer, test, [python, '-c', features])]
 
     def call(self, command: list[str], name: str, label: str) -> None:
         """Runs one tool outside the stages, with its log in `logs`.
 
         Raises:
-            RuntimeError: It failed; the end of its log follows.
+            RuntimeError: It failed; the message ends with the end of its log.
         """
         log = self.root / 'logs' / f'{name}.log'
         with Display() as display:
@@ -175,6 +183,6 @@ class Job:
 
 
 def _python() -> str:
-    """This interpreter, relative where it lies below the working folder."""
+    """This interpreter, as a relative path if it is below the working folder."""
     path, here = Path(sys.executable), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -6,12 +6,10 @@ skips what is done, and runs again what is stale: stages whose data, settings, c
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -30,10 +28,10 @@ from pinas_zoo.mm.quickstart.commands import (
 )
 from pinas_zoo.mm.quickstart.engine import Context, Engine, Stage, StageError
 
-__all__ = ['STAGES', 'find_data', 'open_engine']
+__all__ = ['STAGES', 'find_data', 'open_engine', 'run_job']
 
 DATA = ('data', 'files.py')
-#: What every training, and whatever reads a supernet, may run through.
+#: Code that every training, and everything that reads a supernet, may run.
 TRAINING = (
     *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
     'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/log.py',
@@ -42,7 +40,7 @@ TRAINING = (
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 
-#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them side by side.
+#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them in parallel.
 STAGES = (
     Stage(
         'scenes',
@@ -78,10 +76,18 @@ STAGES = (
         outputs=('search/best.json', 'search/archs.jsonl'),
     ),
     Stage(
+        'random',
+        'random networks, each trained alone',
+        Job.random,
+        configs=(SHORTLIST, SHORT, SEARCH),
+        code=SEARCHING,
+        outputs=('random/random.json',),
+    ),
+    Stage(
         'shortlist',
         'shortlist, each network trained alone',
         Job.shortlist,
-        after=('search',),
+        after=('search', 'random'),
         configs=(SHORTLIST, SHORT),
         code=SEARCHING,
         outputs=('shortlist/shortlist.json',),
@@ -146,45 +152,46 @@ STAGES = (
 
 
 def open_engine(job: Job, data: DataSetInfo) -> Engine:
-    """What runs the stages of a job.
+    """The engine that runs the stages of a job.
 
     Args:
         job: Its commands.
         data: The data set that all stages use.
     """
-    again = ['bash', 'tools/quickstart.sh', '--root', str(job.root), *(['--quick'] if job.quick else [])]
+    script = Path('tools/quickstart.sh')
+    again = ['bash', str(script)] if script.is_file() else ['pinas', 'quickstart']
+    again += ['--root', str(job.root), *(['--quick'] if job.quick else []), *job.seed]
     return Engine(Context(job.root, (data.title, data.fingerprint), data.environment, shlex.join(again)), STAGES, job)
 
 
 def find_data() -> DataSetInfo:
-    """The data set; what is said while looking for it goes to the standard error, so that it is the first line here."""
+    """The data set; messages during the search for it go to the standard error, so that it is the first line here."""
     with redirect_stdout(sys.stderr):
         return resolve_fashion_mnist()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='tools/quickstart.sh', description=__doc__)
-    parser.add_argument('--root', type=Path, help='where everything goes; default: work_dirs/quickstart')
-    parser.add_argument(
-        '--quick', action='store_true', help='a few iterations a stage: checks the way, not the numbers'
-    )
-    parser.add_argument('--plan', action='store_true', help='only say which stages are done, stale (and why) or new')
-    return parser
+def run_job(root: Path | None = None, quick: bool = False, seed: int = 0, plan: bool = False) -> int:
+    """Runs the job.
 
+    Args:
+        root: Where everything goes; None for work_dirs/quickstart (work_dirs/quickstart-quick).
+        quick: A few iterations a stage: checks the way, not the numbers.
+        seed: See `Job`.
+        plan: Only say which stages are done, stale (and why) or new.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job; returns 0, or 1 with the failed stage's message."""
-    args = _parser().parse_args(argv)
-    root = args.root or Path('work_dirs/quickstart-quick' if args.quick else 'work_dirs/quickstart')
+    Returns:
+        0; 1 with a failed stage's message, 130 where it was interrupted.
+    """
+    root = root or Path('work_dirs/quickstart-quick' if quick else 'work_dirs/quickstart')
     start = time.perf_counter()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the tools are ended, too
     try:
         data = find_data()
         print(f'data: {data}', flush=True)
-        job = Job(root, args.quick)
+        job = Job(root, quick, seed)
         engine = open_engine(job, data)
-        if args.plan:
+        if plan:
             for name, word in engine.plan().items():
                 print(f'{engine.numbers[name]} {engine.stages[name].title}: {word}')
             return 0
@@ -193,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'\n{error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('\ninterrupted; the same call goes on', file=sys.stderr)
+        print('\ninterrupted; call it again to continue', file=sys.stderr)
         return 130
     print(f'\n{(root / "table.txt").read_text()}')
     seconds = sum(entry.seconds for entry in engine.records.entries.values())
@@ -202,7 +209,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in job.next_commands():
         print(f'  {command}')
     return 0
-
-
-if __name__ == '__main__':
-    raise SystemExit(main())

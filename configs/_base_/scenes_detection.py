@@ -1,0 +1,63 @@
+# Detection and instance segmentation on composed scenes in COCO's layout, trained for minutes on a CPU: data,
+# evaluation, and what does not depend on the length. A config adds the model and the schedule.
+_base_ = './runtime.py'
+
+default_scope = 'mmdet'
+classes = 'from data'  # the names that the scenes say; see docs/own_data.md
+root = 'work_dirs/quickstart/scenes/coco/'
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='Resize', scale=(128, 128), keep_ratio=True),  # sets the scale factor that the mask head asks for
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+dataset = dict(type='CocoDataset', data_root=root, metainfo=dict(classes=classes))
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+        pipeline=train_pipeline,
+        filter_cfg=dict(filter_empty_gt=True),
+        **dataset,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        ann_file='annotations/instances_val2017.json',
+        data_prefix=dict(img='val2017/'),
+        pipeline=test_pipeline,
+        test_mode=True,
+        **dataset,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='CocoMetric', ann_file=root + 'annotations/instances_val2017.json', metric=['bbox', 'segm'])
+test_evaluator = val_evaluator
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, foreach=True),
+    clip_grad=dict(max_norm=10.0),
+)
+model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=True)
+visualizer = dict(
+    type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+)
+default_hooks = dict(
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'),
+)
+auto_scale_lr = dict(base_batch_size=8)
