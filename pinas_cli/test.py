@@ -3,7 +3,7 @@
     pinas test configs/quickstart/....py work_dirs/run/iter_1000.pth
     pinas test checkpoints/pinas_nano_a.fmnist.py pinas://pinas_nano_a.fmnist
 
-With a config of the search one path of a supernet is evaluated: `--cfg-options arch=30-32-20-03`. The metrics are
+With the config of a search, one path of a supernet is evaluated: `--cfg-options arch=30-32-20-03`. The metrics are
 printed and written to test_metrics.json in the work dir.
 """
 

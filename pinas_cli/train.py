@@ -2,8 +2,8 @@
 
     pinas train configs/quickstart/....py --work-dir work_dirs/run --resume
 
-Several processes: tools/dist_train.sh, or torchrun --nproc_per_node 8 -m pinas_cli train CONFIG. A run that was stopped
-goes on exactly with --resume.
+Several processes: tools/dist_train.sh, or torchrun --nproc_per_node 8 -m pinas_cli train CONFIG. With --resume an
+interrupted run continues exactly.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const='pinas_zoo',
         metavar='PROJECT',
-        help="log to Weights & Biases in TensorBoard's place; the project is pinas_zoo where none is named",
+        help='log to Weights & Biases instead of TensorBoard; the default project is pinas_zoo',
     )
 
 
