@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     from pinas_zoo.mm.engine.launch import BadInputError
     from pinas_zoo.mm.engine.testing import test
-    from pinas_zoo.mm.path_score import score_path
+    from pinas_zoo.mm.search import score_path
 
     path = config_path(args.config)
     if 'model' not in Config.fromfile(path):

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import checkpoint_content as states
+from pinas_zoo.mm.engine.resume_config import compared_parts, take_config
 from pinas_zoo.registry import HOOKS
 
 
@@ -218,7 +219,7 @@ class ExactCheckpointHook(CheckpointHook):
         checkpoint.update(plain)
         if self._gathered is not None:  # None: a best checkpoint, weights only
             checkpoint['random_states'] = self._gathered
-            checkpoint['engine'] = self._conditions(runner)
+            checkpoint['engine'] = self._conditions(runner) | {'config': compared_parts(runner.cfg)}
             checkpoint['replaced'] = list(self._replaced)
 
     # ---- resuming
@@ -230,8 +231,11 @@ class ExactCheckpointHook(CheckpointHook):
             checkpoint['message_hub'] = states.hub_from_plain(hub, self.history)
         if 'meta' in checkpoint:
             checkpoint['meta'] = states.from_plain(checkpoint['meta'])
+            checkpoint['meta'].pop('config', None)  # mmengine would run it as code
         if not runner._resume:
             return
+        if runner.cfg.get('resume_with_config'):
+            take_config(runner, checkpoint)
         if 'random_states' not in checkpoint:
             runner.logger.warning(
                 'the checkpoint contains no random states (not written by ExactCheckpointHook, or a '

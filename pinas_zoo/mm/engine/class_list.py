@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from pinas_zoo.data.images import few_names
 from pinas_zoo.data.sources import find_views, open_source
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 
 __all__ = ['class_counts', 'pin_classes', 'views']
 

@@ -20,7 +20,7 @@ from mmengine.config import Config
 
 from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import CLASS_NAMES
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import read_checkpoint
 

@@ -24,7 +24,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcesso
 from torch.utils.data import DataLoader
 
 from pinas_zoo.mm.engine import rewrite
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 
 __all__ = ['override', 'top_level_keys']
@@ -32,7 +32,7 @@ __all__ = ['override', 'top_level_keys']
 #: Top-level keys that mmengine's Runner reads from its config besides its arguments, and those that our tools read.
 _OF_RUNNER = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'model_wrapper_cfg'}
 _OF_RUNNER |= {'find_unused_parameters', 'runner_type', 'sync_bn'}
-_OF_TOOLS = {'label_names', 'preflight', 'tta_model', 'tta_pipeline'}
+_OF_TOOLS = {'label_names', 'preflight', 'resume_with_config', 'tta_model', 'tta_pipeline'}
 #: Settings of a search and of a shortlist that their configs may leave out.
 _OF_SEARCH = {
     'arch',

@@ -28,7 +28,7 @@ from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, 
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
 from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.engine.overrides import override
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
 from pinas_zoo.weights.load import load_weights, read_checkpoint
