@@ -6,7 +6,7 @@
     pinas rank report                     # tables and figures of the reporting half
     pinas rank trials                     # every recipe that was tried, on the tuning half
 
-Each subcommand goes on where it was stopped.
+Each subcommand continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pinas_cli.options import UsageError
 
@@ -35,13 +35,13 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', help='where the networks are trained, such as cuda:1; default cpu')
 
 
-def _add_truth(commands: argparse._SubParsersAction) -> None:
+def _add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('truth', help='stand-alone training of paths; resumes')
     parser.add_argument('--file', type=Path, default=TRUTH, help=f'the table; default {TRUTH}')
-    parser.add_argument('--paths', type=int, default=192, help='paths that the table shall have; default 192')
+    parser.add_argument('--paths', type=int, default=192, help='number of paths in the table; default 192')
     parser.add_argument('--workers', type=int, default=1, help='processes, one thread each; default 1')
     _add_device(parser)
-    parser.add_argument('--verify', type=int, metavar='N', help='train N recorded lines again instead, and compare')
+    parser.add_argument('--verify', type=int, metavar='N', help='instead, repeat N recorded trainings and compare')
     parser.set_defaults(run_part=run_truth, prog=parser.prog)
 
 
@@ -67,7 +67,7 @@ def run_truth(args: argparse.Namespace) -> int:
 
 
 def verify_truth(file: Path, count: int) -> int:
-    """Trains recorded lines again; returns 1 where one differs."""
+    """Repeats recorded trainings; returns 1 if one differs."""
     from pinas_zoo.ranking.truth import read_truth, verify
 
     failed = 0
@@ -97,23 +97,23 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='recipe other than the default; the fields of pinas_zoo.ranking.contestants.SupernetRecipe',
+        help='change the default recipe; fields of pinas_zoo.ranking.contestants.SupernetRecipe',
     )
 
 
 def recipe_of(args: argparse.Namespace) -> SupernetRecipe:
-    """The recipe that --set asks for."""
+    """The recipe that --set defines."""
     from pinas_zoo.ranking.contestants import SupernetRecipe
 
     return SupernetRecipe().changed(dict(pair.split('=', 1) for pair in args.set))
 
 
-def _add_run(commands: argparse._SubParsersAction) -> None:
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('run', help='train and score supernets; resumes')
     _add_recipe(parser)
     parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of docs/methods.md; default: all')
     parser.add_argument('--seeds', type=int, default=3, help='supernets per method, seeds 0, 1, ...; default 3')
-    parser.add_argument('--paths', type=int, default=192, help='paths of the truth that are scored; default 192')
+    parser.add_argument('--paths', type=int, default=192, help='number of paths of the truth to score; default 192')
     parser.add_argument('--workers', type=int, default=1, help='supernets at a time; default 1')
     parser.add_argument('--threads', type=int, default=1, help='threads of each; default 1')
     _add_device(parser)
@@ -135,7 +135,7 @@ def run_supernets(args: argparse.Namespace) -> int:
     begin, todo = time.monotonic(), len(missing_jobs(args.scores, jobs))
     print(f'recipe {recipe.id}: {len(jobs) - todo} of {len(jobs)} supernets are done', flush=True)
 
-    def report(done: int, total: int, row: dict) -> None:
+    def report(done: int, total: int, row: dict[str, Any]) -> None:
         left = (time.monotonic() - begin) / done * (total - done)
         top1 = [score[0] for score in row['scores'].values()]
         print(
@@ -151,11 +151,11 @@ def run_supernets(args: argparse.Namespace) -> int:
 # ---- report ----------------------------------------------------------------------------------------------------------
 
 
-def _add_report(commands: argparse._SubParsersAction) -> None:
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('report', help='report.json, tables and figures')
     _add_recipe(parser)
     parser.add_argument(
-        '--half', choices=HALVES, default='reporting', help='paths that the report is about; default reporting'
+        '--half', choices=HALVES, default='reporting', help='which half of the paths to report; default reporting'
     )
     parser.add_argument(
         '--out', type=Path, default=TRUTH.parent, help=f'folder of report and figures; default {TRUTH.parent}'
@@ -180,7 +180,7 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_trials(commands: argparse._SubParsersAction) -> None:
+def _add_trials(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('trials', help='tau of every recipe in the scores, on the tuning half')
     _add_files(parser)
     parser.set_defaults(run_part=run_trials, prog=parser.prog)

@@ -1,4 +1,4 @@
-"""Published folders in other libraries: what timm and transformers make of a config.json, scored on the real test set."""
+"""Published folders in timm and transformers: what they make of a config.json, scored on the real test set."""
 
 from pathlib import Path
 

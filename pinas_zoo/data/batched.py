@@ -43,13 +43,11 @@ class BatchedViews(FourViews):
         source: Source | Mapping[str, Any],
         size: int | Sequence[int] = 28,
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
-        broken_rate_limit: float = 0.01,
-        views: int = 4,
-        finish: bool = True,
+        **settings: Any,
     ) -> None:
         source = source if isinstance(source, Source) else open_source(source)
         recipe = ViewRecipe.small_grey(source.mean, source.std) if recipe is None else recipe
-        super().__init__(source, size, recipe, broken_rate_limit, views, finish)
+        super().__init__(source, size, recipe, **settings)
         r = self.recipe
         if r.saturation or r.hue or r.grey_p:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pinas_zoo.data.specs import SubsetSource
 from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
-class SupervisedView(Dataset):
+class SupervisedView(Dataset[dict[str, Any]]):
     """Labelled images for the linear stage, retraining and evaluation.
 
     Args:
@@ -63,7 +63,7 @@ class SupervisedView(Dataset):
         self.source = open_source(source)
         if labelled:
             require_labels(self.source)
-        self.size = size if isinstance(size, int) else tuple(size)
+        self.size = size if isinstance(size, int) else cast('tuple[int, int]', tuple(size))
         self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')

@@ -14,13 +14,13 @@ the same, bins carry no information and the method is best-of-k by the loss on a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.methods.base import SupervisedMethod, top1_percent
+from pinas_zoo.methods.base import SupervisedMethod, SupervisedSettings, top1_percent
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.cost_bins import CostBins
 from pinas_zoo.methods.distillation import soft_cross_entropy
@@ -66,12 +66,12 @@ class AttentiveNAS(SupervisedMethod):
         6.0
     """
 
+    updates: Tensor
+
     def __init__(
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
         arm: str = 'best',
         candidates: int = 3,
         subnets: int = 4,
@@ -79,8 +79,9 @@ class AttentiveNAS(SupervisedMethod):
         pool: int = 100_000,
         even_bins: bool = False,
         predictor: AccuracyPredictor | str | Path | None = None,
+        **settings: Unpack[SupervisedSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed)
+        super().__init__(supernet, num_classes, **settings)
         if arm not in ARMS:
             raise ValueError(f'unknown arm {arm!r}, allowed: {", ".join(ARMS)}')
         if candidates < 1 or subnets < 2:
@@ -89,20 +90,24 @@ class AttentiveNAS(SupervisedMethod):
         self.candidates = candidates if arm in ('best', 'worst') else 1
         space = supernet.space
         self.macs = [[cost.macs for cost in row] for row in CostTable(space, space.input_size, num_classes).table]
-        self.bins = CostBins(space, self.macs, bins, pool, even_bins, seed)
+        self.bins = CostBins(space, self.macs, bins, pool, even_bins, self.seed)
         self.predictor = (
             AccuracyPredictor.from_log(predictor, space) if isinstance(predictor, (str, Path)) else predictor
         )
         self.register_buffer('updates', torch.zeros(space.num_positions, len(space.candidates), dtype=torch.long))
         # State of the current step: its index, its paths so far, what the others learn from, which choices agreed.
-        self._step, self._paths, self._targets, self._agreed = -1, [], None, []
+        self._step = -1
+        self._paths: list[Arch] = []
+        self._targets: Tensor | None = None
+        self._agreed: list[bool] = []
 
     @property
     def extremes(self) -> tuple[Arch, Arch]:
         """MAX and MIN: the paths with the most and the fewest MACs at every position; the first of equal candidates."""
         space = self.supernet.space
         rows = [(row, space.choices(position)) for position, row in enumerate(self.macs)]
-        return tuple(tuple(pick(options, key=row.__getitem__) for row, options in rows) for pick in (max, min))
+        largest, smallest = (tuple(pick(options, key=row.__getitem__) for row, options in rows) for pick in (max, min))
+        return largest, smallest
 
     # ---- a step ----------------------------------------------------------------------------------------------------
 
@@ -133,6 +138,7 @@ class AttentiveNAS(SupervisedMethod):
         logits, label = self.logits(batch['image'], arch), batch['label']
         top1 = top1_percent(logits, label)
         if part and self.arm != 'random':
+            assert self._targets is not None
             return {'loss': soft_cross_entropy(logits, self._targets), 'top1': top1}
         self._targets = logits.detach().softmax(dim=1)
         return {'loss': F.cross_entropy(logits, label, label_smoothing=self.label_smoothing), 'top1': top1}
@@ -178,7 +184,7 @@ class AttentiveNAS(SupervisedMethod):
         """
         space = self.supernet.space
         fitting = torch.cat([row[list(space.choices(position))] for position, row in enumerate(self.updates)]).double()
-        scalars = {'updates_least': fitting.min(), 'updates_most': fitting.max()}
-        scalars = {name: float(count / fitting.mean().clamp(min=1e-12)) for name, count in scalars.items()}
+        extremes = {'updates_least': fitting.min(), 'updates_most': fitting.max()}
+        scalars = {name: float(count / fitting.mean().clamp(min=1e-12)) for name, count in extremes.items()}
         same = {'same_winner': 100 * sum(self._agreed) / len(self._agreed)} if self._agreed else {}
         return scalars | same

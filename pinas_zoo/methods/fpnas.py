@@ -14,20 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pinas_zoo.dist import on_device
-from pinas_zoo.methods.alternating import AlternatingMethod
+from pinas_zoo.methods.alternating import AlternatingMethod, AlternatingSettings
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
-from pinas_zoo.methods.knapsack import best_arch, sum_of
+from pinas_zoo.methods.knapsack import AdditiveScore
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['FPNAS', 'factor_matrix']
@@ -61,7 +60,7 @@ def _entropy(p: np.ndarray) -> float:
     return float(-(some * np.log(some)).sum())
 
 
-class FPNAS(AlternatingMethod):
+class FPNAS(AdditiveScore, AlternatingMethod):
     """Probabilistic architecture search with adaptive sampling, coarse to fine.
 
     The first part of a step trains the weights on K paths, in two passes that hold one path at a time: forward passes
@@ -92,13 +91,13 @@ class FPNAS(AlternatingMethod):
         ValueError: A number is out of its range, or the factors do not make up the candidates.
     """
 
+    fits: Tensor
+    matrix: Tensor | None
+
     def __init__(
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
-        warmup_steps: int = 100,
         samples_per_nat: float = 0.25,
         least_samples: int = 2,
         most_samples: int = 32,
@@ -108,8 +107,9 @@ class FPNAS(AlternatingMethod):
         cost_weight: float = 0.0,
         target_macs: float | None = None,
         baseline: bool = False,
+        **settings: Unpack[AlternatingSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed, warmup_steps)
+        super().__init__(supernet, num_classes, **settings)
         if samples_per_nat <= 0 or not 2 <= least_samples <= most_samples or temperature <= 0 or cost_weight < 0:
             raise ValueError(
                 f'allowed: samples_per_nat > 0, 2 <= least_samples <= most_samples, temperature > 0, cost_weight >= 0; '
@@ -125,9 +125,9 @@ class FPNAS(AlternatingMethod):
         fits = [[choice in space.choices(position) for choice in range(candidates)] for position in range(positions)]
         self.register_buffer('fits', torch.tensor(fits), persistent=False)
         self.register_buffer('matrix', factor_matrix(space, factors) if factors else None, persistent=False)
-        self.coarse = nn.Parameter(torch.zeros(positions, self.matrix.shape[1])) if factors else None
+        self.coarse = None if self.matrix is None else nn.Parameter(torch.zeros(positions, self.matrix.shape[1]))
         self.fine = nn.Parameter(torch.zeros(positions, candidates))
-        self.costs = CostTable(space, space.input_size, num_classes, supernet.conv1[0].in_channels)
+        self.costs = CostTable(space, space.input_size, num_classes, supernet.in_chans)
         self._drawn: tuple[int, tuple[Arch, ...]] = (-1, ())
 
     # ---- the distribution ------------------------------------------------------------------------------------------
@@ -138,13 +138,15 @@ class FPNAS(AlternatingMethod):
 
     def moved(self, step: int) -> list[nn.Parameter]:
         """The coarse logits before `joint_at`, the fine ones after it."""
-        factorised = self.coarse is not None and (self.joint_at is None or step < self.joint_at)
-        return [self.coarse] if factorised else [self.fine]
+        if self.coarse is not None and (self.joint_at is None or step < self.joint_at):
+            return [self.coarse]
+        return [self.fine]
 
     def log_probabilities(self) -> Tensor:
         """log p_l(k) with its graph; -inf where a candidate does not fit. Shape: (positions, candidates)"""
-        logits = self.fine
-        if self.coarse is not None:  # a sum of products, as a matrix product would be rounded under autocast
+        logits: Tensor = self.fine
+        if self.coarse is not None and self.matrix is not None:
+            # A sum of products, as a matrix product would be rounded under autocast.
             logits = logits + (self.coarse[:, None] * self.matrix).sum(dim=2)
         return logits.masked_fill(~self.fits, -math.inf).log_softmax(dim=1)
 
@@ -228,6 +230,7 @@ class FPNAS(AlternatingMethod):
 
     def cost(self, arch: Arch) -> float:
         """C(A): by which fraction a path exceeds the target."""
+        assert self.target_macs is not None  # a cost term has one
         return max(0.0, self.costs.of(arch).macs / self.target_macs - 1)
 
     def _facts(self, weights_K: Tensor, top1_K: Tensor) -> dict[str, Tensor]:
@@ -247,17 +250,5 @@ class FPNAS(AlternatingMethod):
     # ---- what was learned ------------------------------------------------------------------------------------------
 
     def table(self) -> list[list[float]]:
-        """log p_l(k)."""
+        """log p_l(k); the score is log P(A | alpha)."""
         return self.log_probabilities().detach().double().tolist()
-
-    def score(self, arch: Arch) -> float:
-        """log P(A | alpha)."""
-        return sum_of(self.table(), self.supernet.space.parse(arch))
-
-    def derive(self, limits: Limits | None = None) -> Arch:
-        """The most probable architecture within the limits, exactly.
-
-        Raises:
-            ValueError: No architecture is within the limits.
-        """
-        return best_arch(self.table(), self.supernet.space, limits)

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.log import Limits
 from pinas_zoo.search.searcher import Searcher
 from pinas_zoo.space import Arch, SearchSpace
 
-__all__ = ['best_arch', 'search_by_score', 'sum_of']
+__all__ = ['AdditiveScore', 'best_arch', 'search_by_score', 'sum_of']
+
+
+#: Choices from the last position to the first.
+Choices: TypeAlias = 'tuple[int, Choices] | None'
 
 
 class Partial(NamedTuple):
@@ -26,12 +31,34 @@ class Partial(NamedTuple):
     score: float
     macs: float
     params: float
-    choices: tuple[int, tuple] | None
+    choices: Choices
 
 
-def sum_of(table: Sequence[Sequence[float]], arch: Arch) -> float:
+def sum_of(table: Sequence[Sequence[float]], arch: tuple[int, ...]) -> float:
     """The additive score of an architecture."""
     return float(sum(row[choice] for row, choice in zip(table, arch, strict=True)))
+
+
+class AdditiveScore:
+    """For a method whose native score is a sum over positions: put before its base class, which has the supernet."""
+
+    supernet: SuperNet
+
+    def table(self) -> list[list[float]]:
+        """``table[position][candidate]``, the terms of the sum."""
+        raise NotImplementedError(f'{type(self).__name__} does not define its table')
+
+    def score(self, arch: Arch) -> float:
+        """The sum of the architecture's entries of the table."""
+        return sum_of(self.table(), self.supernet.space.single(arch))
+
+    def derive(self, limits: Limits | None = None) -> Arch:
+        """The architecture with the largest score within the limits, exactly.
+
+        Raises:
+            ValueError: No architecture is within the limits.
+        """
+        return best_arch(self.table(), self.supernet.space, limits)
 
 
 def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limits | None = None) -> Arch:
@@ -65,6 +92,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
         )
         front = _undominated(p for p in longer if p.macs + rest[0] <= bounds[0] and p.params + rest[1] <= bounds[1])
         if not front:
+            assert limits is not None  # without limits nothing is left out
             raise _infeasible(space, limits)
     arch = _unwind(front[0].choices)
     if limits is not None and not limits(arch):
@@ -122,8 +150,8 @@ def _undominated(partials: Iterable[Partial]) -> list[Partial]:
     return kept
 
 
-def _unwind(choices: tuple[int, tuple] | None) -> Arch:
-    arch = []
+def _unwind(choices: Choices) -> Arch:
+    arch: list[int] = []
     while choices is not None:
         choice, choices = choices
         arch.append(choice)

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
-from pinas_zoo.methods.linear import freeze
+from pinas_zoo.methods.linear import LinearHead
 from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space
 from pinas_zoo.weights.loading import load_supernet
@@ -37,7 +37,7 @@ FUNCTIONS.register_module(name='default_collate', module=default_collate)
 
 @MODELS.register_module()
 class LinearStage(SteppedModel):
-    """A linear head on the frozen supernet: one uniform random path per step, BN on batch statistics.
+    """A linear head on the frozen supernet, `LinearHead`, for the Runner.
 
     Args:
         space: Search space, its name, or its dict of fields.
@@ -58,23 +58,18 @@ class LinearStage(SteppedModel):
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(preprocessor_config(data_preprocessor, channels_last))
-        self.space, self.seed = get_space(space), run_seed(seed)
+        self.space = get_space(space)
         net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
-        self.supernet = freeze(net)
+        # Its parts have names of their own in checkpoints: the method itself is not registered as a module.
+        self.__dict__['method'] = LinearHead(net, num_classes, seed=run_seed(seed))
+        self.supernet, self.head = self.method.supernet, self.method.head
         if channels_last:
-            self.supernet.to(memory_format=torch.channels_last)
-        self.head = nn.Linear(self.space.num_features, num_classes)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+            to_memory_format(self.supernet, torch.channels_last)
         self.last_step = 0
 
     @property
     def last_paths(self) -> list[str]:
-        return [self.space.format(self.path(self.last_step))]
-
-    def path(self, step: int) -> tuple[int, ...]:
-        """The uniform random path of a step, equal on all ranks."""
-        return self.space.sample(np.random.default_rng([self.seed, step]))
+        return [self.space.format(arch) for arch in self.method.paths(self.last_step)]
 
     def init_weights(self) -> None:
         """Does nothing: weights are initialised at construction."""
@@ -94,10 +89,7 @@ class LinearStage(SteppedModel):
                 f"the linear stage has mode='loss' only, got {mode!r}; paths are scored by tools/search.py"
             )
         self.last_step = step
-        with torch.no_grad():
-            features = self.supernet(image, self.path(step))
-        logits = self.head(features.mean((2, 3)))
-        return {'loss': F.cross_entropy(logits, label), 'top1': top1_percent(logits, label)}
+        return self.method.loss({'image': image, 'label': label}, step, part)
 
 
 @MODELS.register_module()
@@ -129,7 +121,7 @@ class Classifier(BaseModel):
         if zero_init_last:
             init_weights(self.net, zero_init_last=True)
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)
+            to_memory_format(self.net, torch.channels_last)
         # timm's Mixup draws from numpy's global generator, whose state is saved in our checkpoints.
         self.mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=num_classes) if mixup else None
         self.criterion = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(label_smoothing)
@@ -147,6 +139,7 @@ class Classifier(BaseModel):
         logits = self.net(image)
         if mode == 'tensor':
             return logits
+        assert label is not None and target is not None
         if mode == 'predict':
             return [{'scores': s, 'label': y} for s, y in zip(logits, label, strict=True)]
         # Of two mixed images, the one with the larger share.

@@ -1,11 +1,10 @@
-"""The search stage: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures. And the derivation."""
+"""The search: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures. One path, the derivation."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch import nn
 from tqdm import tqdm
 
-from pinas_zoo.data import SupervisedView, finish_images
+from pinas_zoo.data.fixed_batches import FixedBatches
 from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up
+from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
 from pinas_zoo.models.cost import Cost, CostTable
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
@@ -41,87 +40,13 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['Batches', 'derive_best', 'search', 'searcher_of']
+__all__ = ['derive_best', 'score_path', 'search', 'searcher_of']
 
 #: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 #: Parts of a search's config that read images.
 PARTS = ('calibration', 'evaluation')
-
-
-class Batches:
-    """Fixed image batches in a fixed order, iterated any number of times.
-
-    Args:
-        view: Arguments of `SupervisedView` (source, size, ...), in evaluation geometry.
-        batch_size: Images per batch.
-        batches: Number of batches; None for the whole source.
-        num_workers: Processes that decode; 0 decodes in this one.
-        in_memory: Keep all images on the device; for sets that fit.
-        keep_gib: Otherwise, GiB of decoded uint8 images that this process keeps in the host's memory after the
-            first pass (50,000 of 224 px are 7); the rest is decoded again in every pass.
-        device: Device of the batches.
-        labelled: Return (images, labels) instead of images.
-    """
-
-    def __init__(
-        self,
-        view: dict[str, Any],
-        batch_size: int,
-        batches: int | None = None,
-        num_workers: int = 0,
-        in_memory: bool = False,
-        keep_gib: float = 8.0,
-        device: str = 'cpu',
-        labelled: bool = False,
-    ) -> None:
-        self.dataset = SupervisedView(**view, train=False, finish=False, labelled=labelled)
-        self.batch_size, self.batches, self.num_workers = batch_size, batches, num_workers
-        self.device, self.labelled = device, labelled
-        self.in_memory, self.room = in_memory, keep_gib * 2**30
-        self.kept: list[dict[str, Tensor]] = []
-        available = len(self.dataset) // batch_size
-        if batches is not None and batches > available:
-            raise ValueError(
-                f'{batches} batches of {batch_size} were requested, {view["source"]} gives {available} whole ones'
-            )
-
-    @property
-    def name(self) -> str:
-        """Identifies these images; part of the score cache's key."""
-        facts = {'batch_size': self.batch_size, 'batches': self.batches, 'size': self.dataset.size}
-        return json.dumps(self.dataset.source.description | facts, sort_keys=True)
-
-    def __iter__(self) -> Iterator[Any]:
-        kept = list(self.kept)
-        for batch in kept:
-            yield self._finish(batch)
-        last = len(self.dataset) if self.batches is None else self.batches * self.batch_size
-        rest = Subset(self.dataset, range(len(kept) * self.batch_size, last))
-        if not len(rest):
-            return
-        pinned = torch.device(self.device).type == 'cuda'
-        loader = DataLoader(rest, self.batch_size, num_workers=self.num_workers, pin_memory=pinned)
-        for index, found in enumerate(loader, start=len(kept)):
-            batch = {key: found[key] for key in ('image', 'statistics', 'label')}
-            if index == len(self.kept):  # an aborted pass has kept its beginning
-                self._keep(batch)
-            yield self._finish(batch)
-
-    def _keep(self, batch: dict[str, Tensor]) -> None:
-        size = batch['image'].nbytes
-        if self.in_memory:
-            self.kept.append({key: tensor.to(self.device) for key, tensor in batch.items()})
-        elif size <= self.room:
-            # A worker's batch is in shared memory, of which there may be little.
-            self.kept.append({key: tensor.clone() if tensor.is_shared() else tensor for key, tensor in batch.items()})
-            self.room -= size
-
-    def _finish(self, batch: dict[str, Tensor]) -> Any:
-        """Network input, normalised on the device."""
-        batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
-        return (batch['image'], batch['label']) if self.labelled else batch['image']
 
 
 def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
@@ -148,9 +73,9 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
         raise ValueError(f'{checkpoint} has no linear head; train one with a config of configs/linear/ first')
     load_weights(head, inner, checkpoint)
     if cfg.get('channels_last'):
-        supernet.to(memory_format=torch.channels_last)
-    calibration = Batches(**cfg.calibration, device=device)
-    evaluation = Batches(**cfg.evaluation, device=device, labelled=True)
+        to_memory_format(supernet, torch.channels_last)
+    calibration = FixedBatches(**cfg.calibration, device=device)
+    evaluation = FixedBatches(**cfg.evaluation, device=device, labelled=True)
     if (precision := cfg.get('precision', 'float32')) not in HALVES:
         raise ValueError(f'precision={precision!r}, allowed: {", ".join(HALVES)}')
     half = HALVES[precision]
@@ -185,8 +110,9 @@ def _run(
             paths = evaluate(archs)
             seconds = (time.perf_counter() - start) / len(archs)
             scores = [score_of(objective, path.top1, path.loss) for path in paths]
-            for path, score in zip(paths, scores, strict=True) if log is not None else ():
-                log.append(_record(len(log), path, score, space, costs.of(path.arch), seconds))
+            if log is not None:
+                for path, score in zip(paths, scores, strict=True):
+                    log.append(_record(len(log), path, score, space, costs.of(path.arch), seconds))
             searcher.tell(archs, scores)
             arch, best = searcher.best
             shown = f'loss {-best:.4f}' if objective == 'loss' else f'{best:.2f} %'
@@ -238,30 +164,19 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
         ValueError: The work_dir contains another search, or the checkpoint does not fit.
     """
     checkpoint = str(find_weights(checkpoint))
-    cfg = load_config(config, options)
-    fill_from_data(cfg, names=class_names(checkpoint))
-    notes: list[str] = []
-    set_up(cfg, options.launcher, notes)
+    cfg, data = _open_config(config, checkpoint, options)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
     searcher, costs = searcher_of(cfg, seed)
     sha256 = file_sha256(checkpoint)
-    # What the scores depend on; how the images are read may change.
-    data = [
-        {k: part[k] for k in ('view', 'batch_size', 'batches') if k in part}
-        for part in (cfg.calibration, cfg.evaluation)
-    ]
     # Logs without an objective ranked by accuracy: such a search can be continued.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
-    check_data(cfg, PARTS, notes, checkpoint)
-    if is_main_process():
-        print(*notes, sep='\n')
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
-        done = [[(record.arch, record.score) for record in log.records] if log is not None else None]
+        done = [[] if log is None else [(record.arch, record.score) for record in log.records]]
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay(done[0])
         evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
@@ -270,12 +185,55 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
             arch, score = searcher.best
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
-        facts |= {
-            'objective': objective,
-            'space': space.name,
-            **_random_means(log.records[: random_records(log.header)]),
-        }
+        facts |= {'objective': objective, 'space': space.name}
+        facts |= _random_means(log.records[: random_records(log.header)])
         return _write_results(work_dir, log.records, facts)
+
+
+def _open_config(config: str | Path, checkpoint: str, options: Options) -> tuple[Config, list[dict[str, Any]]]:
+    """The config of a search, its process set up and its images looked at; and on which images its scores depend.
+
+    The latter as the config has it, without the class list; how the images are read may change.
+    """
+    cfg = load_config(config, options)
+    fill_from_data(cfg, names=class_names(checkpoint))
+    notes: list[str] = []
+    set_up(cfg, options.launcher, notes)
+    data = [{k: cfg[part][k] for k in ('view', 'batch_size', 'batches') if k in cfg[part]} for part in PARTS]
+    data = json.loads(json.dumps(data))
+    check_data(cfg, PARTS, notes, checkpoint)
+    if is_main_process():
+        tell(notes)
+    return cfg, data
+
+
+@opened_once()
+def score_path(config: str | Path, checkpoint: str, options: Options) -> dict[str, float]:
+    """Top-1 of the config's `arch` in a supernet with its linear head, after BN re-estimation.
+
+    Args:
+        config: Config of a search, with `arch`.
+        checkpoint: Checkpoint of the linear stage, or ``pinas://NAME``.
+        options: See `Options`; `resume` is not used.
+
+    Returns:
+        The metrics, which are also in test_metrics.json of the work_dir.
+
+    Raises:
+        ValueError: The config names no architecture, or the checkpoint does not fit.
+    """
+    file = str(find_weights(checkpoint))
+    cfg, _ = _open_config(config, file, options)
+    if cfg.get('arch') is None:
+        raise ValueError(f'{config} is a config of a search: say which path, --cfg-options arch=DIGITS')
+    space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
+    evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)
+    (score,) = evaluate([space.parse(str(cfg.arch))])
+    metrics = {'accuracy/top1': score.top1, 'accuracy/loss': score.loss}
+    report = {'config': str(config), 'checkpoint': str(checkpoint), 'arch': str(cfg.arch), 'metrics': metrics}
+    write_text(work_dir / 'test_metrics.json', json.dumps(report, indent=1) + '\n')
+    print(f'{cfg.arch}: top-1 {score.top1:.2f} %, loss {score.loss:.4f}, {score.images} images')
+    return metrics
 
 
 def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path, options: Options) -> None:
@@ -297,5 +255,5 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
     if arch.endswith('.json'):
         arch = json.loads(Path(arch).read_text())['arch']
     supernet = load_supernet(checkpoint, get_space(cfg.space)).to(get_device())
-    net = derive(supernet, arch, Batches(**cfg.calibration, device=get_device()))
+    net = derive(supernet, arch, FixedBatches(**cfg.calibration, device=get_device()))
     save_backbone(out, net, checkpoint)

@@ -251,7 +251,7 @@ def model_card(title: str, usage: str, file: Path, facts: dict[str, Any], card: 
 
 | what | |
 |---|---|
-| architecture | {f'`{arch}`' if arch else 'every one'} of space `{space}` |
+| architecture | {f'`{arch}`' if arch else 'all'} of space `{space}` |
 | classes | {facts['num_classes'] or 'none: a backbone'} |
 | training data | {card.data} |
 | recipe | {card.recipe} |

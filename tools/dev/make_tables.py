@@ -2,10 +2,10 @@
 
     python tools/dev/make_tables.py            python tools/dev/make_tables.py --check
 
-A table stands between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
+A table is between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
 Parameters and MACs of a metafile are checked against the cost table of its space, its results and weights against the
-manifest. Results of the paper and ours have a column each. checkpoints/metafile.yml, by which mmdet's and mmseg's
-Inferencers find the weights of our own, is written whole.
+manifest. Results of the paper and ours are in separate columns. checkpoints/metafile.yml, by which mmdet's and mmseg's
+Inferencers find our own weights, is generated completely.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def check_weights(model: dict[str, Any]) -> None:
 
 
 def own_metafile() -> str:
-    """The metafile of the weights that this project trained; a supernet, which is no one network, has no row."""
+    """The metafile of the weights that this project trained; a supernet, which is not a single network, has no row."""
     models = []
     for entry in entries().values():
         if not entry.own or entry.arch is None:
@@ -139,7 +139,7 @@ def weights_table() -> str:
             [
                 f'`{entry.name}`',
                 f'{entry.task}, {entry.dataset}',
-                f'{f"`{entry.arch}`" if entry.arch else "every one"} of `{entry.space}`',
+                f'{f"`{entry.arch}`" if entry.arch else "all"} of `{entry.space}`',
                 f'[{entry.released.file}]({entry.url}), converted' if entry.released else f'`{entry.file}`',
                 _entry_results(entry, 'paper'),
                 _entry_results(entry, 'us'),
@@ -176,9 +176,14 @@ def table(source: Path, page: Path) -> str:
     return _markdown(HEADER, rows)
 
 
+def filled(page: Path, text: str) -> str:
+    """A page's text with its tables as they are now."""
+    return BLOCK.sub(lambda match: match[1] + table(ROOT / match[2], page) + match[3], text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing, exit 1 where a table is out of date')
+    parser.add_argument('--check', action='store_true', help='write nothing, exit 1 if a table is out of date')
     args = parser.parse_args(argv)
     stale = []
 
@@ -191,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle(OWN, OWN.read_text() if OWN.is_file() else '', own_metafile())
     for path in [path for pattern in CARDS for path in sorted(ROOT.glob(pattern))]:
         old = path.read_text()
-        settle(path, old, BLOCK.sub(lambda match, page=path: match[1] + table(ROOT / match[2], page) + match[3], old))
+        settle(path, old, filled(path, old))
     verb = 'out of date' if args.check else 'rewritten'
     print(f'tables: {verb} in {", ".join(stale)}' if stale else 'tables: all up to date')
     return 1 if args.check and stale else 0
