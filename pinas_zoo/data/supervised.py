@@ -78,8 +78,23 @@ class SupervisedView(Dataset[dict[str, Any]]):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The class names, which are stored in checkpoints."""
-        return {'classes': self.source.classes}
+        """What checkpoints store: the class names, and how an image becomes the input (`preprocess`)."""
+        return {'classes': self.source.classes, 'preprocess': self.preprocess}
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """The evaluation geometry and normalisation in timm's terms: input_size, mean, std, crop_pct, interpolation."""
+        height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        whole = self.source.source if isinstance(self.source, SubsetSource) else self.source
+        as_they_are = isinstance(whole, ArraySource) and tuple(whole.images.shape[-2:]) == (height, width)
+        mean, std = ([round(v, 6) for v in values.flatten().expand(3).tolist()] for values in (self.mean, self.std))
+        return {
+            'input_size': [3, height, width],
+            'mean': mean,
+            'std': std,
+            'crop_pct': 1.0 if as_they_are else self.crop_pct,
+            'interpolation': 'bicubic',
+        }
 
     def __len__(self) -> int:
         return len(self.source)

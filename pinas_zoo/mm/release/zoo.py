@@ -178,7 +178,7 @@ class _Publication:
         print(f'{self.training.folder}: {self.name} ...', flush=True)
         training, part = self.training, self.part
         weights, config = folder / f'{self.name}.safetensors', folder / f'{self.name}.py'
-        preprocess = _preprocess(training.cfg, self.state) if self.kind == 'classifier' else {}
+        preprocess = _preprocess(training.cfg) if self.kind == 'classifier' else {}
         facts = describe(
             training.checkpoint, {'licence': LICENCE}, self.kind, PINAS_NANO, self.arch, self._num_classes()
         )
@@ -259,14 +259,10 @@ def _linear_stage(training: Training) -> dict[str, Tensor]:
     return state
 
 
-def _preprocess(cfg: Config, state: dict[str, Tensor]) -> dict[str, Any]:
+def _preprocess(cfg: Config) -> dict[str, Any]:
     """timm's settings for the input that a network was measured on."""
-    view = SupervisedView(**{key: value for key, value in cfg.test_dataloader.dataset.items() if key != 'type'})
-    chans = state['conv1.0.weight'].shape[1]
-    whole = tuple(view.source.load(0).shape[-2:]) == (view.size, view.size)  # then it is neither cropped nor resized
-    mean, std = ([round(v, 6) for v in values.flatten().expand(chans).tolist()] for values in (view.mean, view.std))
-    size, crop = [chans, view.size, view.size], 1.0 if whole else view.crop_pct
-    return {'input_size': size, 'mean': mean, 'std': std, 'crop_pct': crop, 'interpolation': 'bicubic'}
+    view = {key: value for key, value in cfg.test_dataloader.dataset.items() if key != 'type'}
+    return SupervisedView(**view).preprocess
 
 
 def _hardware() -> str:
