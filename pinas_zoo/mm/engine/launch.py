@@ -68,7 +68,7 @@ class Options:
     Args:
         work_dir: Where logs and checkpoints go; default: the config's, else work_dirs/<config name>.
         resume: None, 'auto' (the last checkpoint of the work_dir, if any) or a checkpoint.
-        resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
+        resume_with_config: Whether the config's optimiser and schedule settings replace those of the checkpoint.
         cfg_options: Dotted keys that override the config.
         amp: Mixed precision.
         seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
@@ -339,7 +339,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
         cfg.resume_with_config = options.resume_with_config
         if saved is None:
-            notes.append(f'--resume: {checkpoint} does not say which config it was written under')
+            notes.append(f'--resume: {checkpoint} does not say with which config it was written')
         else:
             compare_config(cfg, checkpoint, saved, options.resume_with_config, notes)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
