@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='CHECKPOINT',
         help='continue from the last checkpoint of the work dir, or from this one',
     )
+    parser.add_argument(
+        '--resume-with-config',
+        action='store_true',
+        help="continue, with the config's settings of optimiser and schedule in place of the checkpoint's",
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)')
     parser.add_argument(
         '--wandb',

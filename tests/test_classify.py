@@ -182,3 +182,14 @@ def test_load_supernet_from_every_stage(tmp_path: Path) -> None:
     again = LinearStage(SPACE, 5, supernet=str(tmp_path / 'pretrain.pth'))
     expected = pretraining.method.student.backbone.state_dict()
     assert all(torch.equal(t, expected[k]) for k, t in again.supernet.state_dict().items())
+
+
+def test_keys_beside_the_wrapped_data_set_reach_it(tmp_path: Path):
+    from pinas_zoo.mm.engine.launch import Options, load_config
+
+    base = Path(__file__).parents[1] / 'configs/imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
+    text = "_base_ = {!r}\ntrain_dataloader = dict(dataset=dict(source=dict(root='flowers'), size=32))\n"
+    (tmp_path / 'own.py').write_text(text.format(str(base)))
+    wrapper = load_config(tmp_path / 'own.py', Options()).train_dataloader.dataset
+    assert set(wrapper) == {'type', 'dataset'} and wrapper.dataset.size == 32
+    assert wrapper.dataset.source == {'kind': 'folder', 'root': 'flowers'}

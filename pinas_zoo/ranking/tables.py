@@ -92,8 +92,8 @@ def _difference_table(report: Mapping[str, Any]) -> str:
     for pair in report['accuracy']['differences']:
         one, other = pair.split(' - ')
         cells = [f'{report["labels"][one]} minus {report["labels"][other]}']
-        for view in VIEWS:
-            entry = report[view]['differences'][pair]['tau']
+        for key in VIEWS:
+            entry = report[key]['differences'][pair]['tau']
             cells += [_with_interval(entry, 'difference'), _with_interval(entry, 'difference', 'interval_with_seeds')]
         rows.append(cells)
     return _table(header, rows)

@@ -50,7 +50,7 @@ FINITE_INTERVAL = 50
 
 Batches = Iterator[dict[str, Any]]
 Rate = Callable[[float], float]
-ArchOptimiser = Callable[[list, float], torch.optim.Optimizer]
+ArchOptimiser = Callable[[list[Any], float], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -285,4 +285,5 @@ def native_scores(method: Method, archs: Sequence[Arch]) -> dict[str, float] | N
     """The method's native score of each path by name; None if it has none."""
     name = supernet_of(method).space.format
     scores = {name(arch): method.score(arch) for arch in archs}
-    return None if None in scores.values() else scores
+    known = {name: score for name, score in scores.items() if score is not None}
+    return known if len(known) == len(scores) else None

@@ -6,7 +6,7 @@ checkpoint is ever loaded in a way that can run code.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
@@ -26,10 +27,12 @@ from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.engine.resume_config import compare_config
+from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
-from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
-from pinas_zoo.mm.preflight.check import find_problems, head_classes
-from pinas_zoo.mm.preflight.findings import Findings
+from pinas_zoo.mm.preflight.bad_input import last_line
+from pinas_zoo.mm.preflight.check import find_problems
+from pinas_zoo.mm.preflight.findings import BadInputError, Findings
 from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 
@@ -46,10 +49,13 @@ __all__ = [
     'load_config',
     'prepare_training',
     'set_up',
+    'tell',
     'train',
 ]
 
 DEFAULT_SEED = 0
+#: Beginning of the notes that are warnings.
+WARNS = 'preflight: '
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 #: Default scopes whose configs are checked before they run and adapted to the machine.
 FOREIGN_SCOPES = ('mmdet', 'mmseg')
@@ -62,6 +68,7 @@ class Options:
     Args:
         work_dir: Where logs and checkpoints go; default: the config's, else work_dirs/<config name>.
         resume: None, 'auto' (the last checkpoint of the work_dir, if any) or a checkpoint.
+        resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
         cfg_options: Dotted keys that override the config.
         amp: Mixed precision.
         seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
@@ -71,6 +78,7 @@ class Options:
 
     work_dir: str | None = None
     resume: str | None = None
+    resume_with_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
     amp: bool = False
     seed: int | None = None
@@ -85,6 +93,7 @@ def load_config(path: str | Path, options: Options) -> Config:
         BadInputError: An override has no effect.
     """
     cfg = Config.fromfile(path)
+    _reach_inside(cfg)
     if options.cfg_options:
         override(cfg, options.cfg_options)
     if options.work_dir is not None:
@@ -94,12 +103,34 @@ def load_config(path: str | Path, options: Options) -> Config:
     return cfg
 
 
+def _reach_inside(cfg: Config) -> None:
+    """Moves keys that a config sets on the seeding wrapper of its training data into the wrapped data set."""
+    node = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    if str(node.get('type')).endswith('SeededDataset') and isinstance(node.get('dataset'), dict):
+        beside = {key: node.pop(key) for key in list(node) if key not in ('type', 'dataset', 'seed', 'max_refetch')}
+        node['dataset'] = Config._merge_a_into_b(beside, node['dataset'])
+
+
 def build_runner(cfg: Config, notes: list[str]) -> Runner:
     """The Runner of a config, with the notes in its log."""
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    for note in notes:
-        runner.logger.info(note)
+    tell(notes, runner.logger.info)
     return runner
+
+
+def tell(notes: Sequence[str], inform: Callable[[str], Any] = print) -> None:
+    """The notes of a run, its warnings together at the end.
+
+    Args:
+        notes: Lines as `check_data` and others left them.
+        inform: Receives those that are not warnings.
+    """
+    for note in notes:
+        if not note.startswith(WARNS):
+            inform(note)
+    for note in notes:
+        if note.startswith(WARNS):
+            MMLogger.get_current_instance().warning(note)
 
 
 # ---- this process ---------------------------------------------------------------------------
@@ -213,6 +244,8 @@ def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: 
     labelled = own and any(labelled for *_, labelled in find_views(cfg._cfg_dict))
     if labelled:
         pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
+    if not own:
+        check_samples(cfg)
     if not cfg.get('preflight', True):
         notes.append('preflight=False: the data were not checked')
         return
@@ -226,7 +259,7 @@ def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: 
             check_views(cfg, parts, found)
     gathered = all_gather_object(found)
     errors = list(dict.fromkeys(line for one in gathered for line in one.errors))
-    notes += dict.fromkeys(f'preflight: {line}' for one in gathered for line in one.warnings)
+    notes += dict.fromkeys(f'{WARNS}{line}' for one in gathered for line in one.warnings)
     if errors:
         head = [f'{len(errors)} problems with the data:'] if len(errors) > 1 else []
         raise BadInputError('\n'.join([*head, *errors]))
@@ -279,7 +312,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
-    resume = options.resume or ('auto' if cfg.get('resume') else None)
+    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config else None)
     checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
@@ -301,7 +334,14 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     ):  # otherwise mmengine gives samplers no seed, and ours needs the same one everywhere
         cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
-        rewrite.name_bad_input(cfg, splits, head_classes(cfg))
+        name_bad_input(cfg, splits)
+    if checkpoint is not None:
+        saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
+        cfg.resume_with_config = options.resume_with_config
+        if saved is None:
+            notes.append(f'--resume: {checkpoint} does not say which config it was written under')
+        else:
+            compare_config(cfg, checkpoint, saved, options.resume_with_config, notes)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg

@@ -6,37 +6,17 @@ cannot resume exactly are replaced, and every change is a line of `notes`, for t
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.registry import type_name
 
-__all__ = ['make_exact', 'name_bad_input']
+__all__ = ['changes', 'make_exact']
 
 #: What `make_exact` may change.
 _EXACT = ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'log_processor', 'custom_hooks')
-
-
-def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) -> None:
-    """Let mmdet's and mmseg's data sets name the file that a sample failed on.
-
-    Args:
-        cfg: A config; the seeding wrapper stays outermost.
-        splits: Some of 'train', 'val', 'test'.
-        num_classes: See NamedDataset.
-    """
-    for name in (f'{split}_dataloader' for split in splits):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        seeded = loader['dataset'] if type_name(loader['dataset']) == 'SeededDataset' else None
-        node = loader['dataset'] if seeded is None else seeded['dataset']
-        if type_name(node) != 'NamedDataset':
-            node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
-        node['num_classes'] = num_classes
-        cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
 
 
 def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
@@ -67,10 +47,10 @@ def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
         if name not in map(type_name, custom):
             custom.append({'type': f'pinas_zoo.{name}'})
     cfg.custom_hooks = custom
-    notes += [f'rewritten: {line}' for key in _EXACT for line in _changes(before[key], cfg.get(key), key)]
+    notes += [f'rewritten: {line}' for key in _EXACT for line in changes(before[key], cfg.get(key), key)]
 
 
-def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
+def changes(old: Any, new: Any, name: str) -> Iterator[str]:
     """One line per difference between two config values: dotted key, old value, new value."""
     if old == new:
         return
@@ -79,7 +59,7 @@ def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
             yield f'{name} is wrapped in {new["type"]}'
             return
         for key in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(key), new.get(key), f'{name}.{key}')
+            yield from changes(old.get(key), new.get(key), f'{name}.{key}')
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and list(new[: len(old)]) == list(old):
         yield from (f'{name} + {dict(added)}' for added in new[len(old) :])
     else:
@@ -97,7 +77,7 @@ def _convert_loop(cfg: Config, notes: list[str]) -> None:
     cfg.train_cfg = ConfigDict(train, type='pinas_zoo.ExactIterLoop')
 
 
-def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
+def _seed_data(loader: dict[str, Any], seed: int, notes: list[str]) -> None:
     """Wrap the data set and replace the sampler of a training loader."""
     if type_name(loader['dataset']) == 'SeededDataset':
         loader['dataset']['seed'] = seed
@@ -123,7 +103,7 @@ def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
         )
 
 
-def _convert_checkpoints(hooks: dict, epochs: bool, notes: list[str]) -> None:
+def _convert_checkpoints(hooks: dict[str, Any], epochs: bool, notes: list[str]) -> None:
     """Replace the checkpoint hook, unless the config disabled it."""
     default = {'type': 'CheckpointHook', 'by_epoch': epochs, 'interval': 1 if epochs else 1000}
     hook = dict(hooks.get('checkpoint', default) or ())

@@ -10,7 +10,6 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
 from pinas_zoo.data.sources import opened_once
-from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
 from pinas_zoo.mm.engine.launch import (
@@ -22,7 +21,7 @@ from pinas_zoo.mm.engine.launch import (
     load_config,
     set_up,
 )
-from pinas_zoo.mm.preflight.check import head_classes
+from pinas_zoo.mm.engine.samples import name_bad_input
 from pinas_zoo.registry import type_name
 
 __all__ = ['test']
@@ -115,7 +114,7 @@ def test(
     if tta:
         _use_tta(cfg)
     if foreign:
-        rewrite.name_bad_input(cfg, ('test',), head_classes(cfg))
+        name_bad_input(cfg, ('test',))
     for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
         cfg.pop(key)  # testing must not require training data
     cfg.pop('param_scheduler', None)

@@ -1,16 +1,22 @@
 """Results of a data check, and the lines about files and folders that are not where the config says."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from pinas_zoo.data.images import orientation
 from pinas_zoo.data.trees import shorten
 
+T = TypeVar('T')
+
 _TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
+
+
+class BadInputError(ValueError):
+    """Data, or a config that does not fit them; one line per problem, naming file and value."""
 
 
 @dataclass
@@ -24,6 +30,17 @@ class Findings:
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+def repeated(values: Iterable[T]) -> list[T]:
+    """Those that came before, once for each time that they come again."""
+    seen: set[T] = set()
+    again = []
+    for value in values:
+        if value in seen:
+            again.append(value)
+        seen.add(value)
+    return again
 
 
 def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
@@ -63,3 +80,8 @@ def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
             f'{path}: EXIF orientation {turn}: mmcv turns the picture upright and leaves {what} as they are, which fit '
             'only if they were drawn on the upright picture'
         )
+
+
+def names_own_classes(node: dict[str, Any]) -> bool:
+    """Whether a config names the classes of its data set, which is then none of the published ones."""
+    return bool((node.get('metainfo') or {}).get('classes'))
