@@ -2,9 +2,10 @@
 
     python examples/pretrain.py data/imagenet/train --epochs 100 --out supernet.pth
 
-A step takes four views of each image and two paths that differ at every position. The query of one path meets the key
-of the other, which a mean teacher embeds, against a queue of negative keys (Peng et al., ICCV 2021, section 3). All of
-that is `PiNAS.loss`; what is left is an ordinary training loop. The linear stage and the search go on from the file.
+A step takes four views of each image and two paths that differ at every position. The query of one path is compared
+with the key of the other, which a mean teacher embeds, against a queue of negative keys (Peng et al., ICCV 2021,
+section 3). All of that is `PiNAS.loss`; the rest is an ordinary training loop. The linear stage and the search continue
+from the file.
 
 For several GPUs, exact resuming and logs: `pinas train configs/pretrain/pinas-supernet_8xb24-coslr-100e_in1k.py`.
 """
@@ -45,13 +46,13 @@ def pretrain(args: argparse.Namespace) -> SuperNet:
             images = batch['views'].to(device, non_blocking=True)  # (N, 4, 3, H, W)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
                 losses = method.loss({'views': images}, step)  # the step decides which two paths are drawn
-            optimizer.zero_grad()  # to None: blocks that are not on the paths are not moved, nor do they decay
+            optimizer.zero_grad()  # to None: blocks that are not on the paths neither move nor decay
             losses['loss'].backward()
             optimizer.step()
             scheduler.step()
             if step % args.log_every == 0:
                 paths = ' '.join(map(supernet.space.format, method.paths(step)))
-                # The standard deviation of the embeddings is about 1; towards 0 they collapse.
+                # The standard deviation of the embeddings is about 1; near 0 they have collapsed.
                 logged = {name: f'{float(value):.3f}' for name, value in losses.items()}
                 print(f'epoch {epoch + 1}/{args.epochs} step {step} {logged} paths {paths}', flush=True)
             step += 1
@@ -69,9 +70,9 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=192, help='images per step, on one device')
     parser.add_argument('--lr', type=float, default=0.03, help="learning rate, the paper's for 192 images")
     parser.add_argument('--queue', type=int, default=49152, help='negative keys')
-    parser.add_argument('--momentum', type=float, default=0.999, help='of the mean teacher; less for short runs')
+    parser.add_argument('--momentum', type=float, default=0.999, help='of the mean teacher; lower for short runs')
     parser.add_argument('--workers', type=int, default=8, help='processes that read images')
-    parser.add_argument('--seed', type=int, default=0, help='of paths, weights and order')
+    parser.add_argument('--seed', type=int, default=0, help='seed of paths, weights and order')
     parser.add_argument('--log-every', type=int, default=50, metavar='STEPS', help='steps between lines')
     args = parser.parse_args()
 

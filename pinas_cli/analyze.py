@@ -1,4 +1,4 @@
-"""What networks cost, and how runs went.
+"""What networks cost, and learning curves of runs.
 
     pinas analyze model pinas_a pinas_b resnet50 --json costs.json
     pinas analyze model configs/coco/mask-rcnn_pinas-b_fpn_1x_coco.py --size 800 1344 --no-latency
@@ -25,7 +25,7 @@ def run_model(args: argparse.Namespace) -> None:
     from pinas_zoo.mm.inference.analyze import Timing, analyze, table  # curves do without mmcv
 
     if args.checkpoint and len(args.models) > 1:
-        raise ValueError(f'--checkpoint belongs to one model, got {len(args.models)}')
+        raise ValueError(f'--checkpoint needs exactly one model, got {len(args.models)}')
     timing = None if args.no_latency else Timing(args.warmup, args.seconds, args.batch_size)
     rows, changes = [], overrides(args.cfg_options)
     for number, name in enumerate(args.models, start=1):
@@ -66,9 +66,9 @@ def _add_model_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--checkpoint', help='weights of the one model; a detector is timed on what it finds')
     add_cfg_options(parser)
     parser.add_argument('--batch-size', type=int, default=1, help='images per call, for the latency; default 1')
-    parser.add_argument('--device', default='cpu', help='where it is timed; default cpu')
-    parser.add_argument('--warmup', type=int, default=3, help='calls before the clock starts; default 3')
-    parser.add_argument('--seconds', type=float, default=2.0, help='least time of measuring; default 2')
+    parser.add_argument('--device', default='cpu', help='device for the timing; default cpu')
+    parser.add_argument('--warmup', type=int, default=3, help='calls before the measurement; default 3')
+    parser.add_argument('--seconds', type=float, default=2.0, help='minimum measuring time; default 2')
     parser.add_argument('--no-latency', action='store_true', help='count only')
     parser.add_argument('--json', type=Path, help='file for the same figures')
     parser.set_defaults(run_part=run_model, prog=parser.prog)
@@ -78,7 +78,7 @@ def _add_curves_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('curves', help='learning curves of several runs in one PNG, one panel per key')
     parser.add_argument('logs', nargs='+', type=Path, help='work dirs, or files of JSON lines (vis_data/scalars.json)')
     parser.add_argument('--keys', nargs='+', help="names or patterns such as 'loss*'; default: all but times and rates")
-    parser.add_argument('--names', nargs='+', help='of the runs, for the legend; default: of their work dirs')
+    parser.add_argument('--names', nargs='+', help='names of the runs, for the legend; default: their work dirs')
     parser.add_argument(
         '--smooth', type=int, default=9, help='width of the mean, in points; 1 draws raw values; default 9'
     )

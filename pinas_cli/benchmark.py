@@ -4,11 +4,11 @@
     pinas benchmark --only step --threads 1
     pinas benchmark gpu --budget 440 --out work_dirs/gpu
 
-The last form checks a GPU: what it computes, then how fast it is (docs/gpu.md); of the options below it takes --out, a
-folder, --only, --budget, --device and --tiny.
+The last form checks a GPU: the correctness of its results, then its speed (docs/gpu.md). Of the options below it takes
+--out (a folder), --only, --budget, --device and --tiny.
 
-Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts. Each part runs in a process
-of its own. docs/benchmark.md says what each row means. It is a benchmark, not a test: nothing fails because it is slow.
+Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts. Each part runs in a separate process.
+docs/benchmark.md explains every row. It is a benchmark, not a test: nothing fails because it is slow.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def describe_environment(threads: int) -> dict[str, Any]:
 
 
 def run_worker(task: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Runs a task in a fresh process.
+    """Runs a task in a new process.
 
     Returns:
         Its result, or `{'error': ...}`.
@@ -86,7 +86,7 @@ def run_task(args: argparse.Namespace) -> None:
 
 
 def measure_part(part: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A part's rows; those of the training step also with their peak memory, each in a process of its own."""
+    """A part's rows; those of the training step also with their peak memory, each in a separate process."""
     result = run_worker(part, args)
     if part == 'step' and 'rows' in result:
         for line in result['rows']:
@@ -118,12 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('what', nargs='?', choices=('cpu', 'gpu'), default='cpu', help='default cpu')
     parser.add_argument('--only', help=f'parts, separated by commas; default all: {",".join(PARTS)}')
     parser.add_argument('--out', type=Path, help='JSON file to write; default work_dirs/benchmark.json')
-    parser.add_argument('--threads', type=int, default=cores(), help="torch's threads; 1 where others load the machine")
+    parser.add_argument('--threads', type=int, default=cores(), help="torch's threads; use 1 on a shared machine")
     parser.add_argument('--rounds', type=int, default=5, help='timed rounds, at least 1; default 5')
     parser.add_argument('--warmups', type=int, default=2, help='rounds before them; default 2')
-    parser.add_argument('--seed', type=int, default=0, help='of images and paths; default 0')
+    parser.add_argument('--seed', type=int, default=0, help='seed of images and paths; default 0')
     parser.add_argument('--quick', '--tiny', action='store_true', help='tiny sizes, to see that everything runs')
-    parser.add_argument('--budget', type=float, default=440, help='gpu: seconds in all; default 440')
+    parser.add_argument('--budget', type=float, default=440, help='gpu: seconds in total; default 440')
     parser.add_argument(
         '--device', choices=('cuda', 'cpu'), default='cuda', help='gpu: cpu is a rehearsal; default cuda'
     )
@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures the parts, each in its process; returns 1 where one failed."""
+    """Measures the parts, each in its process; returns 1 if one failed."""
     parts = args.only.split(',') if args.only else []
     if args.what == 'gpu':
         from pinas_zoo.speed.gpu.main import check

@@ -3,9 +3,9 @@
     pinas convert PiNAS_cls.pth.tar pinas_a.safetensors
     pinas convert PiNAS_trans_ade.pth.tar deeplabv3_ade20k.pth --kind deeplabv3 --arch pinas_b
 
-The kind is recognised and the architecture found; both are checked against what is asked for. The report is printed.
-Where a weight is left over, missing or misshapen, nothing is written and the exit status is 1. The real files could not
-be obtained here: the names come from the released code.
+The kind and the architecture are recognised, and checked against the options. The report is printed. If a weight is
+unexpected, missing or mismatched, nothing is written and the exit status is 1. The real files could not be obtained
+here: the names come from the released code.
 """
 
 import argparse

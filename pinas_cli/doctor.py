@@ -1,4 +1,4 @@
-"""What `pinas env` looks at, in parts: each returns rows of name, state, value and the line that mends it."""
+"""The checks of `pinas env`, in parts: each returns rows of name, state, value and the line that fixes it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Row:
 
     Args:
         part: Its heading.
-        name: What was looked at.
+        name: What was checked.
         state: 'ok'; 'optional' for what only some commands need; 'wrong' for what the project needs.
         value: What was found.
-        mend: Command or step that mends it; '' where there is nothing to do.
+        mend: Command or step that fixes it; '' if there is nothing to do.
     """
 
     part: str
@@ -47,7 +47,7 @@ class Row:
 
 
 def _output(*command: str) -> str:
-    """What a program prints; '' where it is missing or fails."""
+    """The output of a program; '' if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -187,7 +187,7 @@ PARTS: tuple[Callable[[], Iterator[Row]], ...] = (_machine, _packages, _torch, _
 
 
 def examine() -> list[Row]:
-    """Looks at everything; a part that fails is a row that says so."""
+    """Checks everything; a part that fails becomes a row that says so."""
     rows: list[Row] = []
     for part in PARTS:
         try:
@@ -199,5 +199,5 @@ def examine() -> list[Row]:
 
 
 def report(rows: list[Row]) -> dict[str, Any]:
-    """The findings as JSON: rows by part, and whether all that the project needs is there."""
+    """The findings as JSON: rows by part, and whether everything that the project needs is there."""
     return {'ok': all(row.state != 'wrong' for row in rows), 'rows': [row.record() for row in rows]}

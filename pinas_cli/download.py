@@ -1,8 +1,8 @@
-"""Download weights, verify them, convert what the authors released, and print where they are.
+"""Download weights, verify them, convert the authors' files, and print where they are.
 
     pinas download pinas_a.in1k            pinas download --list            pinas download --all
 
-$PINAS_ZOO_HOME is the cache, $PINAS_ZOO_MIRROR an address or folder that is tried first.
+$PINAS_ZOO_HOME is the cache, $PINAS_ZOO_MIRROR a URL or folder that is tried first.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pinas_cli.options import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas download`."""
     parser.add_argument('names', nargs='*', metavar='NAME', help='weights by name')
-    parser.add_argument('--list', action='store_true', help='what there is')
+    parser.add_argument('--list', action='store_true', help='list all weights')
     parser.add_argument('--all', action='store_true', help='download everything')
 
 

@@ -1,10 +1,10 @@
-"""Say what is installed, what is missing, and the line that mends it.
+"""Say what is installed, what is missing, and the command that fixes it.
 
     pinas env             pinas env --json
 
-Python, system, packages against their requirements, cards and driver, mmcv's operators, data, weights. A line begins
-with `ok`, with `-` where something is missing that only some commands need, or with `!!` where the project needs it:
-the exit status is then 1. It runs on a machine where packages are missing, and fetches nothing.
+Python, system, packages and their requirements, cards and driver, mmcv's operators, data, weights. A line begins with
+`ok`; with `-` if something is missing that only some commands need; or with `!!` if the project needs it, and the exit
+status is then 1. It also runs where packages are missing, and downloads nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _print(rows: list[Row]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examines and prints; returns 1 where something that the project needs is missing."""
+    """Examines and prints; returns 1 if something that the project needs is missing."""
     rows = examine()
     values = report(rows)
     if args.json:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(rows)
         if values['ok']:
-            print('\nAll that the project needs is there.')
+            print('\nEverything that the project needs is there.')
         else:
             print('\nLines with !! are missing or too old; in a clone, `bash tools/setup_env.sh` installs everything.')
     return 0 if values['ok'] else 1

@@ -1,11 +1,11 @@
-"""Export a network to ONNX or torch.export, and compare the result with eager on other sizes than the example's.
+"""Export a network to ONNX or torch.export, and compare the result with eager mode at other sizes than the example's.
 
     pinas export pinas_a pinas_a.onnx --pretrained
     pinas export pinas_b features.onnx --features --output-stride 8
     pinas export pinas_nano nano.pt2 --checkpoint FILE --fold
 
-The suffix chooses the form: .onnx, or .pt2 for torch.export. The names of the classes, where the weights say them, are
-kept as JSON: metadata `classes` of the ONNX file, extra file `classes.json` of torch.export. The exit status is 1 when
+The suffix selects the form: .onnx, or .pt2 for torch.export. If the weights state the names of the classes, these are
+stored as JSON: metadata `classes` of the ONNX file, extra file `classes.json` of torch.export. The exit status is 1 if
 an output differs by more than the tolerance.
 """
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', help='timm name, with a tag for its weights')
     parser.add_argument('out', type=_out, help='file to write, .onnx or .pt2')
     parser.add_argument('--arch', help='architecture, for pinas and pinas_nano')
-    parser.add_argument('--pretrained', action='store_true', help="take the name's own weights")
+    parser.add_argument('--pretrained', action='store_true', help="use the name's own weights")
     parser.add_argument('--checkpoint', help='weight file')
     parser.add_argument('--features', action='store_true', help="all stages' features, of any size")
     parser.add_argument(
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _classifier(checkpoint: str) -> tuple[dict[str, int], list[str]]:
-    """What `create_model` has to know about the classes of a weight file, and their names where it says them."""
+    """What `create_model` has to know about the classes of a weight file, and their names if it states them."""
     from pinas_zoo.weights.download import find_weights
     from pinas_zoo.weights.load import read_checkpoint
 

@@ -4,7 +4,7 @@
     pinas infer folder/ --model configs/coco/....py --checkpoint FILE --out drawn --batch-size 8
     pinas infer film.mp4 --model NAME --score-thr 0.5
 
-The folder --out gets the pictures or the video, and predictions.jsonl. Images that do not decode are named and skipped;
+The pictures or the video and predictions.jsonl are written to --out. Images that do not decode are named and skipped;
 the exit status is then 1. docs/tools.md describes the lines.
 """
 
@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='name of the manifest (pinas download --list), timm name of this project, or config',
     )
     parser.add_argument('--checkpoint', help="weights; default: the name's own")
-    parser.add_argument('--out', default='work_dirs/infer', help='folder for what is written; default work_dirs/infer')
+    parser.add_argument('--out', default='work_dirs/infer', help='folder for the results; default work_dirs/infer')
     parser.add_argument('--batch-size', type=int, default=1, help='images per batch; default 1')
-    parser.add_argument('--device', help='such as cpu or cuda:1; default: a GPU where there is one')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of an object; default 0.3')
-    parser.add_argument('--topk', type=int, default=5, help='classes that a classifier names; default 5')
+    parser.add_argument('--device', help='such as cpu or cuda:1; default: a GPU if there is one')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='smallest score of an object; default 0.3')
+    parser.add_argument('--topk', type=int, default=5, help='number of classes that a classifier names; default 5')
     parser.add_argument(
         '--max-megapixels',
         type=int,

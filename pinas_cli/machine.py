@@ -1,4 +1,4 @@
-"""This machine: cores, processor, versions of packages. Nothing but the standard library is imported."""
+"""This machine: cores, processor, versions of packages. Only the standard library is imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cpu_model() -> str:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a distribution; None where it is not installed."""
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

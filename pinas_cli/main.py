@@ -13,7 +13,7 @@ from pinas_cli.options import CommandError
 #: Every command, with its line in `pinas --help`. A new one is a row here and a module of that name with
 #: `add_arguments(parser)` and `run(args)`, which returns the exit status.
 COMMANDS = {
-    'quickstart': 'the whole way in minutes on two CPU cores, with a report',
+    'quickstart': 'the whole method in minutes on two CPU cores, with a report',
     'train': 'train a config of this project, of mmdetection or of mmsegmentation',
     'test': 'evaluate a checkpoint with a config',
     'search': 'search a supernet for its best architecture',
@@ -22,13 +22,13 @@ COMMANDS = {
     'infer': 'draw predictions onto images, folders or a video',
     'analyze': 'parameters, MACs and latency of networks; learning curves of runs',
     'export': 'write a network as ONNX or torch.export',
-    'download': 'fetch weights by name',
+    'download': 'download weights by name',
     'convert': 'convert a checkpoint that the authors of Pi-NAS released',
-    'publish': 'write a checkpoint as files to give away',
-    'prepare': 'make data sets ready',
+    'publish': 'write a checkpoint as files for publication',
+    'prepare': 'prepare data sets',
     'benchmark': 'measure the speed of training, ranking, inference and loading',
     'rank': 'measure how well supernets rank architectures',
-    'env': 'say what is installed, what is missing, and how to mend it',
+    'env': 'say what is installed, what is missing, and how to fix it',
 }
 
 Main = Callable[[Sequence[str] | None], int]
@@ -74,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog='pinas',
         description='Pi-NAS: supernets, architecture search, and searched backbones in timm, mmdet and mmseg.',
     )
-    parser.add_argument('--version', action='store_true', help='print the version and end')
+    parser.add_argument('--version', action='store_true', help='print the version and exit')
     commands = parser.add_subparsers(metavar='COMMAND', title='commands (pinas COMMAND --help explains one)')
     for name, line in COMMANDS.items():
         subparser = commands.add_parser(name, help=line)
-        if name in words[:1]:  # the others are needed for their lines only
+        if name in words[:1]:  # of the others, only their lines in the help are needed
             _fill(subparser, name)
     args = parser.parse_args(words)
     if args.version:

@@ -1,4 +1,4 @@
-"""What several commands share: options, and errors that become one line. Only the standard library is imported here."""
+"""What several commands share: options, and errors printed as one line. Only the standard library is imported here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pinas_zoo.mm.engine.launch import Options
 
-#: As pinas_zoo.mm.engine.launch has them; help does not import it (tests/test_cli.py compares all such copies).
+#: As in pinas_zoo.mm.engine.launch; the help does not import it (tests/test_cli.py compares all such copies).
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 
@@ -22,7 +22,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """Words of the command line that do not go together; argparse's status."""
+    """Arguments that do not go together; argparse's exit status."""
 
     status = 2
 
@@ -42,7 +42,7 @@ def errors_as_line(*kinds: type[Exception]) -> Iterator[None]:
 def _override(text: str) -> str:
     key, separator, _ = text.partition('=')
     if not key.strip() or not separator:
-        raise argparse.ArgumentTypeError(f'KEY=VALUE is wanted, got {text!r}')
+        raise argparse.ArgumentTypeError(f'must be KEY=VALUE, got {text!r}')
     return text
 
 
@@ -67,23 +67,23 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser, written: str, seed: str) -> None:
-    """Options of everything that runs a config.
+    """Options of every command that runs a config.
 
     Args:
-        parser: Of a command.
-        written: What goes into the work dir.
+        parser: Parser of a command.
+        written: What is written to the work dir.
         seed: Where the seed comes from without --seed.
     """
     parser.add_argument('--work-dir', help=f'folder for {written}; default work_dirs/<config name>')
     add_cfg_options(parser)
-    parser.add_argument('--seed', type=int, help=f'seed of all that is random; default {seed}')
+    parser.add_argument('--seed', type=int, help=f'seed of all random numbers; default {seed}')
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, help='how the processes were started; default: as the environment says'
+        '--launcher', choices=LAUNCHERS, help='how the processes were started; default: detected from the environment'
     )
 
 
 def config_path(path: str) -> str:
-    """The path, or the file of that relative path that comes with the installed package."""
+    """The path, or the file with that relative path in the installed package."""
     if Path(path).is_file():
         return path
     from pinas_zoo.weights.manifest import package_file
@@ -101,9 +101,9 @@ def overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def run_options(args: argparse.Namespace) -> Options:
-    """What `add_run_options` and options of the same names asked for."""
+    """The values of `add_run_options` and of options with the same names."""
     from pinas_zoo.mm.engine.launch import Options
 
-    names = ('work_dir', 'resume', 'amp', 'seed', 'launcher', 'wandb')
+    names = ('work_dir', 'resume', 'resume_with_config', 'amp', 'seed', 'launcher', 'wandb')
     given = {name: getattr(args, name) for name in names if name in args}
     return Options(cfg_options=overrides(args.cfg_options), **given)

@@ -1,4 +1,4 @@
-"""Make data sets ready.
+"""Prepare data sets.
 
     pinas prepare coco --root data/coco
     pinas prepare cityscapes --root data/cityscapes --link /archive/cityscapes
@@ -6,9 +6,9 @@
     pinas prepare scenes --root data/scenes
     pinas prepare fashion-mnist
 
-coco, ade20k and cityscapes check a tree, link data that lie elsewhere and cut a mini set; cityscapes also makes the
-train ids. scenes composes detection and segmentation sets from real pixels. fashion-mnist finds or fetches the four
-files and says where they are.
+coco, ade20k and cityscapes check a tree, link data from elsewhere and make a mini set; cityscapes also makes the train
+ids. scenes composes detection and segmentation sets from real pixels. fashion-mnist finds or downloads the four files
+and says where they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOTS = {'coco': 'data/coco', 'ade20k': 'data/ade/ADEChallengeData2016', 'citysc
 
 
 class ProgressLine:
-    """One line on stderr per step, rewritten in place; into a file only its last state goes."""
+    """One line on stderr per step, rewritten in place; only its last state is written to a file."""
 
     def __init__(self) -> None:
         self.start, self.last, self.step = time.monotonic(), 0.0, ''
@@ -72,7 +72,7 @@ def _add_scenes_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--size', type=int, default=128, help='height of a scene in px (default: %(default)s)')
     parser.add_argument('--train', type=int, default=2000, help='training scenes per format (default: %(default)s)')
     parser.add_argument('--val', type=int, default=400, help='validation scenes per format (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='everything drawn follows from it (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all that is drawn (default: %(default)s)')
     parser.add_argument(
         '--formats', nargs='+', choices=FORMATS, default=list(FORMATS), help='sets to make (default: all)'
     )
@@ -87,7 +87,7 @@ def _add_scenes_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_fashion_mnist(args: argparse.Namespace) -> None:
-    """Finds or fetches."""
+    """Finds or downloads."""
     from pinas_zoo.data.fashion_mnist import FILES, cache_folder, copy_files, locate
 
     found = locate()
@@ -102,7 +102,7 @@ def run_fashion_mnist(args: argparse.Namespace) -> None:
 
 
 def _add_fashion_mnist_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser('fashion-mnist', help='find or fetch Fashion-MNIST, and say where it is')
+    parser = commands.add_parser('fashion-mnist', help='find or download Fashion-MNIST, and say where it is')
     parser.add_argument('--root', help='copy the four files there too, for a machine without a network')
     parser.set_defaults(run_part=run_fashion_mnist, prog=parser.prog)
 
@@ -129,7 +129,7 @@ def run_tree(args: argparse.Namespace) -> None:
 
 
 def run_mini(args: argparse.Namespace, tree: Tree, root: Path, progress: ProgressLine) -> str:
-    """Cuts a mini set; returns its folder."""
+    """Makes a mini set; returns its folder."""
     from pinas_zoo.data.trees import make_mini
 
     out = Path(args.out or root.with_name(f'{root.name}-mini'))
@@ -145,13 +145,13 @@ def run_mini(args: argparse.Namespace, tree: Tree, root: Path, progress: Progres
 
 
 def _add_tree_parser(commands: argparse._SubParsersAction, name: str) -> None:
-    parser = commands.add_parser(name, help=f'check, link and cut down {name}')
+    parser = commands.add_parser(name, help=f'check and link {name}, make a mini set')
     parser.add_argument('--root', default=ROOTS[name], help='the tree (default: %(default)s, where the configs look)')
-    parser.add_argument('--link', metavar='FOLDER', help='first link the parts of the tree from below this folder')
-    parser.add_argument('--check', action='store_true', help='check only: make no train ids, ask for them')
+    parser.add_argument('--link', metavar='FOLDER', help='first link the parts of the tree that are below this folder')
+    parser.add_argument('--check', action='store_true', help='only check: require train ids, do not make them')
     parser.add_argument('--counts', nargs=2, type=int, metavar=('TRAIN', 'VAL'), help='expected numbers of images')
-    parser.add_argument('--mini', type=int, metavar='N', help='cut a set of N images a split that keeps every class')
-    parser.add_argument('--out', help='where the mini set goes (default: ROOT-mini)')
+    parser.add_argument('--mini', type=int, metavar='N', help='make a set of N images per split that keeps every class')
+    parser.add_argument('--out', help='folder for the mini set (default: ROOT-mini)')
     parser.add_argument('--overwrite', action='store_true', help='replace another mini set')
     parser.add_argument('--workers', type=int, help='processes (default: one per core)')
     parser.set_defaults(run_part=run_tree, prog=parser.prog)

@@ -1,4 +1,4 @@
-"""Write a checkpoint as files to give away: timm's hub folder with a model card, and mmengine's form.
+"""Write a checkpoint as files for publication: timm's hub folder with a model card, and mmengine's form.
 
     pinas publish work_dirs/retrain/iter_1000.pth published/nano \\
         --data Fashion-MNIST --metric "top-1=91.2" --protocol "test set, 28 px"
@@ -15,7 +15,7 @@ from pinas_cli.options import errors_as_line
 def _metric(text: str) -> tuple[str, float]:
     name, _, value = text.rpartition('=')
     if not name:
-        raise argparse.ArgumentTypeError(f'NAME=VALUE is wanted, got {text!r}')
+        raise argparse.ArgumentTypeError(f'must be NAME=VALUE, got {text!r}')
     return name, float(value)
 
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--metric', type=_metric, action='append', default=[], metavar='NAME=VALUE', help='a result; may be repeated'
     )
     parser.add_argument('--protocol', default='not stated', help='how the metrics were measured')
-    parser.add_argument('--limits', default='not stated', help='what the network is not good for')
-    parser.add_argument('--licence', help="of the weights; default: the file's")
+    parser.add_argument('--limits', default='not stated', help='what the network should not be used for')
+    parser.add_argument('--licence', help="licence of the weights; default: the file's")
     parser.add_argument(
         '--preprocess', type=json.loads, default={}, metavar='JSON', help='input_size, mean, std, crop_pct as JSON'
     )

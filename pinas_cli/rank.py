@@ -6,7 +6,7 @@
     pinas rank report                     # tables and figures of the reporting half
     pinas rank trials                     # every recipe that was tried, on the tuning half
 
-Each subcommand goes on where it was stopped.
+Each subcommand continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,17 @@ HALVES = ('tuning', 'reporting')
 # ---- truth -----------------------------------------------------------------------------------------------------------
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--device', default='cpu', help='where the networks are trained, such as cuda:1; default cpu')
+
+
 def _add_truth(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('truth', help='stand-alone training of paths; resumes')
     parser.add_argument('--file', type=Path, default=TRUTH, help=f'the table; default {TRUTH}')
-    parser.add_argument('--paths', type=int, default=192, help='paths that the table shall have; default 192')
+    parser.add_argument('--paths', type=int, default=192, help='number of paths in the table; default 192')
     parser.add_argument('--workers', type=int, default=1, help='processes, one thread each; default 1')
-    parser.add_argument('--verify', type=int, metavar='N', help='train N recorded lines again instead, and compare')
+    _add_device(parser)
+    parser.add_argument('--verify', type=int, metavar='N', help='instead, repeat N recorded trainings and compare')
     parser.set_defaults(run_part=run_truth, prog=parser.prog)
 
 
@@ -56,13 +61,13 @@ def run_truth(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    extend(args.file, Study(), args.paths, args.workers, report)
+    extend(args.file, Study(), args.paths, args.workers, args.device, report)
     print(f'{args.file}: {len(read_truth(args.file).rows)} paths')
     return 0
 
 
 def verify_truth(file: Path, count: int) -> int:
-    """Trains recorded lines again; returns 1 where one differs."""
+    """Repeats recorded trainings; returns 1 if one differs."""
     from pinas_zoo.ranking.truth import read_truth, verify
 
     failed = 0
@@ -92,12 +97,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='recipe other than the default; the fields of pinas_zoo.ranking.contestants.SupernetRecipe',
+        help='change the default recipe; fields of pinas_zoo.ranking.contestants.SupernetRecipe',
     )
 
 
 def recipe_of(args: argparse.Namespace) -> SupernetRecipe:
-    """The recipe that --set asks for."""
+    """The recipe that --set defines."""
     from pinas_zoo.ranking.contestants import SupernetRecipe
 
     return SupernetRecipe().changed(dict(pair.split('=', 1) for pair in args.set))
@@ -108,9 +113,10 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     _add_recipe(parser)
     parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of docs/methods.md; default: all')
     parser.add_argument('--seeds', type=int, default=3, help='supernets per method, seeds 0, 1, ...; default 3')
-    parser.add_argument('--paths', type=int, default=192, help='paths of the truth that are scored; default 192')
+    parser.add_argument('--paths', type=int, default=192, help='number of paths of the truth to score; default 192')
     parser.add_argument('--workers', type=int, default=1, help='supernets at a time; default 1')
     parser.add_argument('--threads', type=int, default=1, help='threads of each; default 1')
+    _add_device(parser)
     parser.set_defaults(run_part=run_supernets, prog=parser.prog)
 
 
@@ -138,7 +144,7 @@ def run_supernets(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    run(args.scores, jobs, args.workers, args.threads, report)
+    run(args.scores, jobs, args.workers, args.threads, args.device, report)
     return 0
 
 
@@ -149,7 +155,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('report', help='report.json, tables and figures')
     _add_recipe(parser)
     parser.add_argument(
-        '--half', choices=HALVES, default='reporting', help='paths that the report is about; default reporting'
+        '--half', choices=HALVES, default='reporting', help='which half of the paths to report; default reporting'
     )
     parser.add_argument(
         '--out', type=Path, default=TRUTH.parent, help=f'folder of report and figures; default {TRUTH.parent}'

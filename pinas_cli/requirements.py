@@ -1,4 +1,4 @@
-"""The project's requirements against what is installed; the standard library does, and packaging where it is there."""
+"""The project's requirements and what is installed, found with the standard library (and packaging if it exists)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PROJECT = Path(__file__).resolve().parents[1] / 'pyproject.toml'
 
 @dataclass(frozen=True)
 class Wanted:
-    """A distribution that the project asks for.
+    """A distribution that the project requires.
 
     Args:
-        name: As pip knows it.
+        name: Its name on PyPI.
         bounds: Allowed versions, such as '>=2.4'; '' for any.
-        extra: Part of the project that needs it; '' for all of it.
-        found: Installed version; None where it is missing.
+        extra: Part of the project that needs it; '' for the core.
+        found: Installed version; None if it is missing.
         provider: Distribution that is installed: `name`, or an equivalent of it.
     """
 
@@ -49,7 +49,7 @@ class Wanted:
 
     @property
     def fits(self) -> bool:
-        """Whether it is installed in an allowed version; a fork counts whatever its version."""
+        """Whether it is installed in an allowed version; a fork counts in any version."""
         if self.found is None or self.provider not in (self.name, 'mmcv'):
             return self.found is not None
         if not find_spec('packaging'):
@@ -60,7 +60,7 @@ class Wanted:
 
 
 def _lines() -> list[tuple[str, str]]:
-    """(extra, requirement) of the clone, else of the installed wheel."""
+    """(extra, requirement) of the clone, otherwise of the installed wheel."""
     if PROJECT.is_file():
         project = tomllib.loads(PROJECT.read_text())['project']
         extras = project['optional-dependencies']

@@ -1,8 +1,8 @@
-"""Search a supernet for its best architecture; continues what the work dir holds of the same search.
+"""Search a supernet for its best architecture; continues the same search if the work dir contains one.
 
     pinas search configs/quickstart/....py --checkpoint work_dirs/linear/iter_300.pth
 
-Writes archs.jsonl (one line an evaluation), best.json, trace.png and pareto.png; `pinas derive` takes best.json on.
+Writes archs.jsonl (one line per evaluation), best.json, trace.png and pareto.png; `pinas derive` reads best.json.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pinas_cli.options import add_config, add_run_options, config_path, errors_a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas search`."""
-    add_config(parser, 'config file of configs/search/ or configs/quickstart/')
+    add_config(parser, 'config file in configs/search/ or configs/quickstart/')
     parser.add_argument('--checkpoint', required=True, help='checkpoint of the linear stage')
     add_run_options(parser, 'what the search writes', "the config's, else 0")
 

@@ -1,10 +1,10 @@
-"""Train a search's best architectures and some random ones alone, and choose one; continues what was stopped.
+"""Train a search's best architectures and some random ones alone, and choose one; continues an interrupted call.
 
     pinas shortlist configs/quickstart/....py --search work_dirs/search --work-dir work_dirs/shortlist
     pinas shortlist configs/quickstart/....py --random-only --work-dir work_dirs/random    # beside the search
 
 Writes shortlist.json: both groups, their accuracies, the choice and its rank, the rank correlation of the supernet's
-estimates. `pinas derive` and the retraining take the choice on.
+estimates. `pinas derive` and the retraining use the choice.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pinas_cli.options import add_cfg_options, add_config, config_path, errors_a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas shortlist`."""
-    add_config(parser, 'a shortlist config of configs/search/ or configs/quickstart/')
+    add_config(parser, 'shortlist config in configs/search/ or configs/quickstart/')
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--search', metavar='DIR', help='work dir of the search, or its archs.jsonl')
     source.add_argument(
@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train only the random architectures, which follow from the search's config: beside or before the search",
     )
     parser.add_argument(
-        '--trained', metavar='DIR', help='work dir of a call with --random-only, whose trainings are taken over'
+        '--trained', metavar='DIR', help='work dir of a call with --random-only, whose trainings are reused'
     )
     parser.add_argument(
         '--work-dir', help='folder for the trainings and shortlist.json; default work_dirs/<config name>'
     )
-    parser.add_argument('--workers', type=int, metavar='N', help="trainings side by side; default the config's")
+    parser.add_argument('--workers', type=int, metavar='N', help="number of parallel trainings; default the config's")
     parser.add_argument('--seed', type=int, help="seed of the random draw and of the trainings; default the config's")
     add_cfg_options(parser)
 
@@ -53,7 +53,7 @@ def _tell(done: int, total: int, arch: str) -> None:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The outcome in a few lines."""
+    """The result in a few lines."""
     chosen, random, tau = result['chosen'], result['random'], result['kendall_tau']
     lines = [f'chosen: {chosen["arch"]}, {chosen["value"]:.2f}, rank {chosen["rank"]} of {chosen["networks"]}']
     if random['std'] is not None:

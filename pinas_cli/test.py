@@ -3,7 +3,7 @@
     pinas test configs/quickstart/....py work_dirs/run/iter_1000.pth
     pinas test checkpoints/pinas_nano_a.fmnist.py pinas://pinas_nano_a.fmnist
 
-With a config of the search one path of a supernet is evaluated: `--cfg-options arch=30-32-20-03`. The metrics are
+With the config of a search, one path of a supernet is evaluated: `--cfg-options arch=30-32-20-03`. The metrics are
 printed and written to test_metrics.json in the work dir.
 """
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     from pinas_zoo.mm.engine.launch import BadInputError
     from pinas_zoo.mm.engine.testing import test
-    from pinas_zoo.mm.path_score import score_path
+    from pinas_zoo.mm.search import score_path
 
     path = config_path(args.config)
     if 'model' not in Config.fromfile(path):

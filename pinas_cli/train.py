@@ -2,8 +2,8 @@
 
     pinas train configs/quickstart/....py --work-dir work_dirs/run --resume
 
-Several processes: tools/dist_train.sh, or torchrun --nproc_per_node 8 -m pinas_cli train CONFIG. A run that was stopped
-goes on exactly with --resume.
+Several processes: tools/dist_train.sh, or torchrun --nproc_per_node 8 -m pinas_cli train CONFIG. With --resume an
+interrupted run continues exactly.
 """
 
 import argparse
@@ -22,13 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='CHECKPOINT',
         help='continue from the last checkpoint of the work dir, or from this one',
     )
+    parser.add_argument(
+        '--resume-with-config',
+        action='store_true',
+        help="continue, with the config's settings of optimiser and schedule in place of the checkpoint's",
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)')
     parser.add_argument(
         '--wandb',
         nargs='?',
         const='pinas_zoo',
         metavar='PROJECT',
-        help="log to Weights & Biases in TensorBoard's place; the project is pinas_zoo where none is named",
+        help='log to Weights & Biases instead of TensorBoard; the default project is pinas_zoo',
     )
 
 

@@ -1,7 +1,7 @@
-"""pinas_zoo: Pi-NAS supernets, searched backbones and their way into detection and segmentation.
+"""pinas_zoo: Pi-NAS supernets, and searched backbones for classification, detection and segmentation.
 
-Importing the package registers the models with timm (`timm.create_model('pinas_a')`), lets mmcv do without compiled
-operators (`mmcv_ext`), and loads torch and timm only.
+Importing the package registers the models with timm (`timm.create_model('pinas_a')`), lets mmcv work without compiled
+operators (`mmcv_ext`), and loads only torch and timm.
 """
 
 __version__ = '0.1.0'

@@ -1,4 +1,4 @@
-"""`python -m pinas_zoo`: the command `pinas`, after torch and timm were loaded; `python -m pinas_cli` does without."""
+"""`python -m pinas_zoo`: the command `pinas`, which loads torch and timm first; `python -m pinas_cli` does not."""
 
 from pinas_cli.main import main
 

@@ -1,4 +1,4 @@
-"""Rank, number of ranks and gathering, whether torch.distributed is running or not; copies that do not wait."""
+"""Rank, number of ranks and gathering, with or without torch.distributed; and asynchronous copies to the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ['gather', 'on_device', 'rank_and_world']
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of ranks; (0, 1) where torch.distributed is not initialised."""
+    """This process's rank and the number of ranks; (0, 1) if torch.distributed is not initialised."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -21,7 +21,7 @@ def gather(x: Tensor) -> Tensor:
     """Every rank's tensor, concatenated in rank order, without gradient; the tensor itself in a single process.
 
     Shape:
-        (N, ...) -> (N * ranks, ...); all ranks hold tensors of the same shape.
+        (N, ...) -> (N * ranks, ...); the tensors of all ranks have the same shape.
     """
     ranks = rank_and_world()[1]
     if ranks == 1:
@@ -32,6 +32,6 @@ def gather(x: Tensor) -> Tensor:
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array on the device, without waiting for it: a copy from memory that is not pinned would."""
+    """An array on the device, copied asynchronously, since a copy from memory that is not pinned waits."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor

@@ -35,11 +35,11 @@ def file_sha256(path: str | Path) -> str:
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, fsyncs it and renames it: all of it or nothing.
+    """Lets `write` fill a temporary file beside `path`, fsyncs it and renames it: the complete file, or nothing.
 
     Args:
-        path: Final name; missing folders are made.
-        write: Writes the content to the temporary path that it is given.
+        path: Final name; missing folders are created.
+        write: Writes the content to the temporary path that it gets.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +78,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> Iterator[IO[str]]:
-    """Holds an exclusive lock; the system gives it back when a process dies, so nothing stale is left.
+    """Holds an exclusive lock; the system releases it when a process dies, so no stale lock remains.
 
     Args:
-        path: File of the lock; it is made where it is missing and stays. Its text may be read and written inside.
-        on_wait: Called once where another process holds it.
+        path: File of the lock; it is created if missing and never removed. Its text may be read and written inside.
+        on_wait: Called once if another process holds the lock.
     """
-    import fcntl  # not on every system that can import the package
+    import fcntl  # not available on every system that can import the package
 
     with open(path, 'a+', encoding='utf-8') as handle:
         try:
@@ -97,9 +97,9 @@ def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> It
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
-    """The number, the bytes and the value of each line of a JSON-lines file; nothing where there is no file.
+    """The number, the bytes and the value of each line of a JSON-lines file; nothing if there is no file.
 
-    A last line that a killed process left incomplete is not among them.
+    A last line that a killed process left incomplete is omitted.
 
     Raises:
         ValueError: A line before the last is unreadable.
@@ -117,10 +117,10 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The readable records of a JSON-lines file; none where there is no file.
+    """The readable records of a JSON-lines file; none if there is no file.
 
-    Unreadable lines are skipped wherever they stand: a process that was killed while it appended leaves one, and later
-    ones append after it. The work of such a line is done again.
+    Unreadable lines are skipped wherever they are: a process that was killed while it appended leaves one, and later
+    processes append after it. The work of such a line is done again.
     """
     path, records = Path(path), []
     for line in path.read_text().splitlines() if path.is_file() else ():

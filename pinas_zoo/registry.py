@@ -1,8 +1,8 @@
-"""Registries of pinas_zoo under mmengine's, scope `pinas_zoo`.
+"""Registries of pinas_zoo below mmengine's, scope `pinas_zoo`.
 
-`type='pinas_zoo.X'` makes mmengine import this module, so configs of any default scope (mmdet, mmseg, ours) reach our
-classes without custom_imports. Modules are imported when a registry is first asked for a name, never here; those that
-need a package which is not installed are not named at all.
+`type='pinas_zoo.X'` makes mmengine import this module, so configs of any default scope (mmdet, mmseg, ours) find our
+classes without custom_imports. Modules are imported when a registry is first asked for a name, never here; modules
+whose packages are not installed are not listed at all.
 """
 
 from importlib.util import find_spec
@@ -12,10 +12,10 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
 # `_base_ = 'pinas_zoo::...'`: mmengine looks a package up by this table and takes the folder of its module. The name of
-# the package itself would be sought in site-packages, where an editable install is not.
+# the package itself would be searched in site-packages, which does not contain an editable install.
 MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
 
-# Where the members of a registry live, by module of pinas_zoo.mm.
+# Where the members of a registry are defined, by module of pinas_zoo.mm.
 _HOMES: dict[str, tuple[str, ...]] = {
     'MODELS': ('checkpoint_loader', 'backbone', 'pretrain', 'classify', 'heads'),
     'DATASETS': ('engine.loop', 'preflight.bad_input', 'pretrain', 'classify'),
@@ -35,7 +35,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {'backbone': ('mmcv',), 'heads': ('mmcv', '
 
 
 def type_name(cfg: dict) -> str:
-    """The class name of a config's `type`, without scope; '' where there is none."""
+    """The class name of a config's `type`, without scope; '' if there is none."""
     kind = cfg.get('type', '')
     return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
@@ -52,7 +52,7 @@ def _locations(name: str) -> list[str]:
 
 def _child(name: str) -> Registry:
     parent = getattr(parents, name)
-    # For want of locations mmengine would import pinas_zoo.utils, which does not exist, and warn that pinas_zoo is not
+    # Without locations mmengine would import pinas_zoo.utils, which does not exist, and warn that pinas_zoo is not
     # installed: a registry whose members need no import names this module, which is loaded by then.
     return Registry(parent.name, parent=parent, scope='pinas_zoo', locations=_locations(name) or [__name__])
 

@@ -1,6 +1,6 @@
 """The search space: candidates, positions and architectures. Pure Python and numpy, no torch.
 
-An architecture (`Arch`) is a tuple with one candidate index per position. It is written by stage, one digit a
+An architecture (`Arch`) is a tuple with one candidate index per position. It is written by stage, one digit per
 block: ``301-3231-203213-032`` is the paper's Pi-NAS-cls. A position of a mixed path keeps several candidates, in
 brackets: ``3(01)1-3231-203213-032``. A space is data: the paper's is the value `PINAS`, and any
 other skeleton or candidate list is another `SearchSpace` value.
@@ -32,7 +32,7 @@ __all__ = [
     'kept',
 ]
 
-#: One entry per position: the candidate, or the several (rising) that a position of a mixed path keeps.
+#: One entry per position: the candidate, or the several (ascending) that a position of a mixed path keeps.
 Arch = tuple[int | tuple[int, ...], ...]
 
 _BLOCK = re.compile(r'([0-9])|\(([0-9]+)\)')
@@ -57,8 +57,8 @@ class Candidate:
         cardinality: Number of cardinal groups, at least 1.
         base_width: Width of one cardinal group per 64 planes.
         kernel: Odd kernel size of the split-attention convolution.
-        skip: The block is left out. Only possible where input and output have the same shape; the other fields
-            are then without meaning.
+        skip: The block is left out. Only possible if input and output have the same shape; the other fields
+            then have no meaning.
     """
 
     radix: int = 1
@@ -100,15 +100,15 @@ class SearchSpace:
     Args:
         name: Name under which checkpoints and configs refer to the space.
         depths: Blocks per stage, one to four stages.
-        planes: Bottleneck planes per stage; a stage puts out ``planes * expansion`` channels.
+        planes: Bottleneck planes per stage; a stage outputs ``planes * expansion`` channels.
         strides: Stride of each stage's first block.
         stem_widths: Output channels of the stem's three convolutions.
         stem_stride: Stride of the stem's first convolution.
         stem_pool: Whether a 3x3 max-pooling of stride 2 ends the stem.
         stem_kernel: Odd kernel size of the stem's convolutions; 1 leaves the mixing of neighbours to the blocks.
-        stem_patch: Side of the square patches whose pixels are the channels of one place of the stem's input; 1 leaves
-            the image as it is. Images must be whole patches high and wide.
-        candidates: What a position picks from; at most ten, since an arch writes one digit per block.
+        stem_patch: Side of the square patches whose pixels are the channels of one location of the stem's input; 1
+            keeps the image unchanged. Height and width of images must be multiples of it.
+        candidates: What a position chooses from; at most ten, since an arch has one digit per block.
         expansion: Output channels per plane.
         min_attention_width: Lower bound of the hidden channels of split attention.
         input_size: Image side in pixels that costs and default configs refer to.
@@ -137,7 +137,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.depths) <= 4:
-            raise ValueError(f'a space has one to four stages, got depths {self.depths}')
+            raise ValueError(f'a space must have one to four stages, got depths {self.depths}')
         if not len(self.depths) == len(self.planes) == len(self.strides):
             raise ValueError(
                 f'depths, planes and strides need one entry per stage, got {self.depths}, {self.planes}, {self.strides}'
@@ -153,7 +153,7 @@ class SearchSpace:
         if len(self.stem_widths) != 3:
             raise ValueError(f'stem_widths must have three entries, got {self.stem_widths}')
         if not 1 <= len(self.candidates) <= 10:
-            raise ValueError(f'a space has one to ten candidates, got {len(self.candidates)}')
+            raise ValueError(f'a space must have one to ten candidates, got {len(self.candidates)}')
         if not all(self._choices):
             raise ValueError(f'{self.name}: no candidate but skip; a shape-changing position cannot be skipped')
         for planes in self.planes:
@@ -214,8 +214,8 @@ class SearchSpace:
         return block == 0 and (changes or self.strides[stage] > 1)
 
     def choices(self, position: int) -> tuple[int, ...]:
-        """Candidate indices that fit a position: all, but skips where the shape changes."""
-        self.stage_of(position)  # refuses what is not a position
+        """Candidate indices that fit a position: all, except skips where the shape changes."""
+        self.stage_of(position)  # raises for an invalid position
         return self._choices[position]
 
     @cached_property
@@ -234,15 +234,16 @@ class SearchSpace:
                 several candidates is written in brackets, ``'3(01)1-3231-203213-032'``, or is a tuple or list.
 
         Returns:
-            The architecture as a tuple of ints; where several are kept, a rising tuple of them.
+            The architecture as a tuple of ints; where several are kept, an ascending tuple of them.
 
         Raises:
-            ValueError: Wrong type, length, stage lengths or candidate; the message has what came and what is allowed.
+            ValueError: Wrong type, length, stage lengths or candidate; the message has what was given and what is
+                allowed.
         """
         if isinstance(arch, str):
             parts = arch.strip().split('-')
             if not all(map(_STAGE.fullmatch, parts)):
-                why = 'only digits and dashes between stages may stand in it, and brackets round several digits'
+                why = 'only digits, dashes between stages, and brackets around several digits are allowed'
                 raise self._malformed(arch, why)
             stages = [[int(m[1]) if m[1] else tuple(map(int, m[2])) for m in _BLOCK.finditer(part)] for part in parts]
             if len(stages) > 1 and tuple(map(len, stages)) != self.depths:
@@ -265,7 +266,7 @@ class SearchSpace:
         )
 
     def _one(self, position: int, digit: Any, entry: Any, came: object) -> int:
-        """A candidate index at a position, of the entry that it came in."""
+        """A candidate index at a position, from the entry that contains it."""
         if isinstance(digit, bool) or not isinstance(digit, (int, np.integer)):
             raise self._malformed(came, f'position {position} is {entry!r}, not an integer')
         if int(digit) not in self._choices[position]:
@@ -290,7 +291,7 @@ class SearchSpace:
         parsed = self.parse(arch)
         for position, choice in enumerate(parsed):
             if isinstance(choice, tuple):
-                why = f'position {position} keeps {len(choice)} candidates, one a position is needed here'
+                why = f'position {position} keeps {len(choice)} candidates, but only one per position is allowed here'
                 raise self._malformed(arch, why)
         return parsed
 
@@ -299,7 +300,7 @@ class SearchSpace:
         return ValueError(
             f'{came!r} is not an architecture of space {self.name!r}: {why}; allowed: {self.num_positions} digits '
             f'of 0..{len(self.candidates) - 1}, by stage {stages}, or a sequence of as many integers; '
-            'several candidates of one position stand in brackets, as in (01)'
+            'several candidates of one position are put in brackets, as in (01)'
         )
 
     def format(self, arch: str | Sequence[int | Sequence[int]]) -> str:
@@ -309,7 +310,7 @@ class SearchSpace:
         return '-'.join(''.join(blocks[end - depth : end]) for depth, end in zip(self.depths, ends, strict=True))
 
     def canonical(self, arch: str | Sequence[int | Sequence[int]]) -> Arch:
-        """The representative among architectures that are one network: skips moved to the end of their stage."""
+        """The representative of all architectures that are the same network: skips moved to the end of their stage."""
         arch = self.parse(arch)
         out: list[int | tuple[int, ...]] = []
         for depth, end in zip(self.depths, accumulate(self.depths), strict=True):
@@ -329,7 +330,7 @@ class SearchSpace:
         pairs = []
         for position, choices in enumerate(self._choices):
             if len(choices) < 2:
-                raise ValueError(f'{self.name}: position {position} has one candidate only, no two paths can differ')
+                raise ValueError(f'{self.name}: position {position} has only one candidate, so no two paths can differ')
             pairs.append(rng.choice(choices, size=2, replace=False))
         first, second = zip(*pairs, strict=True)
         return tuple(map(int, first)), tuple(map(int, second))
@@ -345,7 +346,7 @@ class SearchSpace:
         arch = self.parse(arch)
         free = [p for p, choices in enumerate(self._choices) if len(choices) > 1]
         if not free:
-            raise ValueError(f'{self.name} has a single architecture, nothing can mutate')
+            raise ValueError(f'{self.name} has only one architecture, so nothing can mutate')
         chosen = [p for p in free if rng.random() < probability] or [int(rng.choice(free))]
         out = list(arch)
         for position in chosen:
@@ -379,7 +380,7 @@ class SearchSpace:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint's metadata; `from_dict` reads them back.
 
-        `stem_patch` is left out where it is 1: it came later, and what is compared with recorded values stays equal.
+        `stem_patch` is left out if it is 1: it was added later, and comparisons with recorded values must still hold.
         """
         values = dataclasses.asdict(self)
         if self.stem_patch == 1:
@@ -418,10 +419,10 @@ PINAS_NANO = SearchSpace(
 #: The paper's depths at a quarter of its width, for golden tensors and tests.
 PINAS_TINY = SearchSpace('pinas_tiny', planes=(16, 32, 64, 128), stem_widths=(8, 8, 16), input_size=64)
 
-#: The ranking study's space behind a patch stem, for plain images: 4 positions, 625 architectures that differ in kind,
-#: three of the candidates at equal cost. The stem sees single patches, so that how neighbours are mixed is up to the
-#: candidates: two narrow ones with kernels of 1 and 3, and three of about equal cost with kernels of 1, 3 and 5. None
-#: is a skip, which not every method can rank. docs/ranking_truth.md has the designs that were tried.
+#: The ranking study's space behind a patch stem, for plain images: 4 positions, 625 architectures of different kinds,
+#: three of the candidates at equal cost. The stem sees single patches, so that only the candidates mix neighbours:
+#: two narrow ones with kernels of 1 and 3, and three of about equal cost with kernels of 1, 3 and 5. None
+#: is a skip, which not every method can rank. docs/ranking_truth.md describes the designs that were tried.
 PINAS_PATCH = SearchSpace(
     'pinas_patch',
     depths=(2, 2),
@@ -451,7 +452,7 @@ def get_space(space: str | dict[str, Any] | SearchSpace) -> SearchSpace:
     """Returns a space given by name, by its `to_dict` values, or as itself.
 
     Raises:
-        ValueError: The name is unknown or the type another; the message lists the known names.
+        ValueError: The name is unknown or the type is wrong; the message lists the known names.
     """
     if isinstance(space, SearchSpace):
         return space

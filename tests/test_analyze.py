@@ -139,7 +139,7 @@ class TestModel:
         [
             (['no_such_net'], "'no_such_net' is neither a config file (.py) nor a model that timm"),
             (['pinas_nano', '--size', '0'], 'size must be a side'),
-            (['pinas_nano', 'pinas_a', '--checkpoint', 'x.pth'], '--checkpoint belongs to one model'),
+            (['pinas_nano', 'pinas_a', '--checkpoint', 'x.pth'], '--checkpoint needs exactly one model'),
             (['configs/none.py'], 'configs/none.py'),
         ],
     )

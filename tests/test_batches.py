@@ -27,10 +27,10 @@ from pinas_zoo.data import (  # noqa: E402
     SupervisedView,
     collate_views,
 )
+from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.mm.classify import Classifier, TopAccuracy  # noqa: E402
 from pinas_zoo.mm.engine import launch  # noqa: E402
 from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, finish_on_device, read_ahead  # noqa: E402
-from pinas_zoo.mm.search import Batches  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -143,7 +143,7 @@ def test_a_cpu_reads_nothing_ahead() -> None:
 def test_a_search_decodes_its_images_once(folder: Path, form: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kept, two of three batches kept, none kept: the same batches, each image read as often as it has to be."""
     view = dict(source=dict(kind='folder', root=str(folder)), size=32)
-    batches, reads = Batches(view, 3, labelled=True, **form), []
+    batches, reads = FixedBatches(view, 3, labelled=True, **form), []
     load = FolderSource.load
     monkeypatch.setattr(FolderSource, 'load', lambda self, index: reads.append(index) or load(self, index))
     broken_off = iter(batches)

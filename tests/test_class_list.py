@@ -127,7 +127,7 @@ def test_a_search_numbers_classes_as_the_linear_stage_did(tmp_path: Path) -> Non
         check_data(cfg, ('calibration', 'evaluation'), notes)
         assert any('evaluation.view: no image of class (blue)' in note for note in notes)
     cfg.evaluation.batches = 9
-    with pytest.raises(BadInputError, match=r'evaluation\.view: 9 batches of 3 were asked for, 6 images give 2'):
+    with pytest.raises(BadInputError, match=r'evaluation\.view: 9 batches of 3 were requested, 6 images give 2'):
         check_data(cfg, ('evaluation',), [])
 
 
@@ -158,8 +158,8 @@ def test_several_problems_at_once(tmp_path: Path) -> None:
     (root / 'val/notes.txt').touch()
     errors, _ = problems(config(root, num_classes=3), tmp_path)
     assert errors[0] == '2 problems with the data:'
-    assert errors[1].endswith('holds no image; left out: 1 .txt files')
-    assert '1 of 19 images lie beside class folders and have no class' in errors[2] and 'cover.png' in errors[2]
+    assert errors[1].endswith('has no images; left out: 1 .txt files')
+    assert '1 of 19 images are beside class folders and have no class' in errors[2] and 'cover.png' in errors[2]
 
 
 @pytest.mark.parametrize('count', [2, 1000])
@@ -190,7 +190,7 @@ def test_what_is_legal_and_surprising(tmp_path: Path) -> None:
     for text in (
         'no image of class (red)',
         'only one image of class (green)',
-        '1 of 4 images that were looked at do not decode: cannot read image',
+        '1 of 4 checked images do not decode: cannot read image',
         'val_evaluator.topk [5]: of 3 classes that is always 100 %',
     ):
         assert sum(text in note for note in notes) == 1, text

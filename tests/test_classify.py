@@ -72,7 +72,7 @@ def test_path_follows_from_seed_and_step() -> None:
     assert first == second and len({path for (path,) in first}) > 3
     assert train(linear_stage(4), 6) != first
     stage = linear_stage(3)
-    assert [[SPACE.format(stage.path(step))] for step in range(6)] == first  # whatever ran before
+    assert [[SPACE.format(stage.method.paths(step)[0])] for step in range(6)] == first  # whatever ran before
 
 
 def test_loss_is_that_of_batch_statistics() -> None:
@@ -82,8 +82,8 @@ def test_loss_is_that_of_batch_statistics() -> None:
         outputs = stage.train()(**data, step=2, mode='loss')
         free = SuperNet(SPACE)
         free.load_state_dict(stage.supernet.state_dict())
-        logits = stage.head(free.train()(data['image'], stage.path(2)).mean((2, 3)))
-        stored = stage.head(free.eval()(data['image'], stage.path(2)).mean((2, 3)))
+        logits = stage.head(free.train()(data['image'], stage.method.paths(2)[0]).mean((2, 3)))
+        stored = stage.head(free.eval()(data['image'], stage.method.paths(2)[0]).mean((2, 3)))
     assert torch.equal(outputs['loss'], F.cross_entropy(logits, data['label']))
     assert outputs['top1'].item() == pytest.approx(100 * (logits.argmax(1) == data['label']).float().mean().item())
     assert not torch.allclose(logits, stored)
@@ -93,7 +93,7 @@ def test_loss_is_that_of_batch_statistics() -> None:
 
 def test_run_seed_is_the_default() -> None:
     torch.manual_seed(11)
-    assert LinearStage(SPACE, 2).seed == 11
+    assert LinearStage(SPACE, 2).method.seed == 11
 
 
 # ---- classifier ---------------------------------------------------------------------------------
@@ -182,3 +182,14 @@ def test_load_supernet_from_every_stage(tmp_path: Path) -> None:
     again = LinearStage(SPACE, 5, supernet=str(tmp_path / 'pretrain.pth'))
     expected = pretraining.method.student.backbone.state_dict()
     assert all(torch.equal(t, expected[k]) for k, t in again.supernet.state_dict().items())
+
+
+def test_keys_beside_the_wrapped_data_set_reach_it(tmp_path: Path):
+    from pinas_zoo.mm.engine.launch import Options, load_config
+
+    base = Path(__file__).parents[1] / 'configs/imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
+    text = "_base_ = {!r}\ntrain_dataloader = dict(dataset=dict(source=dict(root='flowers'), size=32))\n"
+    (tmp_path / 'own.py').write_text(text.format(str(base)))
+    wrapper = load_config(tmp_path / 'own.py', Options()).train_dataloader.dataset
+    assert set(wrapper) == {'type', 'dataset'} and wrapper.dataset.size == 32
+    assert wrapper.dataset.source == {'kind': 'folder', 'root': 'flowers'}

@@ -113,7 +113,7 @@ def test_the_paper_recipe():
 def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
     """Where Fashion-MNIST is neither installed nor available, the same configs run on digits, parts still disjoint."""
     from pinas_zoo.data import fashion_mnist, open_source
-    from pinas_zoo.mm.search import Batches
+    from pinas_zoo.data.fixed_batches import FixedBatches
 
     monkeypatch.setattr(fashion_mnist, 'DEBIAN_FOLDER', tmp_path)
     monkeypatch.setenv('PINAS_CACHE_DIR', str(tmp_path))
@@ -125,8 +125,8 @@ def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
         assert source.description['data'] == 'digits' and len(source) >= cfg.train_dataloader.batch_size
         trained |= {source.name(i) for i in range(len(source))}
     cfg = read(Path('configs/quickstart/pinas-nano-tree_128_fmnist.py'))
-    assert len(list(Batches(**cfg.calibration))) == cfg.calibration.batches
-    evaluation = Batches(**cfg.evaluation, labelled=True)
+    assert len(list(FixedBatches(**cfg.calibration))) == cfg.calibration.batches
+    evaluation = FixedBatches(**cfg.evaluation, labelled=True)
     assert len(list(evaluation)) >= 1
     held_out = evaluation.dataset.source
     assert not trained & {held_out.name(i) for i in range(len(held_out))}

@@ -1,5 +1,6 @@
 """The engine: stateless data, exact resuming, plain checkpoints, config rewriting, two processes."""
 
+import dataclasses
 import io
 import json
 import os
@@ -411,7 +412,7 @@ def test_the_loop_counts_epochs() -> None:
     init_default_scope('pinas_zoo')
     settings = {'runner': runner, 'dataloader': cfg.train_dataloader}
     loop = ExactIterLoop(**settings, max_epochs=2, val_begin=2, dynamic_intervals=[(2, 3)])
-    assert (loop.max_iters, loop.max_epochs, loop.epoch_length) == (14, 2, 7) and '14 in all' in logged[0]
+    assert (loop.max_iters, loop.max_epochs, loop.epoch_length) == (14, 2, 7) and '14 in total' in logged[0]
     assert (loop.val_begin, loop.val_interval) == (14, 7)
     assert (loop.dynamic_milestones, loop.dynamic_intervals) == ([0, 8], [7, 21])
     loop = ExactIterLoop(**settings, max_iters=9)
@@ -591,3 +592,34 @@ def test_test_tool_writes_metrics(reference: Path, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / 'test_metrics.json').read_text())['metrics']
     assert metrics == {'acc': engine_utils.logged(reference)[(12, 'acc')]}
     assert os.path.getsize(tmp_path / 'o.pkl') > 0
+
+
+def test_resume_after_the_config_changed(tmp_path: Path) -> None:
+    """The changes are named; --resume-with-config gives the schedule of a run that had them from the beginning."""
+    from pinas_zoo.mm.engine.launch import BadInputError, Options, train
+
+    settings = toy_settings()
+    settings['train_cfg']['max_iters'] = 6
+    settings['default_hooks']['checkpoint'] = dict(type='pinas_zoo.ExactCheckpointHook', interval=3)
+    config = write(settings, tmp_path)
+    run = Options(work_dir=str(tmp_path / 'run'), launcher='none')
+    train(config, dataclasses.replace(run, cfg_options={'train_cfg.max_iters': 3}))
+    kind = settings['optim_wrapper']['optimizer']
+    changed = {'optim_wrapper.optimizer.lr': kind['lr'] * 3, 'optim_wrapper.optimizer.weight_decay': 0.25}
+    options = dataclasses.replace(run, resume='auto', cfg_options=changed)
+    with pytest.raises(BadInputError) as caught:
+        train(config, options)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith('--resume: the config changed since ') and lines[0].endswith('has the old values:')
+    assert f'optim_wrapper.optimizer.lr: {kind["lr"]} -> {kind["lr"] * 3}' in lines
+    assert lines[-1] == '--resume-with-config takes the new ones; or undo the changes'
+    continued = train(config, dataclasses.replace(options, resume_with_config=True))
+    anew = train(config, dataclasses.replace(run, work_dir=str(tmp_path / 'anew'), cfg_options=changed))
+    groups = [runner.optim_wrapper.optimizer.param_groups for runner in (continued, anew)]
+    assert continued.iter == 6 and [g['lr'] for g in groups[0]] == [g['lr'] for g in groups[1]]
+    assert {g['weight_decay'] for g in groups[0]} == {0.25}
+    states = [s.state_dict() for s in continued.param_schedulers], [s.state_dict() for s in anew.param_schedulers]
+    assert states[0] == states[1]
+    with pytest.raises(BadInputError, match='the state of one optimiser does not fit another'):
+        other = {'optim_wrapper.optimizer._delete_': True, 'optim_wrapper.optimizer.type': 'Adam'}
+        train(config, dataclasses.replace(options, resume_with_config=True, cfg_options=other))

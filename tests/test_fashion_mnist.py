@@ -131,7 +131,7 @@ def test_digits_where_everything_failed(toys: dict[str, bytes], tmp_path: Path, 
     assert info.sizes == {'train': 1437, 'test': 360} and info.environment == {'PINAS_FASHION_MNIST': 'digits'}
     fetching, line = capsys.readouterr().out.splitlines()
     assert 'is fetched (31 MB) into' in fetching
-    assert line.startswith("Fashion-MNIST could not be obtained, scikit-learn's digits take its place. Tried: ")
+    assert line.startswith("Fashion-MNIST could not be obtained, scikit-learn's digits replace it. Tried: ")
     for reason in (
         f'{tmp_path}/own: no t10k-labels-idx1-ubyte.gz; ',
         f'{tmp_path}/debian: not there; ',
@@ -236,7 +236,7 @@ def test_a_mirror_with_another_set(server: FaultyServer, toys: dict[str, bytes],
     server.content = {**toys, 't10k-labels-idx1-ubyte.gz': gzip.compress(pack(np.zeros(4, np.uint8)))}
     info = resolve_fashion_mnist()
     assert info.name == 'digits'
-    assert '/some/folder/: t10k-labels-idx1-ubyte.gz is not the original: what it holds has' in '; '.join(info.problems)
+    assert '/some/folder/: t10k-labels-idx1-ubyte.gz is not the original: its content has' in '; '.join(info.problems)
     assert [path.name for path in (tmp_path / 'cache/fashion-mnist').iterdir()] == ['.lock']
 
 

@@ -98,7 +98,7 @@ def test_configs_without_it_are_left_alone(scenes: Path) -> None:
         (None, r'one\.json: No such file or directory; classes=.from data. takes the class names from it'),
         ('{', r'one\.json: no categories with names'),
         ('{"categories": [{"id": 1}]}', r'one\.json: no categories with names'),
-        ('{"categories": []}', r'one\.json: names no class'),
+        ('{"categories": []}', r'one\.json: contains no class names'),
     ],
 )
 def test_a_bad_annotation_file(content: str | None, message: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_data_sets_that_say_nothing_or_different_things(scenes: Path, tmp_path: 
     with pytest.raises(BadInputError, match='the config has no data set'):
         fill_from_data(Config(dict(model=dict(num_classes=FROM_DATA))))
     (tmp_path / 'a.png').write_bytes(b'x')
-    with pytest.raises(BadInputError, match='carry no labels'):
+    with pytest.raises(BadInputError, match='have no labels'):
         fill_from_data(config(dict(source=dict(kind='folder', root=str(tmp_path)))))
 
 

@@ -72,7 +72,7 @@ def test_a_skip_stands_alone() -> None:
 
 def test_where_one_a_position_is_needed() -> None:
     assert SMALL.single('0-12') == (0, 1, 2)
-    with pytest.raises(ValueError, match='position 2 keeps 3 candidates, one a position is needed'):
+    with pytest.raises(ValueError, match='position 2 keeps 3 candidates, but only one per position'):
         SMALL.single('3-1(012)')
 
 

@@ -123,7 +123,7 @@ def test_no_key_of_our_configs_is_refused() -> None:
 
 def test_optional_settings_of_a_search_are_known() -> None:
     """What search and shortlist read with a default may be missing from their configs."""
-    files = [ROOT / 'pinas_zoo' / 'mm' / f'{name}.py' for name in ('search', 'shortlist', 'path_score')]
+    files = [ROOT / 'pinas_zoo' / 'mm' / f'{name}.py' for name in ('search', 'shortlist')]
     read_keys = {key for file in files for key in re.findall(r"cfg\.get\('(\w+)'", file.read_text())}
     assert {'objective', 'workers', 'arch'} <= read_keys <= overrides.top_level_keys(Config(dict(space='pinas')))
 

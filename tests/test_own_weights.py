@@ -50,7 +50,7 @@ def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path):
 
     used = open_source({'kind': 'fashion-mnist', 'split': 'test', 'limit': 1}).description['data']
     if used != 'fashion-mnist':
-        pytest.skip(f'the metrics are of Fashion-MNIST, which is not here ({used} takes its place)')
+        pytest.skip(f'the metrics are of Fashion-MNIST, which is not here ({used} is used instead)')
     (result,) = entry.results
     options = {}
     if result.scenes is not None:

@@ -69,5 +69,5 @@ def test_pairs() -> None:
             number = int(pair_class(torch.tensor(first), torch.tensor(second)))
             assert names[number] == ' + '.join(sorted((classes[first], classes[second])))
     assert len(source.classes) == len(set(source.classes)) == 55
-    with pytest.raises(ValueError, match='pairs and item are at least 1'):
+    with pytest.raises(ValueError, match='pairs and item must be at least 1'):
         open_source(dict(spec, item=0))

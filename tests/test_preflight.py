@@ -48,8 +48,10 @@ def case(sets: Path, tmp_path: Path) -> Callable[[str], tuple[Any, Path]]:
 
 def found(cfg: Any, *splits: str) -> tuple[list[str], list[str]]:
     """Errors and warnings."""
+    from pinas_zoo.mm.engine.samples import check_samples
     from pinas_zoo.mm.preflight.check import find_problems
 
+    check_samples(cfg)
     findings = find_problems(cfg, splits or ('train', 'val'))
     return findings.errors, findings.warnings
 
@@ -89,7 +91,7 @@ def test_wrong_layout(folder: str, part: str, case):
     cfg, root = case(folder)
     (root / part).rename(root / 'pictures')
     error = the_error(cfg, 'train')
-    assert error.startswith(f'{root / part}') and f': not there; {root} holds' in error and 'pictures' in error
+    assert error.startswith(f'{root / part}') and f': not there; {root} contains' in error and 'pictures' in error
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_empty_annotation(case):
     change(root / TRAIN_FILE, lambda document: document.pop('annotations'))
     assert the_error(cfg) == f'{root}/{TRAIN_FILE}: holds no annotation (0 for 4 images)'
     (root / TRAIN_FILE).write_bytes(b'')
-    assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: no JSON (Expecting value')
+    assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: not JSON (Expecting value')
 
 
 def test_images_without_boxes_are_legal_and_a_test_set_without_boxes_too(case):
@@ -261,21 +263,31 @@ def test_categories(case):
     assert "no category 'person'; its 80 categories are 'human', 'bicycle', 'car' and 77 more" in the_error(cfg)
 
 
-def test_order_of_categories_is_told(case):
-    cfg, root = case('coco')
-    change(root / TRAIN_FILE, lambda document: document['categories'].reverse())
-    errors, (warning,) = found(cfg)
-    assert not errors and "what it calls 'person' in pictures and tables is 'toothbrush'" in warning
-
-
-def test_order_of_categories_is_the_files_in_mmdet(case):
-    """The fact behind the warning."""
+def test_labels_follow_classes_whatever_the_files_order(case):
     from mmengine.registry import DATASETS
 
     cfg, root = case('coco')
     change(root / TRAIN_FILE, lambda document: document['categories'].reverse())
     dataset = DATASETS.build({**cfg.train_dataloader.dataset, 'pipeline': []})
-    assert dataset.cat2label[80] == 0 and dataset.metainfo['classes'][0] == 'person'
+    assert dataset.cat2label[80] == 0 and dataset.metainfo['classes'][0] == 'person'  # mmdet's own: a toothbrush
+    assert found(cfg) == ([], [])
+    dataset = DATASETS.build({**cfg.train_dataloader.dataset, 'pipeline': []})
+    assert dataset.cat2label[1] == 0 and dataset.cat2label[80] == 79
+
+
+def test_order_of_categories_is_told_for_data_sets_of_others(case):
+    from mmdet.datasets import CocoDataset
+    from mmengine.registry import DATASETS
+
+    @DATASETS.register_module(force=True)
+    class OthersDataset(CocoDataset):
+        pass
+
+    cfg, root = case('coco')
+    change(root / TRAIN_FILE, lambda document: document['categories'].reverse())
+    cfg.train_dataloader.dataset.type = 'OthersDataset'
+    errors, (warning,) = found(cfg)
+    assert not errors and "what it calls 'person' in pictures and tables is 'toothbrush'" in warning
 
 
 def test_references(case):
@@ -307,8 +319,7 @@ def test_nothing_left_by_the_filter(case):
 def test_size_that_the_file_tells_wrong(case):
     cfg, root = case('coco')
     change(root / TRAIN_FILE, lambda document: document['images'][0].update(height=200))
-    errors, (warning,) = found(cfg)
-    assert not errors and warning.endswith(f'is 96x96 px, {root}/{TRAIN_FILE} says 96x200')
+    assert f'is 96x96 px, {root}/{TRAIN_FILE} says 96x200: its boxes and masks are not of' in the_error(cfg)
 
 
 def test_evaluator_of_another_set(case, tmp_path: Path):

@@ -123,7 +123,7 @@ def test_one_message_lists_everything(tree):
     assert 'train2017/*.jpg: 5 of 6, 1 missing' in text
     assert f'train2017: 1 images of annotations/instances_train2017.json are missing: {name}' in text
     assert 'val2017/*.jpg: 4 of 3, 1 too many' in text and 'val2017: 1 empty file(s): more.jpg' in text
-    assert 'instances_val2017.json: no JSON' in text and 'a broken download?' in text
+    assert 'instances_val2017.json: not JSON' in text and 'a broken download?' in text
     assert 'Get train2017.zip, val2017.zip, annotations_trainval2017.zip' in text
 
 
@@ -138,7 +138,7 @@ def test_coco_annotation_files(tree):
     file.write_text(json.dumps({'images': []}))
     assert 'has no annotations, categories; COCO annotation files have' in problems('coco', root)
     file.unlink()
-    assert 'annotations/instances_train2017.json: none of 1; the folder holds instances_val2017' in problems(
+    assert 'annotations/instances_train2017.json: none of 1; the folder contains instances_val2017' in problems(
         'coco', root
     )
 
@@ -164,7 +164,7 @@ def test_tree_one_folder_deeper(tree, tmp_path: Path):
     tree('ade20k').rename(tmp_path / 'ade/ADEChallengeData2016')
     text = problems('ade20k', tmp_path / 'ade')
     assert text.endswith(f'give --root {tmp_path}/ade/ADEChallengeData2016')
-    assert 'images/training: no such folder, 6 of images/training/*.jpg belong there' in text
+    assert 'images/training: no such folder, it should have 6 of images/training/*.jpg' in text
 
 
 # ---- train ids -------------------------------------------------------------------------------------------------------
@@ -280,8 +280,8 @@ def test_what_cannot_be_linked(tree, tmp_path: Path):
         link_tree(COCO, root, source)
     text = str(caught.value)
     assert 'nothing was linked' in text and 'val2017/*.jpg: not found' in text
-    assert f'{root}/train2017: is there already and is not a link' in text
-    assert f'instances_train2017.json: links to {tmp_path}/other already' in text
+    assert f'{root}/train2017: already exists and is not a link' in text
+    assert f'instances_train2017.json: already links to {tmp_path}/other' in text
     shutil.copytree(source, tmp_path / 'both/a')
     shutil.copytree(source, tmp_path / 'both/b')
     with pytest.raises(TreeError, match=r'both/a/train2017, .*both/b/train2017: name the folder that is meant'):
@@ -318,7 +318,7 @@ def test_mini_set_keeps_every_class(name: str, scenes: Path, tmp_path: Path, cap
     again = run(capsys, name, '--root', root, '--mini', 5, '--out', out)
     assert again[0] == 0 and 'nothing to do' in again[1]
     code, _, err = run(capsys, name, '--root', root, '--mini', 4, '--out', out)
-    assert code == 1 and 'images is 5, asked for 4. Give --overwrite or another --out' in err
+    assert code == 1 and 'images is 5, requested 4. Give --overwrite or another --out' in err
     assert run(capsys, name, '--root', root, '--mini', 4, '--out', out, '--overwrite')[0] == 0
     assert not list(tmp_path.glob('.*'))
 

@@ -222,6 +222,6 @@ def test_refusals(project, runs, tmp_path, monkeypatch):
     shutil.copytree(runs[1], tmp_path / 'odd')
     with open(tmp_path / 'odd' / 'retrain' / config.name, 'a') as file:
         file.write("\nelsewhere = '/home/somebody'\n")
-    with pytest.raises(ValueError, match='names places of this machine'):
+    with pytest.raises(ValueError, match='contains paths of this machine'):
         publish_zoo([tmp_path / 'odd'], out, manifest=manifest, anew=True)
     assert manifest.read_bytes() == before and not (out.is_dir() and list(out.iterdir()))

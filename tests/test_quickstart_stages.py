@@ -164,7 +164,7 @@ def test_a_failed_stage_is_not_done_and_the_rest_is_kept(
         engine(tmp_path).run()
     message = str(error.value)
     assert 'failed with status 1' in message and 'this stage was told to fail' in message
-    assert message.splitlines()[-1].startswith('To go on: mend the cause and call `bash tools/quickstart.sh` again')
+    assert message.splitlines()[-1].startswith('To continue: fix the cause and call `bash tools/quickstart.sh` again')
     plan = engine(tmp_path).plan()
     assert plan[name] == 'interrupted' and all(plan[stage] == 'new' for stage in after(name) - {name})
     kept = {stage for stage, word in plan.items() if word == 'done'}

@@ -112,7 +112,7 @@ def test_a_recipe_is_known_by_its_values() -> None:
 @pytest.mark.parametrize(
     'values, message',
     [
-        ({'unit': '1'}, r"no \['unit'\]"),
+        ({'unit': '1'}, r"no field \['unit'\]"),
         ({'batch': '0'}, 'at least 1'),
         ({'batch': 'x'}, 'invalid literal'),
         ({'units': '10', 'linear_steps': '30'}, 'use up all'),
@@ -322,9 +322,9 @@ def test_run_appends_one_line_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     context = type('Context', (), {'Pool': Pool})
     monkeypatch.setattr(study.multiprocessing, 'get_context', lambda kind: context)
-    monkeypatch.setattr(study, 'train_contestant', lambda j: dict(contestant=j.contestant, seed=j.seed))
+    monkeypatch.setattr(study, 'train_contestant', lambda j, device: dict(contestant=j.contestant, seed=j.seed))
     file, seen = tmp_path / 'scores.jsonl', []
-    study.run(file, [job(), job(seed=1)], 2, 1, lambda done, total, row: seen.append((done, total, row['seed'])))
+    study.run(file, [job(), job(seed=1)], 2, 1, 'cpu', lambda done, total, row: seen.append((done, total, row['seed'])))
     assert seen == [(1, 2, 0), (2, 2, 1)] and [row['seed'] for row in read_lines(file)] == [0, 1]
     with pytest.raises(ValueError, match='at least 1, got 0 and 1'):
         study.run(file, [job()], 0)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.mm
 import engine_utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
+from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.mm import search as run_search  # noqa: E402
 from pinas_zoo.mm.classify import LinearStage  # noqa: E402
 from pinas_zoo.mm.engine.launch import Options  # noqa: E402
@@ -162,7 +163,7 @@ def test_scores_are_those_of_the_path(reference: Path, search_case: tuple[Path, 
     net, head = timm.create_model('pinas', checkpoint=str(out), num_classes=0).eval(), torch.nn.Linear(128, 3)
     state = torch.load(search_case[1], weights_only=True)['state_dict']
     head.load_state_dict({'weight': state['head.weight'], 'bias': state['head.bias']})
-    evaluation = run_search.Batches(**Config.fromfile(search_case[0]).evaluation, labelled=True)
+    evaluation = FixedBatches(**Config.fromfile(search_case[0]).evaluation, labelled=True)
     hits = loss = 0.0
     for images, labels in evaluation:
         with torch.no_grad():
@@ -261,7 +262,7 @@ def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None
 
 
 def test_too_many_calibration_batches_are_refused(search_case: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='7 batches of 8 were asked for, 48 images give 6'):
+    with pytest.raises(ValueError, match='7 batches of 8 were requested, 48 images give 6'):
         search(search_case, tmp_path, **{'calibration.batches': 7})
 
 

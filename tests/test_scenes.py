@@ -134,9 +134,9 @@ def test_the_classes_follow_from_the_source(tmp_path: Path) -> None:
 def test_sources_that_do_not_fit(tmp_path: Path) -> None:
     train, val = DigitsSource('train', 50), DigitsSource('test', 50)
     train.classes = ()
-    with pytest.raises(ValueError, match='1 to 253 classes, came: 0'):
+    with pytest.raises(ValueError, match='1 to 253 classes, got 0'):
         cut_items(train, 5, 0)
-    with pytest.raises(ValueError, match='differ in their classes'):
+    with pytest.raises(ValueError, match='have different classes'):
         prepare_scenes(tmp_path / 's', SMALL, train, val)
     train.classes = val.classes = tuple(map(str, range(11)))
     with pytest.raises(ValueError, match='Cityscapes has 10 countable classes, the source has 11; leave cityscapes'):
@@ -312,7 +312,7 @@ def test_second_call_and_overwrite(tmp_path: Path) -> None:
     before = contents(tmp_path / 'a')
     again, written = prepare_scenes(tmp_path / 'a' / 's', SceneSettings(**make), train, val)
     assert not written and again == first and contents(tmp_path / 'a') == before
-    with pytest.raises(ValueError, match=r'seed is 0, asked for 5.*--overwrite'):
+    with pytest.raises(ValueError, match=r'seed is 0, requested 5.*--overwrite'):
         prepare_scenes(tmp_path / 'a' / 's', SceneSettings(**make, seed=5), train, val)
     with pytest.raises(ValueError, match='data is'):
         prepare_scenes(tmp_path / 'a' / 's', SceneSettings(**make), SubsetSource(train, limit=500), val)

@@ -177,7 +177,7 @@ def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path) -> None:
     assert all(file.stat().st_mtime_ns == then for file, then in kept.items()), 'a finished training was repeated'
     assert without_clock(json.loads((tmp_path / 'run' / 'shortlist.json').read_text())) == without_clock(expected)
     other = run(case, tmp_path / 'run', '--cfg-options', 'random=3')
-    assert other.returncode == 1 and 'holds another shortlist, which differs in listed' in other.stderr
+    assert other.returncode == 1 and 'contains another shortlist, which differs in listed' in other.stderr
 
 
 @pytest.mark.mm

@@ -90,9 +90,9 @@ def test_files_must_hold_one_architecture(inputs: Inputs, tmp_path: Path) -> Non
     (tmp_path / 'retrain').symlink_to(inputs.root / 'retrain')
     state, metadata = read_weights(inputs.pinas)
     save_weights(tmp_path / 'backbone.safetensors', state, metadata | {'arch': '00-00-00-00'})
-    with pytest.raises(ValueError, match='must hold one architecture.*00-00-00-00'):
+    with pytest.raises(ValueError, match='must contain one architecture.*00-00-00-00'):
         Study(tmp_path, tmp_path / 'x.json', Inputs(tmp_path, inputs.scenes))
-    with pytest.raises(FileNotFoundError, match='nowhere/retrain holds no checkpoint'):
+    with pytest.raises(FileNotFoundError, match='nowhere/retrain has no checkpoint'):
         _ = Inputs(tmp_path / 'nowhere', inputs.scenes).supervised
 
 

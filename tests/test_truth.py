@@ -41,7 +41,7 @@ def fake_training(monkeypatch):
     """Results at once, from arch and seed; the list holds what was trained."""
     trained = []
 
-    def fake(space, task, recipe, arch, seed):
+    def fake(space, task, recipe, arch, seed, device):
         trained.append((arch, seed))
         return Result(top1=10 * sum(arch) + seed, loss=3.0 - sum(arch), seconds=1.0)
 

@@ -1,4 +1,4 @@
-"""Transfer study: random, supervised and Pi-NAS starts and a plain ResNet, in detection and segmentation.
+"""Transfer study: random, supervised and Pi-NAS initialisation and a plain ResNet, in detection and segmentation.
 
     python -m benchmarks.transfer run --source work_dirs/nano
     python -m benchmarks.transfer report
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument(
         '--source', type=Path, default=Path('work_dirs/nano'), help='folder of nano_weights.sh, quickstart.sh'
     )
-    run.add_argument('--scenes', type=Path, help='in place of its scenes')
+    run.add_argument('--scenes', type=Path, help='use these scenes instead')
     run.add_argument('--work-dir', type=Path, default=Path('work_dirs/transfer'), help='folder of the runs')
     run.add_argument('--out', type=Path, help=f'file of the figures; default {RESULTS}')
     run.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.set_defaults(call=run_study)
     report = commands.add_parser('report', help='table and figure')
     report.add_argument('--results', type=Path, default=RESULTS)
-    report.add_argument('--page', type=Path, default=PAGE, help='page with the place for the table')
-    report.add_argument('--check', action='store_true', help='write nothing, exit 1 where the table is out of date')
+    report.add_argument('--page', type=Path, default=PAGE, help='page with the markers for the table')
+    report.add_argument('--check', action='store_true', help='write nothing, exit 1 if the table is out of date')
     report.set_defaults(call=run_report)
     args = parser.parse_args(argv)
     try:

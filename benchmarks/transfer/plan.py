@@ -1,4 +1,4 @@
-"""What a transfer study compares: tasks, arms, runs, and the files that they start from."""
+"""What the transfer study compares: tasks, arms, runs, and the files that they start from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIGS = Path('configs/transfer')
 NANO = Path('configs/quickstart')
 DETECTION = NANO / 'mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
 SEGMENTATION = NANO / 'deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
-#: Where the weights of a run's backbone come from.
+#: Prefix of a run's backbone in the file that it starts from.
 ARMS = ('random', 'supervised', 'pinas', 'resnet')
 
 
@@ -32,9 +32,9 @@ class Task:
     """A task of the study.
 
     Args:
-        config: With the nano network.
-        baseline: With the plain ResNet.
-        metrics: Recorded name -> name in the log and its factor to points.
+        config: Config with the nano network.
+        baseline: Config with the plain ResNet.
+        metrics: From the recorded name to the name in the log and its factor to points.
     """
 
     config: Path
@@ -71,12 +71,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder and log."""
+        """Name of its folder and log."""
         return f'{self.task}-{self.arm}-seed{self.seed}'
 
 
 def planned(tasks: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """The runs in their order: seed by seed, so that an early stop leaves whole comparisons."""
+    """The runs in order, seed by seed, so that an early stop leaves complete comparisons."""
     return [Run(task, arm, seed) for seed, task, arm in product(seeds, tasks, arms)]
 
 
@@ -87,7 +87,7 @@ class Inputs:
     Args:
         root: Folder with `backbone.safetensors` (the supernet's weights), `retrain` (the same network with labels) and
             `scenes`.
-        scenes: Other scenes than those of `root`.
+        scenes: Scenes to use instead of those of `root`.
     """
 
     root: Path
@@ -103,12 +103,12 @@ class Inputs:
         """The training with labels.
 
         Raises:
-            FileNotFoundError: It saved nothing yet.
+            FileNotFoundError: It has not saved anything yet.
         """
         folder = self.root / 'retrain'
         checkpoint = find_checkpoint(folder, 'auto')
         if checkpoint is None:
-            raise FileNotFoundError(f'{folder} holds no checkpoint; run tools/dev/nano_weights.sh first')
+            raise FileNotFoundError(f'{folder} has no checkpoint; run tools/dev/nano_weights.sh first')
         return Training(folder, Path(checkpoint))
 
     @property
@@ -117,7 +117,7 @@ class Inputs:
         return self.retraining.checkpoint
 
     def resnet_config(self, channels: tuple[int, ...]) -> Config:
-        """The config of the training with labels, with the plain ResNet in the nano network's place."""
+        """The config of the training with labels, with the plain ResNet instead of the nano network."""
         cfg = copy.deepcopy(self.retraining.cfg)
         for key in OF_A_PROCESS:
             cfg.pop(key, None)
@@ -131,12 +131,12 @@ class Inputs:
         """The architecture of both.
 
         Raises:
-            ValueError: They differ, or are of another space.
+            ValueError: They differ, or are not of the nano space.
         """
         metadata = read_weights(self.pinas, tensors=False)[1]
         archs = {self.pinas.name: metadata['arch'], 'retrain': self.retraining.cfg.model.model.arch}
         if len(set(archs.values())) > 1:
-            raise ValueError(f'{self.root} must hold one architecture, got {archs}')
+            raise ValueError(f'{self.root} must contain one architecture, got {archs}')
         if json.loads(metadata['space'])['name'] != PINAS_NANO.name:
-            raise ValueError(f'{self.pinas} must be of the space {PINAS_NANO.name}, it says {metadata["space"]}')
+            raise ValueError(f'{self.pinas} must be of space {PINAS_NANO.name}, but it states {metadata["space"]}')
         return metadata['arch']

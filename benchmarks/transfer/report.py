@@ -1,4 +1,4 @@
-"""The page of a transfer study: a table and a figure from the file of its figures."""
+"""The page of the transfer study: a table and a figure from the file with its figures."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _page_text(results_file: Path, page: Path) -> tuple[str, str]:
     """The page as it is and as it should be.
 
     Raises:
-        ValueError: The page has no place for the table.
+        ValueError: The page has no markers for the table.
     """
     old = page.read_text()
     if not BLOCK.search(old):

@@ -1,4 +1,4 @@
-"""The file of a transfer study's figures: one recipe, what each backbone comes from, and one entry per run."""
+"""The file with the figures of a transfer study: one recipe, the origin of each backbone, and one entry per run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ['ResultsFile', 'locked']
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process."""
+    """One process at a time; the lock is released when the process ends."""
     with open(path, 'w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 class ResultsFile:
-    """Figures in JSON, replaced whole at every change; processes may share it, one task each.
+    """Figures in JSON, replaced atomically at every change; processes may share it, one task each.
 
     Args:
         path: The file.
@@ -39,7 +39,7 @@ class ResultsFile:
         """The content, or that of a new file.
 
         Raises:
-            ValueError: The file holds runs of another recipe.
+            ValueError: The file contains runs of another recipe.
         """
         if not self.path.is_file():
             return {'recipe': self.recipe, 'pretraining': {}, 'runs': []}
@@ -47,7 +47,9 @@ class ResultsFile:
         if content['recipe'] != self.recipe:
             old, new = dict(leaves(content['recipe'])), dict(leaves(self.recipe))
             changed = [f'{k}: {old.get(k)} there, {new.get(k)} now' for k in old | new if old.get(k) != new.get(k)]
-            raise ValueError(f'{self.path} holds runs of another recipe, give another --out: {"; ".join(changed[:5])}')
+            raise ValueError(
+                f'{self.path} contains runs of another recipe, give another --out: {"; ".join(changed[:5])}'
+            )
         return content
 
     def append(self, run: dict[str, Any]) -> None:
@@ -55,7 +57,7 @@ class ResultsFile:
         self._change(lambda content: content['runs'].append(run))
 
     def set_pretraining(self, arm: str, facts: dict[str, Any]) -> None:
-        """Says where an arm's backbone comes from."""
+        """Records where an arm's backbone comes from."""
         self._change(lambda content: content['pretraining'].update({arm: facts}))
 
     def _change(self, change: Callable[[dict[str, Any]], None]) -> None:

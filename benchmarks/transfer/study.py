@@ -1,7 +1,7 @@
-"""Transfer study: what a backbone's pre-training is worth in detection and segmentation, at one fixed budget.
+"""Transfer study: the effect of a backbone's pre-training on detection and segmentation, at one fixed budget.
 
-Every run is one call of tools/train.py. A finished run is appended to a JSON file at once; a later call skips it, and
-continues the one that was interrupted.
+Every run is one call of tools/train.py. A finished run is appended to a JSON file immediately; a later call skips it,
+and continues the one that was interrupted.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Study(Job):
         return Path(self.checkpoint('resnet')) if arm == 'resnet' else getattr(self.inputs, arm)
 
     def _data_options(self, config: Path) -> dict[str, str]:
-        """Every path under the config's own folder of scenes, now under the study's."""
+        """Replaces every path below the config's own folder of scenes by one below the study's."""
         cfg = Config.fromfile(config)
         new = f'{self.inputs.scenes}/{Path(cfg.root).name}/'
         return {
@@ -129,7 +129,7 @@ class Study(Job):
     # ---- running --------------------------------------------------------------------------------
 
     def pretrain_resnet(self) -> None:
-        """Trains the baseline with labels, with the nano network's recipe, unless it was done."""
+        """Trains the baseline with labels, with the nano network's recipe, unless that was done."""
         with locked(self.root / 'resnet.lock'):
             if 'resnet' in self.results.read()['pretraining'] and (self.root / 'resnet' / 'last_checkpoint').is_file():
                 return
@@ -145,11 +145,11 @@ class Study(Job):
             print(f'\r{label}: {entry["seconds"]:.0f} s, top-1 {entry["top1"]:.2f}'.ljust(110), flush=True)
 
     def complete(self, runs: Sequence[Run]) -> None:
-        """Runs what is not in the file yet, with a line a run and the time that is left.
+        """Runs what is not in the file yet, with one line per run and the remaining time.
 
         Raises:
-            ValueError: The file holds runs of another recipe.
-            RuntimeError: A run failed; its log is named.
+            ValueError: The file contains runs of another recipe.
+            RuntimeError: A run failed; the message names its log.
         """
         results = self.results.read()
         if 'supervised' not in results['pretraining']:

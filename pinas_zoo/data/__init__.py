@@ -1,7 +1,7 @@
-"""Image sources and the views that the method, the linear stage and the ranking eat.
+"""Image sources, and the views that the methods, the linear stage and the ranking use.
 
-A *source* knows where pixels live (`sources`, `small_sets`, `specs`); a *view* data set makes training samples of its
-images (`views`, `batched`, `supervised`).
+A *source* knows where the pixels are (`sources`, `small_sets`, `specs`); a *view* data set makes training samples of
+its images (`views`, `batched`, `supervised`).
 """
 
 from pinas_zoo.data.batched import (

@@ -1,4 +1,4 @@
-"""The views of small images of one size, a whole batch at once: every view is R @ image @ C^T."""
+"""The views of small images of one size, for a whole batch at once: every view is R @ image @ C^T."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pinas_zoo.data.views import FourViews, ViewRecipe
 class BatchedViews(FourViews):
     """FourViews for small images of one size: `collate_views` augments a whole batch at once.
 
-    A sample carries its pixels and its random numbers, drawn here, so a batch does not depend on
-    who collates it. Against FourViews: a crop box that would leave the image is clipped instead of
-    drawn anew; brightness comes before contrast, both after the blur. Saturation, hue and grey
-    steps are not served.
+    A sample contains its pixels and its random numbers, drawn here, so a batch does not depend on
+    who collates it. Unlike in FourViews, a crop box that would leave the image is clipped instead of
+    redrawn, and brightness comes before contrast, both after the blur. Saturation, hue and grey
+    steps are not supported.
 
     Args:
         source, size, recipe, broken_rate_limit, views: see FourViews.
-        finish: False leaves the whole augmentation to the device, see `finish_views`.
+        finish: False leaves all augmentation to the device, see `finish_views`.
 
     Raises:
-        ValueError: the recipe has one of the steps that are not served.
+        ValueError: The recipe has a step that is not supported.
 
     Examples:
         >>> data = BatchedViews({'kind': 'digits', 'split': 'test'}, 28, ViewRecipe.small_grey())
@@ -43,18 +43,16 @@ class BatchedViews(FourViews):
         source: Source | Mapping[str, Any],
         size: int | Sequence[int] = 28,
         recipe: ViewRecipe | Mapping[str, Any] | None = None,
-        broken_rate_limit: float = 0.01,
-        views: int = 4,
-        finish: bool = True,
+        **settings: Any,
     ) -> None:
         source = source if isinstance(source, Source) else open_source(source)
         recipe = ViewRecipe.small_grey(source.mean, source.std) if recipe is None else recipe
-        super().__init__(source, size, recipe, broken_rate_limit, views, finish)
+        super().__init__(source, size, recipe, **settings)
         r = self.recipe
         if r.saturation or r.hue or r.grey_p:
             raise ValueError(
                 f'BatchedViews got saturation={r.saturation}, hue={r.hue}, grey_p={r.grey_p}; '
-                'allowed: 0 for all three (ViewRecipe.small_grey()); FourViews serves the others'
+                'allowed: 0 for all three (ViewRecipe.small_grey()); use FourViews for the others'
             )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -68,11 +66,11 @@ class BatchedViews(FourViews):
 def augment_batch(images: Tensor, numbers: Tensor, size: int | tuple[int, int], recipe: ViewRecipe) -> Tensor:
     """Crop, resize, flip, blur, jitter and normalise a batch.
 
-    Crop, resize, flip and Gaussian blur act on rows and columns apart, so a view is R @ image @ C^T
+    Crop, resize, flip and Gaussian blur act on rows and columns separately, so a view is R @ image @ C^T
     with two small matrices: a few batched products instead of a gather per pixel.
 
     Shape: images uint8 (B, C, H, W) with C 1 or 3; numbers (B, V, 10) uniform in [0, 1).
-    Returns (B, V, 3, size, size), or the height and width that are given as size.
+    Returns (B, V, 3, size, size); size may be a height and width.
     """
     height_out, width_out = (size, size) if isinstance(size, int) else size
     u = numbers.flatten(0, 1).unbind(1)
@@ -118,7 +116,7 @@ def resize_weights(start: Tensor, length: Tensor, size: int, full: int, flip: Te
     centre = (start[:, None] + place * step)[..., None]
     pixel = torch.arange(full, device=start.device) + 0.5
     weights = ((pixel - centre).abs_() / -step.clamp(min=1)[..., None]).add_(1).clamp_(min=0)
-    # torchvision crops before it resizes: a pixel outside the box must not shine in.
+    # torchvision crops before it resizes: pixels outside the box must have no effect.
     inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])
     weights *= inside[:, None]
     return weights / weights.sum(-1, keepdim=True)

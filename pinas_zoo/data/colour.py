@@ -1,12 +1,12 @@
 """Flip, colour jitter, grey, blur and normalisation of uint8 views, a whole batch at once, on any device.
 
 Every view has its own numbers, drawn with the sample: nothing is drawn here, nothing waits for the device, and the
-kernels do not depend on the numbers. Brightness, contrast and saturation are one form,
+kernels launched do not depend on the numbers. Brightness, contrast and saturation have one form,
 
     x <- clamp(f x + s grey(x) + c mean(grey(x))),
 
-so that views whose jitter comes in different orders share a step. A view takes at most three such steps before its hue
-turns and at most three after it; where it takes none, f is 1 and s and c are 0, which leaves it as it is.
+so that views with different orders of the jitter share a step. A view takes at most three such steps before its hue
+is rotated and at most three after it; unused steps have f = 1 and s = c = 0, which change nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ['COLOUR_NUMBERS', 'augment', 'colour_plan']
 COLOUR_NUMBERS = 10
 _ORDERS = list(permutations(range(4)))  # of brightness 0, contrast 1, saturation 2, hue 3
 _CONTRAST, _SATURATION, _NOTHING = 1, 2, 3
-_STEPS = 3  # before the hue, and after it
+_STEPS = 3  # before the hue rotation, and after it
 _GREY = (0.2989, 0.587, 0.114)
-_CHUNK = 128  # views of 224 px: 77 MB per float32 copy, of which at most five are alive
+_CHUNK = 128  # views of 224 px: 77 MB per float32 copy, of which at most five exist at a time
 
 
 def _steps_of(order: tuple[int, ...]) -> list[int]:
-    """Which of the three operations is done in each of the six steps round the hue."""
+    """Which of the three operations happens in each of the six steps before and after the hue."""
     hue = order.index(3)
     before, after = order[:hue], order[hue + 1 :]
     return [*before, *[_NOTHING] * (_STEPS - hue), *after, *[_NOTHING] * hue]
@@ -68,7 +68,7 @@ def colour_plan(numbers: Tensor, recipe: ViewRecipe, size: int | tuple[int, int]
     steps = torch.cat([torch.stack([f, s, c], -1), last[..., None, :]], -2).flatten(-2)
     turns = torch.where(on, recipe.hue * (2 * hue - 1), 0.0)
     head = torch.stack([(flip < recipe.flip_p).float(), turns], -1)
-    # A blur of (almost) no width is one tap of 1, which leaves the view as it is.
+    # A blur of (almost) zero width is a single tap of 1, which leaves the view unchanged.
     sigma = torch.where(blur < recipe.blur_p, _between(*recipe.blur_sigma, width), 1e-3)
     return torch.cat([head, steps, _taps(sigma, recipe.kernel(size))], -1)
 
@@ -92,19 +92,19 @@ def augment(
     channels_last: bool = False,
     chunk: int | None = None,
 ) -> Tensor:
-    """Flip, jitter, grey, blur and normalise; in float32, whatever autocast says.
+    """Flip, jitter, grey, blur and normalise; always in float32, even under autocast.
 
     Args:
         views: uint8 (B, V, 3, s, s), in any memory format.
-        plan: Of `colour_plan`, (B, V, ...), on the same device.
-        recipe: Its probabilities of 0 leave steps out; mean and std.
-        dtype: Of the result.
+        plan: Result of `colour_plan`, (B, V, ...), on the same device.
+        recipe: Steps whose probability is 0 are left out; also gives mean and std.
+        dtype: Type of the result.
         channels_last: Memory format of the result's images.
-        chunk: Views at a time. None: one on a CPU, whose caches hold it, and there steps that do nothing are left out;
-            128 elsewhere.
+        chunk: Views at a time. None: on a CPU one, which fits its caches, and steps that do nothing are skipped;
+            otherwise 128.
 
     Returns:
-        (B, V, 3, s, s); in memory the views come first, so that `result[:, v]` is contiguous.
+        (B, V, 3, s, s); views come first in memory, so that `result[:, v]` is contiguous.
     """
     batch, count, *image = views.shape
     on_cpu = views.device.type == 'cpu'
@@ -152,12 +152,12 @@ def _blend(x: Tensor, f: Tensor, s: Tensor, c: Tensor) -> Tensor:
 
 
 def _turn_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue, keeping value and chroma. Shape: (n, 3, H, W) in [0, 1], (n,) in turns"""
+    """Rotates the hue, keeping value and chroma. Shape: (n, 3, H, W) in [0, 1], (n,) in turns"""
     red, green, blue = x.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
-    # Sixths of a turn from red; where two channels are highest, both forms give the same.
+    # Sixths of a turn from red; if two channels are the largest, both forms give the same.
     hue = torch.where(high == green, (blue - red).add_(2 * chroma), (red - green).add_(chroma, alpha=4))
     hue = torch.where(high == red, green - blue, hue).div_(chroma.clamp(min=1e-12))
     hue = hue.add_(6 * turns.view(-1, 1, 1))

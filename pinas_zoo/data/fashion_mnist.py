@@ -1,6 +1,6 @@
-"""Fashion-MNIST as four files: where they are looked for, how they are fetched, and whether they are the real ones.
+"""Fashion-MNIST as four files: where they are searched, how they are downloaded, and whether they are the originals.
 
-Debian packs the files anew, so the hashes are of what they hold once unpacked: those are the same for every source.
+Debian repacks the files, so the hashes are those of the unpacked content, which is the same for every source.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class IdxFile:
 
     Args:
         name: Its file name.
-        sha256: Of what it holds once unpacked.
-        shape: Of its array.
+        sha256: Hash of the unpacked content.
+        shape: Shape of its array.
     """
 
     name: str
@@ -81,7 +81,7 @@ FILES: dict[tuple[str, str], IdxFile] = {
         't10k-labels-idx1-ubyte.gz', '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34', (10_000,)
     ),
 }
-#: Files that this process has checked, by path, size and time of change.
+#: Files that this process has checked, by path, size and modification time.
 _checked: set[tuple[str, int, int]] = set()
 #: Caches that this process could not fill, and why: a data set is opened many times, and waiting once is enough.
 _given_up: dict[str, tuple[str, ...]] = {}
@@ -89,12 +89,12 @@ _given_up: dict[str, tuple[str, ...]] = {}
 
 @dataclass(frozen=True)
 class Located:
-    """Where the four files are, or that they are nowhere.
+    """Where the four files are, or that there are none.
 
     Args:
-        folder: None where they could not be obtained.
+        folder: None if they could not be obtained.
         origin: How they were found.
-        problems: Why each place before did not have them.
+        problems: Why each earlier place did not have them.
     """
 
     folder: Path | None
@@ -103,7 +103,7 @@ class Located:
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept; it need not exist.
+    """Where downloaded files are kept; the folder need not exist.
 
     Raises:
         OSError: There is no home folder, and $PINAS_CACHE_DIR is not set.
@@ -117,7 +117,7 @@ def cache_folder() -> Path:
 
 
 def read_idx(folder: Path, split: str, kind: str) -> np.ndarray:
-    """The array of a file of a checked folder."""
+    """The array of a file in a checked folder."""
     content = gzip.decompress((folder / FILES[split, kind].name).read_bytes())
     axes = content[3]
     shape = np.frombuffer(content, '>u4', axes, 4)
@@ -128,11 +128,11 @@ def locate(root: str | Path | None = None, download: bool | None = None) -> Loca
     """Find Fashion-MNIST: the given folder, Debian's, the cache, torchvision's mirrors, the distribution's package.
 
     Args:
-        root: Folder with the four files; else ``$PINAS_FASHION_MNIST``, where it names one.
-        download: False never asks the network; nor does anything where PINAS_OFFLINE or HF_HUB_OFFLINE is set.
+        root: Folder with the four files; default ``$PINAS_FASHION_MNIST``, if it names one.
+        download: False never uses the network; nor does anything if PINAS_OFFLINE or HF_HUB_OFFLINE is set.
 
     Raises:
-        ValueError: The given folder holds other files under these names.
+        ValueError: The given folder has other files with these names.
     """
     problems = []
     root = Path(root).expanduser() if root is not None else _variable_folder()
@@ -177,7 +177,7 @@ def _no(missing: list[str]) -> str:
 
 
 def _inspect(folder: Path) -> tuple[list[str], str]:
-    """Names of the files that a folder has not got, and what is wrong with the first bad one ('': nothing)."""
+    """Names of the files that a folder does not have, and what is wrong with the first bad one ('': nothing)."""
     missing, faults = [], []
     for file in FILES.values():
         try:
@@ -191,7 +191,7 @@ def _fault(path: Path, file: IdxFile) -> str:
     """Why a file is not the original one; '' if it is.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: There is none.
+        FileNotFoundError, NotADirectoryError: The file does not exist.
     """
     try:
         status = path.stat()
@@ -204,7 +204,7 @@ def _fault(path: Path, file: IdxFile) -> str:
     except (OSError, EOFError, zlib.error) as error:
         return f'{path} cannot be read: {error}'
     if found != file.sha256:
-        return f'{path} is not the original: what it holds has the sha256 {found}, expected is {file.sha256}'
+        return f'{path} is not the original: its content has the sha256 {found}, expected is {file.sha256}'
     _checked.add(key)
     return ''
 
@@ -213,7 +213,7 @@ def _fault(path: Path, file: IdxFile) -> str:
 
 
 def _fetch() -> Located:
-    """Fetch into the cache; one process does, others that ask at the same time wait and take its result."""
+    """Download into the cache; one process does it, others that ask meanwhile wait and use its result."""
     began = time.time()
     try:
         cache = cache_folder()
@@ -223,7 +223,7 @@ def _fetch() -> Located:
                 return Located(cache, f'fetched by another process into {cache}')
             if failure := _failure_since(lock, began):
                 return Located(None, '', (failure,))
-            for left in cache.glob('.part-*'):  # of a killed process: nobody else is here
+            for left in cache.glob('.part-*'):  # left by a killed process: nobody else is here
                 shutil.rmtree(left, ignore_errors=True)
             found = _fetch_into(cache)
             lock.truncate(0)
@@ -231,11 +231,11 @@ def _fetch() -> Located:
                 lock.write('; '.join(found.problems))
             return found
     except OSError as error:
-        return Located(None, '', (f'the cache cannot be used ({error}); set $PINAS_CACHE_DIR to a folder that can',))
+        return Located(None, '', (f'the cache cannot be used ({error}); set $PINAS_CACHE_DIR to a writable folder',))
 
 
 def _failure_since(lock: IO[str], began: float) -> str:
-    """What another process noted that failed while this one waited."""
+    """The failure that another process recorded while this one waited."""
     if os.fstat(lock.fileno()).st_mtime < began:
         return ''
     lock.seek(0)
@@ -259,7 +259,7 @@ def _fetch_into(cache: Path) -> Located:
 
 
 def _sources() -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """What is tried, in order: a label, and the function that fills a folder."""
+    """The sources in order: a label, and the function that fills a folder."""
     from torchvision.datasets import FashionMNIST
 
     names = [file.name for file in FILES.values()]
@@ -273,7 +273,7 @@ def _accept(folder: Path, cache: Path) -> None:
     """Move four original files into the cache.
 
     Raises:
-        FetchError: They are others.
+        FetchError: They are not the originals.
     """
     missing, fault = _inspect(folder)
     if missing or fault:
@@ -282,6 +282,6 @@ def _accept(folder: Path, cache: Path) -> None:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy the four files of a checked folder; each is all there or not at all."""
+    """Copy the four files of a checked folder; each is copied completely or not at all."""
     for file in FILES.values():
         write_atomic(target / file.name, partial(shutil.copyfile, source / file.name))

@@ -1,6 +1,6 @@
-"""Public files by HTTP, and files of a Debian package without root, each with bounded waiting.
+"""Public files by HTTP, and files of a Debian package without root, both with limited waiting.
 
-What counts is progress: a slow line may take its time, a dead one is given up after `patience` seconds.
+Only progress counts: a slow connection may take its time, a dead one is given up after `patience` seconds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pinas_zoo.weights.fetch import Policy, TransferError, from_url
 
 __all__ = ['FetchError', 'fetch_package_files', 'fetch_urls']
 
-#: Bytes that count as progress: a server that sends one byte a minute is as good as none.
+#: Bytes that count as progress: a server that sends one byte per minute is useless.
 STEP = 1 << 16
-#: No hook of the machine's apt (clean-ups, notices to a desktop) belongs to a download into a folder of our own.
+#: Hooks of the machine's apt (clean-ups, desktop notices) must not run for a download into our own folder.
 APT_CONFIGURATION = ''.join(
     f'#clear APT::Update::{hook};\n' for hook in ('Pre-Invoke', 'Post-Invoke', 'Post-Invoke-Success')
 )
@@ -36,7 +36,7 @@ class _Watch:
     """Whether a folder still grows.
 
     Args:
-        folder: Where files arrive.
+        folder: Folder that receives the files.
         patience: Seconds without progress after which it counts as stalled.
     """
 
@@ -50,15 +50,15 @@ class _Watch:
             for file in files:
                 try:
                     total += os.stat(os.path.join(folder, file), follow_symlinks=False).st_size
-                except FileNotFoundError:  # renamed since
+                except FileNotFoundError:  # renamed meanwhile
                     continue
         return total
 
     def wait(self, running: Callable[[], bool]) -> None:
-        """Returns when nothing runs any more.
+        """Returns as soon as nothing runs any more.
 
         Raises:
-            FetchError: It runs on without progress.
+            FetchError: It still runs, without progress.
         """
         while running():
             time.sleep(0.05)
@@ -73,27 +73,27 @@ class _Watch:
 
 
 def fetch_urls(urls: Sequence[str], folder: Path, patience: float) -> None:
-    """Download files, each under the last part of its address.
+    """Download files; each is named by the last part of its URL.
 
     Args:
-        urls: http or https addresses.
-        folder: Where they go; nothing else may write there.
+        urls: http or https URLs.
+        folder: Folder to write to; nothing else may write there.
         patience: Seconds without progress.
 
     Raises:
         FetchError: One could not be obtained.
     """
     faults: list[Exception] = []
-    policy = Policy(attempts=2, timeout=2 * patience)  # the watch is faster; this ends the thread that is left behind
+    policy = Policy(attempts=2, timeout=2 * patience)  # the watch is faster; this ends an abandoned thread
 
     def run() -> None:
         try:
             for url in urls:
                 from_url(url, folder / url.rsplit('/', 1)[-1], None, policy)
-        except Exception as error:  # it has to reach the waiting thread, whatever it is
+        except Exception as error:  # must reach the waiting thread, whatever it is
             faults.append(error)
 
-    # A thread that can be left behind: no time-out bounds the look-up of a name.
+    # In a thread that can be abandoned, since no time-out bounds a name look-up.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     _Watch(folder, patience).wait(thread.is_alive)
@@ -107,15 +107,15 @@ def fetch_urls(urls: Sequence[str], folder: Path, patience: float) -> None:
 
 
 def fetch_package_files(package: str, names: Collection[str], folder: Path, patience: float) -> None:
-    """Take files out of a package of the machine's distribution; nothing is installed and no root is needed.
+    """Extract files from a package of the machine's distribution; nothing is installed and no root is needed.
 
-    The machine's package lists are used where they know the package, else fresh ones are fetched into a folder of
-    our own. The machine's sources and keys stay in force.
+    The machine's package lists are used if they know the package, otherwise new ones are downloaded into our own
+    folder. The machine's sources and keys are used as configured.
 
     Args:
         package: Its name.
         names: File names, unique in the package.
-        folder: Where they go; nothing else may write there.
+        folder: Folder to write to; nothing else may write there.
         patience: Seconds without progress.
 
     Raises:
@@ -129,19 +129,19 @@ def fetch_package_files(package: str, names: Collection[str], folder: Path, pati
     (work / 'apt.conf').write_text(APT_CONFIGURATION)
     watch, own_lists = _Watch(work, patience), [f'Dir::State::Lists={work / "lists"}']
     if _apt(work, watch, ['download', package]) is not None:
-        updated = _apt(work, watch, ['update'], own_lists)  # one unreachable source of several is not an obstacle
+        updated = _apt(work, watch, ['update'], own_lists)  # one unreachable source among several does not matter
         if (failed := _apt(work, watch, ['download', package], own_lists)) is not None:
             raise FetchError(failed if updated is None else f'{failed} (apt-get update: {updated})')
     packages = sorted((work / 'package').glob('*.deb'))
     if not packages:
-        raise FetchError(f'apt-get download brought no file of {package}')
+        raise FetchError(f'apt-get download did not produce a file of {package}')
     _unpack(packages[0], names, folder)
     shutil.rmtree(work)
 
 
 def _apt(work: Path, watch: _Watch, command: list[str], settings: Sequence[str] = ()) -> str | None:
-    """Run apt-get with folders of our own; the reason of a failure, else None."""
-    # As root apt would hand the download to a user who cannot write here.
+    """Run apt-get with our own folders; returns the reason of a failure, else None."""
+    # As root, apt would leave the download to a user that cannot write here.
     private = [f'Dir::Cache={work / "cache"}', 'APT::Sandbox::User=root', 'Acquire::Languages=none']
     waiting = [f'Acquire::{kind}::Timeout={max(1, int(watch.patience / 2))}' for kind in ('http', 'https')]
     options = [x for setting in (*private, *waiting, 'Acquire::Retries=1', *settings) for x in ('-o', setting)]
@@ -155,7 +155,7 @@ def _apt(work: Path, watch: _Watch, command: list[str], settings: Sequence[str] 
         try:
             watch.wait(lambda: process.poll() is None)
         finally:
-            if process.poll() is None:  # its helpers too
+            if process.poll() is None:  # including its helpers
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return None if process.returncode == 0 else _reason(log, process.returncode)
@@ -168,7 +168,7 @@ def _reason(log: Path, code: int) -> str:
 
 
 def _unpack(package: Path, names: Collection[str], folder: Path) -> None:
-    """Write the named files of a .deb into the folder; no other member of it is looked at."""
+    """Write the named files of a .deb into the folder; its other members are ignored."""
     try:
         if shutil.which('dpkg-deb'):
             command = ['dpkg-deb', '--fsys-tarfile', str(package)]
@@ -193,7 +193,7 @@ def _take(archive: tarfile.TarFile, names: Collection[str], folder: Path) -> Non
 
 
 def _data_member(package: Path) -> bytes:
-    """The data.tar of a .deb, which is an ar archive of three members."""
+    """The data.tar of a .deb, which is an ar archive with three members."""
     with package.open('rb') as file:
         if file.read(8) != b'!<arch>\n':
             raise ValueError('it is not an ar archive')

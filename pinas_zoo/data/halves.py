@@ -13,16 +13,16 @@ __all__ = ['HalvedView']
 
 
 class HalvedView(Dataset):
-    """A training sample, and with it one of the part that is held out from the weights.
+    """A training sample together with one from the part that is held out from the weights.
 
     Args:
-        source: Spec for `open_source`, without a part of its own.
+        source: Spec for `open_source`, without `part`.
         share: Share of the source that is held out, in 0..1.
         split_seed: Seed of the split.
         **view: Settings of `SupervisedView`, the same for both parts.
 
     Returns:
-        Per index the sample of `SupervisedView`, and under `held_out` another one.
+        Per index the sample of `SupervisedView`, and another one under `held_out`.
 
     Raises:
         ValueError: The share is not between 0 and 1, or a part is empty.
@@ -31,7 +31,7 @@ class HalvedView(Dataset):
     def __init__(self, source: Mapping[str, Any], share: float = 0.5, split_seed: int = 0, **view: Any) -> None:
         if not 0 < share < 1:
             raise ValueError(f'share must be between 0 and 1, got {share}')
-        # `limit` is meant for the whole, so it is shared out between the parts.
+        # `limit` applies to the whole, so it is divided between the parts.
         split, limit = dict(source, seed=split_seed, holdout=share), source.get('limit')
         held = None if limit is None else int(share * limit)
         limits = (None, None) if limit is None else (limit - held, held)
@@ -42,7 +42,7 @@ class HalvedView(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The class names, which a checkpoint keeps."""
+        """The class names, which are stored in checkpoints."""
         return self.parts[0].metainfo
 
     def __len__(self) -> int:

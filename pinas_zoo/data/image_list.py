@@ -1,4 +1,4 @@
-"""Image lists: 'path [label]' a line; docs/data.md, 'Sources', states the grammar."""
+"""Image lists, one 'path [label]' per line; docs/data.md, 'Sources', defines the grammar."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _COMMA = re.compile(r'[,;]\s*[+-]?[0-9]+$')
 
 
 def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[int], list[str]]:
-    """Paths, labels and notes of an image list; labels are -1 where the whole list has none.
+    """Paths, labels and notes of an image list; labels are -1 if the list has none.
 
     Args:
-        root: folder that the paths are relative to.
-        list_file: text file.
+        root: Folder that the paths are relative to.
+        list_file: Text file.
 
     Raises:
-        ValueError: the list is missing or empty, or a line is against the grammar.
+        ValueError: The list is missing or empty, or a line does not follow the grammar.
     """
     where = f'image list {str(list_file)!r}'
     if not Path(list_file).is_file():
@@ -46,7 +46,7 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
         if label is not None and label < 0:
             fault = f'has label {label}, allowed are 0 and more'
         elif labels and (label is None) != (labels[0] is None):
-            fault = 'has no label, lines before have one' if label is None else 'has a label, lines before have none'
+            fault = 'has no label, earlier lines have one' if label is None else 'has a label, earlier lines have none'
         elif known.get(path, label) != label:
             fault = f'gives {path!r} label {label}, an earlier line gives it {known[path]}'
         elif (place == 0 or '\\' in path or _COMMA.search(line)) and not os.path.isfile(os.path.join(root, path)):
@@ -69,15 +69,15 @@ def _split_line(line: str) -> tuple[str, int | None]:
 
 
 class ListSource(FileSource):
-    """Images named in a list, one 'path [label]' a line; docs/data.md states the grammar.
+    """Images named in a list, one 'path [label]' per line; docs/data.md defines the grammar.
 
     Args:
-        root: folder that the paths are relative to.
-        list_file: text file, UTF-8 with or without BOM; blank lines are skipped.
-        classes: names by label; None gives the labels' own numbers.
+        root: Folder that the paths are relative to.
+        list_file: Text file, UTF-8 with or without BOM; blank lines are skipped.
+        classes: Names by label; None uses the labels' numbers.
 
     Raises:
-        ValueError: the list is missing or empty, or a line is against the grammar; the message has its number.
+        ValueError: The list is missing or empty, or a line does not follow the grammar; the message has its number.
     """
 
     def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Pictures and folders of them, read by one rule, as a source; docs/data.md, 'Pictures', states it.
+"""Pictures and folders of pictures, read by one rule, as a source; docs/data.md, 'Pictures', defines it.
 
 Training sources and inference read with `read_picture`; mmcv reads for detection and segmentation, and a test compares
-the two. Both agree on what is said there.
+the two. Both follow that rule.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 ORIENTATION = 0x0112
-#: What brings a stored picture upright, by the tag's value.
+#: How to turn a stored picture upright, by the value of the tag.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,9 +48,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: Formats that Pillow only recognises, or hands to another program.
+#: Formats that Pillow only recognises, or passes to another program.
 _NO_PIXELS = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'})
-#: Names that operating systems leave beside images; those that begin with a dot are skipped as well.
+#: Files that operating systems create beside images; names that begin with a dot are skipped as well.
 _LITTER = frozenset({'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini'})
 # PIL reports a damaged file with any of these, depending on its format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
@@ -58,7 +58,7 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Ty
 
 @lru_cache(maxsize=1)
 def suffixes() -> frozenset[str]:
-    """Suffixes of the files that are read: all that this Pillow decodes itself, in lower case."""
+    """Suffixes of the files that are read, in lower case: everything that this Pillow decodes itself."""
     known = Image.registered_extensions()
     return frozenset(end for end, kind in known.items() if kind in Image.OPEN and kind not in _NO_PIXELS)
 
@@ -70,18 +70,18 @@ def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[
     """Decode one picture, upright.
 
     Args:
-        path: Of the file.
-        reduction: Asked with the upright picture's height and width: by which factor it may be smaller, at most. JPEG
-            files decode at 1/2, 1/4 or 1/8. None reads the whole.
+        path: Path of the file.
+        reduction: Called with the upright picture's height and width; returns the factor by which it may be smaller.
+            JPEG files decode at 1/2, 1/4 or 1/8. None reads the full size.
 
     Returns:
-        RGB, and the factor by which it is smaller; 1 is the whole.
+        RGB, and the factor by which it is smaller; 1 for the full size.
 
     Shape:
         uint8 (H, W, 3)
 
     Raises:
-        BrokenImageError: The file is missing, damaged, or of a kind whose range is not known.
+        BrokenImageError: The file is missing, damaged, or of a kind whose range is unknown.
     """
     try:
         with Image.open(path) as file:
@@ -109,31 +109,31 @@ def limit_pictures(megapixels: int) -> None:
         ValueError: The limit is not positive.
     """
     if megapixels < 1:
-        raise ValueError(f'pictures may have at least 1 megapixel, got a limit of {megapixels}')
+        raise ValueError(f'the limit must be at least 1 megapixel, got {megapixels}')
     Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 
 def orientation(file: Image.Image) -> int:
-    """EXIF's orientation of an open picture, 1 to 8; 1, upright, where there is none or it is unreadable."""
+    """EXIF orientation of an open picture, 1 to 8; 1, upright, if it has none or it is unreadable."""
     try:
         value = file.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged metadata of a good picture raise anything, struct.error among it
+    except Exception:  # damaged metadata of a good picture can raise anything, including struct.error
         return 1
     return value if value in _UPRIGHT else 1
 
 
 def _eight_bits(file: Image.Image) -> Image.Image:
-    """RGB with 8 bits a channel; alpha is dropped."""
+    """RGB with 8 bits per channel; alpha is dropped."""
     if file.mode.startswith('I'):
         values = np.asarray(file).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f'its values go from {values.min()} to {values.max()}; 0 to 65535 are black to white')
+            raise ValueError(f'its values go from {values.min()} to {values.max()}, allowed: 0 to 65535')
         return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
     if file.mode == 'F':
         shades = np.asarray(file)
         if not (shades.min() >= 0 and shades.max() <= 1):  # NaN fails as well
-            raise ValueError(f'its values go from {shades.min()} to {shades.max()}; 0.0 to 1.0 are black to white')
+            raise ValueError(f'its values go from {shades.min()} to {shades.max()}, allowed: 0.0 to 1.0')
         return Image.fromarray((shades * 255 + 0.5).astype(np.uint8)).convert('RGB')
     if file.mode == 'RGB':
         file.load()
@@ -146,12 +146,12 @@ def _eight_bits(file: Image.Image) -> Image.Image:
 
 @dataclass
 class ImageFiles:
-    """What a walk through a folder found.
+    """Result of a walk through a folder.
 
     Args:
         paths: Images, relative to the folder, with '/', in the order of their parts.
         left_out: Number of other files by their kind.
-        empty: Folders right below the root without any image below them.
+        empty: Folders directly below the root without any image in or below them.
     """
 
     paths: list[str]
@@ -159,15 +159,16 @@ class ImageFiles:
     empty: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """What was left out in one line; '' where nothing was."""
+        """What was left out, in one line; '' if nothing was."""
         return ', '.join(f'{count} {kind}' for kind, count in self.left_out.most_common())
 
 
 def find_images(root: str | Path, skip: Iterable[Path] = ()) -> ImageFiles:
-    """Images of a folder and all below it.
+    """Images in a folder and everything below it.
 
-    Skipped are names that begin with a dot, what operating systems leave behind, and suffixes that are not read. Links
-    are followed. Every folder is entered once, however many links lead to it, real folders before links: cycles end.
+    Skipped are names that begin with a dot, files that operating systems create, and suffixes that are not read. Links
+    are followed. Every folder is entered once, however many links lead to it, real folders before links, so cycles
+    end.
 
     Args:
         root: The folder.
@@ -230,7 +231,7 @@ SAMPLES = 8
 
 
 def few_names(names: Sequence[str], most: int = 5) -> str:
-    """Names in brackets; of many the first ones and how many more."""
+    """Names in brackets; of many, the first ones and the number of the others."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return f'({", ".join(names[:most])}{more})'
 
@@ -242,7 +243,7 @@ def spaced(count: int) -> list[int]:
 
 
 class FileSource(Source):
-    """Images in files; `ListSource` and `FolderSource` say which."""
+    """Images in files; subclasses (`ListSource`, `FolderSource`) define which."""
 
     def _fill(self, root: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
         self.root = root
@@ -262,7 +263,7 @@ class FileSource(Source):
                 faults.append(str(error))
         if not faults:
             return list(self.notes)
-        line = f'{len(faults)} of {len(looked)} images that were looked at do not decode: {faults[0]}'
+        line = f'{len(faults)} of {len(looked)} checked images do not decode: {faults[0]}'
         if len(faults) == len(looked):
             raise ValueError(line)
         return [*self.notes, line]
@@ -276,17 +277,17 @@ class FileSource(Source):
 
 
 class FolderSource(FileSource):
-    """All images under a folder: class folders (root/class/...) or flat (root/*), no labels.
+    """All images below a folder: class folders (root/class/...) or flat (root/*), without labels.
 
-    Which files are images, and how links and hidden names are treated: `find_images`.
+    Which files are images, and how links and hidden names are treated: see `find_images`.
 
     Args:
-        root: the folder.
-        classes: names of the class folders in the order of their labels, some of which may hold no image here; None
-            numbers those that hold some in the order of their names.
+        root: The folder.
+        classes: Names of the class folders in the order of their labels; some may have no images here. None
+            numbers the folders with images in the order of their names.
 
     Raises:
-        ValueError: the folder is missing or holds no image, or a class folder is none of `classes`.
+        ValueError: The folder is missing or has no images, or a class folder is not in `classes`.
     """
 
     def __init__(self, root: str | Path, classes: Sequence[str] | None = None) -> None:
@@ -296,7 +297,7 @@ class FolderSource(FileSource):
         found = find_images(root)
         summary = found.summary()
         if not found.paths:
-            raise ValueError(f'folder {str(root)!r} holds no image' + (f'; left out: {summary}' if summary else ''))
+            raise ValueError(f'folder {str(root)!r} has no images' + (f'; left out: {summary}' if summary else ''))
         owners = [path.partition('/')[0] if '/' in path else '' for path in found.paths]
         folders = sorted(set(owners) - {''})
         if classes is not None and (unknown := [name for name in folders if name not in classes]):

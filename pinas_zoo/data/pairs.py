@@ -1,6 +1,6 @@
 """Two items of a small set side by side on one canvas, and the unordered pair as the class.
 
-A harder task from the same pixels: single items are told apart by nearly every path of a small space, pairs are not.
+A harder task from the same pixels: nearly every path of a small space can tell single items apart, but not pairs.
 Everything follows from the seed.
 """
 
@@ -19,7 +19,7 @@ from pinas_zoo.data.sources import Source
 
 __all__ = ['PAIR_MEAN', 'PAIR_STD', 'PairSource', 'compose_pairs', 'pair_class', 'pair_names']
 
-#: Pixels of the canvases in [0, 1]: about their mean and standard deviation; a constant, so that all nets see the same.
+#: Mean and standard deviation of the canvases' pixels in [0, 1], rounded; constants, so that all nets see the same.
 PAIR_MEAN, PAIR_STD = (0.28,), (0.33,)
 
 
@@ -36,13 +36,13 @@ def pair_names(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def compose_pairs(source: Source, count: int, item: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws pairs of a small grey set and lays them side by side.
+    """Draws pairs of a small grey set and puts them side by side.
 
     Args:
         source: The items.
-        count: How many pairs.
-        item: Side in px that an item is resized to.
-        draw: Which items meet.
+        count: Number of pairs.
+        item: Side in px to which an item is resized.
+        draw: Seed that determines which items are paired.
 
     Returns:
         uint8 (count, 1, item, 2 * item) and long (count,), see `pair_class`.
@@ -55,20 +55,20 @@ def compose_pairs(source: Source, count: int, item: int, draw: torch.Generator) 
 
 
 class PairSource(ArraySource):
-    """Pairs of Fashion-MNIST's items, or of what takes its place (`resolve_fashion_mnist`).
+    """Pairs of Fashion-MNIST's items, or of its replacement (`resolve_fashion_mnist`).
 
     Args:
         split: 'train' or 'test': which items.
-        items_start, items_limit: part of the split's items, in its order; parts that are disjoint share no item. They
-            count along the real set and shrink with the one that stands in.
-        pairs: How many pairs.
-        item: Side in px that an item is resized to; a canvas is (item, 2 * item).
-        pair_seed: Which items meet.
-        root: folder with the four gzip idx files.
-        download: whether a missing set may be fetched.
+        items_start, items_limit: Part of the split's items, in order; disjoint parts share no item. The numbers
+            refer to the real set and are scaled down with its replacement.
+        pairs: Number of pairs.
+        item: Side in px to which an item is resized; a canvas is (item, 2 * item).
+        pair_seed: Determines which items are paired.
+        root: Folder with the four gzip idx files.
+        download: Whether a missing set may be downloaded.
 
     Raises:
-        ValueError: A number is out of its range, or the given folder holds other files under these names.
+        ValueError: A number is out of its range, or the given folder has other files with these names.
     """
 
     mean, std = PAIR_MEAN, PAIR_STD
@@ -85,9 +85,11 @@ class PairSource(ArraySource):
         download: bool | None = None,
     ) -> None:
         if min(pairs, item) < 1 or pair_seed < 0:
-            raise ValueError(f'pairs and item are at least 1, pair_seed at least 0; got {pairs}, {item}, {pair_seed}')
+            raise ValueError(
+                f'pairs and item must be at least 1, pair_seed at least 0; got {pairs}, {item}, {pair_seed}'
+            )
         whole = FashionMNISTSource(split, items_limit, items_start, root, download)
-        # Other splits and parts draw from other streams: equal seeds do not pair equal places.
+        # Other splits and parts draw from other streams: equal seeds do not pair equal positions.
         stream = np.random.SeedSequence([pair_seed, SPLITS.index(split), items_start])
         draw = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
         images, labels = compose_pairs(whole, pairs, item, draw)

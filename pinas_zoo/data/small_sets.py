@@ -41,7 +41,7 @@ __all__ = [
 FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.2860,), (0.3530,)
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3238,)
 OFFLINE_VARIABLE = 'PINAS_OFFLINE'
-#: Test images are the last fifth of the digits: other writers.
+#: The test images are the last fifth of the digits, by other writers.
 DIGITS_TRAIN_SHARE = 0.8
 SPLITS = ('train', 'test')
 IMAGE_SIZE = FILES['train', 'images'].shape[1]
@@ -49,19 +49,19 @@ IMAGE_SIZE = FILES['train', 'images'].shape[1]
 
 @dataclass(frozen=True)
 class DataSetInfo:
-    """Which data set is in use, and everything that a job has to know about it.
+    """Which data set is used, and everything that a job has to know about it.
 
     Args:
         name: 'fashion-mnist' or 'digits'.
-        title: Its name for people.
+        title: Its name for readers.
         classes: Class names by label.
-        mean, std: Of the pixels in [0, 1], one value.
-        sizes: Images by split.
+        mean, std: Mean and standard deviation of the pixels in [0, 1], one value each.
+        sizes: Number of images by split.
         image_size: Side of an image in px.
         origin: How it was found.
-        folder: Where its files are; None for digits.
-        fingerprint: Of all pixels and labels, in hexadecimal: the same data always have the same.
-        problems: Why each place that comes before did not have Fashion-MNIST.
+        folder: Folder of its files; None for digits.
+        fingerprint: Hash of all pixels and labels, in hexadecimal: the same data always have the same.
+        problems: Why each earlier place did not have Fashion-MNIST.
     """
 
     name: str
@@ -78,7 +78,7 @@ class DataSetInfo:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables with which other processes use the very same data, whatever becomes available meanwhile."""
+        """Variables with which other processes use exactly the same data, whatever becomes available meanwhile."""
         return {FASHION_MNIST_VARIABLE: self.name if self.folder is None else str(self.folder)}
 
     def __str__(self) -> str:
@@ -88,27 +88,27 @@ class DataSetInfo:
 
 
 def resolve_fashion_mnist(root: str | Path | None = None, download: bool | None = None) -> DataSetInfo:
-    """Find or fetch Fashion-MNIST; scikit-learn's digits take its place where it cannot be obtained.
+    """Find or download Fashion-MNIST; scikit-learn's digits replace it if it cannot be obtained.
 
-    Looked for, in this order: `root`, else ``$PINAS_FASHION_MNIST``; the folder of Debian's package; the cache
-    (``$PINAS_CACHE_DIR``/fashion-mnist); torchvision's mirrors; the distribution's package, unpacked without root. What
-    is fetched goes into the cache. All four files are checked by hash. Where digits take its place, one line says
+    Search order: `root`, else ``$PINAS_FASHION_MNIST``; the folder of Debian's package; the cache
+    (``$PINAS_CACHE_DIR``/fashion-mnist); torchvision's mirrors; the distribution's package, unpacked without root.
+    Downloads go into the cache. All four files are checked by hash. If digits replace it, one line says
     why.
 
     Args:
         root: Folder with the four gzip idx files.
-        download: False never asks the network. PINAS_OFFLINE and HF_HUB_OFFLINE forbid it in any case.
+        download: False never uses the network. PINAS_OFFLINE and HF_HUB_OFFLINE forbid it in any case.
 
     Raises:
-        ValueError: The given folder holds other files under these names.
-        ImportError: Digits take its place and scikit-learn is missing.
+        ValueError: The given folder has other files with these names.
+        ImportError: Digits are needed and scikit-learn is missing.
     """
     if root is None and os.environ.get(FASHION_MNIST_VARIABLE) == 'digits':
         return resolve_digits(f'scikit-learn, ${FASHION_MNIST_VARIABLE} asks for it')
     found = fashion_mnist.locate(root, download)
     if found.folder is None:
         tried = '; '.join(found.problems)
-        _print_once(f"Fashion-MNIST could not be obtained, scikit-learn's digits take its place. Tried: {tried}")
+        _print_once(f"Fashion-MNIST could not be obtained, scikit-learn's digits replace it. Tried: {tried}")
         return resolve_digits(problems=found.problems)
     return DataSetInfo(
         'fashion-mnist',
@@ -135,7 +135,7 @@ def resolve_digits(origin: str = 'scikit-learn', problems: tuple[str, ...] = ())
 
     Args:
         origin: How they were chosen.
-        problems: Why Fashion-MNIST was not.
+        problems: Why Fashion-MNIST was not chosen.
 
     Raises:
         ImportError: scikit-learn is missing.
@@ -165,9 +165,9 @@ class ArraySource(Source):
     Args:
         images: uint8 (N, H, W).
         labels: (N,).
-        classes: class names.
-        prefix: start of every image's name.
-        start, limit: part of the images, in their order.
+        classes: Class names.
+        prefix: Start of every image's name.
+        start, limit: Part of the images, in order.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class ArraySource(Source):
 
 
 def part_slice(length: int, start: int, limit: int | None, what: str) -> slice:
-    """`limit` places from `start`, which must lie within `length`; `what` opens the message where they do not."""
+    """`limit` images from `start`, which must be within `length`; otherwise an error that begins with `what`."""
     stop = length if limit is None else start + limit
     if not 0 <= start < stop <= length:
         raise ValueError(f'{what}: start={start}, limit={limit}; allowed: 1 or more of its {length} images')
@@ -207,8 +207,8 @@ class DigitsSource(ArraySource):
 
     Args:
         split: 'train' or 'test'.
-        limit, start: part of the split.
-        size: side in px that the 8 px originals are resized to.
+        limit, start: Part of the split.
+        size: Side in px to which the 8 px originals are resized.
     """
 
     mean, std = DIGITS_MEAN, DIGITS_STD
@@ -221,22 +221,22 @@ class DigitsSource(ArraySource):
 
 
 class FashionMNISTSource(ArraySource):
-    """Fashion-MNIST, or what takes its place (`resolve_fashion_mnist`).
+    """Fashion-MNIST, or its replacement (`resolve_fashion_mnist`).
 
-    `description` records what is used. Digits are fewer: `start` and `limit` then shrink with the set (see `share`), so
-    that parts which are disjoint stay so.
+    `description` records what is used. Digits are fewer: `start` and `limit` are then scaled down (see `share`), so
+    that disjoint parts remain disjoint.
 
     Args:
         split: 'train' or 'test'.
-        limit, start: part of the split.
-        root: folder with the four gzip idx files.
-        download: whether a missing set may be fetched; default: unless PINAS_OFFLINE is set.
+        limit, start: Part of the split.
+        root: Folder with the four gzip idx files.
+        download: Whether a missing set may be downloaded; default: unless PINAS_OFFLINE is set.
 
     Raises:
-        ValueError: the given folder holds other files under these names.
+        ValueError: The given folder has other files with these names.
     """
 
-    #: Images here for each image of the real set: 1, or less where digits stand in.
+    #: Images here per image of the real set: 1, or less if digits replace it.
     share: float = 1.0
 
     def __init__(
@@ -260,7 +260,7 @@ class FashionMNISTSource(ArraySource):
         self.description = _describe(info.name, split, info.origin, start, len(self))
 
     def shrink(self, count: int) -> int:
-        """A count or place of the real set, in the set that stands in; at least 1 of each 1 or more."""
+        """A count or index of the real set, scaled to the replacement; at least 1 for 1 or more."""
         return max(1, int(count * self.share)) if count else 0
 
 

@@ -1,7 +1,7 @@
-"""Image sources, and what configs write for them; the reader that steps over broken images.
+"""Image sources, their specs in configs, and the reader that skips broken images.
 
-A *source* knows where pixels live: `load`, `label`, `name`. Kinds: folders (`images`), lists (`image_list`), small sets
-in memory (`small_sets`); parts of a source: `specs`.
+A *source* knows where the pixels are: `load`, `label`, `name`. Kinds: folders (`images`), lists (`image_list`), small
+sets in memory (`small_sets`); parts of a source: `specs`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-#: From height and width in px to the factor by which a decoded image may be smaller.
+#: From height and width in px to the factor by which the decoded image may be smaller.
 Reduction = Callable[[int, int], float]
 
 
 class BrokenImageError(ValueError):
-    """One image cannot be read; the message names it."""
+    """An image cannot be read; the message names it."""
 
 
 class BrokenRateError(RuntimeError):
@@ -33,13 +33,13 @@ class BrokenRateError(RuntimeError):
 
 
 class Source:
-    """Images by index. Subclasses fill the attributes and implement `load` and `name`.
+    """Images by index. Subclasses set the attributes and implement `load` and `name`.
 
     Attributes:
-        classes: class names, empty where the images carry no labels.
-        description: which data and how many images; a report records it.
-        notes: what was left out or looks odd, one line each.
-        mean, std: of the pixels in [0, 1]; one value (grey) or three.
+        classes: Class names, empty if the images have no labels.
+        description: Which data and how many images; reports record it.
+        notes: What was left out or looks odd, one line each.
+        mean, std: Mean and standard deviation of the pixels in [0, 1]; one value (grey) or three.
     """
 
     classes: tuple[str, ...] = ()
@@ -58,29 +58,29 @@ class Source:
         Shape: uint8 (3, H, W); a grey image is an expanded view of one plane.
 
         Raises:
-            BrokenImageError: the image cannot be read.
+            BrokenImageError: The image cannot be read.
         """
         raise NotImplementedError
 
     def load_reduced(self, index: int, reduction: Reduction) -> tuple[Tensor, float]:
-        """Read one image, smaller than it is where its file allows to decode it so.
+        """Read one image, at a smaller size if its file can be decoded that way.
 
         Args:
-            index: Which image.
-            reduction: Asked with the image's height and width: by which factor it may be smaller, at most.
+            index: Index of the image.
+            reduction: Called with the image's height and width; returns the factor by which it may be smaller.
 
         Returns:
-            The image as from `load`, and the factor by which it is smaller; 1 is the whole.
+            The image as from `load`, and the factor by which it is smaller; 1 for the full size.
 
         Raises:
-            BrokenImageError: the image cannot be read.
+            BrokenImageError: The image cannot be read.
         """
         image = self.load(index)
         reduction(*image.shape[-2:])
         return image, 1.0
 
     def label(self, index: int) -> int:
-        """Class number, or -1 where there is none."""
+        """Class number, or -1 if there is none."""
         return int(self.labels[index])
 
     def name(self, index: int) -> str:
@@ -96,11 +96,11 @@ class Source:
         return list(self.notes)
 
     def shrink(self, count: int) -> int:
-        """A count or place of the set that was asked for, in the one that is used instead of it: here the same."""
+        """A count or index of the requested set, converted to the set that is used instead; here unchanged."""
         return count
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Everything at once, for small sets: uint8 (N, 3, H, W) and long (N,)."""
+        """All images at once, for small sets: uint8 (N, 3, H, W) and long (N,)."""
         images = [self.load(i) for i in range(len(self))]
         if len({i.shape for i in images}) > 1:
             raise ValueError('the images differ in size: use load_tensor(source, size), which resizes them')
@@ -117,10 +117,10 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
 
     Args:
         spec: `kind` with that kind's settings, and optionally `part`, `holdout`, `seed`, `start`,
-            `limit` (see SubsetSource). A ready source is returned as it is.
+            `limit` (see SubsetSource). A source object is returned unchanged.
 
     Raises:
-        ValueError: an unknown kind or setting.
+        ValueError: An unknown kind or setting.
 
     Examples:
         >>> len(open_source({'kind': 'digits', 'split': 'train', 'limit': 100}))
@@ -133,11 +133,13 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         raise ValueError(f'source {kind!r} is unknown; give a dict whose kind is allowed: {", ".join(sorted(SOURCES))}')
     cls, keys = SOURCES[kind]
     if unknown := set(spec) - {'kind', *keys, *SUBSET_KEYS}:
-        raise ValueError(f'source {kind!r} has no {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}')
+        raise ValueError(
+            f'source {kind!r} has no setting {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}'
+        )
     optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
     optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
     if missing := set(keys) - optional - set(spec):
-        raise ValueError(f'source {kind!r} needs {sorted(missing)}; came: {dict(spec)}')
+        raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
     source = _open(cls, {k: spec[k] for k in keys if k in spec})
     subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
     if not subset:
@@ -146,19 +148,19 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
 
     counts = ('start', 'limit', 'holdout')  # a hold-out below 1 is a fraction
     subset |= {k: source.shrink(subset[k]) for k in counts if (subset.get(k) or 0) >= 1}
-    # Without a part and a seed the order stays: start and limit count along the files.
+    # Without a part and a seed the order is unchanged: start and limit refer to the files.
     return SubsetSource(source, **{'seed': 0 if 'part' in subset else None, **subset})
 
 
-#: Of `opened_once`: sources with the classes that were asked for, by kind and other settings.
+#: For `opened_once`: sources with the requested classes, by kind and other settings.
 _opened: dict[str, list[tuple[Any, Source]]] | None = None
 
 
 @contextmanager
 def opened_once() -> Iterator[None]:
-    """Within it specs that say the same open one source: a folder is walked once, however many parts of a run read it.
+    """Within this context equal specs open one source, so a folder is walked once for all parts of a run.
 
-    A spec whose `classes` are those that the source has by itself says the same as one without them.
+    A spec whose `classes` are those that the source finds by itself is equal to one without them.
     """
     global _opened
     outer, _opened = _opened, {} if _opened is None else _opened
@@ -182,7 +184,7 @@ def _open(cls: type[Source], settings: dict[str, Any]) -> Source:
     return source
 
 
-#: Data sets of configs that leave labels alone.
+#: Data sets in configs that ignore labels.
 UNLABELLED = ('FourViews', 'BatchedViews')
 
 
@@ -191,8 +193,8 @@ def find_views(node: Any, keys: Sequence[str] | None = None, path: str = '') -> 
 
     Args:
         node: The config, as dicts and lists.
-        keys: Of it, where not all; in this order.
-        path: What its keys are put behind.
+        keys: Keys of the config to look at, in this order; None for all.
+        path: Prefix of its keys.
 
     Yields:
         Its dotted key, its dict, and whether labels are needed.
@@ -209,14 +211,14 @@ def find_views(node: Any, keys: Sequence[str] | None = None, path: str = '') -> 
 
 
 class ImageReader:
-    """Reads images of a source and steps over broken ones.
+    """Reads images of a source and skips broken ones.
 
-    The replacement depends on (index, attempt) alone: a resumed run and any number of workers
-    replace alike.
+    The replacement depends only on (index, attempt): a resumed run and any number of workers
+    choose the same one.
 
     Args:
-        source: images.
-        broken_rate_limit: highest tolerated share of failed reads, in [0, 1]; below 100
+        source: The images.
+        broken_rate_limit: Largest tolerated share of failed reads, in [0, 1]; below 100
             reads it is a share of 100.
     """
 
@@ -232,11 +234,11 @@ class ImageReader:
         self.broken: dict[str, str] = {}
 
     def read(self, index: int, load: Callable[[int], Any] | None = None) -> tuple[Any, int, int]:
-        """Image, the index that was really read, and the number of broken images stepped over.
+        """Image, the index that was actually read, and the number of broken images that were skipped.
 
         Args:
             index: Which image.
-            load: What reads one; None is the source's `load`.
+            load: Function that reads one; None uses the source's `load`.
 
         Raises:
             BrokenRateError: more than the tolerated share is broken.
@@ -253,14 +255,14 @@ class ImageReader:
         raise BrokenRateError(f'none of {length} images can be read; first: {list(self.broken)[:3]}')
 
     def sample(self, index: int, load: Callable[[int], Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Image and what a sample says about it: index as asked for, name and label as read, images stepped over.
+        """Image and its sample fields: index as requested, name and label as read, number of skipped images.
 
         Args:
-            index: Which image.
+            index: Index of the image.
             load: See `read`.
 
         Raises:
-            BrokenRateError: more than the tolerated share is broken.
+            BrokenRateError: More than the tolerated share is broken.
         """
         image, actual, broken = self.read(index, load)
         name, label = self.source.name(actual), self.source.label(actual)
@@ -270,7 +272,7 @@ class ImageReader:
         self.failures += 1
         if name not in self.broken:
             self.broken[name] = message
-            logger.warning('broken image no. %d, another one takes its place: %s', len(self.broken), message)
+            logger.warning('broken image no. %d, replaced by another one: %s', len(self.broken), message)
         if self.failures > self.broken_rate_limit * max(self.reads, self.BASE):
             raise BrokenRateError(
                 f'{self.failures} of {self.reads} reads failed ({len(self.broken)} files), more '
@@ -280,7 +282,7 @@ class ImageReader:
 
 
 def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and std as (C, 1, 1) each, to be read only; kept per device, since a copy from the host waits for it."""
+    """Mean and std as (C, 1, 1) each, read-only; cached per device, since a copy from the host synchronises."""
     return _channel_constants(tuple(mean), tuple(std), device)
 
 

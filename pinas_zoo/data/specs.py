@@ -1,4 +1,4 @@
-"""Parts of a source, and the kinds of sources beside folders and lists (`open_source`)."""
+"""Parts of a source, and the kinds of sources other than folders and lists (`open_source`)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class SubsetSource(Source):
     """A part of a source, deterministic by seed.
 
     Args:
-        source: whole.
+        source: The whole source.
         part: 'all', or one of the disjoint parts 'train' and 'holdout'.
-        holdout: size of the hold-out part: a count, or a fraction below 1.
-        seed: shuffles the whole first; None keeps its order (only for 'all', since the files of a
+        holdout: Size of the hold-out part: a count, or a fraction below 1.
+        seed: Shuffles the whole first; None keeps its order (only for 'all', since the files of a
             folder are ordered by class).
-        start, limit: slice of the part.
+        start, limit: Slice of the part.
 
     Raises:
-        ValueError: an unknown part, or an empty result.
+        ValueError: An unknown part, or an empty result.
     """
 
     def __init__(

@@ -20,27 +20,27 @@ from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
 class SupervisedView(Dataset):
-    """Labelled images: linear stage, retraining, evaluation.
+    """Labelled images for the linear stage, retraining and evaluation.
 
     Args:
-        source: a source, or a spec for open_source.
-        size: side in px, or height and width.
-        train: random views, or the evaluation geometry (see centre_view).
-        mean: mean of the normalisation; default: the source's.
-        std: standard deviation of the normalisation; default: the source's.
-        shift: for small images: a random shift by up to so many px instead of the random crop.
-        scale: area share of the random resized crop.
+        source: A source, or a spec for open_source.
+        size: Side in px, or height and width.
+        train: Random views, or the evaluation geometry (see centre_view).
+        mean: Mean of the normalisation; default: the source's.
+        std: Standard deviation of the normalisation; default: the source's.
+        shift: For small images: a random shift by up to this many px instead of the random crop.
+        scale: Area share of the random resized crop.
         augment: None, 'autoaugment' or 'randaugment'.
-        crop_pct: share of the short side in evaluation.
-        broken_rate_limit: see ImageReader.
-        finish: False leaves the image uint8 and the normalisation to the device, see `finish_images`.
-        labelled: False takes images without a label too; theirs is -1.
+        crop_pct: Share of the short side in evaluation.
+        broken_rate_limit: See ImageReader.
+        finish: False keeps the image uint8 and leaves the normalisation to the device, see `finish_images`.
+        labelled: False also accepts images without a label, which get label -1.
 
     An item is a dict: `image` (3, height, width) float, `label`, `index`, `name`, `broken`. Unfinished: `image` uint8,
     and `statistics` (2, channels), mean and std.
 
     Raises:
-        ValueError: an unknown augment; images without a label.
+        ValueError: An unknown augment, or images without a label.
     """
 
     AUGMENTS: ClassVar[dict[str, type]] = {'autoaugment': v2.AutoAugment, 'randaugment': v2.RandAugment}
@@ -68,7 +68,7 @@ class SupervisedView(Dataset):
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
         self.reader = ImageReader(self.source, broken_rate_limit)
-        # Drawn before the image is read: a JPEG file is decoded no larger than its crop is used.
+        # Drawn before the image is read: a JPEG file is decoded no larger than its crop needs.
         self.crop = v2.RandomResizedCrop(self.size, tuple(scale), antialias=True) if train and shift is None else None
         steps = [] if shift is not None else [v2.RandomHorizontalFlip()]
         self.random = torch.nn.Sequential(*steps, *([self.AUGMENTS[augment]()] if augment else []))
@@ -78,7 +78,7 @@ class SupervisedView(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The class names, which a checkpoint keeps."""
+        """The class names, which are stored in checkpoints."""
         return {'classes': self.source.classes}
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class SupervisedView(Dataset):
 
 
 def require_labels(source: Source) -> None:
-    """Raises ValueError where images of a source have no label, and names some."""
+    """Raises a ValueError if images of a source have no label, and names some."""
     missing = np.flatnonzero(np.asarray(source.labels) < 0)
     if len(missing) == len(source):
         raise ValueError(
@@ -122,16 +122,16 @@ def require_labels(source: Source) -> None:
         )
     if len(missing):
         names = few_names([source.name(int(index)) for index in missing])
-        raise ValueError(f'{len(missing)} of {len(source)} images lie beside class folders and have no class {names}')
+        raise ValueError(f'{len(missing)} of {len(source)} images are beside class folders and have no class {names}')
 
 
 def centre_view(image: Tensor, size: int | tuple[int, int], crop_pct: float = 0.875) -> Tensor:
     """Released evaluation geometry: centre crop of crop_pct of the short side, resized bicubic.
 
-    An image of the right size stays as it is. For a height and width that differ, the crop is crop_pct of the largest
-    box of their aspect.
+    An image of the right size is unchanged. If height and width differ, the crop is crop_pct of the largest
+    box with their aspect ratio.
 
-    Shape: uint8 (3, H, W) to uint8 (3, size, size), or the height and width that are given as size.
+    Shape: uint8 (3, H, W) to uint8 (3, size, size); size may be a height and width.
     """
     wanted = (size, size) if isinstance(size, int) else size
     if tuple(image.shape[-2:]) == wanted:
@@ -164,11 +164,11 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def finish_images(
     batch: dict[str, Any], dtype: torch.dtype = torch.float32, channels_last: bool = False
 ) -> dict[str, Any]:
-    """Normalise the uint8 images of an unfinished batch on the device that it is on; others are returned.
+    """Normalise the uint8 images of an unfinished batch on its device; finished batches are returned unchanged.
 
     Args:
         batch: A collated batch of SupervisedView; its tensors are on one device.
-        dtype: Of the images.
+        dtype: Type of the images.
         channels_last: Memory format of the images.
     """
     if 'statistics' not in batch:
@@ -182,7 +182,7 @@ def finish_images(
 
 def _shift_flip(x: Tensor, shift: int, fill: Tensor | None = None) -> Tensor:
     top, left = torch.randint(0, 2 * shift + 1, (2,)).tolist()
-    # Padding with a black pixel's normalised value: the shifted image must not gain a frame.
+    # Padded with the normalised value of a black pixel: the shifted image must not gain a frame.
     x = F.pad(x, [shift] * 4) if fill is None else F.pad(x - fill, [shift] * 4) + fill
     x = x[:, top : x.shape[1] - 2 * shift + top, left : x.shape[2] - 2 * shift + left]
     return x.flip(-1) if torch.rand(()) < 0.5 else x

@@ -1,6 +1,6 @@
-"""The four views of an image that the method eats; `batched` is for small images of one size.
+"""The four views of an image that the method uses; `batched` is for small images of one size.
 
-Decoding, crop and resize give uint8 views; `colour` does the rest, here or, for a whole batch, on the device.
+Decoding, crop and resize give uint8 views; `colour` does the rest, here or on the device for a whole batch.
 
 Every random number comes from the global torch generator, which the engine seeds per sample from (seed, draw
 number): a sample depends on nothing else, so batches do not change with the number of workers and a run resumes
@@ -29,19 +29,19 @@ class ViewRecipe:
     """Strengths of the four-view augmentation; the defaults are the paper's (hue as released).
 
     Args:
-        scale: area share of the random crop, as (least, most).
-        ratio: aspect of the random crop, as (least, most).
-        brightness: strength of the colour jitter, which is applied with probability `jitter_p`.
-        contrast: as `brightness`.
-        saturation: as `brightness`.
-        hue: as `brightness`.
-        jitter_p: probability in [0, 1].
-        grey_p: probability in [0, 1].
-        blur_p: probability in [0, 1].
-        blur_sigma: range in px; the kernel is a tenth of the side, at least 3.
-        flip_p: probability in [0, 1].
-        mean: mean of the normalisation, one value (grey) or three.
-        std: its standard deviation, likewise.
+        scale: Area share of the random crop, as (least, most).
+        ratio: Aspect ratio of the random crop, as (least, most).
+        brightness: Strength of the colour jitter, which is applied with probability `jitter_p`.
+        contrast: As `brightness`.
+        saturation: As `brightness`.
+        hue: As `brightness`.
+        jitter_p: Probability in [0, 1].
+        grey_p: Probability in [0, 1].
+        blur_p: Probability in [0, 1].
+        blur_sigma: Range in px; the kernel is a tenth of the side, at least 3.
+        flip_p: Probability in [0, 1].
+        mean: Mean of the normalisation, one value (grey) or three.
+        std: Its standard deviation, likewise.
 
     Source: Pi-NAS, section 4.1; MoCo v2.
     """
@@ -64,32 +64,32 @@ class ViewRecipe:
     def small_grey(
         cls, mean: Sequence[float] = FASHION_MNIST_MEAN, std: Sequence[float] = FASHION_MNIST_STD
     ) -> ViewRecipe:
-        """For grey images of about 28 px: no step on colours, a milder crop, a smaller blur."""
+        """For grey images of about 28 px: no colour steps, a milder crop, a smaller blur."""
         return cls(
             scale=(0.3, 1.0), saturation=0.0, hue=0.0, grey_p=0.0, blur_p=0.3,
             blur_sigma=(0.1, 1.0), mean=tuple(mean), std=tuple(std),
         )  # fmt: skip
 
     def kernel(self, size: int | tuple[int, int]) -> int:
-        """Odd side of the blur kernel for images of this side, the shorter one where they differ."""
+        """Odd side of the blur kernel for images of this side, or of the shorter side."""
         return max(3, min(sides(size)) // 10 | 1)
 
 
 class FourViews(Dataset):
     """Independently augmented views of one image, decoded once: query a, key a, query b, key b.
 
-    A JPEG file is decoded at 1/2, 1/4 or 1/8 where all of its crops are still as large as the views.
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 if all of its crops are still as large as the views.
 
     Args:
-        source: a source, or a spec for open_source.
-        size: side of the views in px, or height and width.
-        recipe: a ViewRecipe, or its settings as a dict.
-        broken_rate_limit: see ImageReader.
+        source: A source, or a spec for open_source.
+        size: Side of the views in px, or height and width.
+        recipe: A ViewRecipe, or its settings as a dict.
+        broken_rate_limit: See ImageReader.
         views: 4 for a path pair, 2 for plain MoCo on single paths.
         finish: False leaves the views uint8 and the rest to the device, see `collate_views` and `finish_views`.
 
-    An item is a dict: `views` (views, 3, size, size) float, `index` as asked for, `name` and `label` of the image that
-    was really read, `broken` = broken images stepped over. Unfinished: `views` uint8, `numbers` (views,
+    An item is a dict: `views` (views, 3, size, size) float, `index` as requested, `name` and `label` of the image that
+    was actually read, `broken`, the number of broken images skipped. Unfinished: `views` uint8, `numbers` (views,
     COLOUR_NUMBERS) and `spec` for colour_plan.
 
     Source: Pi-NAS, section 3.2 (cross-path learning).
@@ -140,12 +140,12 @@ def finish_sample(sample: dict[str, Any]) -> dict[str, Any]:
 def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batch the samples of BatchedViews or FourViews into one dict of the same form.
 
-    Shape: `views` (batch, views, 3, size, size), for grey images an expanded view of one plane: do
-    not write into it; `index`, `label`, `broken` long (batch,); `name` a list. Of data sets with `finish=False` a
+    Shape: `views` (batch, views, 3, size, size), for grey images an expanded view of one plane, which must not be
+    written to; `index`, `label`, `broken` long (batch,); `name` a list. For data sets with `finish=False` a
     batch for `finish_views`: uint8 `views` with their `plan`, or `image` with `numbers`; and `spec`.
 
     Raises:
-        ValueError: BatchedViews met images of different sizes.
+        ValueError: BatchedViews got images of different sizes.
     """
     first = samples[0]
     batch: dict[str, Any] = {k: torch.tensor([s[k] for s in samples]) for k in ('index', 'label', 'broken')}
@@ -153,7 +153,7 @@ def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if 'image' in first:
         shapes = {tuple(s['image'].shape) for s in samples}
         if len(shapes) > 1:
-            raise ValueError(f'BatchedViews needs images of one shape, came: {sorted(shapes)}; use FourViews')
+            raise ValueError(f'BatchedViews needs images of one shape, got {sorted(shapes)}; use FourViews')
         raw = {key: default_collate([s[key] for s in samples]) for key in ('image', 'numbers')}
         batch |= {**raw, 'spec': first['spec']}
         return batch if first.get('finish') is False else finish_views(batch)
@@ -161,7 +161,7 @@ def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch['views'] = torch.stack([s['views'] for s in samples])
         return batch
     size, recipe = first['spec']
-    # The planes of a decoded image lie together: collated so, they are copied as they are, once, to shared memory.
+    # The planes of a decoded image are adjacent: collated this way, they are copied once, unchanged, to shared memory.
     pixels = default_collate([s['views'].movedim(1, -1) for s in samples])
     plan = colour_plan(torch.stack([s['numbers'] for s in samples]), recipe, size)
     return {**batch, 'views': pixels.movedim(-1, 2), 'plan': plan, 'spec': first['spec']}
@@ -170,11 +170,12 @@ def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def finish_views(
     batch: dict[str, Any], dtype: torch.dtype = torch.float32, channels_last: bool = False
 ) -> dict[str, Any]:
-    """The float views of an unfinished batch of `collate_views`, on the device that it is on; others are returned.
+    """The float views of an unfinished batch of `collate_views`, on its device; finished batches are returned
+    unchanged.
 
     Args:
-        batch: Its tensors are on one device.
-        dtype: Of the views.
+        batch: A batch whose tensors are on one device.
+        dtype: Type of the views.
         channels_last: Memory format of the views of large images, see `augment`.
     """
     if 'spec' not in batch:
@@ -194,10 +195,10 @@ def draw_box(u: Sequence[float], height: int, width: int, recipe: ViewRecipe) ->
     """A crop box as torchvision's RandomResizedCrop draws it: top, left, height, width, in px.
 
     Args:
-        u: Uniform in [0, 1): area and aspect of one attempt after the other, then the place from top and left.
-        height: Of the image in px.
-        width: Of the image in px.
-        recipe: Its scale and ratio.
+        u: Uniform in [0, 1): area and aspect ratio of each attempt in turn, then the position from top and left.
+        height: Height of the image in px.
+        width: Width of the image in px.
+        recipe: Gives scale and ratio.
     """
     *attempts, down, right = u
     low, high = (math.log(r) for r in recipe.ratio)
@@ -207,21 +208,21 @@ def draw_box(u: Sequence[float], height: int, width: int, recipe: ViewRecipe) ->
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
-    # The largest box in the middle whose aspect is allowed.
+    # The largest centred box with an allowed aspect ratio.
     w = min(width, round(height * recipe.ratio[1]))
     h = min(height, round(width / recipe.ratio[0]))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
 def shrink_box(box: Sequence[int], factor: float, image: Tensor) -> tuple[int, int, int, int]:
-    """A box of the whole image in the px of one that was decoded smaller by `factor`, inside that one."""
+    """A box of the full image in the pixels of one that was decoded smaller by `factor`, inside that one."""
     (top, left, h, w), (height, width) = box, image.shape[-2:]
     top, left = min(round(top / factor), height - 1), min(round(left / factor), width - 1)
     return top, left, min(max(1, round(h / factor)), height - top), min(max(1, round(w / factor)), width - left)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size that may be one side."""
+    """Height and width of a size that may be a single side."""
     return (size, size) if isinstance(size, int) else size
 
 

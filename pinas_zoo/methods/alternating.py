@@ -6,18 +6,24 @@ architecture on held-out images with the weights fixed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from pinas_zoo.methods.base import SupervisedMethod, decay_groups, reaching_only
+from pinas_zoo.methods.base import SupervisedMethod, SupervisedSettings, decay_groups, reaching_only
 from pinas_zoo.models.blocks import Bottleneck
 from pinas_zoo.models.supernet import SuperNet
 
-__all__ = ['HELD_OUT', 'AlternatingMethod', 'held_out', 'wake_branches']
+__all__ = ['HELD_OUT', 'AlternatingMethod', 'AlternatingSettings', 'held_out', 'wake_branches']
 
 #: Key of the held-out batch within a batch; it holds its own 'image' and 'label'.
 HELD_OUT = 'held_out'
+
+
+class AlternatingSettings(SupervisedSettings, total=False):
+    """What the constructors of alternating methods pass on to `AlternatingMethod`."""
+
+    warmup_steps: int
 
 
 class AlternatingMethod(SupervisedMethod):
@@ -29,9 +35,8 @@ class AlternatingMethod(SupervisedMethod):
     Args:
         supernet: The supernet; branches whose last BN starts at zero are enabled, see `wake_branches`.
         num_classes: Classes of the head.
-        label_smoothing: Share of the target that is spread over the classes, in 0..1.
-        seed: As in `SupervisedMethod`.
         warmup_steps: Steps that move the weights alone.
+        **settings: As for `SupervisedMethod`.
 
     Raises:
         ValueError: A number is out of its range.
@@ -41,11 +46,10 @@ class AlternatingMethod(SupervisedMethod):
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
         warmup_steps: int = 100,
+        **settings: Unpack[SupervisedSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed)
+        super().__init__(supernet, num_classes, **settings)
         if warmup_steps < 0:
             raise ValueError(f'warmup_steps must be at least 0, got {warmup_steps}')
         self.warmup_steps = warmup_steps

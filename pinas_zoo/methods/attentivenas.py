@@ -14,13 +14,13 @@ the same, bins carry no information and the method is best-of-k by the loss on a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.methods.base import SupervisedMethod, top1_percent
+from pinas_zoo.methods.base import SupervisedMethod, SupervisedSettings, top1_percent
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.cost_bins import CostBins
 from pinas_zoo.methods.distillation import soft_cross_entropy
@@ -70,8 +70,6 @@ class AttentiveNAS(SupervisedMethod):
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
         arm: str = 'best',
         candidates: int = 3,
         subnets: int = 4,
@@ -79,8 +77,9 @@ class AttentiveNAS(SupervisedMethod):
         pool: int = 100_000,
         even_bins: bool = False,
         predictor: AccuracyPredictor | str | Path | None = None,
+        **settings: Unpack[SupervisedSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed)
+        super().__init__(supernet, num_classes, **settings)
         if arm not in ARMS:
             raise ValueError(f'unknown arm {arm!r}, allowed: {", ".join(ARMS)}')
         if candidates < 1 or subnets < 2:
@@ -89,7 +88,7 @@ class AttentiveNAS(SupervisedMethod):
         self.candidates = candidates if arm in ('best', 'worst') else 1
         space = supernet.space
         self.macs = [[cost.macs for cost in row] for row in CostTable(space, space.input_size, num_classes).table]
-        self.bins = CostBins(space, self.macs, bins, pool, even_bins, seed)
+        self.bins = CostBins(space, self.macs, bins, pool, even_bins, self.seed)
         self.predictor = (
             AccuracyPredictor.from_log(predictor, space) if isinstance(predictor, (str, Path)) else predictor
         )

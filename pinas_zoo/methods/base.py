@@ -6,7 +6,7 @@ The loops use Pi-NAS (`pinas_zoo.methods.pinas`) and its peers only through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,15 @@ from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch
 
-__all__ = ['ArchitectureMethod', 'Method', 'SupervisedMethod', 'decay_groups', 'reaching_only', 'top1_percent']
+__all__ = [
+    'ArchitectureMethod',
+    'Method',
+    'SupervisedMethod',
+    'SupervisedSettings',
+    'decay_groups',
+    'reaching_only',
+    'top1_percent',
+]
 
 
 @runtime_checkable
@@ -87,6 +95,13 @@ class ArchitectureMethod(Method, Protocol):
     def derive(self, limits: Limits | None = None) -> Arch:
         """The selected architecture, within the limits."""
         ...
+
+
+class SupervisedSettings(TypedDict, total=False):
+    """What the constructors of supervised methods pass on to `SupervisedMethod`."""
+
+    label_smoothing: float
+    seed: int
 
 
 class SupervisedMethod(nn.Module):

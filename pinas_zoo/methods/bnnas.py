@@ -10,17 +10,18 @@ arXiv 2108.07375. Facts and the released code's settings: docs/methods.md.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.methods.alternating import wake_branches
-from pinas_zoo.methods.knapsack import best_arch, sum_of
+from pinas_zoo.methods.base import SupervisedSettings
+from pinas_zoo.methods.knapsack import AdditiveScore
 from pinas_zoo.methods.spos import SPOS
 from pinas_zoo.models.blocks import Bottleneck
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.search.log import Limits
-from pinas_zoo.space import Arch
 
 __all__ = ['BNNAS', 'last_norm']
 
@@ -33,7 +34,7 @@ def last_norm(block: nn.Module) -> _BatchNorm | None:
     return block.bn3 if isinstance(block, Bottleneck) else None
 
 
-class BNNAS(SPOS):
+class BNNAS(AdditiveScore, SPOS):
     """BN-only training on uniform random paths, and the indicator of the last BN.
 
     Everything else is frozen in place and in no optimiser. BN's parameters never decay: with decay, the indicator
@@ -62,13 +63,12 @@ class BNNAS(SPOS):
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
         variant: str = 'R',
         train_head: bool = False,
         zero_init: bool = False,
+        **settings: Unpack[SupervisedSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed)
+        super().__init__(supernet, num_classes, **settings)
         if variant not in VARIANTS:
             raise ValueError(f'unknown variant {variant!r}, allowed: {", ".join(VARIANTS)}')
         if not zero_init:
@@ -99,20 +99,11 @@ class BNNAS(SPOS):
 
     @torch.no_grad()
     def table(self) -> list[list[float]]:
-        """``s[position][candidate]``: mean absolute scale of the last BN in double precision; 0 for a skip."""
-        return [[_scale(last_norm(block)) for block in position.candidates] for position in self.supernet.blocks]
+        """``s[position][candidate]``: mean absolute scale of the last BN in double precision; 0 for a skip.
 
-    def score(self, arch: Arch) -> float:
-        """S: the sum of the indicator over the positions."""
-        return sum_of(self.table(), self.supernet.space.parse(arch))
-
-    def derive(self, limits: Limits | None = None) -> Arch:
-        """The architecture with the largest S within the limits, exactly; the paper runs an evolution on `score`.
-
-        Raises:
-            ValueError: No architecture is within the limits.
+        The score is S, their sum. It is maximised exactly; the paper runs an evolution on it.
         """
-        return best_arch(self.table(), self.supernet.space, limits)
+        return [[_scale(last_norm(block)) for block in position.candidates] for position in self.supernet.blocks]
 
 
 def _scale(norm: _BatchNorm | None) -> float:

@@ -18,11 +18,12 @@ position has one input, so there is nothing to share. Also the choice of topolog
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from pinas_zoo.methods.alternating import AlternatingSettings
 from pinas_zoo.methods.mixture import MixtureMethod
 from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.space import Arch, kept
@@ -64,17 +65,15 @@ class EnTranNAS(MixtureMethod):
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
-        warmup_steps: int = 100,
         engines: int = 1,
         temperatures: tuple[float, float] = (5.0, 0.5),
         anneal_steps: int = 1000,
         sparsify: bool = True,
         threshold: float = -4.0,
         pruning: float = 0.0,
+        **settings: Unpack[AlternatingSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed, warmup_steps)
+        super().__init__(supernet, num_classes, **settings)
         space, positions = supernet.space, supernet.space.num_positions
         if engines < 1 or positions % engines or min(temperatures) <= 0 or anneal_steps < 1 or pruning < 0:
             raise ValueError(

@@ -14,20 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pinas_zoo.dist import on_device
-from pinas_zoo.methods.alternating import AlternatingMethod
+from pinas_zoo.methods.alternating import AlternatingMethod, AlternatingSettings
 from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_ranks
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
-from pinas_zoo.methods.knapsack import best_arch, sum_of
+from pinas_zoo.methods.knapsack import AdditiveScore
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['FPNAS', 'factor_matrix']
@@ -61,7 +60,7 @@ def _entropy(p: np.ndarray) -> float:
     return float(-(some * np.log(some)).sum())
 
 
-class FPNAS(AlternatingMethod):
+class FPNAS(AdditiveScore, AlternatingMethod):
     """Probabilistic architecture search with adaptive sampling, coarse to fine.
 
     The first part of a step trains the weights on K paths, in two passes that hold one path at a time: forward passes
@@ -96,9 +95,6 @@ class FPNAS(AlternatingMethod):
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
-        warmup_steps: int = 100,
         samples_per_nat: float = 0.25,
         least_samples: int = 2,
         most_samples: int = 32,
@@ -108,8 +104,9 @@ class FPNAS(AlternatingMethod):
         cost_weight: float = 0.0,
         target_macs: float | None = None,
         baseline: bool = False,
+        **settings: Unpack[AlternatingSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed, warmup_steps)
+        super().__init__(supernet, num_classes, **settings)
         if samples_per_nat <= 0 or not 2 <= least_samples <= most_samples or temperature <= 0 or cost_weight < 0:
             raise ValueError(
                 f'allowed: samples_per_nat > 0, 2 <= least_samples <= most_samples, temperature > 0, cost_weight >= 0; '
@@ -247,17 +244,5 @@ class FPNAS(AlternatingMethod):
     # ---- what was learned ------------------------------------------------------------------------------------------
 
     def table(self) -> list[list[float]]:
-        """log p_l(k)."""
+        """log p_l(k); the score is log P(A | alpha)."""
         return self.log_probabilities().detach().double().tolist()
-
-    def score(self, arch: Arch) -> float:
-        """log P(A | alpha)."""
-        return sum_of(self.table(), self.supernet.space.parse(arch))
-
-    def derive(self, limits: Limits | None = None) -> Arch:
-        """The most probable architecture within the limits, exactly.
-
-        Raises:
-            ValueError: No architecture is within the limits.
-        """
-        return best_arch(self.table(), self.supernet.space, limits)

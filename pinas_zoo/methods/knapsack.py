@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.log import Limits
 from pinas_zoo.search.searcher import Searcher
 from pinas_zoo.space import Arch, SearchSpace
 
-__all__ = ['best_arch', 'search_by_score', 'sum_of']
+__all__ = ['AdditiveScore', 'best_arch', 'search_by_score', 'sum_of']
 
 
 class Partial(NamedTuple):
@@ -32,6 +33,28 @@ class Partial(NamedTuple):
 def sum_of(table: Sequence[Sequence[float]], arch: Arch) -> float:
     """The additive score of an architecture."""
     return float(sum(row[choice] for row, choice in zip(table, arch, strict=True)))
+
+
+class AdditiveScore:
+    """For a method whose native score is a sum over positions: put before its base class, which has the supernet."""
+
+    supernet: SuperNet
+
+    def table(self) -> list[list[float]]:
+        """``table[position][candidate]``, the terms of the sum."""
+        raise NotImplementedError(f'{type(self).__name__} does not define its table')
+
+    def score(self, arch: Arch) -> float:
+        """The sum of the architecture's entries of the table."""
+        return sum_of(self.table(), self.supernet.space.parse(arch))
+
+    def derive(self, limits: Limits | None = None) -> Arch:
+        """The architecture with the largest score within the limits, exactly.
+
+        Raises:
+            ValueError: No architecture is within the limits.
+        """
+        return best_arch(self.table(), self.supernet.space, limits)
 
 
 def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limits | None = None) -> Arch:

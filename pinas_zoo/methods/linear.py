@@ -14,7 +14,9 @@ __all__ = ['LinearHead', 'freeze']
 
 
 class LinearHead(SPOS):
-    """Trains the head of a supernet that does not change; BN uses batch statistics (Pi-NAS, linear stage).
+    """Trains the head of a supernet that does not change: one uniform random path per step, BN on batch statistics.
+
+    `pinas_zoo.mm.classify.LinearStage` runs it under mmengine.
 
     The supernet is frozen in place: its parameters no longer require gradients, its BN layers no longer track
     statistics. Pass a copy if the supernet is trained further or evaluated.

@@ -14,11 +14,12 @@ one candidate per position) or exclusive lasso (one per position), accelerated o
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from pinas_zoo.methods.alternating import AlternatingSettings
 from pinas_zoo.methods.mixture import MixtureMethod
 from pinas_zoo.models.blocks import Bottleneck
 from pinas_zoo.models.supernet import Path, SuperNet
@@ -55,11 +56,9 @@ class SparseSupernet(MixtureMethod):
         self,
         supernet: SuperNet,
         num_classes: int,
-        label_smoothing: float = 0.1,
-        seed: int = 0,
-        warmup_steps: int = 100,
+        **settings: Unpack[AlternatingSettings],
     ) -> None:
-        super().__init__(supernet, num_classes, label_smoothing, seed, warmup_steps)
+        super().__init__(supernet, num_classes, **settings)
         space = supernet.space
         if skips := [index for index, candidate in enumerate(space.candidates) if candidate.skip]:
             raise ValueError(

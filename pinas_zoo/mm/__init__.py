@@ -1,1 +1,1 @@
-"""All that imports mmengine, mmcv, mmdet or mmseg; found through `pinas_zoo.registry`."""
+"""Everything that imports mmengine, mmcv, mmdet or mmseg; found through `pinas_zoo.registry`."""

@@ -28,15 +28,15 @@ class PiNASBackbone(PiNASNet, BaseModule):
     Args:
         arch: Architecture by stage, one digit per block, several in brackets.
         space: Search space, its name, or its dict of fields.
-        out_indices: Stages to put out, from 0; later stages are not built.
+        out_indices: Stages to return, from 0; later stages are not built.
         output_stride: 8, 16 or 32; 8 is the released form for segmentation.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages.
         norm_cfg: Norm layer, e.g. ``dict(type='SyncBN')``.
         norm_eval: Keep BN on its running statistics while training.
-        with_cp: Recompute block activations in the backward pass; BN statistics then move twice a step.
+        with_cp: Recompute block activations in the backward pass; BN statistics are then updated twice per step.
         drop_path_rate: Stochastic depth of the last block.
         in_channels: Image channels.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix='')`` with a file of this project; it has to fit.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix='')`` with a file of this project, loaded strictly.
 
     Shape:
         (N, in_channels, H, W) -> one (N, C_i, H / s_i, W / s_i) for each of `out_indices`
@@ -129,7 +129,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
 
 
 def _replace_norms(module: nn.Module, norm_cfg: dict[str, Any]) -> None:
-    """Exchanges every BN for the configured norm layer, with the same weights and statistics."""
+    """Replaces every BN by the configured norm layer, with the same weights and statistics."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             _, norm = build_norm_layer(norm_cfg, child.num_features)

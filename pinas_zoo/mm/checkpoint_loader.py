@@ -1,4 +1,4 @@
-"""mmengine reads weights of ours: ``pinas://NAME`` (fetched, verified) and `.safetensors`, in every `checkpoint=`."""
+"""Lets mmengine read our weights in every `checkpoint=`: ``pinas://NAME`` (downloaded, verified) and `.safetensors`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ['load_from_pinas_zoo']
 def load_from_pinas_zoo(filename: str, map_location: str | torch.device | None = None) -> dict[str, Any]:
     """A checkpoint as mmengine expects it.
 
-    A classifier's names get the `net.` of `pinas_zoo.Classifier`, the only model that takes one through mmengine. An
+    A classifier's names get the `net.` of `pinas_zoo.Classifier`, the only model that loads one through mmengine. An
     Inferencer that found a model in our model-index.yml (``scope='pinas_zoo'``) reads its weights before it builds the
-    model: the default scope then becomes the one that the file names, mmdet or mmseg, whose parts the config names.
+    model. The default scope is therefore set to the one in the file, mmdet or mmseg, whose modules the config uses.
 
     Args:
         filename: ``pinas://NAME``, or a `.safetensors` file.

@@ -1,4 +1,4 @@
-"""Linear stage on a frozen supernet, and supervised retraining of a derived network. There is no mmpretrain here."""
+"""Linear stage on a frozen supernet, and supervised retraining of a derived network, without mmpretrain."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.methods.base import top1_percent
-from pinas_zoo.methods.linear import freeze
+from pinas_zoo.methods.linear import LinearHead
 from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
@@ -37,12 +36,12 @@ FUNCTIONS.register_module(name='default_collate', module=default_collate)
 
 @MODELS.register_module()
 class LinearStage(SteppedModel):
-    """A linear head on the frozen supernet: one uniform random path per step, BN on batch statistics.
+    """A linear head on the frozen supernet, `LinearHead`, for the Runner.
 
     Args:
         space: Search space, its name, or its dict of fields.
         num_classes: Classes of the head.
-        supernet: Checkpoint of the pre-training; None leaves random weights (a checkpoint of this stage follows).
+        supernet: Checkpoint of the pre-training; None keeps random weights (if a checkpoint of this stage is loaded).
         seed: Paths are drawn from (seed, step); None takes the run's seed.
         channels_last: Memory format of the supernet.
         data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
@@ -58,26 +57,21 @@ class LinearStage(SteppedModel):
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(preprocessor_config(data_preprocessor, channels_last))
-        self.space, self.seed = get_space(space), run_seed(seed)
+        self.space = get_space(space)
         net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
-        self.supernet = freeze(net)
+        # Its parts have names of their own in checkpoints: the method itself is not registered as a module.
+        self.__dict__['method'] = LinearHead(net, num_classes, seed=run_seed(seed))
+        self.supernet, self.head = self.method.supernet, self.method.head
         if channels_last:
             self.supernet.to(memory_format=torch.channels_last)
-        self.head = nn.Linear(self.space.num_features, num_classes)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
         self.last_step = 0
 
     @property
     def last_paths(self) -> list[str]:
-        return [self.space.format(self.path(self.last_step))]
-
-    def path(self, step: int) -> tuple[int, ...]:
-        """The uniform random path of a step, equal on all ranks."""
-        return self.space.sample(np.random.default_rng([self.seed, step]))
+        return [self.space.format(arch) for arch in self.method.paths(self.last_step)]
 
     def init_weights(self) -> None:
-        """Weights are initialised at construction."""
+        """Does nothing: weights are initialised at construction."""
 
     def forward(
         self,
@@ -94,10 +88,7 @@ class LinearStage(SteppedModel):
                 f"the linear stage has mode='loss' only, got {mode!r}; paths are scored by tools/search.py"
             )
         self.last_step = step
-        with torch.no_grad():
-            features = self.supernet(image, self.path(step))
-        logits = self.head(features.mean((2, 3)))
-        return {'loss': F.cross_entropy(logits, label), 'top1': top1_percent(logits, label)}
+        return self.method.loss({'image': image, 'label': label}, step, part)
 
 
 @MODELS.register_module()
@@ -107,8 +98,8 @@ class Classifier(BaseModel):
     Args:
         model: Arguments of `timm.create_model`, e.g. ``dict(model_name='pinas', arch=..., drop_rate=0.2)``.
         num_classes: Classes.
-        mixup: Alpha of mixup while training; 0 is off.
-        label_smoothing: Share of the target spread over the classes.
+        mixup: Alpha of mixup during training; 0 disables it.
+        label_smoothing: Share of the target that is spread over the classes.
         zero_init_last: Every block starts as its shortcut.
         channels_last: Memory format.
         data_preprocessor: Settings of the `BatchPreprocessor`, or another one.
@@ -130,17 +121,17 @@ class Classifier(BaseModel):
             init_weights(self.net, zero_init_last=True)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
-        # timm's Mixup draws from numpy's global generator, whose state our checkpoints carry.
+        # timm's Mixup draws from numpy's global generator, whose state is saved in our checkpoints.
         self.mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=num_classes) if mixup else None
         self.criterion = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(label_smoothing)
 
     def init_weights(self) -> None:
-        """Weights are initialised at construction."""
+        """Does nothing: weights are initialised at construction."""
 
     def forward(
         self, image: Tensor, label: Tensor | None = None, mode: str = 'tensor', **facts: Any
     ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Logits ('tensor'), losses ('loss'), or one dict of scores and label an image ('predict')."""
+        """Logits ('tensor'), losses ('loss'), or one dict of scores and label per image ('predict')."""
         target = label
         if mode == 'loss' and self.mixup is not None:
             image, target = self.mixup(image, label)
@@ -159,9 +150,9 @@ class TopAccuracy(BaseMetric):
     """Top-k accuracies in percent, and the mean cross-entropy.
 
     Args:
-        topk: Which k.
-        collect_device: Where results of several ranks are gathered.
-        prefix: Before the names.
+        topk: Values of k.
+        collect_device: Where the results of several ranks are gathered.
+        prefix: Prefix of the names.
     """
 
     default_prefix = 'accuracy'
@@ -171,7 +162,7 @@ class TopAccuracy(BaseMetric):
         self.topk = tuple(topk)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Tensor]]) -> None:
-        # Of the whole batch at once: every read of a value waits for the device.
+        # For the whole batch at once: every read of a value waits for the device.
         scores = torch.stack([sample['scores'] for sample in data_samples]).float()
         label = torch.stack([torch.as_tensor(sample['label'], device=scores.device) for sample in data_samples])[
             :, None

@@ -2,8 +2,8 @@
 
     python -m pinas_zoo.mm.dense_speed --out dense.json
 
-It shows that the operators run on the device (RoIAlign, NMS and SyncBN among them) and gives images/s beside ResNet-50
-with the same head; losses on random images say nothing.
+It shows that the operators (including RoIAlign, NMS and SyncBN) run on the device, and gives images/s beside ResNet-50
+with the same head; losses on random images mean nothing.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def _batch(scope: str, images: int, tiny: bool) -> dict[str, Any]:
 def measure(
     config: Path, device: torch.device, precision: torch.dtype | None, channels_last: bool, tiny: bool
 ) -> dict[str, Any]:
-    """Images a second of forward and backward passes; the loss of the first.
+    """Images per second of forward and backward passes, and the loss of the first.
 
     Args:
         config: Config of a detector or segmentor.
-        device: Where it runs.
+        device: Device to run on.
         precision: Half type of the forward passes; None for float32.
         channels_last: Memory format of the network.
         tiny: Small images, one round.
@@ -115,7 +115,7 @@ def _wait(device: torch.device) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures all models and writes the file after each; 1 where one failed."""
+    """Measures all models and writes the file after each; returns 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--device', default='cuda')

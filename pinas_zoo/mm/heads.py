@@ -1,4 +1,4 @@
-"""What mmsegmentation lacks for the released DeepLabV3: its ASPP head, and the multi-scale test it was scored by."""
+"""What mmsegmentation lacks for the released DeepLabV3: its ASPP head, and the multi-scale test of its results."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ['ReleasedASPPHead', 'ReleasedEncoderDecoder']
 class ReleasedASPPHead(BaseDecodeHead):
     """ASPP as in the released segmentation networks.
 
-    mmseg's ASPPHead puts the pooled branch first and goes from the concatenation to the 3x3 directly. Here that branch
-    is last, and a 1x1 projection with channel dropout stands before the 3x3. Released checkpoints fit after renaming.
+    mmseg's ASPPHead puts the pooled branch first and feeds the concatenation directly into the 3x3. Here that branch
+    is last, and a 1x1 projection with channel dropout precedes the 3x3. Released checkpoints fit after renaming.
 
     Args:
-        dilations: Rate of each branch; 1 is a 1x1 convolution.
+        dilations: Dilation of each branch; 1 is a 1x1 convolution.
         project_dropout: Channel dropout after the projection.
         dropout_ratio: Dropout before the classifier.
         align_corners: As released.
-        **kwargs: Of mmseg's BaseDecodeHead: in_channels, channels, num_classes, norm_cfg ...
+        **kwargs: Arguments of mmseg's BaseDecodeHead: in_channels, channels, num_classes, norm_cfg ...
 
     Shape:
         features, of which ``in_index`` is (N, in_channels, h, w) -> (N, num_classes, h, w)
@@ -56,7 +56,7 @@ class ReleasedASPPHead(BaseDecodeHead):
         self.project = ConvModule((len(dilations) + 1) * self.channels, self.channels, 1, **layer)
         self.project_dropout = nn.Dropout2d(project_dropout)
         self.bottleneck = ConvModule(self.channels, self.channels, 3, padding=1, **layer)
-        self.dropout = nn.Dropout(dropout_ratio)  # of single elements, where mmseg drops channels
+        self.dropout = nn.Dropout(dropout_ratio)  # of single elements, whereas mmseg drops channels
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         x = self._transform_inputs(inputs)
@@ -69,10 +69,10 @@ class ReleasedASPPHead(BaseDecodeHead):
 class ReleasedEncoderDecoder(EncoderDecoder):
     """EncoderDecoder with the released multi-scale test.
 
-    With ``test_cfg=dict(mode='multi-scale', base_size=, crop_size=, scales=, flip=)`` an image of its own size is
-    resized so that its long side is ceil(base x scale), covered by windows of the crop with a stride of two thirds of
-    it, and padded with black. The logits of a window and of its mirror image are added, then exponentiated; windows are
-    averaged, scales summed.
+    With ``test_cfg=dict(mode='multi-scale', base_size=, crop_size=, scales=, flip=)`` an image, at its original size,
+    is resized so that its long side is ceil(base x scale), covered by windows of the crop size with a stride of two
+    thirds of it, and padded with black. The logits of a window and of its mirror image are added, then exponentiated;
+    windows are averaged, scales summed.
 
     Shape:
         inference: (N, 3, H, W), normalised -> (N, num_classes, H, W), scores
@@ -109,7 +109,7 @@ class ReleasedEncoderDecoder(EncoderDecoder):
         return (scores / count)[:, :, :height, :width]
 
     def score_window(self, x: Tensor) -> Tensor:
-        """exp of the logits, those of the mirror image added. Shape: (N, 3, h, w) -> (N, num_classes, h, w)"""
+        """exp of the sum of the logits and those of the mirror image. Shape: (N, 3, h, w) -> (N, num_classes, h, w)"""
         metas = [dict(img_shape=x.shape[2:])] * len(x)
         logits = self.encode_decode(x, metas)
         if self.test_cfg.get('flip', False):
@@ -117,7 +117,7 @@ class ReleasedEncoderDecoder(EncoderDecoder):
         return logits.exp()
 
     def pad_black(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Pads to the right and bottom with what a black pixel is after normalisation."""
+        """Pads to the right and bottom with the value of a black pixel after normalisation."""
         down, right = height - x.shape[2], width - x.shape[3]
         if not down and not right:
             return x

@@ -1,7 +1,7 @@
 """The bridge from a method (Pi-NAS and its peers) to mmengine's Runner.
 
-A step runs the method's parts in turn, one backward pass each, then the optimiser. The index of the step is handed to
-the method, which draws its paths from it; nothing here keeps state of its own.
+A step runs the method's parts in turn, one backward pass each, then the optimiser. The method gets the index of the
+step and draws its paths from it; nothing here keeps state between steps.
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ class MethodDistributedDataParallel(MMDistributedDataParallel):
 def train_in_parts(
     model: nn.Module, module: SteppedModel, data: dict[str, Any], optim_wrapper: OptimWrapper | OptimWrapperDict
 ) -> dict[str, Tensor]:
-    """One iteration: every part of the step forwards and backwards, then the optimiser moves (or accumulates).
+    """One iteration: forward and backward pass of every part of the step, then the optimiser steps (or accumulates).
 
     Args:
-        model: What is called: the module, or its data-parallel wrapper.
+        model: The module to call: the model, or its data-parallel wrapper.
         module: The `SteppedModel`.
-        data: Batch as the loader gives it.
-        optim_wrapper: mmengine's wrapper of the optimiser, or of one for each of the method's groups.
+        data: Batch as the loader returns it.
+        optim_wrapper: mmengine's wrapper of the optimiser, or of one per parameter group of the method.
 
     Returns:
         What is logged: means over the parts.
     """
     several = isinstance(optim_wrapper, OptimWrapperDict)
     wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
-    first = wrappers[0]  # scales the loss and counts; all accumulate alike
+    first = wrappers[0]  # scales the loss and counts; all accumulate in the same way
     iteration = MessageHub.get_current_instance().get_info('iter', 0)
     step, micro = divmod(iteration, first._accumulative_counts)
     data, parts, logs = module.data_preprocessor(data, training=True), module.parts(step), []
@@ -121,9 +121,9 @@ class SupernetPretraining(SteppedModel):
         method: Config of the method, e.g. ``dict(type='pinas_zoo.PiNAS', queue_length=49152)``; it gets the supernet,
             and the run's seed unless it sets one.
         zero_init_last: Every block of the supernet starts as its shortcut; see `SuperNet`.
-        channels_last: Memory format of the networks; measure which is faster on the device.
+        channels_last: Memory format of the networks; measure which one is faster on the device.
         cuda_graphs: On a GPU, run the blocks from CUDA graphs captured at their first use
-            (`pinas_zoo.models.graphs`): 'auto' where the method can, True requires it, False is eager.
+            (`pinas_zoo.models.graphs`): 'auto' if the method supports it, True requires it, False is eager.
         data_preprocessor: Settings of the `BatchPreprocessor`, which moves the batch to the device; or another one.
     """
 
@@ -141,13 +141,15 @@ class SupernetPretraining(SteppedModel):
         method = dict(method, seed=run_seed(method.get('seed')))
         supernet = SuperNet(self.space, zero_init_last=zero_init_last)
         self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
-        if channels_last:  # a convolution takes the format of its weights, so the images need not change
+        if channels_last:  # a convolution uses the format of its weights, so the images need not change
             self.to(memory_format=torch.channels_last)
         if cuda_graphs not in (True, False, 'auto'):
-            raise ValueError(f"cuda_graphs is True, False or 'auto', got {cuda_graphs!r}")
+            raise ValueError(f"cuda_graphs must be True, False or 'auto', got {cuda_graphs!r}")
         use_graphs = getattr(self.method, 'use_graphs', None)
         if cuda_graphs is True and use_graphs is None:
-            raise ValueError(f"{type(self.method).__name__} cannot run from CUDA graphs: cuda_graphs='auto' or False")
+            raise ValueError(
+                f"{type(self.method).__name__} cannot run from CUDA graphs: use cuda_graphs='auto' or False"
+            )
         if cuda_graphs and use_graphs is not None and get_device() == 'cuda':
             use_graphs(CudaRecorder(), partial(print_log, logger='current'))
         self.last_step = 0
@@ -161,13 +163,13 @@ class SupernetPretraining(SteppedModel):
         return self.method.parts(step)
 
     def init_weights(self) -> None:
-        """Weights are initialised at construction."""
+        """Does nothing: weights are initialised at construction."""
 
     def forward(self, step: int = 0, part: int = 0, mode: str = 'loss', **batch: Any) -> dict[str, Tensor]:
         """The method's loss on a batch, see `Method.loss`.
 
         Raises:
-            ValueError: Another mode than 'loss' was asked for.
+            ValueError: Another mode than 'loss' was requested.
         """
         if mode != 'loss':
             raise ValueError(f"a supernet is pre-trained by mode='loss' only, got {mode!r}")
@@ -175,7 +177,7 @@ class SupernetPretraining(SteppedModel):
         return self.method.loss(batch, step, part)
 
     def log_scalars(self) -> dict[str, float]:
-        """The method's numbers that are too expensive for every step; asked for when a line is logged."""
+        """The method's numbers that are too expensive for every step; computed when a line is logged."""
         return self.method.log_scalars(self.last_step)
 
 
@@ -184,9 +186,9 @@ class MethodOptimWrapperConstructor:
     """Builds one optimiser for each of the method's parameter groups.
 
     Args:
-        optim_wrapper_cfg: Config of the wrapper with its optimiser; for a method of several groups, a dict of such
+        optim_wrapper_cfg: Config of the wrapper with its optimiser; for a method with several groups, a dict of such
             configs by group.
-        paramwise_cfg: Not used; a method's groups say which parameters train.
+        paramwise_cfg: Not used; a method's groups define which parameters are trained.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -200,11 +202,13 @@ class MethodOptimWrapperConstructor:
         wrappers = {key: self._wrap(dict(self.cfg[key]), groups[key]) for key in groups if key in self.cfg}
         if any(isinstance(wrapper, AmpOptimWrapper) for wrapper in wrappers.values()):
             raise ValueError(
-                'several optimisers would have a loss scaler each: float16 is for methods with one. Use bfloat16, '
+                'several optimisers would each have a loss scaler: float16 is only for methods with one. Use bfloat16, '
                 "type='pinas_zoo.BFloat16OptimWrapper', or leave --amp out"
             )
         if unknown := set(groups) - set(self.cfg):
-            raise ValueError(f'optim_wrapper has no settings for {sorted(unknown)}, the groups are {sorted(groups)}')
+            raise ValueError(
+                f'optim_wrapper has settings for unknown groups {sorted(unknown)}, allowed: {sorted(groups)}'
+            )
         return OptimWrapperDict(**wrappers)
 
     @staticmethod
@@ -222,16 +226,16 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
-        """Autocast round mmengine's own context (gradient accumulation)."""
+        """Autocast around mmengine's own context (gradient accumulation)."""
         with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
             yield
 
 
 @OPTIM_WRAPPERS.register_module(name='AmpOptimWrapper')
 def mixed_precision(**settings: Any) -> OptimWrapper:
-    """bfloat16 without loss scaling where the device has it, else mmengine's AmpOptimWrapper with these settings.
+    """bfloat16 without loss scaling if the device supports it, else mmengine's AmpOptimWrapper with these settings.
 
-    ``dtype='float16'`` asks for mmengine's, on a GPU.
+    ``dtype='float16'`` selects mmengine's, on a GPU.
     """
     wants_it = settings.get('dtype') != 'float16'
     if get_device() != 'cpu' and not (wants_it and torch.cuda.is_bf16_supported(including_emulation=False)):

@@ -24,7 +24,7 @@ from pinas_zoo.weights.load import load_weights, read_weights
 
 __all__ = ['NanoResNet', 'ResNetBackbone', 'matched_channels', 'resnet_nano']
 
-#: Steps of width in `matched_channels`, in parts of the nano planes.
+#: Steps of width in `matched_channels`, as fractions of the nano planes.
 WIDTH_STEPS = 96
 
 
@@ -32,9 +32,9 @@ class NanoResNet(ResNet):
     """timm's ResNet with bottlenecks, a deep stem and no pooling after it: strides 2, 4, 8, 16.
 
     Args:
-        channels: Channels of the 3x3 convolutions, one per stage; a stage puts out four times as many.
+        channels: Channels of the 3x3 convolutions, one per stage; a stage outputs four times as many.
         num_classes: Classes; 0 leaves the classifier out.
-        output_stride: 8, 16 or 32, as for `PiNASNet`; these networks end at 16 by themselves.
+        output_stride: 8, 16 or 32, as for `PiNASNet`; by themselves these networks end at 16.
         drop_rate: Dropout before the classifier.
 
     Shape:
@@ -54,7 +54,7 @@ class NanoResNet(ResNet):
             Bottleneck,
             PINAS_NANO.depths,
             num_classes=num_classes,
-            # timm counts from the stride of 4 that its pooled stem has.
+            # timm counts from the stride of 4 of its stem with pooling.
             output_stride=min(32, 2 * output_stride),
             stem_type='deep',
             stem_width=PINAS_NANO.stem_widths[0],
@@ -66,7 +66,7 @@ class NanoResNet(ResNet):
 
 @register_model
 def resnet_nano(pretrained: bool = False, **kwargs: Any) -> NanoResNet:
-    """The network for timm; there are no weights of it."""
+    """The network for timm; it has no published weights."""
     if pretrained:
         raise ValueError('resnet_nano has no pre-trained weights; train configs/transfer/resnet-nano_*.py')
     timms = ('cache_dir', 'pretrained_cfg', 'pretrained_cfg_overlay')  # for weights
@@ -79,7 +79,7 @@ class ResNetBackbone(NanoResNet, BaseModule):
 
     Args:
         channels: See `NanoResNet`.
-        out_indices: Stages to put out, from 0.
+        out_indices: Stages to return, from 0.
         output_stride: See `NanoResNet`.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix='net.')``; the features have to fit exactly.
 
@@ -98,7 +98,7 @@ class ResNetBackbone(NanoResNet, BaseModule):
         self.out_indices, self.init_cfg = tuple(out_indices), init_cfg
 
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """timm's initialisation while it is built, `init_cfg`'s checkpoint when mmengine asks."""
+        """timm's initialisation at construction, `init_cfg`'s checkpoint when mmengine asks."""
         if not hasattr(self, 'out_indices'):
             super().init_weights(zero_init_last=zero_init_last)
             return
@@ -128,7 +128,7 @@ def matched_channels(macs: int, size: int) -> tuple[int, ...]:
         return tuple(round(planes * width / WIDTH_STEPS) for planes in PINAS_NANO.planes)
 
     def cost(width: int) -> int:
-        with torch.device('meta'):  # shapes alone
+        with torch.device('meta'):  # only shapes are needed
             return count(NanoResNet(channels(width), num_classes=0), size).macs
 
     widths = range(WIDTH_STEPS // 2, 2 * WIDTH_STEPS + 1)

@@ -1,11 +1,10 @@
-"""The search stage: a linear-stage checkpoint in; `archs.jsonl`, `best.json` and pictures out. And the derivation."""
+"""The search: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures. One path, the derivation."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch import nn
 from tqdm import tqdm
 
-from pinas_zoo.data import SupervisedView, finish_images
+from pinas_zoo.data.fixed_batches import FixedBatches
 from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up
+from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
@@ -41,87 +39,13 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['Batches', 'derive_best', 'search', 'searcher_of']
+__all__ = ['derive_best', 'score_path', 'search', 'searcher_of']
 
-#: What a search may compute in.
+#: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 #: Parts of a search's config that read images.
 PARTS = ('calibration', 'evaluation')
-
-
-class Batches:
-    """Fixed image batches in a fixed order, iterated any number of times.
-
-    Args:
-        view: Arguments of `SupervisedView` (source, size, ...), in evaluation geometry.
-        batch_size: Images a batch.
-        batches: How many; None for the whole source.
-        num_workers: Processes that decode; 0 decodes here.
-        in_memory: Keep the images on the device, all of them; for sets that fit.
-        keep_gib: Without that, GiB of decoded uint8 images that this process keeps in the host's memory after the
-            first pass (50,000 of 224 px are 7); what does not fit is decoded anew in every pass.
-        device: Where the batches go.
-        labelled: Give (images, labels) rather than images.
-    """
-
-    def __init__(
-        self,
-        view: dict[str, Any],
-        batch_size: int,
-        batches: int | None = None,
-        num_workers: int = 0,
-        in_memory: bool = False,
-        keep_gib: float = 8.0,
-        device: str = 'cpu',
-        labelled: bool = False,
-    ) -> None:
-        self.dataset = SupervisedView(**view, train=False, finish=False, labelled=labelled)
-        self.batch_size, self.batches, self.num_workers = batch_size, batches, num_workers
-        self.device, self.labelled = device, labelled
-        self.in_memory, self.room = in_memory, keep_gib * 2**30
-        self.kept: list[dict[str, Tensor]] = []
-        available = len(self.dataset) // batch_size
-        if batches is not None and batches > available:
-            raise ValueError(
-                f'{batches} batches of {batch_size} were asked for, {view["source"]} gives {available} whole ones'
-            )
-
-    @property
-    def name(self) -> str:
-        """Says which images these are; part of the score cache's key."""
-        facts = {'batch_size': self.batch_size, 'batches': self.batches, 'size': self.dataset.size}
-        return json.dumps(self.dataset.source.description | facts, sort_keys=True)
-
-    def __iter__(self) -> Iterator[Any]:
-        kept = list(self.kept)
-        for batch in kept:
-            yield self._finish(batch)
-        last = len(self.dataset) if self.batches is None else self.batches * self.batch_size
-        rest = Subset(self.dataset, range(len(kept) * self.batch_size, last))
-        if not len(rest):
-            return
-        pinned = torch.device(self.device).type == 'cuda'
-        loader = DataLoader(rest, self.batch_size, num_workers=self.num_workers, pin_memory=pinned)
-        for index, found in enumerate(loader, start=len(kept)):
-            batch = {key: found[key] for key in ('image', 'statistics', 'label')}
-            if index == len(self.kept):  # a pass that was broken off has kept its beginning
-                self._keep(batch)
-            yield self._finish(batch)
-
-    def _keep(self, batch: dict[str, Tensor]) -> None:
-        size = batch['image'].nbytes
-        if self.in_memory:
-            self.kept.append({key: tensor.to(self.device) for key, tensor in batch.items()})
-        elif size <= self.room:
-            # A worker's batch lies in shared memory, of which there may be little.
-            self.kept.append({key: tensor.clone() if tensor.is_shared() else tensor for key, tensor in batch.items()})
-            self.room -= size
-
-    def _finish(self, batch: dict[str, Tensor]) -> Any:
-        """Network input on the device, normalised there."""
-        batch = finish_images({key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()})
-        return (batch['image'], batch['label']) if self.labelled else batch['image']
 
 
 def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
@@ -149,12 +73,12 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
     load_weights(head, inner, checkpoint)
     if cfg.get('channels_last'):
         supernet.to(memory_format=torch.channels_last)
-    calibration = Batches(**cfg.calibration, device=device)
-    evaluation = Batches(**cfg.evaluation, device=device, labelled=True)
+    calibration = FixedBatches(**cfg.calibration, device=device)
+    evaluation = FixedBatches(**cfg.evaluation, device=device, labelled=True)
     if (precision := cfg.get('precision', 'float32')) not in HALVES:
         raise ValueError(f'precision={precision!r}, allowed: {", ".join(HALVES)}')
     half = HALVES[precision]
-    # What was computed elsewhere is no score of this run: a CPU's float32 is what files without a word hold.
+    # Scores computed in another precision are not scores of this run; files that do not state one hold a CPU's float32.
     where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
     cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name, *where))
     return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
@@ -174,11 +98,11 @@ def _run(
     log: SearchLog | None,
     wanted: int | None = None,
 ) -> None:
-    """Asks for `wanted` paths at a time, evaluates and tells until the budget is used; rank 0 has the log."""
+    """Asks for `wanted` paths at a time, evaluates them and tells the scores until the budget is used; rank 0 logs."""
     space = searcher.space
     bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
     with bar:
-        # While nothing has to be told first, as many as wanted; later asks stop at the block's end.
+        # As long as nothing has to be told first, as many as wanted; later asks stop at the block's end.
         wanted = wanted or searcher.block * get_world_size()
         while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
             start = time.perf_counter()
@@ -197,7 +121,7 @@ def _run(
 def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
     """`best.json` and the two pictures."""
     best = max(records, key=lambda record: record.score)
-    top1 = best.score if best.top1 is None else best.top1  # a log from before there was a choice
+    top1 = best.score if best.top1 is None else best.top1  # a log without objective
     result = {**vars(best), 'top1': top1, **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
     write_text(work_dir / 'best.json', text)
@@ -210,9 +134,9 @@ def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str,
 
 
 def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
-    """Means over the random paths that a search begins with."""
+    """Means over the random paths with which a search begins."""
     top1, loss = ([getattr(record, name) for record in initial] for name in ('top1', 'loss'))
-    if None in top1:  # a log of accuracy alone
+    if None in top1:  # a log that ranked by accuracy
         top1 = [record.score for record in initial]
     mean, mean_loss = sum(top1) / len(top1), sum(loss) / len(loss)
     return {'random_mean': mean, 'random_mean_loss': mean_loss, 'random_paths': len(initial)}
@@ -220,45 +144,34 @@ def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
 
 @opened_once()
 def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
-    """Searches a supernet, resuming whatever the work_dir holds of the same search.
+    """Searches a supernet, resuming the same search if the work_dir contains one.
 
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
             `seed`, `channels_last`, `precision` (one of `HALVES`) and `paths_per_pass`: how many paths a pass over the
-            images evaluates where no result is waited for (default: a block per rank). They share their prefixes and
+            images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
             are written together; the results are the same.
         checkpoint: Checkpoint of the linear stage.
-        options: See `Options`; `resume` is without effect, since a search always continues.
+        options: See `Options`; `resume` has no effect, since a search always continues.
 
     Returns:
         The best record.
 
     Raises:
-        ValueError: The work_dir holds another search, or the checkpoint does not fit.
+        ValueError: The work_dir contains another search, or the checkpoint does not fit.
     """
     checkpoint = str(find_weights(checkpoint))
-    cfg = load_config(config, options)
-    fill_from_data(cfg, names=class_names(checkpoint))
-    notes: list[str] = []
-    set_up(cfg, options.launcher, notes)
+    cfg, data = _open_config(config, checkpoint, options)
     work_dir, space = Path(cfg.work_dir), get_space(cfg.space)
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
     searcher, costs = searcher_of(cfg, seed)
     sha256 = file_sha256(checkpoint)
-    # What the scores depend on; how the images are read is free.
-    data = [
-        {k: part[k] for k in ('view', 'batch_size', 'batches') if k in part}
-        for part in (cfg.calibration, cfg.evaluation)
-    ]
-    # Logs without an objective ranked by accuracy: such a search goes on.
+    # Logs without an objective ranked by accuracy: such a search can be continued.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
-    check_data(cfg, PARTS, notes, checkpoint)
-    if is_main_process():
-        print(*notes, sep='\n')
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
         done = [[(record.arch, record.score) for record in log.records] if log is not None else None]
@@ -270,12 +183,55 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
             arch, score = searcher.best
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
-        facts |= {
-            'objective': objective,
-            'space': space.name,
-            **_random_means(log.records[: random_records(log.header)]),
-        }
+        facts |= {'objective': objective, 'space': space.name}
+        facts |= _random_means(log.records[: random_records(log.header)])
         return _write_results(work_dir, log.records, facts)
+
+
+def _open_config(config: str | Path, checkpoint: str, options: Options) -> tuple[Config, list[dict[str, Any]]]:
+    """The config of a search, its process set up and its images looked at; and on which images its scores depend.
+
+    The latter as the config has it, without the class list; how the images are read may change.
+    """
+    cfg = load_config(config, options)
+    fill_from_data(cfg, names=class_names(checkpoint))
+    notes: list[str] = []
+    set_up(cfg, options.launcher, notes)
+    data = [{k: cfg[part][k] for k in ('view', 'batch_size', 'batches') if k in cfg[part]} for part in PARTS]
+    data = json.loads(json.dumps(data))
+    check_data(cfg, PARTS, notes, checkpoint)
+    if is_main_process():
+        tell(notes)
+    return cfg, data
+
+
+@opened_once()
+def score_path(config: str | Path, checkpoint: str, options: Options) -> dict[str, float]:
+    """Top-1 of the config's `arch` in a supernet with its linear head, after BN re-estimation.
+
+    Args:
+        config: Config of a search, with `arch`.
+        checkpoint: Checkpoint of the linear stage, or ``pinas://NAME``.
+        options: See `Options`; `resume` is not used.
+
+    Returns:
+        The metrics, which are also in test_metrics.json of the work_dir.
+
+    Raises:
+        ValueError: The config names no architecture, or the checkpoint does not fit.
+    """
+    file = str(find_weights(checkpoint))
+    cfg, _ = _open_config(config, file, options)
+    if cfg.get('arch') is None:
+        raise ValueError(f'{config} is a config of a search: say which path, --cfg-options arch=DIGITS')
+    space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
+    evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)
+    (score,) = evaluate([space.parse(str(cfg.arch))])
+    metrics = {'accuracy/top1': score.top1, 'accuracy/loss': score.loss}
+    report = {'config': str(config), 'checkpoint': str(checkpoint), 'arch': str(cfg.arch), 'metrics': metrics}
+    write_text(work_dir / 'test_metrics.json', json.dumps(report, indent=1) + '\n')
+    print(f'{cfg.arch}: top-1 {score.top1:.2f} %, loss {score.loss:.4f}, {score.images} images')
+    return metrics
 
 
 def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path, options: Options) -> None:
@@ -297,5 +253,5 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
     if arch.endswith('.json'):
         arch = json.loads(Path(arch).read_text())['arch']
     supernet = load_supernet(checkpoint, get_space(cfg.space)).to(get_device())
-    net = derive(supernet, arch, Batches(**cfg.calibration, device=get_device()))
+    net = derive(supernet, arch, FixedBatches(**cfg.calibration, device=get_device()))
     save_backbone(out, net, checkpoint)

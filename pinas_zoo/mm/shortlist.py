@@ -1,11 +1,11 @@
-"""The shortlist stage: a search's best and some random architectures, each trained alone; `shortlist.json` out.
+"""The shortlist stage: trains a search's best and some random architectures alone; writes `shortlist.json`.
 
 The random ones can be trained before the search has run.
 
-Trainings are the ordinary ones of tools/train.py. Each has a folder and leaves a result there; a stage that was stopped
-keeps its results and continues the trainings that it interrupted.
+The trainings are ordinary runs of tools/train.py. Each has a folder and leaves a result there; an interrupted stage
+keeps its results and continues the trainings that were interrupted.
 
-    python -m pinas_zoo.mm.shortlist PLAN ARCH    # one network of a plan, what each of several processes runs
+    python -m pinas_zoo.mm.shortlist PLAN ARCH    # one network of a plan, as each of several processes runs it
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def shortlist(
             `processes`, and for `train_random` `search` (config of the search) and `search_options`; see
             configs/quickstart and configs/search.
         search: Folder of the search, or its `archs.jsonl`.
-        options: See `Options`; `resume` is without effect, since the stage always continues.
-        workers: Trainings side by side; None is the config's.
-        progress: Told of each network that is done.
-        trained: Folder of an earlier `train_random` of the same config, whose trainings are taken over.
+        options: See `Options`; `resume` has no effect, since the stage always continues.
+        workers: Number of parallel trainings; None takes the config's.
+        progress: Called after each network.
+        trained: Folder of an earlier `train_random` of the same config, whose trainings are reused.
 
     Returns:
-        What `shortlist.json` of the work_dir holds, see `summarise`.
+        Content of `shortlist.json` in the work_dir, see `summarise`.
 
     Raises:
-        ValueError: The work_dir holds another shortlist, or the settings do not fit the search or the machine.
+        ValueError: The work_dir contains another shortlist, or the settings do not fit the search or the machine.
     """
     cfg = load_config(config, options)
     root, log = Path(cfg.work_dir), Path(search)
@@ -156,7 +156,7 @@ def _plan(cfg: Config, seed: int, listed: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Nested settings with dotted keys, as --cfg-options has them."""
+    """Nested settings with dotted keys, as in --cfg-options."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         out |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
@@ -164,15 +164,15 @@ def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _keep_plan(root: Path, plan: dict[str, Any]) -> None:
-    """Writes the plan, or compares it with the one that is there: results of two plans never mix."""
+    """Writes the plan, or compares it with the existing one: results of two plans are never mixed."""
     file = root / PLAN
     if file.is_file():
         recorded = json.loads(file.read_text())
-        # Where the config lies and how many processes train are free.
+        # The config's location and the number of processes may change.
         differing = [k for k in plan if k not in ('training', 'processes') and recorded.get(k) != plan[k]]
         if differing:
             raise ValueError(
-                f'{root} holds another shortlist, which differs in {", ".join(differing)}: use another work dir, or '
+                f'{root} contains another shortlist, which differs in {", ".join(differing)}: use another work dir, or '
                 f'remove {file} and the folders beside it'
             )
     root.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def _keep_plan(root: Path, plan: dict[str, Any]) -> None:
 
 
 def train_one(plan_file: str | Path, arch: str) -> None:
-    """Trains one network of a plan, continuing what its folder holds, and writes its result.
+    """Trains one network of a plan, continuing from what its folder contains, and writes its result.
 
     Runs in every process of the training; rank 0 writes.
     """
@@ -195,7 +195,7 @@ def train_one(plan_file: str | Path, arch: str) -> None:
         name.removeprefix('val/'): float(runner.message_hub.get_scalar(name).current())
         for name in runner.message_hub.log_scalars
         if name.startswith('val/') and not name.endswith('time')
-    } or runner.val()  # trained to its end before: nothing was validated now
+    } or runner.val()  # already trained to its end: nothing was validated now
     test = runner.test()
     if runner.rank == 0:
         outcome = Outcome(_plain(val), _plain(test), time.perf_counter() - start)
@@ -254,14 +254,14 @@ def _train_side_by_side(root: Path, archs: Sequence[str], workers: int, processe
 
 
 def _devices(workers: int, processes: int) -> list[str | None]:
-    """By worker the GPUs that it may see; None on a machine without."""
+    """The GPUs that each worker may see; None on a machine without."""
     available = torch.cuda.device_count()
     if not available:
         return [None] * workers
     if workers * processes > available:
         raise ValueError(
             f'{workers} trainings side by side with {processes} processes each need {workers * processes} GPUs, '
-            f'{available} are there'
+            f'{available} are available'
         )
     names = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
     names = names if len(names) == available and all(names) else [str(index) for index in range(available)]
@@ -281,7 +281,7 @@ def _begin_worker(slots: Any, workers: int) -> None:
     if (devices := slots.get()) is not None:
         os.environ['CUDA_VISIBLE_DEVICES'] = devices
     elif workers > 1:
-        # Cores are shared by trainings, not by the threads of one: networks of a shortlist are small or many.
+        # Cores are divided among trainings, not among the threads of one: networks of a shortlist are small or many.
         os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
 
 

@@ -1,7 +1,7 @@
-"""mmcv's operators without a compiler: mmcv-lite holds all of mmcv but the compiled `mmcv._ext`, `operators` stands in.
+"""mmcv's operators without a compiler: mmcv-lite lacks only the compiled `mmcv._ext`, which `operators` replaces.
 
-`import pinas_zoo` appends a finder to `sys.meta_path` that answers for `mmcv._ext` where nothing else does, so a
-compiled one always wins. `python -m pinas_zoo.mmcv_ext install` makes it independent of the order of imports: it lays a
+`import pinas_zoo` appends a finder to `sys.meta_path` that answers for `mmcv._ext` only if nothing else does, so a
+compiled one always wins. `python -m pinas_zoo.mmcv_ext install` makes it independent of the order of imports: it puts a
 file `_ext.py` into mmcv's folder, where Python prefers a compiled `_ext` too. Nothing here imports torch or mmcv.
 """
 
@@ -18,12 +18,12 @@ from types import ModuleType
 NAME = 'mmcv._ext'
 #: Builds mmcv with all of its operators.
 BUILD = 'bash tools/setup_env.sh --mmcv-ops'
-#: Makes the order of imports free.
+#: Makes the operators independent of the order of imports.
 INSTALL = 'python -m pinas_zoo.mmcv_ext install'
 
 
 class OperatorFinder(MetaPathFinder):
-    """Loads `operators.py` as `mmcv._ext`; stands last, so it is asked only where no `_ext` lies in mmcv's folder."""
+    """Loads `operators.py` as `mmcv._ext`; it is the last finder, so it is used only if mmcv's folder has no `_ext`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -38,7 +38,7 @@ def register() -> None:
 
 
 def mmcv_folder() -> Path | None:
-    """Where mmcv (or mmcv-lite) is installed; None where it is not. Imports nothing."""
+    """Where mmcv (or mmcv-lite) is installed; None if it is not. Imports nothing."""
     spec = find_spec('mmcv')
     # A folder without __init__.py, such as one that an uninstalled mmcv left, is a namespace, not mmcv.
     return Path(spec.origin).parent if spec and spec.origin else None
@@ -53,7 +53,7 @@ def compiled(folder: Path) -> Path | None:
 def source() -> str:
     """Which operators `import mmcv.ops` gets: 'none' (mmcv is missing), 'compiled', 'installed' or 'imported'.
 
-    'installed' are ours whatever is imported first, 'imported' ours after `import pinas_zoo` only.
+    'installed' are ours whatever is imported first, 'imported' are ours only after `import pinas_zoo`.
     """
     folder = mmcv_folder()
     if folder is None:

@@ -9,7 +9,7 @@ from pinas_zoo.mmcv_ext import BUILD, compiled, mmcv_folder
 
 MARK = '# Written by `python -m pinas_zoo.mmcv_ext install`.'
 STUB = f"""{MARK}
-# Operators for mmcv-lite; a compiled _ext beside this file is preferred by Python. Of no use without pinas_zoo.
+# Operators for mmcv-lite; a compiled _ext beside this file is preferred by Python. Useless without pinas_zoo.
 import sys
 
 from pinas_zoo.mmcv_ext import operators
@@ -19,7 +19,7 @@ sys.modules[__name__] = operators
 
 
 def install(folder: Path) -> str:
-    """Lays `_ext.py` into mmcv's `folder`, or takes an old one away where compiled operators are; says what it did."""
+    """Puts `_ext.py` into mmcv's `folder`, or removes an old one if there are compiled operators; says what it did."""
     binary, file = compiled(folder), folder / '_ext.py'
     if binary:
         remove(folder)
@@ -31,7 +31,7 @@ def install(folder: Path) -> str:
 
 
 def remove(folder: Path) -> str:
-    """Takes away the file that `install` wrote; says what it did."""
+    """Removes the file that `install` wrote; says what it did."""
     file = folder / '_ext.py'
     if not file.is_file() or not file.read_text().startswith(MARK):
         return f'no file of ours in {folder}'
@@ -42,7 +42,7 @@ def remove(folder: Path) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog='python -m pinas_zoo.mmcv_ext', description=__doc__)
-    parser.add_argument('action', choices=('install', 'remove'), help='write _ext.py into mmcv, or take it away')
+    parser.add_argument('action', choices=('install', 'remove'), help='write _ext.py into mmcv, or remove it')
     action = {'install': install, 'remove': remove}[parser.parse_args(arguments).action]
     folder = mmcv_folder()
     try:

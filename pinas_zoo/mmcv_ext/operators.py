@@ -1,8 +1,8 @@
-"""What mmcv's Python operators ask of `mmcv._ext`, over torch and torchvision, on any device that these know.
+"""The functions of `mmcv._ext` that mmcv's Python operators call, over torch and torchvision, on any of their devices.
 
-Signatures are those of mmcv 2.1.0's compiled module: results are written into tensors that the caller made. What is not
-here raises when it is called and names the command that builds mmcv. Half types are computed in float32. Nothing waits
-for the device, but for the count of boxes that `nms` keeps.
+Signatures are those of mmcv 2.1.0's compiled module: results are written into tensors of the caller. Operators that are
+missing here raise when they are called and name the command that builds mmcv. Half types are computed in float32.
+Nothing waits for the device, except for the number of boxes that `nms` keeps.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 import torchvision
 from torch import Tensor
 
-TINY = torch.finfo(torch.float32).tiny  # mmcv's kernels take logarithms of no less, whatever the type
+TINY = torch.finfo(torch.float32).tiny  # the smallest value that mmcv's kernels take logarithms of, whatever the type
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """In float64 as it is, else in float32."""
+    """float64 unchanged, everything else in float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _single(value: float) -> float:
-    """`value` as the C++ float that mmcv takes it for, so that an IoU equal to a threshold of 0.6 is equal here too."""
+    """`value` as the C++ float of mmcv, so that an IoU equal to a threshold of 0.6 is equal here too."""
     return float(np.float32(value))
 
 
@@ -32,15 +32,15 @@ def _single(value: float) -> float:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that stay, best score first.
+    """Indices of the boxes that are kept, best score first.
 
     Args:
         boxes: (N, 4), x1, y1, x2, y2.
         scores: (N,).
-        iou_threshold: A box goes when its overlap with a better one that stays is greater.
-        offset: 0, or 1 where x2 and y2 are the last pixels inside.
+        iou_threshold: A box is dropped if its overlap with a better box that is kept is greater.
+        offset: 0, or 1 if x2 and y2 are the last pixels inside.
     """
-    order = scores.sort(descending=True).indices  # mmcv's order of equal scores, where torchvision has its own
+    order = scores.sort(descending=True).indices  # mmcv's order of equal scores; torchvision's differs
     boxes = _real(boxes[order])
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
@@ -60,16 +60,16 @@ def softnms(
 ) -> Tensor:
     """Soft NMS: the best box lowers the scores of those that it overlaps, then the next best is taken.
 
-    mmcv calls it with tensors on the CPU, whatever it was given. Boxes and scores that are left are moved as mmcv moves
-    them, since that decides between equal scores.
+    mmcv calls it with tensors on the CPU, whatever its own input. The remaining boxes and scores are moved as in mmcv,
+    since that decides between equal scores.
 
     Args:
         boxes: (N, 4), x1, y1, x2, y2.
         scores: (N,).
         dets: (N, 5), written: boxes and lowered scores, in the order of the result.
         iou_threshold: Overlap from which scores are lowered (methods 0 and 1).
-        sigma: Of the Gaussian (method 2).
-        min_score: A box whose lowered score is less is dropped.
+        sigma: Sigma of the Gaussian (method 2).
+        min_score: A box whose lowered score is smaller is dropped.
         method: 0 drops, 1 is linear in the overlap, 2 Gaussian.
         offset: As in `nms`.
 
@@ -100,7 +100,7 @@ def softnms(
 
 
 def _overlap(box: Tensor, others: Tensor, offset: int) -> Tensor:
-    """IoU of one box with others (N, 4 or more), in mmcv's order of operations; 0 of two boxes without area."""
+    """IoU of one box with others (N, 4 or more), in mmcv's order of operations; 0 for two boxes without area."""
     top, bottom = torch.maximum(box[:2], others[:, :2]), torch.minimum(box[2:4], others[:, 2:4])
     shared = (bottom - top + offset).clamp(min=0).prod(dim=1)
     area, areas = (box[2:4] - box[:2] + offset).prod(), (others[:, 2:4] - others[:, :2] + offset).prod(dim=1)
@@ -143,17 +143,17 @@ def roi_align_forward(
         input: (B, C, H, W).
         rois: (K, 5), index in the batch, x1, y1, x2, y2.
         output: (K, C, aligned_height, aligned_width), written.
-        argmax_y: Of the maximum, not used.
-        argmax_x: Of the maximum, not used.
-        aligned_height: Bins.
-        aligned_width: Bins.
+        argmax_y: For pooling by maximum, not used.
+        argmax_x: For pooling by maximum, not used.
+        aligned_height: Number of bins.
+        aligned_width: Number of bins.
         spatial_scale: From the RoIs' coordinates to the input's.
         sampling_ratio: Samples per bin and axis; 0 for as many as the bin has pixels.
         pool_mode: 1, averages.
-        aligned: Whether pixel centres lie at halves.
+        aligned: Whether pixel centres are at halves.
 
     Raises:
-        NotImplementedError: For maxima (`pool_mode` 0).
+        NotImplementedError: Pooling by maximum was requested (`pool_mode` 0).
     """
     _averages(pool_mode)
     features = _real(input)
@@ -206,7 +206,7 @@ def roi_align_backward(
 
 
 def _class_weights(weight: Tensor, target: Tensor, like: Tensor) -> Tensor:
-    """(N, 1): the weight of each target's class; 1 where there are none, and for a target that names no class."""
+    """(N, 1): the weight of each target's class; 1 if there are none, and for a target that is not a class."""
     if weight.numel() == 0:
         return like.new_ones(())
     known = (target >= 0) & (target < len(weight))
@@ -223,7 +223,7 @@ def _log(probability: Tensor) -> Tensor:
 
 
 def _right_and_wrong(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the class is the target; probabilities that the target is told right, and wrong."""
+    """Where the class is the target; probabilities of a right and of a wrong answer for the target."""
     p = 1 / (1 + torch.exp(-logits))
     is_class = _is_class(target, logits.shape[1])
     return is_class, torch.where(is_class, p, 1 - p), torch.where(is_class, 1 - p, p)
@@ -236,7 +236,7 @@ def sigmoid_focal_loss_forward(
 
     Args:
         input: (N, C) logits.
-        target: (N,) classes; the number of classes, or -1, is none of them.
+        target: (N,) classes; the number of classes, or -1, means none of them.
         weight: (C,) per class, or empty.
         output: (N, C), written.
         gamma: Exponent of the modulating factor.
@@ -266,7 +266,7 @@ def softmax_focal_loss_forward(
     """Softmax focal loss of each row.
 
     Args:
-        input: (N, C) probabilities; mmcv has taken the softmax.
+        input: (N, C) probabilities; mmcv has already applied the softmax.
         target: (N,) classes; negative ones are ignored.
         weight: (C,) per class, or empty.
         output: (N,), written.
@@ -297,9 +297,7 @@ def softmax_focal_loss_backward(
     probabilities = _real(input)
     label = target.clamp(min=0)[:, None]
     p = probabilities.gather(1, label)
-    rest = (1 - p).clamp(
-        min=TINY
-    )  # a power below 1 of nothing would be infinite, and its product with log(1) no number
+    rest = (1 - p).clamp(min=TINY)  # a negative power of 0 would be infinite, and its product with log(1) not a number
     factor = alpha * (gamma * rest.pow(gamma - 1) * p * _log(p) - (1 - p).pow(gamma))
     factor = torch.where(target[:, None] >= 0, factor * _class_weights(weight, target, p), 0)
     buff.copy_(factor[:, 0])
@@ -323,13 +321,13 @@ def _missing(what: str) -> str:
     from pinas_zoo.mmcv_ext import BUILD
 
     return (
-        f'mmcv operator {what} is not available: this mmcv has no compiled operators, and pinas_zoo stands in for nms, '
-        f'soft_nms, roi_align (averages) and the focal losses only. Build mmcv with its operators: {BUILD}'
+        f'mmcv operator {what} is not available: this mmcv has no compiled operators, and pinas_zoo replaces only nms, '
+        f'soft_nms, roi_align (averages) and the focal losses. Build mmcv with its operators: {BUILD}'
     )
 
 
 def __getattr__(name: str) -> Callable[..., NoReturn]:
-    """An operator that is not here: mmcv asks for all of them at import, so it exists and raises when it is called."""
+    """An operator that is missing here: mmcv looks all of them up at import, so it exists and raises when called."""
     if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 

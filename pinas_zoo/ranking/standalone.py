@@ -53,9 +53,9 @@ class Recipe:
     calibration: int = 32
     bfloat16: bool = False
 
-    def autocast(self) -> torch.autocast:
-        """The context of a forward pass."""
-        return torch.autocast('cpu', torch.bfloat16, enabled=self.bfloat16)
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass on a device."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0: warm-up times half a cosine."""
@@ -64,15 +64,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Result:
-    """A training's test accuracy in percent, test loss, and seconds of processor time."""
+    """A training's test accuracy in percent, test loss, and seconds: of processor time on a CPU, else elapsed."""
 
     top1: float
     loss: float
     seconds: float
 
 
-def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int) -> Result:
-    """Trains one path from scratch and tests it.
+def train_path(
+    space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int, device: torch.device | str = 'cpu'
+) -> Result:
+    """Trains one path from scratch on a device and tests it.
 
     Batches and augmentation depend only on the seed: all paths of one seed see the same images in the same order, so
     that common effects do not blur their ranking; two seeds share nothing.
@@ -80,14 +82,16 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
     Raises:
         FloatingPointError: The loss is not finite.
     """
-    begin = time.process_time()
+    device = torch.device(device)
+    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    begin = clock()
     pairs = compose(task, 'train')
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = PiNASNet(arch, space, num_classes=task.num_classes, in_chans=task.in_chans)
         init_weights(net, zero_init_last=True)  # as the supernet starts; two seeds then differ less
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(device=device, memory_format=torch.channels_last)
     parameters = list(net.parameters())
     optimizer = torch.optim.SGD(
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=True
@@ -96,10 +100,10 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
     for step, chosen in enumerate(islice(index_batches(len(pairs), recipe.batch, draw), recipe.steps)):
         for group in optimizer.param_groups:
             group['lr'] = recipe.lr_at(step)
-        images = normalise(augment(pairs.images[chosen], draw, recipe.shift), task.patch)
-        with recipe.autocast():
+        images = normalise(augment(pairs.images[chosen], draw, recipe.shift).to(device), task.patch)
+        with recipe.autocast(device):
             logits = net(images)
-        loss = F.cross_entropy(logits.float(), pairs.labels[chosen])
+        loss = F.cross_entropy(logits.float(), pairs.labels[chosen].to(device))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
@@ -112,21 +116,22 @@ def train_path(space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, s
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
         chosen = islice(index_batches(len(pairs), recipe.batch, draw), recipe.calibration)
-        with recipe.autocast():
-            update_bn((normalise(pairs.images[i], task.patch) for i in chosen), net.train())
-        top1, test_loss = _test(net, recipe, task)
+        with recipe.autocast(device):
+            update_bn((normalise(pairs.images[i].to(device), task.patch) for i in chosen), net.train())
+        top1, test_loss = _test(net, recipe, task, device)
     if not math.isfinite(test_loss):
         raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')
-    return Result(top1, test_loss, time.process_time() - begin)
+    return Result(top1, test_loss, clock() - begin)
 
 
-def _test(net: nn.Module, recipe: Recipe, task: PairTask) -> tuple[float, float]:
+def _test(net: nn.Module, recipe: Recipe, task: PairTask, device: torch.device) -> tuple[float, float]:
     """Top-1 in percent and mean cross-entropy on the test pairs."""
     pairs, hits, loss = compose(task, 'test'), 0, 0.0
     net.eval()
     for images, labels in zip(pairs.images.split(TEST_BATCH), pairs.labels.split(TEST_BATCH), strict=True):
-        with recipe.autocast():
-            logits = net(normalise(images, task.patch)).double()
+        labels = labels.to(device)
+        with recipe.autocast(device):
+            logits = net(normalise(images.to(device), task.patch)).double()
         hits += int((logits.argmax(dim=1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction='sum'))
     return 100 * hits / len(pairs), loss / len(pairs)

@@ -11,6 +11,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def run(
     jobs: Sequence[Job],
     workers: int = 1,
     threads: int = 1,
+    device: str = 'cpu',
     progress: Callable[[int, int, dict[str, Any]], None] = lambda done, total, row: None,
 ) -> None:
     """Trains what is missing, each supernet in its own process, so that its peak memory can be measured.
@@ -103,6 +105,7 @@ def run(
         jobs: The jobs that it should contain.
         workers: Number of supernets trained at a time.
         threads: Threads of each.
+        device: Where they are trained and scored; every line records it.
         progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:
@@ -115,13 +118,13 @@ def run(
         return
     context = multiprocessing.get_context('spawn')  # a fork of a process whose torch has threads may hang
     with context.Pool(workers, torch.set_num_threads, (threads,), maxtasksperchild=1) as pool:
-        for done, row in enumerate(pool.imap_unordered(train_contestant, jobs), start=1):
+        for done, row in enumerate(pool.imap_unordered(partial(train_contestant, device=device), jobs), start=1):
             append_lines(file, [row])
             progress(done, len(jobs), row)
 
 
-def train_contestant(job: Job) -> dict[str, Any]:
-    """Trains one supernet and scores all paths.
+def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
+    """Trains one supernet on a device and scores all paths.
 
     The seed determines the weights, the batches, the paths of the training and the linear stage. Paths of the tuning
     half are also scored during the training, see `SupernetRecipe.checkpoints`.
@@ -137,7 +140,7 @@ def train_contestant(job: Job) -> dict[str, Any]:
         torch.manual_seed(seed)
         net = SuperNet(job.space, in_chans=task.in_chans, zero_init_last=recipe.zero_init_last)
         method = build_method(contestant, recipe, net, task.num_classes, seed)
-    method.to(memory_format=torch.channels_last).train()
+    method.to(device=device, memory_format=torch.channels_last).train()
     units = training_units(contestant, recipe)
     tuning = job.archs[::2][: recipe.checkpoint_paths]
     observer = Observer(method, units, task, recipe, tuning, seed)
@@ -168,10 +171,11 @@ def train_contestant(job: Job) -> dict[str, Any]:
         'code': __version__,
         'torch': torch.__version__.split('+')[0],
         'threads': torch.get_num_threads(),
+        **({} if device == 'cpu' else {'device': torch.cuda.get_device_name(device)}),
         'steps': len(training.losses),
         'units': {'train': round(training.units, 2), 'linear': linear_units(contestant, recipe)},
         'seconds': {name: round(value, 1) for name, value in seconds.items()},
-        'peak_memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        'peak_memory_mb': _peak_memory_mb(device),
         'loss': [round(float(np.mean(part)), 4) for part in losses],
         'shifts': observer.shifts,
         'on_the_way': observer.scores,
@@ -179,6 +183,13 @@ def train_contestant(job: Job) -> dict[str, Any]:
         **({} if native is None else {'native': {name: round(value, 6) for name, value in native.items()}}),
         **_found(method, job.space, len(training.losses) - 1),
     }
+
+
+def _peak_memory_mb(device: str) -> int:
+    """Of this process on a CPU, of the device's allocator elsewhere."""
+    if device != 'cpu':
+        return torch.cuda.max_memory_allocated(device) >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def _batches(

@@ -1,7 +1,8 @@
 """Trains a contestant's supernet and scores its paths: torch alone, in this process, on the images of the truth.
 
 The method objects are the same as in every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the
-loop is plain, so that the whole study fits a CPU.
+loop is plain, so that the whole study fits a CPU. Everything runs where the method's parameters are; batches are drawn
+on the CPU, so that they are the same on every device.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pinas_zoo.space import Arch
 __all__ = [
     'Training',
     'cosine',
+    'device_of',
     'halved_batches',
     'labelled_batches',
     'linear',
@@ -36,12 +38,15 @@ __all__ = [
     'score_paths',
     'stairs',
     'supernet_of',
+    'to_device',
     'train_linear_head',
     'view_batches',
 ]
 
 #: Held-out images per batch.
 SCORE_BATCH = 500
+#: Steps after which a training looks whether its losses are finite, which waits for the device.
+FINITE_INTERVAL = 50
 
 Batches = Iterator[dict[str, Any]]
 Rate = Callable[[float], float]
@@ -166,20 +171,21 @@ def optimise(
     zero_momenta(optimisers[0])
     if arch_optimiser:
         optimisers.append(arch_optimiser(groups['arch'], units))
+    device = weights[0].device
     losses, used, step = [], 0.0, 0
     while used + (cost := method.units(step)) <= units + 1e-6:
         if before_step:
             before_step(step, used)
         for group in optimisers[0].param_groups:
             group['lr'] = lr * rate(used / units) * min(1.0, (step + 1) / max(warmup, 1))
-        batch, loss = next(batches), 0.0
+        batch, terms = to_device(next(batches), device), []
         for part in range(method.parts(step)):
-            with torch.autocast('cpu', torch.bfloat16, enabled=bfloat16):
-                term = method.loss(batch, step, part)['loss']
-            term.backward()
-            loss += term.item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f'the loss of step {step} is {loss}')
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                terms.append(method.loss(batch, step, part)['loss'])
+            terms[-1].backward()
+        losses.append(torch.stack([term.detach().double() for term in terms]).sum())
+        if (step + 1) % FINITE_INTERVAL == 0:
+            _refuse_infinite(losses)
         if after_backward:
             after_backward(step)
         if clip_value:
@@ -187,11 +193,27 @@ def optimise(
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        losses.append(loss)
         used, step = used + cost, step + 1
     if not losses:
         raise ValueError(f'a step costs {cost:.3g} path units, but the budget is {units:.3g}')
-    return Training(losses, used)
+    return Training(_refuse_infinite(losses), used)
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch, and the batches in it, on a device."""
+    return {
+        key: to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
+        for key, value in batch.items()
+    }
+
+
+def _refuse_infinite(losses: Sequence[Tensor]) -> list[float]:
+    """The losses as numbers; reading them waits for the device."""
+    values = torch.stack(list(losses)).tolist()
+    for step, loss in enumerate(values):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f'the loss of step {step} is {loss}')
+    return values
 
 
 def supernet_of(method: Method) -> SuperNet:
@@ -199,11 +221,16 @@ def supernet_of(method: Method) -> SuperNet:
     return method.supernet
 
 
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network's parameters are."""
+    return next(net.parameters()).device
+
+
 def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:
     """The linear stage: a head on a frozen copy of the supernet, one uniform path per step."""
     with torch.random.fork_rng(devices=[]):  # for the head's initial weights; the training's random state is unchanged
         torch.manual_seed(seed)
-        method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed)
+        method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed).to(device_of(supernet))
     batches = labelled_batches(task, recipe.batch, seed)
     optimise(method, batches, steps * FORWARD, recipe.linear_lr, stairs, bfloat16=recipe.bfloat16)
     return method.head
@@ -221,10 +248,11 @@ def score_paths(
             f'{len(train)} and {len(held)}'
         )
     images, labels = held.images[: recipe.held_out], held.labels[: recipe.held_out]
-    calibration = [normalise(x, task.patch) for x in train.images[:count].split(recipe.batch)]
-    batches = zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True)
+    device = device_of(supernet)
+    calibration = [normalise(x.to(device), task.patch) for x in train.images[:count].split(recipe.batch)]
+    batches = zip(images.to(device).split(SCORE_BATCH), labels.to(device).split(SCORE_BATCH), strict=True)
     evaluation = [(normalise(x, task.patch), y) for x, y in batches]
-    with torch.autocast('cpu', torch.bfloat16, enabled=recipe.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
         return Evaluator(supernet, head, calibration, evaluation)(archs)
 
 

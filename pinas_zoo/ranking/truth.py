@@ -11,6 +11,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def extend(
     study: Study,
     paths: int,
     workers: int = 1,
+    device: str = 'cpu',
     progress: Callable[[int, int, SearchRecord], None] = lambda done, total, record: None,
 ) -> None:
     """Trains what a table with this many paths still lacks. One process writes; each training has one thread.
@@ -188,6 +190,7 @@ def extend(
             torch.
         paths: Number of paths that the table should have.
         workers: Number of training processes.
+        device: Where they train; the lines of a table are all from the same kind of device.
         progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:
@@ -196,13 +199,15 @@ def extend(
     if workers < 1:
         raise ValueError(f'workers must be at least 1, got {workers}')
     archs, header = draw_paths(study, paths), study.header()
+    if device != 'cpu':
+        header['device'] = torch.cuda.get_device_name(device)
     if Path(file).is_file() and Path(file).stat().st_size:
         header |= {key: SearchLog.read(file)[0].get(key) for key in VERSIONS}
     costs = CostTable(study.space, study.task.input_size, study.task.num_classes, study.task.in_chans)
     with SearchLog(file, header) as log:
         start, total = len(log), paths * study.seeds
         jobs = [(study, archs[i // study.seeds], i % study.seeds) for i in range(start, total)]
-        for index, result in enumerate(_run(jobs, workers), start=start):
+        for index, result in enumerate(_run(jobs, workers, device), start=start):
             arch = archs[index // study.seeds]
             cost = costs.of(arch)
             record = SearchRecord(
@@ -221,20 +226,21 @@ def extend(
 Job = tuple[Study, Arch, int]
 
 
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+def _run(jobs: Sequence[Job], workers: int, device: str) -> Iterator[Result]:
     """Results in the order of the jobs."""
+    train = partial(_train, device=device)
     if workers == 1 or len(jobs) < 2:
         with _one_thread():
-            yield from map(_train, jobs)
+            yield from map(train, jobs)
         return
     # Spawned processes: forking a process whose torch has threads may hang.
     with multiprocessing.get_context('spawn').Pool(workers, torch.set_num_threads, (1,)) as pool:
-        yield from pool.imap(_train, jobs)
+        yield from pool.imap(train, jobs)
 
 
-def _train(job: Job) -> Result:
+def _train(job: Job, device: str = 'cpu') -> Result:
     study, arch, seed = job
-    return train_path(study.space, study.task, study.recipe, arch, seed)
+    return train_path(study.space, study.task, study.recipe, arch, seed, device)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""mkdocs hooks: README is the home page, and links from the pages into the repository lead to copies of the files.
+"""mkdocs hooks: the README is the home page, and links from the pages into the repository lead to copies of the files.
 
 The pages are read in the repository as well as on the site, so their links are relative to the repository. On the site
 a linked file is copied to `repository/`; a linked page of docs/ stays a page.
@@ -20,7 +20,7 @@ COPIES = 'repository'
 
 
 def _place(target: str, folder: str) -> str | None:
-    """The path from the repository's root that a link in `folder` leads to; None where there is no such file."""
+    """The path from the repository's root that a link in `folder` leads to; None if there is no such file."""
     path = posixpath.normpath(posixpath.join(folder, target))
     return path if (ROOT / path).exists() else None
 

@@ -2,10 +2,10 @@
 
     python tools/dev/make_tables.py            python tools/dev/make_tables.py --check
 
-A table stands between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
+A table is between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
 Parameters and MACs of a metafile are checked against the cost table of its space, its results and weights against the
-manifest. Results of the paper and ours have a column each. checkpoints/metafile.yml, by which mmdet's and mmseg's
-Inferencers find the weights of our own, is written whole.
+manifest. Results of the paper and ours are in separate columns. checkpoints/metafile.yml, by which mmdet's and mmseg's
+Inferencers find our own weights, is generated completely.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def check_weights(model: dict[str, Any]) -> None:
 
 
 def own_metafile() -> str:
-    """The metafile of the weights that this project trained; a supernet, which is no one network, has no row."""
+    """The metafile of the weights that this project trained; a supernet, which is not a single network, has no row."""
     models = []
     for entry in entries().values():
         if not entry.own or entry.arch is None:
@@ -178,7 +178,7 @@ def table(source: Path, page: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing, exit 1 where a table is out of date')
+    parser.add_argument('--check', action='store_true', help='write nothing, exit 1 if a table is out of date')
     args = parser.parse_args(argv)
     stale = []
 

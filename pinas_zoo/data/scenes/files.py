@@ -11,7 +11,7 @@ from PIL import Image
 
 from pinas_zoo.data.scenes.images import FLOOR, RIM, SPLITS, VERSION, WALL, Scene
 
-# Cityscapes: items take its ten countable classes, in the order of the table in docs/data.md; wall, floor and rim (out
+# Cityscapes: items use its ten countable classes, in the order of the table in docs/data.md; wall, floor and rim (out
 # of roi) follow.
 CITYSCAPES_IDS = np.array([24, 25, 26, 27, 28, 31, 32, 33, 19, 20, 12, 7, 3], dtype=np.uint8)
 CITYSCAPES_TRAIN_IDS = np.array([11, 12, 13, 14, 15, 16, 17, 18, 6, 7, 3, 0, 255], dtype=np.uint8)
@@ -27,7 +27,7 @@ def label_table(items: Sequence[int], wall: int, floor: int, rim: int) -> np.nda
 
 
 def ade20k_table(classes: int) -> np.ndarray:
-    """ADE20K's labels: 0 is "other" and ignored (reduce_zero_label), items follow from 1 on, then wall and floor."""
+    """ADE20K's labels: 0 is "other" and ignored (reduce_zero_label), items start at 1, then wall and floor."""
     return label_table(range(1, classes + 1), classes + 1, classes + 2, 0)
 
 
@@ -55,7 +55,7 @@ def _encode(pixels: np.ndarray, kind: str) -> bytes:
 
 
 def coco_annotations(scene: Scene, split: str, number: int, first: int) -> list[dict[str, Any]]:
-    """A scene's instances as entries of COCO's file, with ids from `first` on."""
+    """A scene's instances as entries of COCO's file, with ids starting at `first`."""
     annotations = []
     for instance, (category, name) in enumerate(zip(scene.categories, scene.names)):
         mask = scene.ids == instance

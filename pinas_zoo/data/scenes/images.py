@@ -1,6 +1,6 @@
-"""One scene composed from real pixels: items at random scale and place over a textured wall and floor.
+"""One scene composed from real pixels: items at random scale and position over a textured wall and floor.
 
-Nearer items hide farther ones. The map of visible items is built while composing, so every mask is exact.
+Nearer items hide farther ones. The map of visible items is built during composition, so every mask is exact.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from pinas_zoo.data import Source
 
 
-VERSION = 1  # raise it when the same settings would give other pixels
+VERSION = 1  # increase it whenever the same settings would give different pixels
 FORMATS = ('coco', 'ade20k', 'cityscapes')
 SPLITS = ('train', 'val')
-#: Labels that are not item's category, whatever number of those there is.
+#: Labels that are not an item's category, however many categories there are.
 WALL, FLOOR, RIM = 253, 254, 255
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a set of scenes is made of; the manifest records it.
+    """Settings of a set of scenes; the manifest records them.
 
     Args:
-        size: height in px, at least 32; COCO and ADE20K scenes are square, Cityscapes ones twice as wide.
-        train, val: number of scenes of each format.
-        seed: of everything random.
-        formats: some of coco, ade20k, cityscapes.
-        items: fewest and most items in a square scene.
-        item_size: longer side of an item as a share of the height.
-        min_visible: smallest visible share of an item, in (0, 1].
-        pool: number of source items in use per split.
+        size: Height in px, at least 32; COCO and ADE20K scenes are square, Cityscapes ones twice as wide.
+        train, val: Number of scenes of each format.
+        seed: Seed of everything random.
+        formats: Some of coco, ade20k, cityscapes.
+        items: Smallest and largest number of items in a square scene.
+        item_size: Longer side of an item as a share of the height, as (low, high).
+        min_visible: Smallest visible share of an item, in (0, 1].
+        pool: Number of source items used per split.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: A value is out of its range.
     """
 
     size: int = 128
@@ -55,9 +55,9 @@ class SceneSettings:
         if not self.formats or set(self.formats) - set(FORMATS):
             raise ValueError(f'formats={self.formats!r}; allowed: some of {", ".join(FORMATS)}')
         if self.size < 32 or min(self.train, self.val, self.pool) < 1 or self.seed < 0:
-            raise ValueError(f'{self}: size is at least 32, train, val and pool at least 1, seed at least 0')
+            raise ValueError(f'{self}: size must be at least 32, train, val and pool at least 1, seed at least 0')
         if not 1 <= self.items[0] <= self.items[1] or not 0 < self.item_size[0] <= self.item_size[1] <= 1:
-            raise ValueError(f'{self}: items and item_size are (low, high), low at most high, shares up to 1')
+            raise ValueError(f'{self}: items and item_size must be (low, high), low at most high, shares up to 1')
         if not 0 < self.min_visible <= 1:
             raise ValueError(f'min_visible={self.min_visible!r}; allowed: above 0, up to 1')
 
@@ -78,7 +78,7 @@ class Scene:
     """One composed image.
 
     Shape: image (H, W, 3) uint8; ids (H, W) number of the visible item or -1; labels (H, W) category, WALL, FLOOR or
-    RIM; categories and names by item number. `classes` is how many categories there are.
+    RIM; categories and names by item number. `classes` is the number of categories.
     """
 
     image: np.ndarray
@@ -90,19 +90,19 @@ class Scene:
 
 
 def cut_items(source: Source, count: int, seed: int) -> Items:
-    """Draw items of a labelled grey source and find their masks.
+    """Draw items from a labelled grey source and find their masks.
 
     Args:
-        source: images of one size, bright item on black.
-        count: at most this many items.
-        seed: of the draw.
+        source: Images of one size, with a bright item on black.
+        count: Largest number of items.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: the source has no classes, or so many that their labels meet those of wall, floor and rim.
+        ValueError: The source has no classes, or so many that their labels collide with wall, floor and rim.
     """
     if not 1 <= len(source.classes) <= WALL:
         count = len(source.classes)
-        raise ValueError(f'scenes need a source with 1 to {WALL} classes, came: {count} ({source.description})')
+        raise ValueError(f'scenes need a source with 1 to {WALL} classes, got {count} ({source.description})')
     order = np.random.default_rng([seed, 7]).permutation(len(source))[:count].tolist()
     pixels = np.stack([source.load(i)[0].numpy() for i in order])
     masks = solid_masks(pixels)
@@ -113,7 +113,7 @@ def cut_items(source: Source, count: int, seed: int) -> Items:
 
 
 def solid_masks(pixels: np.ndarray, threshold: int = 12) -> np.ndarray:
-    """Item masks without holes: all that the dark outside, grown from the border, does not reach.
+    """Item masks without holes: everything that the dark outside, grown from the border, does not reach.
 
     Shape: uint8 (N, h, w) to bool (N, h, w).
     """
@@ -153,7 +153,7 @@ def compose(items: Items, rng: np.random.Generator, height: int, width: int, set
 
 @dataclass(frozen=True)
 class _Sprite:
-    """A rendered item: number, colours (h, w, 3), opacity (h, w), place of its upper left corner."""
+    """A rendered item: number, colours (h, w, 3), opacity (h, w), position of its upper left corner."""
 
     item: int
     colours: np.ndarray
@@ -177,7 +177,7 @@ def _render(items: Items, rng: np.random.Generator, height: int, settings: Scene
     angle = np.clip(rng.normal(0, 0.2), -0.6, 0.6)
     cos, sin = np.cos(angle), np.sin(angle)
     extent = np.ceil(np.abs([[cos, sin], [sin, cos]]) @ (box * scale)).astype(int) + 3
-    # PIL wants the map from output to input pixels: rotate back, then divide by the scale, mirrored at random.
+    # PIL needs the map from output to input pixels: rotate back, then divide by the scale, mirrored at random.
     mirror = 1 if rng.random() < 0.5 else -1
     back = np.array([[cos, sin], [-sin, cos]]) / np.array([scale[1] * mirror, scale[0]])[:, None]
     shift = middle[::-1] - back @ (extent[::-1] / 2)
@@ -192,7 +192,7 @@ def _render(items: Items, rng: np.random.Generator, height: int, settings: Scene
         / 255
         for layer in (items.pixels[number] * mask, mask.astype(np.uint8) * 255)
     )
-    # Black outside leaks into the border pixels when resampled; dividing by the opacity takes it out again.
+    # Resampling mixes the black outside into the border pixels; dividing by the opacity removes it again.
     grey = (grey / np.maximum(alpha, 0.4)).clip(0, 1)
     return _Sprite(number, _tint(grey, rng), ((alpha - 0.5) * 1.6 + 0.5).clip(0, 1))
 
@@ -207,12 +207,12 @@ def _tint(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _place(
     sprites: list[_Sprite], new: _Sprite, rng: np.random.Generator, height: int, width: int, min_visible: float
 ) -> list[_Sprite]:
-    """Add the sprite where all stay visible enough; after eight tries it is left out."""
+    """Add the sprite if all items stay visible enough; after eight tries it is left out."""
     size = np.array(new.alpha.shape)
     for _ in range(8):
         overhang = size * 0.15
         top, left = np.rint(rng.uniform(-overhang, [height, width] - size + overhang)).astype(int).tolist()
-        # What stands lower in the picture is nearer and hides what is behind it.
+        # Items lower in the picture are nearer and hide those behind them.
         moved = _Sprite(new.item, new.colours, new.alpha, top, left)
         trial = sorted([*sprites, moved], key=lambda s: s.bottom)
         ids, areas = _visible(trial, height, width)
@@ -223,7 +223,7 @@ def _place(
 
 
 def _visible(sprites: list[_Sprite], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the visible sprite per pixel (-1: none), and each sprite's whole area."""
+    """Number of the visible sprite per pixel (-1: none), and the full area of each sprite."""
     ids = np.full((height, width), -1, dtype=np.int16)
     for number, sprite in enumerate(sprites):
         window, inner = _windows(sprite, height, width)
@@ -232,7 +232,7 @@ def _visible(sprites: list[_Sprite], height: int, width: int) -> tuple[np.ndarra
 
 
 def _windows(sprite: _Sprite, height: int, width: int, pad: int = 0) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where the padded sprite meets the image, in the image's and in its own pixels."""
+    """Where the padded sprite overlaps the image, in the image's and in its own pixels."""
     corner = (sprite.top - pad, sprite.left - pad)
     ends = [(c, c + n + 2 * pad, limit) for c, n, limit in zip(corner, sprite.alpha.shape, (height, width))]
     window = tuple(slice(max(0, a), max(0, min(b, limit))) for a, b, limit in ends)

@@ -1,7 +1,7 @@
 """Detection and segmentation sets composed from real pixels, in COCO, ADE20K and Cityscapes format.
 
-Items of a labelled grey source (Fashion-MNIST) are tinted and laid over a background (`scene_images`) and written in
-each format (`scene_files`). A scene depends on (seed, format, split, number) alone; train and val use different items.
+Items of a labelled grey source (Fashion-MNIST) are tinted and put on a background (`scene_images`) and written in
+each format (`scene_files`). A scene depends only on (seed, format, split, number); train and val use different items.
 """
 
 from __future__ import annotations
@@ -82,22 +82,22 @@ def prepare_scenes(
 ) -> tuple[dict[str, Any], bool]:
     """Write the sets under root/coco, root/ade20k, root/cityscapes, and root/manifest.json.
 
-    All is written into a temporary folder beside root, which is renamed at the end: a killed run leaves nothing half.
-    A second call with the same settings and data does nothing.
+    Everything is written into a temporary folder beside root, which is renamed at the end: a killed run leaves nothing
+    incomplete. A second call with the same settings and data does nothing.
 
     Args:
-        root: folder to make.
-        settings: what to make.
-        train, val: labelled sources of the same classes without a common image.
-        overwrite: replace a set that was made with other settings.
-        progress: called with (step, done, total).
+        root: Folder to create.
+        settings: Settings of the scenes.
+        train, val: Labelled sources with the same classes and no image in common.
+        overwrite: Replace a set that was made with other settings.
+        progress: Called with (step, done, total).
 
     Returns:
         The manifest, and whether anything was written.
 
     Raises:
-        ValueError: root holds a set with other settings, or something that is not a scene set; or the sources do not
-            fit each other or a format.
+        ValueError: root contains a set with other settings, or something that is not a scene set; or the sources do
+            not match each other or a format.
     """
     _check_classes(train, val, settings)
     root = Path(root).absolute()
@@ -131,7 +131,7 @@ def prepare_scenes(
 
 def _check_classes(train: Source, val: Source, settings: SceneSettings) -> None:
     if train.classes != val.classes:
-        raise ValueError(f'the sources for train and val differ in their classes: {train.classes} and {val.classes}')
+        raise ValueError(f'the sources for train and val have different classes: {train.classes} and {val.classes}')
     countable = len(CITYSCAPES_IDS) - 3  # wall, floor and rim are the others
     if 'cityscapes' in settings.formats and len(train.classes) > countable:
         raise ValueError(
@@ -141,21 +141,21 @@ def _check_classes(train: Source, val: Source, settings: SceneSettings) -> None:
 
 
 def _write_class_names(root: Path, manifest: dict[str, Any]) -> None:
-    """One name per line beside the label maps, which carry none; COCO's files have theirs. Earlier sets lack it."""
+    """One name per line beside the label maps, which have none; COCO's files include theirs. Earlier sets lack it."""
     folder = root / 'ade20k'
     if folder.is_dir() and not (folder / CLASS_NAMES).is_file():
         write_text(folder / CLASS_NAMES, '\n'.join(manifest['ade20k_classes']) + '\n')
 
 
 def _describe(train: Source, val: Source) -> dict[str, Any]:
-    # Not where the pixels were found (Debian package, download): the same pixels give the same set.
+    # Without where the pixels were found (Debian package, download): the same pixels give the same set.
     keys = ('data', 'split', 'images', 'start', 'part', 'seed', 'part_start', 'root', 'list')
     pairs = zip(SPLITS, (train, val))
     return {split: {k: s.description[k] for k in keys if k in s.description} for split, s in pairs}
 
 
 def _read_manifest(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The manifest of an equal set; None where a set has to be written."""
+    """The manifest of an equal set; None if a set has to be written."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     file = root / 'manifest.json'
@@ -167,13 +167,13 @@ def _read_manifest(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[
         return manifest
     if not overwrite:
         differing = [(k, settings.get(k), v) for k, v in wanted.items() if settings.get(k) != v]
-        text = '; '.join(f'{k} is {old!r}, asked for {new!r}' for k, old, new in differing)
-        raise ValueError(f'{root} holds a scene set with other settings: {text}. Give --overwrite or another --root')
+        text = '; '.join(f'{k} is {old!r}, requested {new!r}' for k, old, new in differing)
+        raise ValueError(f'{root} contains a scene set with other settings: {text}. Give --overwrite or another --root')
     return None
 
 
 def _replace(partial: Path, root: Path) -> None:
-    # One sync for thousands of files: after the rename the set must be whole even if the power fails.
+    # One sync for thousands of files: after the rename the set must be complete even after a power failure.
     os.sync()
     old = root.with_name(f'.{root.name}.old')
     shutil.rmtree(old, ignore_errors=True)

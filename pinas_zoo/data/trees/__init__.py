@@ -1,7 +1,7 @@
-"""COCO, ADE20K and Cityscapes as folders: what mmdet and mmseg expect of them, checked, linked, cut down.
+"""COCO, ADE20K and Cityscapes as folders that mmdet and mmseg expect: checked, linked, reduced to subsets.
 
-`layout` says what a tree is and what is wrong with one, `coco` and `label_maps` know their formats, `train_ids` makes
-Cityscapes' maps, `links` gathers data that lie elsewhere, `mini` cuts a subset that keeps every class.
+`layout` defines what a tree is and finds what is wrong with one, `coco` and `label_maps` know their formats,
+`train_ids` makes Cityscapes' maps, `links` links data from elsewhere, `mini` makes a subset that keeps every class.
 """
 
 from pinas_zoo.data.trees.coco import COCO, CocoTree

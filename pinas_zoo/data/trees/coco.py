@@ -74,7 +74,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f'{file}: no JSON ({error}); a broken download?') from None
+        raise ValueError(f'{file}: not JSON ({error}); a broken download?') from None
     missing = [key for key in _KEYS if not isinstance(document, dict) or key not in document]
     if missing:
         raise ValueError(f'{file}: has no {", ".join(missing)}; COCO annotation files have {", ".join(_KEYS)}')

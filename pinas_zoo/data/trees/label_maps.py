@@ -23,7 +23,7 @@ class LabelMapTree(Tree):
     Args:
         maps: Suffix of the maps that training reads.
         first_class: Label of the first class.
-        classes: How many classes follow each other from there on.
+        classes: Number of consecutive classes starting there.
     """
 
     maps: str = '.png'
@@ -72,7 +72,7 @@ class LabelMapTree(Tree):
 
 
 def _classes_in(file: Path, first: int, count: int) -> np.ndarray:
-    """Which classes a label map shows. Shape: bool (count,)."""
+    """Which classes occur in a label map. Shape: bool (count,)."""
     pixels = np.bincount(np.asarray(Image.open(file), np.uint8).ravel(), minlength=256)
     return pixels[first : first + count] > 0
 
@@ -98,7 +98,7 @@ ADE20K = LabelMapTree(
         _ade20k_part('val', 'annotations/validation', '.png', 2_000),
     ),
     images='.jpg',
-    first_class=1,  # 0 is "other", which mmseg takes away
+    first_class=1,  # 0 is "other", which mmseg removes
     classes=150,
 )
 CITYSCAPES = LabelMapTree(

@@ -1,4 +1,4 @@
-"""A data set as a tree of folders: its parts, their counts, and what is wrong with one that lies on a disk."""
+"""A data set as a tree of folders: its parts, their counts, and what is wrong with a tree on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from pinas_zoo.data.trees.listing import shorten
 
 SPLITS = ('train', 'val')
-#: Lies in the root of a mini set and says what it was cut from; its counts are then the expected ones.
+#: File in the root of a mini set that records what it was made from; its counts are then the expected ones.
 MINI_FILE = 'mini.json'
 #: Called with (step, done, total).
 Progress = Callable[[str, int, int], None]
 
 
 class TreeError(ValueError):
-    """A tree is not what it has to be; the message lists everything."""
+    """A tree is not complete; the message lists everything that is wrong."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Part:
 
     Args:
         split: 'train' or 'val'.
-        folder: Below the root.
-        suffix: How the files' names end.
-        count: Files of the whole data set.
-        download: The archive that holds them; '' for files that are made here.
-        nested: They lie one folder deeper, one a city.
+        folder: Relative to the root.
+        suffix: End of the files' names.
+        count: Number of files in the full data set.
+        download: Archive that contains them; '' for files that are made here.
+        nested: Whether they are one folder deeper, one folder per city.
     """
 
     split: str
@@ -46,7 +46,7 @@ class Part:
 
     @property
     def single(self) -> bool:
-        """Whether the suffix is the whole name of one file."""
+        """Whether the suffix is the full name of a single file."""
         return self.suffix[0] not in '._'
 
     @property
@@ -55,7 +55,7 @@ class Part:
         return f'{self.folder}/{"*/" if self.nested else ""}{"" if self.single else "*"}{self.suffix}'
 
     def scan(self, root: Path) -> tuple[list[str], list[str]]:
-        """Names of this part's files, relative to its folder and sorted, and those of them that are empty."""
+        """Names of this part's files, relative to its folder and sorted, and the empty ones among them."""
         folder = root / self.folder
         if not folder.is_dir():
             return [], []
@@ -73,7 +73,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Problem:
-    """One line on what is wrong, and the archive that mends it ('': none)."""
+    """One line about what is wrong, and the archive that repairs it ('': none)."""
 
     line: str
     download: str = ''
@@ -86,9 +86,9 @@ class Tree:
     Args:
         name: 'coco', 'ade20k' or 'cityscapes'.
         root: Where mmdet's or mmseg's configs look for it.
-        page: The official page that hands it out.
-        parts: What it consists of.
-        images: Pattern of the suffix that an image has, by which images are counted.
+        page: The official download page.
+        parts: The parts that it consists of.
+        images: Pattern of the suffix of image files, by which images are counted.
     """
 
     name: str
@@ -106,8 +106,8 @@ class Tree:
         """The same layout with other numbers of images.
 
         Args:
-            root: Of a tree; if it is a mini set, its own counts are expected.
-            counts: Of training and validation images, in place of the data set's.
+            root: Root of a tree; if it is a mini set, its own counts are expected.
+            counts: Numbers of training and validation images, instead of the data set's.
         """
         file = root / MINI_FILE
         if counts is None and file.is_file():
@@ -122,8 +122,8 @@ class Tree:
         """Everything that is missing or wrong below a root.
 
         Args:
-            root: Of the tree.
-            made: Whether the files that are made here have to be there.
+            root: Root of the tree.
+            made: Whether the files that are made here are required.
         """
         if not root.is_dir():
             return [Problem(f'{root}: no such folder', part.download) for part in self.parts]
@@ -143,11 +143,11 @@ class Tree:
         """Check a tree.
 
         Args:
-            root: Of the tree.
-            made: Whether the files that are made here have to be there.
+            root: Root of the tree.
+            made: Whether the files that are made here are required.
 
         Raises:
-            TreeError: One message with all that is missing or wrong and where to get it.
+            TreeError: One message that lists everything missing or wrong and where to get it.
         """
         problems = self.problems(root, made)
         if not problems:
@@ -158,11 +158,11 @@ class Tree:
             text.append(f'{inner} looks like it: give --root {inner}')
         elif archives := list(dict.fromkeys(p.download for p in problems if p.download)):
             text.append(f'Get {", ".join(archives)} from {self.page} and unpack into {root},')
-            text.append(f'or link what lies elsewhere: prepare_data.py {self.name} --root {root} --link FOLDER')
+            text.append(f'or link data from elsewhere: prepare_data.py {self.name} --root {root} --link FOLDER')
         raise TreeError('\n'.join(text))
 
     def _inner(self, root: Path) -> Path | None:
-        """A folder below the root that holds what the root should."""
+        """A folder below the root that contains what the root should."""
         folders = [part.folder for part in self.parts]
         if not root.is_dir() or any((root / folder).exists() for folder in folders):
             return None
@@ -170,10 +170,10 @@ class Tree:
         return inner[0] if inner else None
 
     def annotation_problems(self, root: Path, found: dict[Part, list[str]]) -> list[Problem]:
-        """What is wrong between annotations and images.
+        """Mismatches between annotations and images.
 
         Args:
-            root: Of the tree.
+            root: Root of the tree.
             found: Names by part, relative to its folder.
         """
         raise NotImplementedError
@@ -189,7 +189,7 @@ class Tree:
         raise NotImplementedError
 
     def subset(self, root: Path, split: str, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-        """What a mini set with these images holds.
+        """The content of a mini set with these images.
 
         Returns:
             Paths below the root to link to; JSON documents to write, by path.
@@ -201,9 +201,9 @@ def _count_line(root: Path, part: Part, count: int) -> str:
     if count == part.count:
         return ''
     if not (root / part.folder).is_dir():
-        return f'{part.folder}: no such folder, {part.count:,} of {part.pattern} belong there'
+        return f'{part.folder}: no such folder, it should have {part.count:,} of {part.pattern}'
     if not count:
         content = shorten(sorted(os.listdir(root / part.folder))) or 'nothing'
-        return f'{part.pattern}: none of {part.count:,}; the folder holds {content}'
+        return f'{part.pattern}: none of {part.count:,}; the folder contains {content}'
     difference = f'{part.count - count:,} missing' if count < part.count else f'{count - part.count:,} too many'
     return f'{part.pattern}: {count:,} of {part.count:,}, {difference}'

@@ -1,4 +1,4 @@
-"""A tree of links to data that lie elsewhere."""
+"""A tree of links to data elsewhere."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _DEPTH = 3  # folders between what the user names and a part of the tree: SRC/ar
 
 
 def link_tree(tree: Tree, root: str | Path, source: str | Path) -> int:
-    """Link every part of a tree from where it lies below `source`.
+    """Link every part of a tree to where it is found below `source`.
 
     Parts are found by the end of their path: leftImg8bit/train as SRC/leftImg8bit/train, as
-    SRC/leftImg8bit_trainvaltest/leftImg8bit/train and so on; the least deep one counts. Where files are made beside
+    SRC/leftImg8bit_trainvaltest/leftImg8bit/train and so on; the least deep one counts. If files are made beside
     others (Cityscapes' train ids) every file is linked and the folder is a real one, so that nothing is written into
-    the source. Links that are there already stay.
+    the source. Existing links are kept.
 
     Args:
-        tree: Layout.
-        root: Where the links go.
-        source: Folder that holds the data in some usual layout.
+        tree: The layout.
+        root: Where the links are created.
+        source: Folder that contains the data in some usual layout.
 
     Returns:
-        How many links there are.
+        The number of links.
 
     Raises:
-        TreeError: When a part is not found, or at two places, or something else is in the way; lists all of them.
+        TreeError: A part is not found, or found twice, or something else is in the way; the message lists all of them.
     """
     root, source = Path(root), Path(source)
     if not source.is_dir():
@@ -58,12 +58,12 @@ def link_tree(tree: Tree, root: str | Path, source: str | Path) -> int:
 
 
 def _names(part: Part, folder: Path) -> list[str]:
-    """Names of a part's files in a folder that stands for the part's own."""
+    """Names of a part's files in a folder that is used as the part."""
     return replace(part, folder='.').scan(folder)[0]
 
 
 def _find(source: Path, part: Part) -> list[Path]:
-    """Places of a part, of the least depth at which there is one."""
+    """The folders of a part at the smallest depth at which there is one."""
     tail = f'{part.folder}/{part.suffix}' if part.single else part.folder
     for depth in range(_DEPTH):
         places = sorted(source.glob('/'.join(['*'] * depth + [tail])))
@@ -77,9 +77,9 @@ def _find(source: Path, part: Part) -> list[Path]:
 
 def _in_the_way(link: Path, target: Path) -> str:
     if link.is_symlink() and link.resolve() != target.resolve():
-        return f'{link}: links to {os.readlink(link)} already; remove that link first'
+        return f'{link}: already links to {os.readlink(link)}; remove that link first'
     if link.exists() and not link.is_symlink() and link.resolve() != target.resolve():
-        return f'{link}: is there already and is not a link'
+        return f'{link}: already exists and is not a link'
     return ''
 
 

@@ -1,4 +1,4 @@
-"""What lies in folders, each read once: a hundred thousand names cost one listing, not a hundred thousand look-ups."""
+"""Folder contents, each read once: a hundred thousand names cost one listing, not a hundred thousand look-ups."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 
 class Listing:
-    """Answers whether files exist from listings of their folders.
+    """Answers whether files exist, from listings of their folders.
 
-    It sees a folder as it was when it was first asked about.
+    It sees a folder as it was at the first query.
     """
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
     def names(self, folder: str | Path) -> frozenset[str]:
-        """The names in a folder; none where there is no such folder."""
+        """The names in a folder; none if the folder does not exist."""
         key = os.fspath(folder)
         if key not in self._names:
             try:
@@ -27,12 +27,12 @@ class Listing:
         return self._names[key]
 
     def missing(self, paths: Iterable[str]) -> list[str]:
-        """Those of `paths` that are not there, in order."""
+        """Those of `paths` that do not exist, in order."""
         return [path for path in paths if os.path.basename(path) not in self.names(os.path.dirname(path))]
 
 
 def shorten(names: Iterable[str], limit: int = 3) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     names = list(names)
     rest = f' and {len(names) - limit:,} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + rest

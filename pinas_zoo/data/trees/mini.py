@@ -17,20 +17,20 @@ from pinas_zoo.data.trees.listing import shorten
 def choose_covering(presence: np.ndarray, count: int) -> list[int]:
     """Images that show every class that occurs, and evenly spaced others up to a count.
 
-    The cover is greedy: the image with the most classes that are still missing, the first of equal ones.
+    The cover is greedy: it takes the image with the most classes still missing, the first of equal ones.
 
     Args:
         presence: Which class occurs in which image.
-        count: How many images; at most all of them are taken.
+        count: Number of images; at most all of them are taken.
 
     Shape:
         presence: bool (images, classes).
 
     Returns:
-        Indices in rising order.
+        Indices in ascending order.
 
     Raises:
-        ValueError: When the cover alone takes more images.
+        ValueError: The cover alone takes more images.
     """
     missing, chosen = presence.any(0), []
     while missing.any():
@@ -57,24 +57,24 @@ def make_mini(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], bool]:
-    """Cut a mini set of links into a tree of the same layout: a config needs another data_root only.
+    """Make a mini set of links as a tree of the same layout, so that a config needs only another data_root.
 
-    It is written beside its place and renamed when whole. The same call again does nothing.
+    It is written beside its destination and renamed when complete. Repeating the same call does nothing.
 
     Args:
         tree: Layout of the complete set.
-        root: The complete set, checked before.
-        out: Folder to make.
-        count: Images a split; every class that occurs in a split of the whole set occurs in that of the mini set.
+        root: The complete set, already checked.
+        out: Folder to create.
+        count: Images per split; every class that occurs in a split of the full set also occurs in the mini set.
         workers: Processes that read label maps.
         overwrite: Replace another mini set at `out`.
         progress: Called with (step, done, total).
 
     Returns:
-        What its mini.json holds, and whether anything was written.
+        The content of its mini.json, and whether anything was written.
 
     Raises:
-        ValueError: When `count` is too small, or `out` holds something else.
+        ValueError: `count` is too small, or `out` contains something else.
     """
     root, out = Path(root).resolve(), Path(os.path.abspath(out))
     wanted = {'data': tree.name, 'of': str(root), 'images': count}
@@ -98,13 +98,13 @@ def make_mini(
     (partial / MINI_FILE).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
     os.sync()  # one for thousands of links
     if out.exists():
-        shutil.rmtree(out)  # a mini set, as _read_mini saw
+        shutil.rmtree(out)  # a mini set, as _read_mini has checked
     partial.rename(out)
     return content, True
 
 
 def _read_mini(out: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """What an equal mini set says of itself; None where one has to be written."""
+    """The record of an equal mini set; None if one has to be written."""
     if not out.exists():
         return None
     file = out / MINI_FILE
@@ -112,14 +112,14 @@ def _read_mini(out: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, 
         raise ValueError(f'{out} exists and is not a mini set (no {MINI_FILE}); give another --out')
     content = json.loads(file.read_text(encoding='utf-8'))
     differing = [
-        f'{key} is {content.get(key)!r}, asked for {value!r}'
+        f'{key} is {content.get(key)!r}, requested {value!r}'
         for key, value in wanted.items()
         if content.get(key) != value
     ]
     if not differing:
         return content
     if not overwrite:
-        raise ValueError(f'{out} holds another mini set: {"; ".join(differing)}. Give --overwrite or another --out')
+        raise ValueError(f'{out} contains another mini set: {"; ".join(differing)}. Give --overwrite or another --out')
     return None
 
 

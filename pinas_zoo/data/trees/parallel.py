@@ -24,9 +24,9 @@ def in_processes(
     """Call a function for every item.
 
     Args:
-        function: Of a module, or a partial of one; errors come back as they are.
-        items: Small: they travel to the processes.
-        workers: Processes; 1 or less stays in this one.
+        function: A module-level function, or a partial of one; errors are raised unchanged.
+        items: Small objects, since they are sent to the processes.
+        workers: Number of processes; 1 or less runs in this one.
         step: Name of the work, for the progress.
         progress: Called after every item.
 
@@ -47,5 +47,5 @@ def in_processes(
             if progress:
                 progress(step, len(results), len(items))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error no further file is worked on
+        pool.shutdown(cancel_futures=True)  # after an error no further file is processed
     return results

@@ -1,4 +1,4 @@
-"""Cityscapes' *_labelTrainIds.png from *_labelIds.png."""
+"""Makes Cityscapes' *_labelTrainIds.png from *_labelIds.png."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pinas_zoo.data.trees.listing import shorten
 from pinas_zoo.data.trees.parallel import in_processes
 from pinas_zoo.files import write_atomic
 
-#: By label id, 0 to 33, as the data set's own table has it; 255 is ignored.
+#: By label id, 0 to 33, as in the data set's own table; 255 is ignored.
 TRAIN_IDS = {
     **dict.fromkeys(range(34), 255),
     **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10},
@@ -26,14 +26,14 @@ def convert(file: Path) -> None:
     """Write a map of train ids beside a map of label ids.
 
     Raises:
-        ValueError: When a label id is not in the table, or the file is not a map of labels.
+        ValueError: A label id is not in the table, or the file is not a label map.
     """
     try:
         labels = np.asarray(Image.open(file))
     except OSError as error:
         raise ValueError(f'{file}: does not decode ({error})') from None
     if labels.ndim != 2:
-        raise ValueError(f'{file}: has shape {labels.shape}, a map of labels has two dimensions')
+        raise ValueError(f'{file}: has shape {labels.shape}, but a label map has two dimensions')
     shown = np.flatnonzero(np.bincount(labels.ravel()))
     unknown = sorted(set(shown.tolist()) - set(TRAIN_IDS))
     if unknown:
@@ -48,12 +48,12 @@ def _made(file: Path) -> Path:
 
 
 def make_train_ids(root: str | Path, tree: LabelMapTree, workers: int, progress: Progress | None = None) -> int:
-    """Make the maps that are missing; those that are there stay, so a stopped call goes on where it was.
+    """Make the maps that are missing; existing ones are kept, so an interrupted call can be continued.
 
     Args:
-        root: Of a Cityscapes tree.
+        root: Root of a Cityscapes tree.
         tree: Its layout.
-        workers: Processes.
+        workers: Number of processes.
         progress: Called with (step, done, total).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Batches on their way to the model: copied without waiting, finished on the device, one step ahead."""
+"""Batches on their way to the model: copied asynchronously, finished on the device, prefetched by one step."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 
 @MODELS.register_module()
 class BatchPreprocessor(BaseDataPreprocessor):
-    """Moves a batch to the device and does there what its data set left to do (`finish=False`); others pass unchanged.
+    """Moves a batch to the device and does the rest of its augmentation there (`finish=False`); others pass unchanged.
 
     Args:
-        non_blocking: Copies do not wait; worth something where the loader pins its memory.
-        dtype: Of the images: 'float32', 'bfloat16' or 'float16'.
+        non_blocking: Copy asynchronously; only useful if the loader pins its memory.
+        dtype: Type of the images: 'float32', 'bfloat16' or 'float16'.
         channels_last: Memory format of the images.
 
     Raises:
-        ValueError: Another dtype.
+        ValueError: Another dtype was given.
     """
 
     def __init__(self, non_blocking: bool = True, dtype: str = 'float32', channels_last: bool = False) -> None:
@@ -44,7 +44,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         return self._finish(self.cast_data(data))
 
     def _finish(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        # A batch of HalvedView holds another one.
+        # A batch of HalvedView contains another one.
         inner = {k: self._finish(v) if isinstance(v, Mapping) else v for k, v in batch.items()}
         if 'statistics' in inner:
             inner = finish_images(inner, self.dtype, self.channels_last)
@@ -52,9 +52,9 @@ class BatchPreprocessor(BaseDataPreprocessor):
 
 
 def finish_on_device(cfg: Config, notes: list[str]) -> None:
-    """Where there is a card, workers leave uint8 images and pinned memory, and the rest is done there.
+    """With a GPU, workers return uint8 images in pinned memory, and the rest is done on the device.
 
-    What the config sets stays: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
+    Settings of the config are kept: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
     """
     preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
     if preprocessor not in ('', 'BatchPreprocessor'):
@@ -73,7 +73,7 @@ def finish_on_device(cfg: Config, notes: list[str]) -> None:
 
 
 def preprocessor_config(given: dict[str, Any] | None, channels_last: bool) -> dict[str, Any]:
-    """The config of a model's preprocessor: ours, where none or none of a type is given."""
+    """The config of a model's preprocessor: ours, if none or one without a type is given."""
     given = dict(given or {})
     if 'type' not in given:
         given = {'type': 'pinas_zoo.BatchPreprocessor', 'channels_last': channels_last, **given}
@@ -81,14 +81,14 @@ def preprocessor_config(given: dict[str, Any] | None, channels_last: bool) -> di
 
 
 class Prefetched:
-    """Batches, each copied and finished on a stream of its own while the step before it runs.
+    """Batches, each copied and finished on a separate stream while the previous step runs.
 
-    It reads one batch ahead and draws nothing: the batches are those of the iterator, in its order.
+    It prefetches one batch and draws no random numbers: the batches are those of the iterator, in its order.
 
     Args:
         batches: The loader's iterator.
         prepare: Moves and finishes a batch.
-        device: Where; without CUDA there is no stream, and batches are still read ahead.
+        device: Target device; without CUDA there is no stream, and batches are still prefetched.
     """
 
     def __init__(self, batches: Iterator[Any], prepare: Callable[[Any], Any], device: torch.device) -> None:
@@ -112,7 +112,7 @@ class Prefetched:
         return batch
 
     def _read(self) -> tuple[Any, Exception | None]:
-        """The next batch, or what reading it raised, which is due when it is asked for."""
+        """The next batch, or the error that reading it raised, which is due when that batch is requested."""
         try:
             with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
                 return self.prepare(next(self.batches)), None
@@ -121,7 +121,7 @@ class Prefetched:
 
 
 def read_ahead(batches: Iterator[Any], model: torch.nn.Module) -> Iterator[Any]:
-    """The iterator, one batch ahead where the model is on a card and its preprocessor is ours."""
+    """The iterator, with one batch prefetched if the model is on a GPU and its preprocessor is ours."""
     prepare = getattr(unwrap(model), 'data_preprocessor', None)
     if not isinstance(prepare, BatchPreprocessor) or prepare.device.type != 'cuda':
         return batches

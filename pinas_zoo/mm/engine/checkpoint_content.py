@@ -1,8 +1,8 @@
-"""What a checkpoint holds and how it reaches the disk: plain values, random states, atomic files.
+"""What a checkpoint contains and how it is written: plain values, random states, atomic files.
 
-A checkpoint of ours is read with `torch.load(weights_only=True)`. That loader refuses every class
-it does not know, so a single np.float64 makes a whole file unreadable: it passes as a float
-everywhere else. Types are therefore compared with `type(x)`, never with isinstance.
+Our checkpoints are read with `torch.load(weights_only=True)`. That loader refuses every class
+it does not know, so a single np.float64, which passes as a float everywhere else, makes a whole
+file unreadable. Types are therefore compared with `type(x)`, never with isinstance.
 """
 
 import random
@@ -35,8 +35,8 @@ def to_plain(value: Any, dropped: list[str], name: str = '') -> Any:
     """Rewrite a value with types that a weights-only load accepts.
 
     Args:
-        value: What to store; dicts, lists, tuples and sets are entered.
-        dropped: Receives the names of members that no plain type can hold; they are left out.
+        value: What to store; dicts, lists, tuples and sets are traversed.
+        dropped: Receives the names of members that cannot be stored as a plain type; they are left out.
         name: Dotted name of the value, for `dropped`.
 
     Returns:
@@ -50,7 +50,7 @@ def _plain(value: Any, dropped: list[str], name: str) -> Any:
     if type(value) in _PLAIN:
         return value
     if isinstance(value, torch.Tensor):
-        # Clone what is a part of a larger storage: torch.save would write all of it.
+        # Clone parts of a larger storage: torch.save would write all of it.
         tensor = value.detach().cpu()
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         return tensor if whole else tensor.clone()
@@ -76,7 +76,7 @@ def _plain(value: Any, dropped: list[str], name: str) -> Any:
 
 
 def _plain_dict(value: dict, dropped: list[str], name: str) -> dict:
-    """A dict of plain members; Counter and OrderedDict (with a module's `_metadata`) survive."""
+    """A dict of plain members; Counter and OrderedDict (with a module's `_metadata`) keep their type."""
     kind = next((k for k in (Counter, OrderedDict) if type(value) is k), dict)
     result: dict = kind()
     for key, item in value.items():
@@ -90,7 +90,7 @@ def _plain_dict(value: dict, dropped: list[str], name: str) -> dict:
 
 
 def from_plain(value: Any) -> Any:
-    """Undo what `to_plain` did to numpy arrays; everything else is already itself."""
+    """Undo what `to_plain` did to numpy arrays; everything else is unchanged."""
     if type(value) is dict:
         if set(value) == {_ARRAY}:
             return value[_ARRAY].cpu().numpy()
@@ -101,7 +101,7 @@ def from_plain(value: Any) -> Any:
 
 
 def hub_to_plain(hub: dict, history: int, dropped: list[str]) -> dict:
-    """A message hub's state in plain values, of each scalar the newest `history` entries."""
+    """A message hub's state in plain values, with the newest `history` entries of each scalar."""
     scalars = {}
     for key, buffer in hub['log_scalars'].items():
         values, counts = buffer.data
@@ -117,7 +117,7 @@ def hub_to_plain(hub: dict, history: int, dropped: list[str]) -> dict:
 
 
 def hub_from_plain(plain: dict, history: int) -> dict:
-    """What `MessageHub.load_state_dict` expects, from the plain form."""
+    """The state for `MessageHub.load_state_dict`, from the plain form."""
     scalars = {}
     for key, entry in plain['log_scalars'].items():
         if isinstance(entry, dict):
@@ -152,7 +152,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Put back what `random_state` returned; a CUDA state is ignored where there is no device."""
+    """Restore what `random_state` returned; a CUDA state is ignored if there is no device."""
     version, *keys = state['python'].tolist()
     has_gauss, gauss = state['python_gauss'].tolist()
     random.setstate((version, tuple(keys), gauss if has_gauss else None))
@@ -167,7 +167,7 @@ def set_random_state(state: RandomState) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[RandomState]:
-    """Leave the random states as they were on entry; yields them."""
+    """Restores the random states of entry on exit; yields them."""
     state = random_state()
     try:
         yield state
@@ -189,15 +189,15 @@ def gather_random_states(state: RandomState) -> list[RandomState]:
 class AtomicBackend(LocalBackend):
     """Local files that are either the old or the new one, whatever happens while writing.
 
-    Removals inside `deferred()` wait until its end, so that nothing old goes before the new is
-    on the disk: mmengine's CheckpointHook removes first and writes afterwards.
+    Removals inside `deferred()` wait until its end, so that no old file is removed before the new one is
+    on disk: mmengine's CheckpointHook removes first and writes afterwards.
     """
 
     #: Files to remove at the end of `deferred()`; None outside of it.
     _waiting: list[str] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a temporary name beside the file, flush them to the disk and rename."""
+        """Write bytes to a temporary name beside the file, flush them to disk and rename."""
         write_bytes(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
@@ -205,7 +205,7 @@ class AtomicBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file, or note it inside `deferred()`."""
+        """Remove a file, or postpone it inside `deferred()`."""
         if self._waiting is None:
             super().remove(filepath)
         else:
@@ -213,7 +213,7 @@ class AtomicBackend(LocalBackend):
 
     @contextmanager
     def deferred(self, keep: Any = tuple) -> Iterator[list[str]]:
-        """Remove on leaving without an error; yields the list of what waits.
+        """Remove the postponed files on leaving without an error; yields their list.
 
         Args:
             keep: Called at the end; the paths that it returns are not removed.
@@ -234,18 +234,18 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     """The checkpoint to continue from.
 
     Args:
-        work_dir: Of the run.
+        work_dir: Folder of the run.
         resume: 'auto' or a file.
 
     Returns:
-        Its path; None for 'auto' where nothing was saved yet.
+        Its path; None for 'auto' if nothing was saved yet.
 
     Raises:
-        FileNotFoundError: When the named file, or the one that last_checkpoint names, is missing.
+        FileNotFoundError: The named file, or the one that last_checkpoint names, is missing.
     """
     if resume != 'auto':
         if not Path(resume).is_file():
-            raise FileNotFoundError(f'--resume got {resume}, which is not a file; or give auto')
+            raise FileNotFoundError(f'--resume got {resume}, which is not a file; give a checkpoint file or auto')
         return str(resume)
     try:
         saved = last_checkpoint(work_dir)

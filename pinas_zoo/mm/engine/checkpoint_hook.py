@@ -11,11 +11,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import checkpoint_content as states
+from pinas_zoo.mm.engine.resume_config import compared_parts, take_config
 from pinas_zoo.registry import HOOKS
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a parameter is not finite; training cannot go on."""
+    """A loss or a parameter is not finite; training cannot continue."""
 
 
 class ResumeMismatchError(ValueError):
@@ -35,7 +36,7 @@ def flush_outputs(runner: Runner) -> None:
 
 
 def precision_of(optim_wrapper: Any) -> str:
-    """What the forward passes compute in, by the optimiser's wrapper or those of several."""
+    """The precision of the forward passes, according to the optimiser wrapper or wrappers."""
     wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
     dtypes = (getattr(w, 'cast_dtype', None) or ('float16' if hasattr(w, 'loss_scaler') else None) for w in wrappers)
     names = zip((type(w).__name__ for w in wrappers), map(str, dtypes), strict=True)
@@ -50,27 +51,27 @@ def accumulation_steps(optim_wrapper: Any) -> int:
 
 @HOOKS.register_module()
 class ExactCheckpointHook(CheckpointHook):
-    """Checkpoints from which a run continues bit for bit, in files that are never half-written.
+    """Checkpoints from which a run continues bit for bit, in files that are never incomplete.
 
-    Beside mmengine's content a file holds every rank's random states and the conditions of the run
+    Beside mmengine's content a file contains every rank's random states and the conditions of the run
     (`engine`: world size, threads, batch size, seed, torch). Only plain values are stored. A new
-    file and `last_checkpoint` are on the disk before an old file goes. Saves that fall inside a
-    gradient accumulation wait for its end.
+    file and `last_checkpoint` are on disk before an old file is removed. Saves that are due within a
+    gradient accumulation are postponed to its end.
 
-    Continuing with another world size or seed is an error, since the data would be others; with
+    Continuing with another world size or seed is an error, since the data would be different; with
     another thread count, batch size per process, torch version, device, cudnn or precision, or without
-    deterministic kernels, it is a warning: the run goes on correctly, but no longer bit for bit.
+    deterministic kernels, it is a warning: the run continues correctly, but no longer bit for bit.
 
     Args:
         interval: Iterations between saves.
-        by_epoch: Whether interval and save_begin count the epochs of `ExactIterLoop`. Files have the name of the
+        by_epoch: Whether interval and save_begin count the epochs of `ExactIterLoop`. Files are named by the
             iteration either way.
-        history: Newest entries of each logged scalar that are kept and stored.
+        history: Number of newest entries of each logged scalar that are kept and stored.
         strict: False turns those errors into warnings.
         kwargs: Further arguments of mmengine's CheckpointHook.
 
     Raises:
-        ValueError: With a storage backend.
+        ValueError: A storage backend was given.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ExactCheckpointHook(CheckpointHook):
         if self.backend_args or self.file_client_args:
             raise ValueError(
                 f'ExactCheckpointHook got backend_args={self.backend_args} and file_client_args='
-                f'{self.file_client_args}, and writes local files only: leave both out'
+                f'{self.file_client_args}, but writes local files only: leave both out'
             )
         self.backend_args = {'backend': 'pinas_zoo_atomic'}
         self.counts_epochs = by_epoch
@@ -100,7 +101,7 @@ class ExactCheckpointHook(CheckpointHook):
     # ---- saving
 
     def before_train(self, runner: Runner) -> None:
-        """Take up where the resumed checkpoint stood."""
+        """Continue where the resumed checkpoint was saved."""
         super().before_train(runner)
         if self.counts_epochs:
             length = runner.train_loop.epoch_length or runner.max_iters  # without epochs the whole run is one
@@ -108,12 +109,12 @@ class ExactCheckpointHook(CheckpointHook):
             self.counts_epochs = False
         if self._resumed is not None:
             self.last_ckpt = runner.message_hub.get_info('last_ckpt')
-            if is_main_process():  # what the stopped run had replaced but not yet removed
+            if is_main_process():  # files that the stopped run had replaced but not yet removed
                 for path in self._resumed['replaced']:
                     Path(path).unlink(missing_ok=True)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save where due, at the next whole accumulation step."""
+        """Save where due, at the end of the current accumulation."""
         last = self.is_last_train_iter(runner)
         self._due |= self.every_n_train_iters(runner, self.interval, self.save_begin)
         self._due |= self.save_last and last
@@ -123,7 +124,7 @@ class ExactCheckpointHook(CheckpointHook):
             self._due = False
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        """Save the best; the file that it replaces goes afterwards."""
+        """Save the best; the file that it replaces is removed afterwards."""
         with self.file_backend.deferred(keep=self._best_paths):
             super().after_val_epoch(runner, metrics)
 
@@ -150,7 +151,7 @@ class ExactCheckpointHook(CheckpointHook):
                 buffer._log_history = buffer._log_history[-self.history :]
                 buffer._count_history = buffer._count_history[-self.history :]
             buffer.max_length = self.history
-        # Gathered here, where all ranks come by: before_save_checkpoint is called on rank 0 only.
+        # Gathered here, which all ranks reach: before_save_checkpoint is called on rank 0 only.
         self._gathered = states.gather_random_states(runner.train_loop.random_state())
         runner.save_checkpoint(
             self.out_dir,
@@ -170,7 +171,7 @@ class ExactCheckpointHook(CheckpointHook):
                 Path(path).unlink(missing_ok=True)
 
     def _rotate(self, runner: Runner, step: int) -> list[str]:
-        """Note `step` among the kept checkpoints; returns the files that it replaces."""
+        """Add `step` to the kept checkpoints; returns the files that it replaces."""
         if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
             return []
         replaced = []
@@ -183,7 +184,7 @@ class ExactCheckpointHook(CheckpointHook):
 
     @staticmethod
     def _check_finite(runner: Runner) -> None:
-        """A finite loss may come with a gradient that is not: never save what it did."""
+        """A finite loss may have a gradient that is not finite: never save the result of that."""
         named = list(unwrap(runner.model).named_parameters())
         if not named:
             return
@@ -192,11 +193,11 @@ class ExactCheckpointHook(CheckpointHook):
             if not good:
                 raise NonFiniteError(
                     f'the parameter {name} is not finite after iteration {runner.iter + 1}; '
-                    'nothing was saved, the last checkpoint stays as it is'
+                    'nothing was saved, the last checkpoint is unchanged'
                 )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Rewrite the content to plain values, and add random states and conditions (rank 0)."""
+        """Convert the content to plain values, and add random states and conditions (rank 0)."""
         dropped: list[str] = []
         hub = states.hub_to_plain(checkpoint.pop('message_hub'), self.history, dropped)
         names = {'state_dict', 'optimizer'} & set(checkpoint)
@@ -205,7 +206,7 @@ class ExactCheckpointHook(CheckpointHook):
         lost: list[str] = []
         plain.update(states.to_plain(kept, lost), message_hub=hub)
         if lost:
-            raise TypeError(f'a checkpoint holds tensors and plain values only, but there is {", ".join(lost)}')
+            raise TypeError(f'a checkpoint may contain only tensors and plain values, got {", ".join(lost)}')
         new = [name for name in dropped if name not in self._dropped]
         if new:
             self._dropped.update(new)
@@ -214,7 +215,7 @@ class ExactCheckpointHook(CheckpointHook):
         checkpoint.update(plain)
         if self._gathered is not None:  # None: a best checkpoint, weights only
             checkpoint['random_states'] = self._gathered
-            checkpoint['engine'] = self._conditions(runner)
+            checkpoint['engine'] = self._conditions(runner) | {'config': compared_parts(runner.cfg)}
             checkpoint['replaced'] = list(self._replaced)
 
     # ---- resuming
@@ -226,11 +227,14 @@ class ExactCheckpointHook(CheckpointHook):
             checkpoint['message_hub'] = states.hub_from_plain(hub, self.history)
         if 'meta' in checkpoint:
             checkpoint['meta'] = states.from_plain(checkpoint['meta'])
+            checkpoint['meta'].pop('config', None)  # mmengine would run it as code
         if not runner._resume:
             return
+        if runner.cfg.get('resume_with_config'):
+            take_config(runner, checkpoint)
         if 'random_states' not in checkpoint:
             runner.logger.warning(
-                'the checkpoint holds no random states (not written by ExactCheckpointHook, or a '
+                'the checkpoint contains no random states (not written by ExactCheckpointHook, or a '
                 'best checkpoint): this run continues, but not exactly'
             )
             return
@@ -241,7 +245,7 @@ class ExactCheckpointHook(CheckpointHook):
         }
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Put the random states back, once, when all hooks and the data have been set up."""
+        """Restore the random states, once, when all hooks and the data have been set up."""
         if self._resumed is not None and get_rank() < len(self._resumed['states']):
             states.set_random_state(self._resumed['states'][get_rank()])
         self._resumed = None
@@ -274,7 +278,7 @@ class ExactCheckpointHook(CheckpointHook):
         if errors:
             raise ResumeMismatchError(
                 f'cannot continue this run: {"; ".join(errors)}. Use the same values, or set '
-                'default_hooks.checkpoint.strict=False to go on inexactly'
+                'default_hooks.checkpoint.strict=False to continue inexactly'
             )
         if warnings:
             runner.logger.warning(f'continuing, but not bit for bit: {"; ".join(warnings)}')

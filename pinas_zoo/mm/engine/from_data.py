@@ -1,8 +1,8 @@
-"""Class names and their number, where a config leaves them to its data.
+"""Class names and their number, for configs that take them from the data.
 
 A config may write ``'from data'`` for `classes` in a data set's metainfo and for any `num_classes`. Before anything is
-built the names are filled in: of the checkpoint where one is tested or used, else of the first data set of the split.
-They are then part of the dumped config and, as always, of the checkpoint. A data set says them in one of these ways:
+built the names are filled in: from the checkpoint if one is tested or used, else from the first data set of the split.
+They are then part of the dumped config and, as always, of the checkpoint. A data set defines them in one of these ways:
 
 - names in its own metainfo;
 - our views: the source's classes;
@@ -30,20 +30,20 @@ FROM_DATA = 'from data'
 
 
 def is_open(node: Config | dict) -> bool:
-    """Whether a config, or a part of one, leaves class names or counts to the data."""
+    """Whether a config, or a part of one, takes class names or counts from the data."""
     return any(True for _ in _open_keys(node))
 
 
 def fill_from_data(cfg: Config, splits: Sequence[str] = ('train',), names: Sequence[str] | None = None) -> None:
-    """Replace every 'from data' of a config.
+    """Replace every 'from data' in a config.
 
     Args:
-        cfg: Of a training, a test or a search.
-        splits: Of 'train', 'val', 'test': whose data sets say the names; the first one that the config has.
-        names: The class names, where they are known: those of a checkpoint.
+        cfg: Config of a training, a test or a search.
+        splits: Some of 'train', 'val', 'test', whose data sets define the names; the first one that the config has.
+        names: The class names, if they are known: those of a checkpoint.
 
     Raises:
-        BadInputError: The data do not say them.
+        BadInputError: The data do not define them.
     """
     places = list(_open_keys(cfg))
     if not places:
@@ -54,7 +54,7 @@ def fill_from_data(cfg: Config, splits: Sequence[str] = ('train',), names: Seque
 
 
 def class_names(checkpoint: str | Path) -> list[str] | None:
-    """Those that a checkpoint was trained with, where it says them."""
+    """The class names that a checkpoint was trained with, if it states them."""
     return read_checkpoint(find_weights(checkpoint), tensors=False).classes or None
 
 
@@ -79,7 +79,7 @@ def _names(cfg: Config, splits: Sequence[str]) -> Sequence[str]:
     if len(found) > 1:
         raise BadInputError(f'classes={FROM_DATA!r}: the data sets differ in them: {" and ".join(map(str, found))}')
     if not found:
-        raise BadInputError(f'classes={FROM_DATA!r}: the config has no data set that says them')
+        raise BadInputError(f'classes={FROM_DATA!r}: the config has no data set that defines them')
     return next(iter(found))
 
 
@@ -95,7 +95,7 @@ def _leaves(node: Any) -> Iterator[dict]:
 def _names_of(node: dict) -> Sequence[str]:
     if 'source' in node:
         if not (names := open_source(node['source']).classes):
-            raise BadInputError(f'num_classes={FROM_DATA!r}: the images of {dict(node["source"])} carry no labels')
+            raise BadInputError(f'num_classes={FROM_DATA!r}: the images of {dict(node["source"])} have no labels')
         return names
     known = (node.get('metainfo') or {}).get('classes')
     if _is_list(known):
@@ -114,7 +114,7 @@ def _names_of(node: dict) -> Sequence[str]:
         raise BadInputError(f'{path}: {error.strerror}; classes={FROM_DATA!r} takes the class names from it') from None
     names = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise BadInputError(f'{path}: names no class')
+        raise BadInputError(f'{path}: contains no class names')
     return names
 
 

@@ -1,6 +1,6 @@
-"""Hooks of a training: a guard against non-finite losses, outputs that are read late, the log of paths and throughput.
+"""Hooks of a training: a guard against non-finite losses, outputs that are read late, a log of paths and throughput.
 
-On a GPU the outputs of a step are read one step late, by which time they are there.
+On a GPU the outputs of a step are read one step late, when they are already available.
 """
 
 import json
@@ -34,7 +34,7 @@ def batch_names(data_batch: Any) -> list[str]:
 
 
 def path_names(model: torch.nn.Module, step: int | None = None) -> list[str]:
-    """The paths of the model's last step, or of another one, if it tells them (`last_paths`, `last_step`)."""
+    """The paths of the model's last step, or of another one, if it provides them (`last_paths`, `last_step`)."""
     last = getattr(model, 'last_step', None)
     if step is not None and last is not None:
         model.last_step = step
@@ -50,7 +50,7 @@ def path_names(model: torch.nn.Module, step: int | None = None) -> list[str]:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What a report of a step says: its iteration, the model's own count of it, and the files of its batch."""
+    """Facts for the report of a step: its iteration, the model's own count of it, and the files of its batch."""
 
     iteration: int
     step: int | None
@@ -62,18 +62,18 @@ class NonFiniteGuardHook(Hook):
     """Stops the run at the first loss that is not finite, before anything is logged or saved.
 
     The iteration, the model's paths and the batch's files are logged, written to `non_finite.json` in the work_dir, and
-    raised. With float16 and a loss scaler an overflow is no fault: the scaler leaves that step out and halves its
-    scale; the statistics that the overflow reached start anew. Too many in a row stop the run too.
+    raised. With float16 and a loss scaler an overflow is not an error: the scaler skips that step and halves its
+    scale; the statistics that the overflow reached are reset. Too many in a row stop the run too.
     """
 
     priority = 'HIGH'
-    overflows = 16  # steps in a row that a loss scaler may leave out
+    overflows = 16  # consecutive steps that a loss scaler may skip
     _in_a_row = 0
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Check every output whose name holds `loss`; `LateInfoHook` does it where it is there.
+        """Check every output whose name contains `loss`; if there is a `LateInfoHook`, it does this instead.
 
         Raises:
             NonFiniteError: With the iteration, the losses, the paths and the files.
@@ -98,8 +98,8 @@ class NonFiniteGuardHook(Hook):
         if scales_float16(runner.optim_wrapper) and self._in_a_row <= self.overflows:
             reset = restart_statistics(unwrap(runner.model))
             runner.logger.warning(
-                f'overflow in float16 at iteration {facts.iteration}: the loss scaler leaves the step out '
-                f'({self._in_a_row} in a row, {self.overflows} allowed); {reset} BN layers start their statistics anew'
+                f'overflow in float16 at iteration {facts.iteration}: the loss scaler skips the step '
+                f'({self._in_a_row} in a row, {self.overflows} allowed); the statistics of {reset} BN layers are reset'
             )
             return
         report = {
@@ -113,14 +113,14 @@ class NonFiniteGuardHook(Hook):
         message = (
             f'non-finite loss at iteration {report["iteration"]} on rank {report["rank"]}: '
             f'{report["losses"]}; paths {report["paths"]}; files {report["files"]}. '
-            'Stopped; the last checkpoint stays as it is'
+            'Stopped; the last checkpoint is unchanged'
         )
         runner.logger.error(message)
         raise NonFiniteError(message)
 
 
 def scales_float16(optim_wrapper: Any) -> bool:
-    """Whether a loss scaler watches over a training in float16."""
+    """Whether a training in float16 uses a loss scaler."""
     wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
     scaled = [w for w in wrappers if hasattr(w, 'loss_scaler') and w.loss_scaler.is_enabled()]
     return any(getattr(wrapper, 'cast_dtype', None) in (None, torch.float16) for wrapper in scaled)
@@ -128,7 +128,7 @@ def scales_float16(optim_wrapper: Any) -> bool:
 
 @torch.no_grad()
 def restart_statistics(model: torch.nn.Module) -> int:
-    """Sets BN statistics that are not finite to those of a new layer; returns the number of such layers."""
+    """Resets BN statistics that are not finite to those of a new layer; returns the number of such layers."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     found = 0
     for layer in layers:
@@ -155,13 +155,13 @@ class _Copy:
 
 
 def _copy(outputs: dict[str, Any], facts: StepFacts) -> _Copy:
-    """Begins the copy of a step's outputs; does not wait for it where they are on a GPU."""
+    """Starts the copy of a step's outputs, asynchronously if they are on a GPU."""
     names = list(outputs)
     scalars = [torch.as_tensor(outputs[name]).detach().reshape(()) for name in names]
     device = next((value.device for value in scalars if value.device.type == 'cuda'), None)
     if device is None:
         return _Copy(facts, names, torch.stack([value.double() for value in scalars]), None)
-    # Of any number, so that a value is there to be stacked; float64 holds them all exactly.
+    # Also if there are none, so that there is a value to stack; float64 represents them all exactly.
     stacked = torch.stack([value.to(device, torch.float64, non_blocking=True) for value in scalars])
     host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True).copy_(stacked, non_blocking=True)
     arrived = torch.cuda.Event()
@@ -171,10 +171,10 @@ def _copy(outputs: dict[str, Any], facts: StepFacts) -> _Copy:
 
 @HOOKS.register_module()
 class LateInfoHook(RuntimeInfoHook):
-    """mmengine's hook of that name, whose outputs go through `NonFiniteGuardHook` into the message hub late.
+    """mmengine's hook of that name, whose outputs reach the message hub late, after `NonFiniteGuardHook`.
 
-    An output on a GPU waits one step. All are read at once at the logger's interval, before a validation or a save, and
-    at the end: what is logged or saved has passed the guard.
+    An output on a GPU is read one step later. All are read at the logger's interval, before a validation or a save, and
+    at the end: whatever is logged or saved has passed the guard.
     """
 
     _waiting: Sequence[_Copy] = ()
@@ -199,7 +199,7 @@ class LateInfoHook(RuntimeInfoHook):
             self._read(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Read what waits."""
+        """Read the outputs that are pending."""
         self.flush(runner)
 
     def flush(self, runner: Runner) -> None:
@@ -228,14 +228,14 @@ def _hooks(runner: Runner, kind: type) -> Iterator[Any]:
 
 @HOOKS.register_module()
 class PathLogHook(Hook):
-    """Puts the model's own scalars, the paths and images/s into the log at the logger's interval.
+    """Adds the model's own scalars, the paths and images/s to the log at the logger's interval.
 
-    The unwrapped model may have `log_scalars() -> dict[str, float]`, asked only when it is logged,
+    The unwrapped model may have `log_scalars() -> dict[str, float]`, called only when it is logged,
     and `last_paths`, the formatted architectures of its last step.
     """
 
-    priority = 'NORMAL'  # before LoggerHook, which prints what stands in the message hub
-    _since: tuple[float, int] | None = None  # time and iteration of the last log, at first of the first iteration
+    priority = 'NORMAL'  # before LoggerHook, which prints the content of the message hub
+    _since: tuple[float, int] | None = None  # time and iteration of the last log, initially of the first iteration
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -260,7 +260,7 @@ class PathLogHook(Hook):
 
     @staticmethod
     def _write_paths(runner: Runner, paths: list[str]) -> None:
-        """Paths are text: mmengine's scalars cannot carry them."""
+        """Paths are text, which mmengine's scalars cannot store."""
         runner.logger.info(f'Iter({runner.iter + 1}) paths: {" ".join(paths)}')
         for backend in runner.visualizer._vis_backends.values():
             if isinstance(backend, LocalVisBackend):

@@ -1,4 +1,4 @@
-"""How good the features are while a supernet trains without labels: k-nearest-neighbour accuracy as a hook."""
+"""Quality of the features while a supernet trains without labels: k-nearest-neighbour accuracy as a hook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ['KNNHook', 'knn_top1', 'path_features']
 def knn_top1(
     bank_ND: Tensor, bank_labels: Tensor, queries_MD: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Accuracy of a vote of the k most similar images of a bank.
+    """Accuracy of a vote among the k most similar images of a bank.
 
     A neighbour counts exp(cosine / temperature), as in Wu et al., Unsupervised Feature Learning via Non-Parametric
     Instance Discrimination, CVPR 2018.
@@ -40,7 +40,7 @@ def knn_top1(
         queries_MD: Features of held-out images.
         labels: Their labels, (M,).
         k: Neighbours, at most N.
-        temperature: Of the weights.
+        temperature: Temperature of the weights.
 
     Returns:
         Accuracy in percent.
@@ -52,7 +52,7 @@ def knn_top1(
         raise ValueError(f'k must be in 1..{len(bank_ND)} (the images of the bank), got {k}')
     similarity = F.normalize(queries_MD.float(), dim=1) @ F.normalize(bank_ND.float(), dim=1).t()
     nearest, places = similarity.topk(k, dim=1)
-    # The largest similarity is taken off before the exponential: a small temperature would overflow.
+    # The largest similarity is subtracted before the exponential: a small temperature would overflow.
     weights = ((nearest - nearest[:, :1]) / temperature).exp().double()
     classes = int(max(bank_labels.max(), labels.max())) + 1
     votes = torch.zeros(len(labels), classes, dtype=torch.double, device=weights.device)
@@ -62,7 +62,7 @@ def knn_top1(
 
 @torch.no_grad()
 def path_features(supernet: SuperNet, arch: Arch, batches: Sequence[Tensor]) -> Tensor:
-    """Pooled features of one path, BN on the statistics of each batch; the supernet stays as it is, bit for bit.
+    """Pooled features of one path, with BN on the statistics of each batch; the supernet is unchanged, bit for bit.
 
     Shape: batches of (N, C, H, W) -> (sum of N, num_features)
     """
@@ -72,7 +72,7 @@ def path_features(supernet: SuperNet, arch: Arch, batches: Sequence[Tensor]) -> 
 
 @contextmanager
 def _batch_statistics(module: nn.Module) -> Iterator[None]:
-    """BN normalises by its batch and moves no running statistics."""
+    """BN normalises by its batch and does not update running statistics."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     saved = [(norm.track_running_stats, norm.running_mean, norm.running_var) for norm in norms]
     training = module.training
@@ -91,19 +91,19 @@ def _batch_statistics(module: nn.Module) -> Iterator[None]:
 class KNNHook(Hook):
     """Logs the k-nearest-neighbour accuracy of the supernet's features on held-out images.
 
-    A loss of contrast says little about the features: it falls and rises with the rate at which keys age. This number
-    needs labels, for looking only; nothing is trained by it. It stands in the scalars as `knn_top1` (percent, the mean
-    over some paths), from step 0 on, which is what random weights reach.
+    The loss of a contrast says little about the features: it falls and rises with the rate at which keys age. This
+    metric needs labels, but only to evaluate; nothing is trained with it. The scalar is `knn_top1` (percent, the mean
+    over some paths), logged from step 0 on, where it is the value of random weights.
 
     Args:
         bank: Arguments of `SupervisedView` (source, size, ...): labelled training images.
         queries: The same for held-out images.
         interval: Steps between two measurements; the last step is measured too.
-        paths: How many paths, drawn by `seed`.
+        paths: Number of paths, drawn with `seed`.
         k: Neighbours.
-        temperature: Of the vote's weights.
-        batch_size: Images that BN is normalised over.
-        seed: Of the paths.
+        temperature: Temperature of the vote's weights.
+        batch_size: Number of images that BN normalises over.
+        seed: Seed of the paths.
 
     Raises:
         ValueError: A count is below 1.
@@ -147,7 +147,7 @@ class KNNHook(Hook):
         if not is_main_process():
             return
         supernet = supernet_in(unwrap(runner.model))
-        with preserved_random_state():  # the training goes on as if nobody had looked
+        with preserved_random_state():  # the measurement has no effect on the training
             value = self.accuracy(supernet)
         runner.logger.info(f'Iter({step}) knn_top1: {value:.2f}')
         runner.visualizer.add_scalars({'knn_top1': value}, step=step)
@@ -171,7 +171,7 @@ class KNNHook(Hook):
         samples = [data[index] for index in range(len(data))]
         images = torch.stack([sample['image'] for sample in samples]).to(device)
         labels = torch.tensor([sample['label'] for sample in samples], device=device)
-        # Batches of nearly equal size: BN over a small rest would differ.
+        # Batches of nearly equal size: BN over a small remainder would differ.
         return list(images.tensor_split(-(-len(images) // self.batch_size))), labels
 
 
@@ -184,4 +184,4 @@ def supernet_in(model: nn.Module) -> SuperNet:
     for module in model.modules():
         if isinstance(module, SuperNet):
             return module
-    raise ValueError(f'{type(model).__name__} has no supernet, the hook is for pre-training')
+    raise ValueError(f'{type(model).__name__} has no supernet; use this hook for pre-training only')

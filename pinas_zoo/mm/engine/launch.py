@@ -1,12 +1,12 @@
 """From a config file to its training: options, this process, the seed, the Runner.
 
-A config that names `ExactIterLoop` runs as it is written; its sources look at themselves before anything is built.
-`rewrite` and `preflight.check` serve the others: configs that inherit from mmdetection or mmsegmentation. A checkpoint
-is never loaded in a way that can run code.
+A config that names `ExactIterLoop` runs as it is written; its sources are checked before anything is built.
+`rewrite` and `preflight.check` are for the others: configs that inherit from mmdetection or mmsegmentation. No
+checkpoint is ever loaded in a way that can run code.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
@@ -26,9 +27,11 @@ from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.engine.resume_config import compare_config
+from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
-from pinas_zoo.mm.preflight.check import find_problems, head_classes
+from pinas_zoo.mm.preflight.check import find_problems
 from pinas_zoo.mm.preflight.findings import Findings
 from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.weights.load import PLAIN_GLOBALS
@@ -46,12 +49,15 @@ __all__ = [
     'load_config',
     'prepare_training',
     'set_up',
+    'tell',
     'train',
 ]
 
 DEFAULT_SEED = 0
+#: Beginning of the notes that are warnings.
+WARNS = 'preflight: '
 LAUNCHERS = ('none', 'pytorch', 'slurm')
-#: Default scopes whose configs are checked before they run and fitted to the machine.
+#: Default scopes whose configs are checked before they run and adapted to the machine.
 FOREIGN_SCOPES = ('mmdet', 'mmseg')
 
 
@@ -60,17 +66,19 @@ class Options:
     """Options that both tools share.
 
     Args:
-        work_dir: Where logs and checkpoints go; the config's, else work_dirs/<config name>.
+        work_dir: Where logs and checkpoints go; default: the config's, else work_dirs/<config name>.
         resume: None, 'auto' (the last checkpoint of the work_dir, if any) or a checkpoint.
+        resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
         cfg_options: Dotted keys that override the config.
         amp: Mixed precision.
-        seed: Of this run; None takes the checkpoint's, the config's, else 0.
-        launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None looks at the environment.
+        seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
+        launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None detects it from the environment.
         wandb: Project of Weights & Biases; None keeps TensorBoard.
     """
 
     work_dir: str | None = None
     resume: str | None = None
+    resume_with_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
     amp: bool = False
     seed: int | None = None
@@ -85,6 +93,7 @@ def load_config(path: str | Path, options: Options) -> Config:
         BadInputError: An override has no effect.
     """
     cfg = Config.fromfile(path)
+    _reach_inside(cfg)
     if options.cfg_options:
         override(cfg, options.cfg_options)
     if options.work_dir is not None:
@@ -94,27 +103,49 @@ def load_config(path: str | Path, options: Options) -> Config:
     return cfg
 
 
+def _reach_inside(cfg: Config) -> None:
+    """Moves keys that a config sets on the seeding wrapper of its training data into the wrapped data set."""
+    node = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    if str(node.get('type')).endswith('SeededDataset') and isinstance(node.get('dataset'), dict):
+        beside = {key: node.pop(key) for key in list(node) if key not in ('type', 'dataset', 'seed', 'max_refetch')}
+        node['dataset'] = Config._merge_a_into_b(beside, node['dataset'])
+
+
 def build_runner(cfg: Config, notes: list[str]) -> Runner:
     """The Runner of a config, with the notes in its log."""
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    for note in notes:
-        runner.logger.info(note)
+    tell(notes, runner.logger.info)
     return runner
+
+
+def tell(notes: Sequence[str], inform: Callable[[str], Any] = print) -> None:
+    """The notes of a run, its warnings together at the end.
+
+    Args:
+        notes: Lines as `check_data` and others left them.
+        inform: Receives those that are not warnings.
+    """
+    for note in notes:
+        if not note.startswith(WARNS):
+            inform(note)
+    for note in notes:
+        if note.startswith(WARNS):
+            MMLogger.get_current_instance().warning(note)
 
 
 # ---- this process ---------------------------------------------------------------------------
 
 
 def _enforce_safe_loading() -> None:
-    """Make every torch.load of this process weights-only, also those of other packages."""
+    """Make every torch.load of this process weights-only, including those of other packages."""
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    # Published files of mmdet and mmseg may hold numpy arrays and scalars as metadata: no code.
+    # Published files of mmdet and mmseg may contain numpy arrays and scalars as metadata: no code.
     torch.serialization.add_safe_globals(PLAIN_GLOBALS)
 
 
 def _set_ranks(launcher: str | None) -> str:
-    """Find the launcher and give slurm's ranks torch's names. Returns the launcher."""
+    """Find the launcher and set torch's variables from Slurm's ranks. Returns the launcher."""
     env = os.environ
     if launcher is None:
         launcher = 'pytorch' if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(env) else 'none'
@@ -133,8 +164,8 @@ def _set_ranks(launcher: str | None) -> str:
 def _set_threads(launcher: str) -> int:
     """Threads of this process: PINAS_THREADS, else the cores divided among the local processes.
 
-    torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be told
-    apart here: tools/dist_train.sh passes the user's value on as PINAS_THREADS.
+    torchrun sets OMP_NUM_THREADS=1 for its processes unless the user set it, which cannot be
+    distinguished here: tools/dist_train.sh passes the user's value as PINAS_THREADS.
     """
     wanted = os.environ.get('PINAS_THREADS')
     if wanted is None and launcher == 'none':
@@ -146,7 +177,7 @@ def _set_threads(launcher: str) -> int:
 
 
 def _own_cores(launcher: str) -> int:
-    """Cores of this process: those that Slurm gave to its task, else an equal share of what may be used."""
+    """Cores of this process: those that Slurm assigned to its task, else an equal share of the usable ones."""
     affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     if launcher == 'none':
@@ -161,9 +192,9 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     """Set up this process for a config: safe loading, ranks, threads, gloo on a CPU, the scope.
 
     Args:
-        cfg: Its launcher and default scope are set; one of mmdet or mmseg is fitted to the machine.
+        cfg: Its launcher and default scope are set; a config of mmdet or mmseg is adapted to the machine.
         launcher: See `Options`.
-        notes: Receives what the log should say about it.
+        notes: Receives lines for the log.
 
     Returns:
         The number of processes.
@@ -195,15 +226,15 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
 
 
 def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: str | None = None) -> None:
-    """The first look at the data of a run: what is not there, does not decode or does not fit.
+    """Checks the data of a run: what is missing, does not decode or does not fit.
 
-    One process per machine looks; all of them stop together. Where labels are read, one class list goes into all
-    sources before, in every process. ``preflight=False`` in the config leaves the look out.
+    One process per machine checks; all of them stop together. If labels are read, every process first writes one class
+    list into all sources. ``preflight=False`` in the config skips the check.
 
     Args:
         cfg: With its default scope set.
-        parts: Of the config, which the run reads; of mmdet's and mmseg's configs 'train', 'val', 'test'.
-        notes: Receives what is legal and yet surprising.
+        parts: Parts of the config that the run reads; for mmdet's and mmseg's configs 'train', 'val', 'test'.
+        notes: Receives warnings.
         checkpoint: The one that is continued, tested or searched; its class list is the run's.
 
     Raises:
@@ -213,6 +244,8 @@ def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: 
     labelled = own and any(labelled for *_, labelled in find_views(cfg._cfg_dict))
     if labelled:
         pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
+    if not own:
+        check_samples(cfg)
     if not cfg.get('preflight', True):
         notes.append('preflight=False: the data were not checked')
         return
@@ -226,7 +259,7 @@ def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: 
             check_views(cfg, parts, found)
     gathered = all_gather_object(found)
     errors = list(dict.fromkeys(line for one in gathered for line in one.errors))
-    notes += dict.fromkeys(f'preflight: {line}' for one in gathered for line in one.warnings)
+    notes += dict.fromkeys(f'{WARNS}{line}' for one in gathered for line in one.warnings)
     if errors:
         head = [f'{len(errors)} problems with the data:'] if len(errors) > 1 else []
         raise BadInputError('\n'.join([*head, *errors]))
@@ -244,10 +277,10 @@ def _look_at_sources(cfg: Config, parts: Sequence[str], found: Findings) -> None
 
 
 def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
-    """The seed of a run; when it continues another, that one's: the sampler is built from it.
+    """The seed of a run; if it continues another, that one's: the sampler is built from it.
 
     Raises:
-        ValueError: When --seed differs from the checkpoint's.
+        ValueError: --seed differs from the checkpoint's.
     """
     if checkpoint is not None:
         content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
@@ -271,7 +304,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     Args:
         path: Config file.
         options: See `Options`.
-        notes: Receives what the log should say about both.
+        notes: Receives lines for the log about both.
     """
     cfg = load_config(path, options)
     if FROM_DATA in str(cfg._cfg_dict):
@@ -279,10 +312,10 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
-    resume = options.resume or ('auto' if cfg.get('resume') else None)
+    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config else None)
     checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
     if resume and checkpoint is None:
-        notes.append(f'--resume: nothing saved in {cfg.work_dir} yet, starting anew')
+        notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
     foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
     parts = tuple(f'{split}_dataloader' for split in splits)
     check_data(cfg, splits if foreign else (*parts, 'custom_hooks'), notes, checkpoint)
@@ -298,10 +331,17 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         rewrite.make_exact(cfg, seed, notes)
     elif cfg.randomness.get(
         'diff_rank_seed'
-    ):  # mmengine then gives samplers no seed, and ours needs the same everywhere
+    ):  # otherwise mmengine gives samplers no seed, and ours needs the same one everywhere
         cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
-        rewrite.name_bad_input(cfg, splits, head_classes(cfg))
+        name_bad_input(cfg, splits)
+    if checkpoint is not None:
+        saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
+        cfg.resume_with_config = options.resume_with_config
+        if saved is None:
+            notes.append(f'--resume: {checkpoint} does not say which config it was written under')
+        else:
+            compare_config(cfg, checkpoint, saved, options.resume_with_config, notes)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg
@@ -319,7 +359,7 @@ def train(path: str | Path, options: Options) -> Runner:
         The runner, trained.
 
     Raises:
-        BadInputError: When data or config do not fit; what was saved before stays.
+        BadInputError: Data or config do not fit; what was saved before is kept.
     """
     notes: list[str] = []
     runner = build_runner(prepare_training(path, options, notes), notes)
@@ -330,7 +370,7 @@ def train(path: str | Path, options: Options) -> Runner:
 
 @contextmanager
 def bad_input_in_log(runner: Runner) -> Iterator[None]:
-    """An error of the data becomes the last line of the log, without the traceback of a data worker."""
+    """Logs an error in the data as the last line, without the traceback of a data worker."""
     try:
         yield
     except BadInputError as error:

@@ -1,8 +1,8 @@
 """Training that starts at any iteration: a sampler and data that are functions of (seed, draw number), and the loop.
 
 mmengine's loop resumes by reading k batches again, which neither gives the same random numbers nor ends in reasonable
-time. Here the sampler computes where iteration k begins, and the data set wrapper seeds every sample by itself: batches
-do not depend on the number of workers, on their persistence, or on how often a run was stopped.
+time. Here the sampler computes where iteration k begins, and the data set wrapper seeds every sample separately, so
+batches do not depend on the number of workers, on their persistence, or on how often a run was stopped.
 """
 
 import itertools
@@ -34,15 +34,15 @@ class StatelessSampler(Sampler):
     """Endless (index, draw number) pairs from any start, every `world_size`-th for this rank.
 
     Draw d of the endless sequence is member d % size of the permutation of epoch d // size, which
-    follows from (seed, epoch) alone.
+    depends only on (seed, epoch).
 
     Args:
         dataset: Anything with a length.
-        shuffle: Permute each epoch; else the order of the data set.
+        shuffle: Permute each epoch; otherwise keep the order of the data set.
         seed: Equal on all ranks.
 
     Raises:
-        ValueError: Without a seed, or with an empty data set.
+        ValueError: There is no seed, or the data set is empty.
     """
 
     def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = None) -> None:
@@ -80,10 +80,10 @@ class StatelessSampler(Sampler):
 
 @contextmanager
 def _kept_states() -> Iterator[None]:
-    """One thread; the states of random, numpy and torch and the threads are put back after."""
+    """Runs with one thread; restores the states of random, numpy and torch and the number of threads."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     threads = torch.get_num_threads()
-    # Workers have one thread; sums over a large image change bits with the number of threads.
+    # Workers have one thread; the bits of sums over a large image depend on the number of threads.
     if threads != 1:
         torch.set_num_threads(1)
     try:
@@ -106,7 +106,7 @@ def _seed(seed: int, draw: int) -> None:
 
 
 def run_seed(seed: int | None) -> int:
-    """The seed that was set for this run, equal on all ranks; `seed` itself where it is given."""
+    """The seed that was set for this run, equal on all ranks; `seed` itself if it is given."""
     if seed is not None:
         return int(seed)
     seeds = [torch.initial_seed() % 2**32]
@@ -115,9 +115,9 @@ def run_seed(seed: int | None) -> int:
 
 
 class DatasetWrapper(Dataset):
-    """Forwards what it is not asked for itself to the data set inside, both ways.
+    """Forwards unknown attributes to the data set inside, for reading and writing.
 
-    Hooks and batch samplers of mmdet and mmseg do not notice it.
+    This makes it transparent for hooks and batch samplers of mmdet and mmseg.
 
     Args:
         dataset: A data set or its config, built in the default scope.
@@ -133,7 +133,7 @@ class DatasetWrapper(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name in self.OWN or name.startswith('__'):  # not there yet: unpickling, copying
+        if name in self.OWN or name.startswith('__'):  # not set yet: unpickling, copying
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -157,7 +157,7 @@ class SeededDataset(DatasetWrapper):
     Args:
         dataset: A data set or its config, built in the default scope.
         seed: Equal on all ranks; None takes the run's.
-        max_refetch: Further draws for a sample that came out as None (mmdet and mmseg data sets
+        max_refetch: Further draws for a sample that is None (mmdet and mmseg data sets
             replace theirs themselves, with numpy, which is seeded here too).
     """
 
@@ -172,7 +172,7 @@ class SeededDataset(DatasetWrapper):
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int | Draw]) -> list:
-        """The samples of a batch; torch's loader asks for them so, and the random states are kept once."""
+        """The samples of a batch; torch's loader calls this, so the random states are saved only once per batch."""
         if not isinstance(items[0], tuple):
             return [self.dataset[item] for item in items]
         with _kept_states():
@@ -187,10 +187,10 @@ class SeededDataset(DatasetWrapper):
                 return sample
             index = np.random.randint(len(self.dataset))
         raise RuntimeError(
-            f'{type(self.dataset).__name__} gave None for sample {item[0]} and for {self.max_refetch} replacements'
+            f'{type(self.dataset).__name__} returned None for sample {item[0]} and for {self.max_refetch} replacements'
         )
 
-    # Batch samplers of mmdet and mmseg pass on what a StatelessSampler gave them: the draw number is taken off.
+    # Batch samplers of mmdet and mmseg pass on what a StatelessSampler gave them: the draw number is removed.
 
     def get_data_info(self, item: int | Draw) -> Any:
         """What the wrapped data set knows about a sample without reading it."""
@@ -209,23 +209,23 @@ class SeededDataset(DatasetWrapper):
 class ExactIterLoop(IterBasedTrainLoop):
     """Iteration loop whose continuation from k equals a run that was never stopped.
 
-    Validation leaves the training's random states alone and scores rank 0's buffers, the ones that
+    Validation does not change the training's random states and scores rank 0's buffers, the ones that
     are saved. If a run was stopped after the save at k and before the validation at k ended, the
     continued run does that validation first.
 
     Args:
         runner: The runner.
         dataloader: Its training loader or the config of it.
-        max_iters: Iterations in all.
-        max_epochs: Instead: passes over the data, each of the loader's length. Hooks see epochs begin and end; without
-            it the whole run is one.
+        max_iters: Total number of iterations.
+        max_epochs: Alternatively: passes over the data, each of the loader's length. Hooks see epochs begin and end;
+            without it the whole run is one.
         val_begin: First iteration, or epoch, that may be validated.
         val_interval: Iterations, or epochs, between validations; default 1,000 iterations or 1 epoch.
         dynamic_intervals: As in mmengine, in the same unit.
         epoch_length: Iterations per epoch for hooks that count epochs, where `max_iters` is given.
 
     Raises:
-        ValueError: With neither or both of max_iters and max_epochs; with samples that are not seeded.
+        ValueError: Neither or both of max_iters and max_epochs are given, or samples are not seeded.
     """
 
     def __init__(
@@ -239,10 +239,10 @@ class ExactIterLoop(IterBasedTrainLoop):
         dynamic_intervals: list[tuple[int, int]] | None = None,
         epoch_length: int | None = None,
     ) -> None:
-        # Past IterBasedTrainLoop's own __init__, which starts the workers at once, at batch 0.
+        # Bypasses IterBasedTrainLoop's own __init__, which starts the workers immediately, at batch 0.
         super(IterBasedTrainLoop, self).__init__(runner, dataloader)
         if (max_iters is None) == (max_epochs is None):
-            raise ValueError(f'ExactIterLoop wants either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
+            raise ValueError(f'ExactIterLoop needs either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
         batches = self.dataloader.batch_sampler
         stateless = isinstance(getattr(batches, 'sampler', None), StatelessSampler)
         if stateless and len(batches.sampler) < batches.batch_size:
@@ -255,7 +255,7 @@ class ExactIterLoop(IterBasedTrainLoop):
         if max_epochs is not None:
             unit = epoch_length = max(1, len(self.dataloader))
             max_iters = max_epochs * unit
-            runner.logger.info(f'{max_epochs} epochs of {unit} iterations each, {max_iters} in all')
+            runner.logger.info(f'{max_epochs} epochs of {unit} iterations each, {max_iters} in total')
             # mmengine compares a milestone with the count of the coming epoch or iteration.
             dynamic_intervals = [((begin - 1) * unit + 1, every * unit) for begin, every in dynamic_intervals or ()]
         if val_interval is None:
@@ -288,8 +288,8 @@ class ExactIterLoop(IterBasedTrainLoop):
         """Train to the end; returns the model."""
         runner = self.runner
         runner.call_hook('before_train')
-        # Set in the message hub before anything at a boundary can save, so it tells in a
-        # checkpoint whether what follows iteration k was still to come.
+        # Set in the message hub before anything at a boundary can save, so a checkpoint
+        # records whether what follows iteration k was still to come.
         pending = 0 < self._iter != runner.message_hub.get_info('finished_iter')
         if self.epoch_length:
             self._epoch = (self._iter - pending) // self.epoch_length
@@ -322,7 +322,7 @@ class ExactIterLoop(IterBasedTrainLoop):
             self._validate()
         if ends_epoch:
             runner.call_hook('before_train_epoch')
-            # Workers hold copies of the data set: a hook's change of it reaches new ones only.
+            # Workers have copies of the data set: a hook's change to it reaches only new workers.
             if self.dataloader.num_workers and not getattr(self.dataloader, '_iterator', None):
                 self._restart_batches()
 
@@ -339,7 +339,7 @@ class ExactIterLoop(IterBasedTrainLoop):
         self._held = None
 
     def _restart_batches(self) -> None:
-        """Begin to read at the current iteration."""
+        """Start to read at the current iteration."""
         batch_sampler = self.dataloader.batch_sampler
         sampler = getattr(batch_sampler, 'sampler', None)
         if isinstance(batch_sampler, SkippingBatchSampler):
@@ -352,6 +352,6 @@ class ExactIterLoop(IterBasedTrainLoop):
                 f'{type(sampler).__name__}; it can start a StatelessSampler without batch sampler, '
                 'or any batch sampler inside a SkippingBatchSampler'
             )
-        # An iterator draws its workers' seed: not from the training's random state.
+        # An iterator draws its workers' seed, which must not come from the training's random state.
         self.dataloader.generator = torch.Generator()
         self.dataloader_iterator = read_ahead(iter(self.dataloader), self.runner.model)

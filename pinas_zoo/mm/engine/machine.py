@@ -1,6 +1,6 @@
 """What a config needs to run on this machine, before its Runner is built: a CPU, one or several processes, options.
 
-Every change is a line of `notes`, for the log of the run.
+Every change is reported by a line in `notes`, for the log of the run.
 """
 
 import atexit
@@ -35,7 +35,7 @@ def _dicts(node: Any) -> Iterator[dict]:
 
 
 def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
-    """SyncBN becomes BN everywhere: it raises on CPU tensors."""
+    """SyncBN becomes BN everywhere, since it raises on CPU tensors."""
     norms = [node for node in _dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
     for node in norms:
         node['type'] = 'BN'
@@ -46,13 +46,13 @@ def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
 
 
 def _leave() -> None:
-    """Ends the process group of a run that ended well: NCCL warns of one that is left to the exit."""
+    """Destroys the process group of a run that ended well; otherwise NCCL warns at exit."""
     if torch.distributed.is_initialized() and not hasattr(sys, 'last_value'):
         torch.distributed.destroy_process_group()
 
 
 def join_processes(cfg: Config, on_cpu: bool) -> None:
-    """Start the process group of a run of several processes: gloo on a CPU, else what the config says."""
+    """Start the process group of a run with several processes: gloo on a CPU, otherwise as in the config."""
     if on_cpu:
         if not torch.distributed.is_initialized():
             # mmengine's own set-up calls torch.cuda and fails here.
@@ -80,10 +80,10 @@ def wrap_for_cpu(cfg: Config) -> None:
 def use_amp(cfg: Config) -> None:
     """Mixed precision in every optimiser wrapper of a config, by option.
 
-    mmdet's and mmseg's models stay at float16 on a GPU: compiled operators of mmcv have no bfloat16 form.
+    mmdet's and mmseg's models keep float16 on a GPU: mmcv's compiled operators have no bfloat16 form.
 
     Raises:
-        ValueError: When the config uses a wrapper for which there is no mixed form.
+        ValueError: The config uses a wrapper for which there is no mixed-precision form.
     """
     allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     for node in _wrappers(cfg):
@@ -107,8 +107,8 @@ def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:
 
     Args:
         cfg: Any config of theirs.
-        on_cpu: SyncBN becomes BN there, and mixed precision autocast to bfloat16.
-        notes: Receives what was rewritten.
+        on_cpu: On a CPU SyncBN becomes BN, and mixed precision autocast to bfloat16.
+        notes: Receives a line per change.
     """
     if on_cpu:
         replace_sync_bn(cfg, notes)
@@ -120,7 +120,7 @@ def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:
 
 
 def fit_workers(cfg: Config) -> None:
-    """Options of workers go where a loader has none: torch refuses them there."""
+    """Removes options for workers if a loader has none, since torch then refuses them."""
     for name in LOADERS:
         loader = cfg.get(name)
         if loader is not None and not loader.get('num_workers', 0):
@@ -130,7 +130,7 @@ def fit_workers(cfg: Config) -> None:
 
 
 def fill_runtime(cfg: Config) -> None:
-    """JSON lines and, where it is installed, TensorBoard, unless the config has a visualizer."""
+    """JSON lines and, if it is installed, TensorBoard, unless the config has a visualizer."""
     if cfg.get('visualizer') is None:
         names = ['LocalVisBackend']
         if find_spec('tensorboard'):

@@ -1,8 +1,8 @@
 """--cfg-options that have no effect are errors: keys that nothing reads, variables of the config file, dropped values.
 
 mmengine merges any key into a config. Whether something reads it follows from the class that will be built: the
-parameters of its `__init__`, through `**kwargs` and base classes. Where nothing says what a dict may hold (`metainfo`,
-a detector's `test_cfg`), every key is taken.
+parameters of its `__init__`, through `**kwargs` and base classes. If nothing defines what a dict may contain
+(`metainfo`, a detector's `test_cfg`), every key is accepted.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pinas_zoo.registry import type_name
 
 __all__ = ['override', 'top_level_keys']
 
-#: Top-level keys that mmengine's Runner reads from its config beside its arguments, and those that our tools read.
+#: Top-level keys that mmengine's Runner reads from its config besides its arguments, and those that our tools read.
 _OF_RUNNER = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'model_wrapper_cfg'}
 _OF_RUNNER |= {'find_unused_parameters', 'runner_type', 'sync_bn'}
-_OF_TOOLS = {'label_names', 'preflight', 'tta_model', 'tta_pipeline'}
+_OF_TOOLS = {'label_names', 'preflight', 'resume_with_config', 'tta_model', 'tta_pipeline'}
 #: Settings of a search and of a shortlist that their configs may leave out.
 _OF_SEARCH = {
     'arch',
@@ -47,9 +47,9 @@ _OF_SEARCH = {
     'work_dir',
 }
 _OF_SEARCH |= {'arch_key', 'metric', 'processes', 'search', 'search_options', 'training_options', 'workers'}
-#: Keys that builders take out before they call the class.
+#: Keys that builders remove before they call the class.
 _TYPED = {'type', '_scope_', '_delete_'}
-#: Parts of models whose builders take out keys of their own.
+#: Parts of models whose builders remove further keys.
 _OWN_BUILDERS = {'custom_keys', 'metainfo', 'upsample_cfg', 'dcn', 'plugins'}
 _PARAMWISE = {
     'custom_keys',
@@ -62,9 +62,9 @@ _PARAMWISE = {
 _PARAMWISE |= {'dcn_offset_lr_mult', 'bypass_duplicate'}
 _ENVIRONMENT = {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}
 _LOADER = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch'}
-#: A call of a base class's __init__ that hands on **kwargs; the class that super() names.
+#: A call of a base class's __init__ that passes on **kwargs; the class that super() names.
 _FORWARDED = re.compile(r'super\((\w*)[^)]*\)\.__init__\((?:[^()]|\([^()]*\))*\*\*')
-#: Hooks that the Runner registers under these names, also where the config does not list them.
+#: Hooks that the Runner registers under these names even if the config does not list them.
 _HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
@@ -76,7 +76,7 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
         options: Values by dotted key.
 
     Raises:
-        BadInputError: Some have no effect; one line per key, with the nearest key that has.
+        BadInputError: Some have no effect; one line per key, with the nearest key that has one.
     """
     if not options:
         return
@@ -90,7 +90,7 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _problem(before: Config, cfg: Config, key: str) -> str:
-    """Why an override has no effect; '' where it has, or where that cannot be told."""
+    """Why an override has no effect; '' if it has one, or if that cannot be determined."""
     top, *rest = key.split('.')
     if top not in top_level_keys(before):
         if _imports_others(cfg):
@@ -151,7 +151,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is(value: Any, other: Any) -> bool:
-    """Whether an entry has the value of a variable, numbers and switches aside: those are equal by chance."""
+    """Whether an entry has the value of a variable, except numbers and switches, which are equal by chance."""
     if isinstance(value, str) and isinstance(other, str):
         return bool(other) and value.startswith(other)
     return isinstance(value, (dict, list)) and bool(value) and value == other
@@ -187,14 +187,14 @@ def top_level_keys(cfg: Config) -> set[str]:
 
 
 def _imports_others(cfg: Config) -> bool:
-    """Whether the config imports code that is not ours."""
+    """Whether the config imports code from outside the project."""
     modules = (cfg.get('custom_imports') or {}).get('imports') or []
     modules = [modules] if isinstance(modules, str) else modules
     return any(not module.startswith('pinas_zoo') for module in modules)
 
 
 def _allowed(cfg: Config, node: dict, path: str) -> set[str] | None:
-    """Keys that the dict at `path` may hold; None where that cannot be told."""
+    """Keys that the dict at `path` may have; None if that cannot be determined."""
     name = path.rpartition('.')[2]
     if (known := _untyped(cfg, node, path)) is not None:
         return known | _TYPED
@@ -260,18 +260,18 @@ def _classes(kind: Any, scope: str) -> list[Any]:
     found = []
     for root in roots:
         child = root._search_child(scope)
-        with suppress(Exception):  # a registry that cannot say is one that does not know the name
+        with suppress(Exception):  # a registry that raises does not know the name
             found.append((root if child is None else child).get(kind))
     return [cls for cls in dict.fromkeys(found) if cls is not None]
 
 
 def _parameters(cls: Any) -> set[str] | None:
-    """Names that a class or function takes by keyword; None for any."""
+    """Names that a class or function accepts by keyword; None for any."""
     if not inspect.isclass(cls):
         parameters = inspect.signature(cls).parameters
         return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
     names: set[str] = set()
-    after = ''  # `super(A, self)` goes on behind A
+    after = ''  # `super(A, self)` continues after A in the method resolution order
     for base in cls.__mro__:
         if after:
             after = '' if base.__name__ == after else after
@@ -284,7 +284,7 @@ def _parameters(cls: Any) -> set[str] | None:
         names |= set(parameters) - {'self'}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return names
-        # Only keywords that go on to the base class are its own.
+        # Only keywords that are passed on to the base class are its own.
         call = re.search(_FORWARDED, inspect.getsource(base.__init__))
         if call is None:
             return None
@@ -296,7 +296,7 @@ def _parameters(cls: Any) -> set[str] | None:
 
 
 def _dropped(before: Config, cfg: Config, options: dict[str, Any]) -> Iterator[str]:
-    """Overrides that `rewrite.make_exact` undoes: a loop counts epochs or iterations, samplers are exchanged."""
+    """Overrides that `rewrite.make_exact` would undo: a loop counts epochs or iterations, samplers are replaced."""
     train = cfg.train_cfg
     if 'train_cfg.max_iters' in options and 'max_epochs' in train:
         yield (

@@ -1,53 +1,33 @@
 """Rewrites of configs that inherit from mmdetection or mmsegmentation, before their Runner is built.
 
-What the user set is kept: samplers keep their order and batch samplers, hooks their intervals; only the parts that
-cannot resume exactly are exchanged, and every change is a line of `notes`, for the log of the run. A config that names
-`ExactIterLoop`, as all of this project do, is never rewritten.
+The user's settings are kept: samplers keep their order and batch samplers, hooks their intervals. Only the parts that
+cannot resume exactly are replaced, and every change is a line of `notes`, for the log of the run. A config that names
+`ExactIterLoop`, as all configs of this project do, is never rewritten.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.registry import type_name
 
-__all__ = ['make_exact', 'name_bad_input']
+__all__ = ['changes', 'make_exact']
 
 #: What `make_exact` may change.
 _EXACT = ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'log_processor', 'custom_hooks')
 
 
-def name_bad_input(cfg: Config, splits: Sequence[str], num_classes: int | None) -> None:
-    """Let mmdet's and mmseg's data sets name the file that a sample failed on.
-
-    Args:
-        cfg: A config; the wrapper for seeds stays outside.
-        splits: Of 'train', 'val', 'test'.
-        num_classes: See NamedDataset.
-    """
-    for name in (f'{split}_dataloader' for split in splits):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        seeded = loader['dataset'] if type_name(loader['dataset']) == 'SeededDataset' else None
-        node = loader['dataset'] if seeded is None else seeded['dataset']
-        if type_name(node) != 'NamedDataset':
-            node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
-        node['num_classes'] = num_classes
-        cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
-
-
 def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
-    """Exchange loop, samplers, data sets and hooks for those with which a run continues exactly.
+    """Replace loop, samplers, data sets and hooks by those with which a run continues exactly.
 
-    Epochs stay epochs: `ExactIterLoop` and `ExactCheckpointHook` know them. May be applied to its own result.
+    Epochs stay epochs: `ExactIterLoop` and `ExactCheckpointHook` support them. Applying it twice changes nothing more.
 
     Args:
         cfg: A training config.
-        seed: Of this run.
-        notes: Receives a line per change, and what stays inexact.
+        seed: Seed of this run.
+        notes: Receives a line per change, and what remains inexact.
     """
     before = {key: copy.deepcopy(cfg.get(key)) for key in _EXACT}
     _convert_loop(cfg, notes)
@@ -67,10 +47,10 @@ def make_exact(cfg: Config, seed: int, notes: list[str]) -> None:
         if name not in map(type_name, custom):
             custom.append({'type': f'pinas_zoo.{name}'})
     cfg.custom_hooks = custom
-    notes += [f'rewritten: {line}' for key in _EXACT for line in _changes(before[key], cfg.get(key), key)]
+    notes += [f'rewritten: {line}' for key in _EXACT for line in changes(before[key], cfg.get(key), key)]
 
 
-def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
+def changes(old: Any, new: Any, name: str) -> Iterator[str]:
     """One line per difference between two config values: dotted key, old value, new value."""
     if old == new:
         return
@@ -79,7 +59,7 @@ def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
             yield f'{name} is wrapped in {new["type"]}'
             return
         for key in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(key), new.get(key), f'{name}.{key}')
+            yield from changes(old.get(key), new.get(key), f'{name}.{key}')
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and list(new[: len(old)]) == list(old):
         yield from (f'{name} + {dict(added)}' for added in new[len(old) :])
     else:
@@ -87,7 +67,7 @@ def _changes(old: Any, new: Any, name: str) -> Iterator[str]:
 
 
 def _convert_loop(cfg: Config, notes: list[str]) -> None:
-    """Exchange the train loop."""
+    """Replace the train loop."""
     train = dict(cfg.train_cfg)
     known = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ExactIterLoop')
     if type_name(train) not in known:
@@ -98,7 +78,7 @@ def _convert_loop(cfg: Config, notes: list[str]) -> None:
 
 
 def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
-    """Wrap the data set and exchange the sampler of a training loader."""
+    """Wrap the data set and replace the sampler of a training loader."""
     if type_name(loader['dataset']) == 'SeededDataset':
         loader['dataset']['seed'] = seed
     else:
@@ -124,7 +104,7 @@ def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
 
 
 def _convert_checkpoints(hooks: dict, epochs: bool, notes: list[str]) -> None:
-    """Exchange the checkpoint hook, unless the config switched it off."""
+    """Replace the checkpoint hook, unless the config disabled it."""
     default = {'type': 'CheckpointHook', 'by_epoch': epochs, 'interval': 1 if epochs else 1000}
     hook = dict(hooks.get('checkpoint', default) or ())
     if not hook:
@@ -133,5 +113,5 @@ def _convert_checkpoints(hooks: dict, epochs: bool, notes: list[str]) -> None:
     if kind not in ('CheckpointHook', 'ExactCheckpointHook'):
         notes.append(f'checkpoint hook {kind}: kept, resuming is not exact')
         return
-    hook.setdefault('by_epoch', kind == 'CheckpointHook')  # mmengine's counts epochs unless told
+    hook.setdefault('by_epoch', kind == 'CheckpointHook')  # mmengine's counts epochs by default
     hooks['checkpoint'] = ConfigDict(hook, type='pinas_zoo.ExactCheckpointHook')

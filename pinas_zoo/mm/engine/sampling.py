@@ -20,12 +20,12 @@ from pinas_zoo.registry import DATA_SAMPLERS, FUNCTIONS
 class SkippingBatchSampler(Sampler):
     """A batch sampler of mmdet, mmseg or torch that can start at batch k.
 
-    One that groups images (mmdet's AspectRatioBatchSampler) keeps partly filled groups, so batch k
-    follows from all before it. They are replayed as indices; no image is read.
+    A sampler that groups images (mmdet's AspectRatioBatchSampler) keeps partly filled groups, so batch k
+    depends on all before it. They are replayed as indices; no image is read.
 
     Args:
         sampler: Yields draws or indices.
-        batch_size: Samples a batch.
+        batch_size: Samples per batch.
         drop_last: Leave out a partial batch of a finite sampler.
         batch_sampler: Config of the wrapped batch sampler; None is torch's.
     """
@@ -57,7 +57,7 @@ class SkippingBatchSampler(Sampler):
             yield from self._build()
 
     def _build(self) -> Any:
-        """A fresh batch sampler: the groups of a used one may hold leftovers."""
+        """A new batch sampler: the groups of a used one may contain leftovers."""
         if self._inner_cfg is None:
             return BatchSampler(self.sampler, self.batch_size, self.drop_last)
         default = {'sampler': self.sampler, 'batch_size': self.batch_size}
@@ -68,10 +68,10 @@ class SkippingBatchSampler(Sampler):
 def end_with_parent(worker_id: int, seed: int = 0) -> None:
     """Start a data worker that ends when its process is killed (Linux).
 
-    torch's own watch may not see it: a worker that waits to hand over a batch then waits for ever.
+    torch's own watch may miss it: a worker that is about to pass on a batch would then wait forever.
 
     Args:
-        worker_id: Of this worker.
+        worker_id: Index of this worker.
         seed: As mmengine seeds its workers; only samples that are not seeded depend on it.
     """
     die_with_parent()
@@ -80,7 +80,7 @@ def end_with_parent(worker_id: int, seed: int = 0) -> None:
 
 
 def die_with_parent() -> None:
-    """Lets the kernel kill this process when the one that started it is gone, however that ended (Linux only)."""
+    """Lets the kernel kill this process when its parent is gone, however that ended (Linux only)."""
     if sys.platform == 'linux':
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

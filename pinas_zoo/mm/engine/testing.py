@@ -1,4 +1,4 @@
-"""What tools/test.py does: evaluate a checkpoint on the config's test set."""
+"""The work of tools/test.py: evaluate a checkpoint on the config's test set."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,6 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
 from pinas_zoo.data.sources import opened_once
-from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
 from pinas_zoo.mm.engine.launch import (
@@ -22,17 +21,17 @@ from pinas_zoo.mm.engine.launch import (
     load_config,
     set_up,
 )
-from pinas_zoo.mm.preflight.check import head_classes
+from pinas_zoo.mm.engine.samples import name_bad_input
 from pinas_zoo.registry import type_name
 
 __all__ = ['test']
 
 
 def _half_type(cfg: Config) -> torch.dtype:
-    """What --amp computes in: bfloat16; on a GPU without it, and for mmdet's and mmseg's models there, float16."""
+    """The precision of --amp: bfloat16; float16 on a GPU without it, and for mmdet's and mmseg's models on a GPU."""
     if get_device() == 'cpu':
         return torch.bfloat16
-    # Compiled operators of mmcv have no bfloat16 form.
+    # mmcv's compiled operators have no bfloat16 form.
     if cfg.default_scope in FOREIGN_SCOPES or not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
@@ -41,7 +40,7 @@ def _half_type(cfg: Config) -> torch.dtype:
 def _use_tta(cfg: Config) -> None:
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
-        raise ValueError(f'--tta needs tta_model and tta_pipeline in the config, no {missing}')
+        raise ValueError(f'--tta needs tta_model and tta_pipeline in the config, but it has no {missing}')
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -86,7 +85,7 @@ def test(
 
     Args:
         path: Config file.
-        checkpoint: Weights, any that mmengine can load.
+        checkpoint: Weights in any form that mmengine can load.
         options: See `Options`; `resume` is not used.
         out: See `_use_out`.
         show_dir: Folder for drawn predictions.
@@ -96,7 +95,7 @@ def test(
         The metrics, which are also in test_metrics.json of the work_dir.
 
     Raises:
-        BadInputError: When data or config do not fit.
+        BadInputError: Data or config do not fit.
     """
     notes: list[str] = []
     cfg = load_config(path, options)
@@ -115,9 +114,9 @@ def test(
     if tta:
         _use_tta(cfg)
     if foreign:
-        rewrite.name_bad_input(cfg, ('test',), head_classes(cfg))
+        name_bad_input(cfg, ('test',))
     for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
-        cfg.pop(key)  # no training data has to be there to test
+        cfg.pop(key)  # testing must not require training data
     cfg.pop('param_scheduler', None)
     runner = build_runner(cfg, notes)
     with bad_input_in_log(runner), torch.autocast(get_device(), _half_type(cfg), enabled=options.amp):

@@ -14,11 +14,11 @@ __all__ = ['use_wandb']
 
 
 def use_wandb(cfg: Config, project: str) -> None:
-    """Puts Weights & Biases in TensorBoard's place; the JSON lines stay.
+    """Replaces TensorBoard by Weights & Biases; the JSON lines are kept.
 
     Args:
-        cfg: A training config, ours or mmdet's or mmseg's; the run is named as its work_dir.
-        project: Project there.
+        cfg: A training config, ours or mmdet's or mmseg's; the run has the name of its work_dir.
+        project: Name of the project there.
 
     Raises:
         ImportError: wandb is not installed.

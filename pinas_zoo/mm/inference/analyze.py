@@ -1,4 +1,4 @@
-"""What a network costs: parameters, MACs at a size, latency. Of backbones, classifiers, detectors and segmentors."""
+"""The cost of a network: parameters, MACs at a size, latency. For backbones, classifiers, detectors and segmentors."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Timing:
     """How latency is measured.
 
     Args:
-        warmup: Calls before the clock starts; 0 calls and 0 seconds measure nothing.
-        seconds: Least time of measuring; the median of its calls counts.
-        batch_size: Images a call.
+        warmup: Calls before the measurement.
+        seconds: Minimum measuring time; the median of its calls counts. With 0 calls and 0 seconds nothing is measured.
+        batch_size: Images per call.
     """
 
     warmup: int = 3
@@ -41,16 +41,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One network's cost.
+    """The cost of one network.
 
     Args:
-        name: As it was asked for.
+        name: The name as given.
         size: Height and width of the image in px.
         params: Parameters.
         macs: MACs of one image, convolutions and linear layers only.
-        parts: The same by child of the model, where it is a detector or segmentor.
+        parts: The same for each child of the model, if it is a detector or segmentor.
         kept: Proposals and detections that a two-stage detector was counted with: all that its config allows.
-        latency: Median seconds of a call, with post-processing; None where it was not measured.
+        latency: Median seconds of a call, with post-processing; None if it was not measured.
         spread: Distance between the quartiles of these seconds.
         batch_size: Images a call.
         notes: What the figures leave out.
@@ -85,9 +85,9 @@ def analyze(
     Args:
         name: A timm name, ours included, or a config file of a classifier, detector or segmentor.
         size: Side, or height and width, in px; None takes the network's own test size.
-        device: Where it is timed.
-        timing: How; None does not time.
-        checkpoint: Weights. A detector's latency depends on them: without, the objects that it finds are random.
+        device: Device for the timing.
+        timing: How to time; None does not time.
+        checkpoint: Weights. A detector's latency depends on them: without them, the objects that it finds are random.
         cfg_options: Dotted keys that override the config.
 
     Raises:
@@ -130,7 +130,7 @@ def _plain(name: str, net: nn.Module, size: Sequence[int] | None, device: str, t
 
 
 def _test_size(cfg: Config) -> tuple[int, int]:
-    """A segmentor's crop; else the largest image that a detector's test pipeline makes, lying."""
+    """A segmentor's crop; otherwise the largest image of a detector's test pipeline, in landscape format."""
     if (crop := cfg.model.get('data_preprocessor', {}).get('size')) is not None:
         return _pair(crop)
     dataset = cfg.test_dataloader.dataset
@@ -141,7 +141,7 @@ def _test_size(cfg: Config) -> tuple[int, int]:
 
 
 def _batch(model: nn.Module, size: tuple[int, int], count: int) -> dict[str, Any]:
-    """Noise of a size, as the model's preprocessor gives it."""
+    """Noise of a size, as the model's preprocessor returns it."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(count)]
     facts = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), flip=False)
@@ -179,7 +179,7 @@ def _dense(name: str, model: nn.Module, size: tuple[int, int], device: str, timi
 def _all_kept(model: nn.Module, proposals: list[int]) -> Iterator[None]:
     """Lets a two-stage detector keep all the proposals and detections that its config allows.
 
-    Its heads cost what their numbers make them cost, and of random weights random numbers would be left over.
+    The cost of its heads depends on these numbers, which would be random with random weights.
     """
     if not hasattr(model, 'rpn_head') or not hasattr(model, 'roi_head'):
         yield
@@ -206,10 +206,10 @@ def _params(module: nn.Module) -> int:
 
 
 def _count(call: Callable[[], Any]) -> tuple[int, dict[str, int]]:
-    """MACs of a call on a model, and of it those of each child by name."""
+    """MACs of a call on a model, and those of each child by name."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
-    # Names are CLASS.child.grandchild. A head whose forward is not called as a module has its children's entries only.
+    # Names are CLASS.child.grandchild. A head whose forward is not called as a module has only its children's entries.
     counts = {
         name.split('.', 1)[1]: sum(flops.values()) for name, flops in counter.get_flop_counts().items() if '.' in name
     }
@@ -222,7 +222,7 @@ def _count(call: Callable[[], Any]) -> tuple[int, dict[str, int]]:
 
 
 def _time(call: Callable[[], Any], timing: Timing) -> dict[str, Any]:
-    from torch.utils.benchmark import Timer  # looks for compilers when it is imported
+    from torch.utils.benchmark import Timer  # searches for compilers when it is imported
 
     with torch.no_grad():
         for _ in range(timing.warmup):
@@ -237,7 +237,7 @@ def _notes(model: nn.Module) -> tuple[str, ...]:
     return (f'MACs leave out {", ".join(kinds)}',) if kinds else ()
 
 
-# ---- for people ------------------------------------------------------------------------------------------------------
+# ---- text output ----------------------------------------------------------------------------------------------------
 
 
 def table(rows: Sequence[Analysis]) -> str:

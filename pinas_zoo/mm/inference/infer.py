@@ -22,9 +22,9 @@ from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, 
 
 __all__ = ['VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
 
-#: Suffixes of films; pictures are what `pinas_zoo.data.images` reads.
+#: Suffixes of videos; pictures are what `pinas_zoo.data.images` reads.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-#: Those that a picture is written in; others become PNG.
+#: Suffixes that pictures are written with; others become PNG.
 WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 #: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
 WHOLE = 0.95
@@ -36,9 +36,9 @@ class Outcome:
 
     Args:
         predictions: The file of JSON lines.
-        written: Pictures, or frames of the video.
+        written: Number of pictures, or of frames of the video.
         failed: Reasons by the name of what could not be read.
-        left_out: Other files of the folder, counted by kind; '' where there are none.
+        left_out: Other files of the folder, counted by kind; '' if there are none.
     """
 
     predictions: Path
@@ -56,11 +56,11 @@ def infer(
         source: An image, a folder (with its subfolders) or a video.
         predictor: The network.
         out: Folder for the pictures (named as their images), the video (as MP4) and `predictions.jsonl`.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         progress: Show a bar.
 
     Returns:
-        What was written, and what could not be read; that is skipped.
+        What was written, and what could not be read, which is skipped.
 
     Raises:
         ValueError: There is nothing to read at `source`, a video does not decode, or `out` would overwrite `source`.
@@ -71,16 +71,14 @@ def infer(
     if not source.exists():
         raise ValueError(f'{source} does not exist; give an image, a folder or a video')
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
-        raise ValueError(
-            f'{out} holds what is read: pictures of the same names would overwrite it; take another folder'
-        )
+        raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
     outcome, lines = Outcome(out / 'predictions.jsonl'), []
     try:
         if source.suffix.lower() in VIDEOS and source.is_file():
             _video(source, predictor, batch_size, progress, outcome, lines)
         else:
             _pictures(source, predictor, batch_size, progress, outcome, lines)
-    finally:  # what was found so far stays, whatever ended it
+    finally:  # what was found so far is kept, whatever ended the run
         if lines:
             write_text(outcome.predictions, ''.join(lines))
     return outcome
@@ -124,7 +122,7 @@ def _pictures(
 
 
 def _picture_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of pictures by the names of their images: the same, or with .png, or with a number where that is taken."""
+    """Names of pictures by the names of their images: the same, or with .png, or with a number if that is taken."""
     pictures = {name: name for name in names if Path(name).suffix.lower() in WRITTEN}
     taken = {name.lower() for name in pictures}
     for name in names:
@@ -191,7 +189,7 @@ def _video(
 
 
 def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: float) -> None:
-    """Writes pictures of one size as MPEG-4; OpenCV finds the container by the suffix."""
+    """Writes pictures of one size as MPEG-4; OpenCV chooses the container by the suffix."""
     part, writer = path.with_suffix('.mp4'), None
     try:
         for picture in pictures:

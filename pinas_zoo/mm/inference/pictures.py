@@ -22,12 +22,12 @@ from pinas_zoo.mm.inference.predictors import load_network
 __all__ = ['draw_instances', 'draw_ranking', 'draw_segments', 'predict', 'sheet']
 
 Colour = tuple[int, int, int]
-#: Twelve colours that stay apart on any background, one per class.
+#: Twelve colours that are distinct on any background, one per class.
 PALETTE: list[Colour] = [
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240),
     (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (170, 110, 40),
 ]  # fmt: skip
-#: Pictures are enlarged by a whole factor to about this long side, so that names stay legible on small images.
+#: Pictures are enlarged by an integer factor to about this long side, so that names are legible on small images.
 LEGIBLE = 384
 
 
@@ -60,7 +60,7 @@ def _font(picture: Image.Image) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _write(
     pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour: Colour, font: Any, anchor: str = 'ls'
 ) -> None:
-    """A name on a plate of its class's colour, black or white, whichever stands out; kept inside the picture."""
+    """A name on a box in its class's colour, in black or white for contrast; kept inside the picture."""
     width, height = pen.im.size
     left, top, right, bottom = pen.textbbox((x, y), text, font=font, anchor=anchor)
     dx = max(0, 2 - left) - max(0, right + 2 - width)
@@ -80,7 +80,7 @@ def draw_instances(
     zoom: int | None = None,
     palette: Sequence[Sequence[int]] | None = None,
 ) -> Image.Image:
-    """Draws boxes, masks and class names; the best scores come last, so that they lie on top.
+    """Draws boxes, masks and class names; the best scores come last, so that they are on top.
 
     Args:
         image: RGB, (H, W, 3), uint8.
@@ -90,7 +90,7 @@ def draw_instances(
         scores: (N,) in 0..1; None without.
         classes: Names by label.
         zoom: Enlargement; None makes small images legible.
-        palette: RGB by label; None for one of ours.
+        palette: RGB by label; None for the default colours.
     """
     zoom = zoom or _zoom(image)
     order = range(len(labels)) if scores is None else scores.argsort().tolist()
@@ -124,11 +124,11 @@ def draw_segments(
 
     Args:
         image: RGB, (H, W, 3), uint8.
-        labels: (H, W); 255 stays as it is.
+        labels: (H, W); 255 is not drawn.
         zoom: Enlargement; None makes small images legible.
         opacity: Share of the class colour.
         classes: Names by label; None writes none.
-        palette: RGB by label; None for one of ours.
+        palette: RGB by label; None for the default colours.
     """
     zoom = zoom or _zoom(image)
     present = [int(label) for label in np.unique(labels) if label != 255]
@@ -140,11 +140,11 @@ def draw_segments(
     if classes is not None:
         pen, font = ImageDraw.Draw(picture), _font(picture)
         for label in present:
-            # A rim of another class, so that the middle of a region that touches the border is inside it too.
+            # A border of another class, so that the middle of a region that touches the edge is inside it too.
             here = np.pad((labels == label).astype(np.uint8), 1)
             depth = cv2.distanceTransform(here, cv2.DIST_L2, 3)[1:-1, 1:-1]
             y, x = np.unravel_index(depth.argmax(), depth.shape)
-            if zoom * depth[y, x] >= font.size / 2:  # a name on a speck would hide it
+            if zoom * depth[y, x] >= font.size / 2:  # a name would hide a smaller region
                 _write(pen, zoom * (x + 0.5), zoom * (y + 0.5), classes[label], _colour(label, palette), font, 'mm')
     return picture
 
@@ -179,7 +179,7 @@ def draw_ranking(
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 6) -> bytes:
-    """Lays pictures of one size out in rows; returns a PNG."""
+    """Arranges pictures of one size in rows; returns a PNG."""
     width, height = rows[0][0].size
     columns = max(map(len, rows))
     page = Image.new('RGB', (columns * (width + gap) - gap, len(rows) * (height + gap) - gap), 'white')
@@ -197,7 +197,7 @@ def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list
     Args:
         cfg: mmdet or mmseg config.
         checkpoint: Its weights; they have to fit.
-        indices: Which images.
+        indices: Indices of the images.
 
     Returns:
         Pairs of the RGB image (H, W, 3) and the data sample with ground truth and prediction.

@@ -1,7 +1,7 @@
-"""Networks that are asked for predictions: found by name, built, filled strictly, fed with batches of images.
+"""Networks for predictions: found by name, built, loaded strictly, run on batches of images.
 
-mmdet's and mmseg's own inferencers are not used: they load loosely, take COCO's or Cityscapes' class names for unknown
-ones, and end at the first image that does not decode. Their test pipelines and `test_step` are.
+mmdet's and mmseg's own inferencers are not used: they load loosely, use COCO's or Cityscapes' class names for unknown
+ones, and stop at the first image that does not decode. Their test pipelines and `test_step` are used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pinas_zoo.weights.released.remap import strip_module
 
 __all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'Segments', 'build_network', 'load_network', 'open_predictor']
 
-#: Class names by the manifest's data set, for classifiers whose files do not say them.
+#: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
 
 
@@ -70,11 +70,11 @@ Prediction = Instances | Segments | Ranking
 
 @dataclass(frozen=True)
 class Choice:
-    """How much of a prediction is kept.
+    """Which predictions are kept.
 
     Args:
-        score_thr: Least score of an object, 0..1.
-        topk: Classes of a classifier's ranking.
+        score_thr: Smallest score of an object, 0..1.
+        topk: Number of classes in a classifier's ranking.
     """
 
     score_thr: float = 0.3
@@ -87,12 +87,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with all that stands between an image and a prediction.
+    """A network with everything between an image and a prediction.
 
     Args:
         run: Predictions of a batch of BGR images, (H, W, 3) uint8.
         classes: Names by label.
-        palette: RGB by label, where the weights or the data set say it.
+        palette: RGB by label, if the weights or the data set define it.
     """
 
     run: Callable[[Sequence[np.ndarray]], list[Prediction]]
@@ -111,13 +111,13 @@ def open_predictor(
 
     Args:
         name: A name of the manifest, a config file, or a timm name of this project.
-        checkpoint: Its weights; needed with a config, else in place of the named ones.
-        device: Where it runs; None takes a GPU where there is one.
-        choice: How much of a prediction is kept.
+        checkpoint: Its weights; required with a config, otherwise used instead of the named ones.
+        device: Where it runs; None takes a GPU if there is one.
+        choice: Which predictions are kept.
         cfg_options: Dotted keys that override the config.
 
     Raises:
-        ValueError: The name is unknown, the weights do not fit, or an argument is missing or in vain.
+        ValueError: The name is unknown, the weights do not fit, or an argument is missing or has no effect.
     """
     device, choice, entry = device or get_device(), choice or Choice(), entries().get(name)
     if entry is None and not name.endswith('.py'):
@@ -133,14 +133,14 @@ def open_predictor(
     if entry is not None:
         file = package_file(entry.config or '')
         if file is None:
-            raise ValueError(f'{name}: its config {entry.config} is not there')
+            raise ValueError(f'{name}: its config {entry.config} does not exist')
         cfg, checkpoint = Config.fromfile(file), checkpoint or f'{SCHEME}{name}'
     else:
         cfg = Config.fromfile(name)
     if 'model' not in cfg:
-        raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py takes one out of it')
+        raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py extracts one from it')
     if checkpoint is None:
-        raise ValueError(f'{name} is a config: its weights have to be given with --checkpoint')
+        raise ValueError(f'{name} is a config: give its weights with --checkpoint')
     override(cfg, cfg_options or {})
     if type_name(cfg.get('model') or {}) == 'Classifier':
         return _classifier(cfg, checkpoint, device, choice)
@@ -154,11 +154,11 @@ def build_network(cfg: Config) -> nn.Module:
     """Builds a config's model for a single process, in eval mode, with random weights.
 
     Args:
-        cfg: Config with a model. Where it leaves classes to its data, the training set has to be there. Its norms
-            become ones that need no process group, its pre-trained backbone goes.
+        cfg: Config with a model. If it takes its classes from the data, the training set has to be there. Norms
+            become ones that need no process group, and the pre-trained backbone is not loaded.
 
     Raises:
-        BadInputError: The data that have to say the classes are not there.
+        BadInputError: The data that define the classes are missing.
     """
     if is_open(cfg.model):
         try:
@@ -176,7 +176,7 @@ def build_network(cfg: Config) -> nn.Module:
 
 
 def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Builds a config's model with `build_network` and fills it; everything has to fit.
+    """Builds a config's model with `build_network` and loads weights; everything has to fit.
 
     Args:
         cfg: Config with a model.
@@ -184,7 +184,7 @@ def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.M
         device: Where the model goes.
 
     Returns:
-        The model in eval mode, and what the file says about the data (`dataset_meta`: classes, palette).
+        The model in eval mode, and the file's description of the data (`dataset_meta`: classes, palette).
 
     Raises:
         ValueError: The file is unreadable or does not fit.
@@ -203,7 +203,7 @@ def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.M
 
 
 def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[str]:
-    """The class names, or numbers where there are none."""
+    """The class names, or numbers if there are none."""
     if not classes:
         return [str(index) for index in range(count)]
     if len(classes) != count:
@@ -245,13 +245,13 @@ def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> 
 
 
 def _usual(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What the class of a data set says about its classes."""
+    """What the data set's class defines about its classes."""
     kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
     return getattr(kind, 'METAINFO', {})
 
 
 def _num_classes(model: nn.Module) -> int:
-    """Of the head that names what is seen: the segmentor's, the last box head's, or the one-stage detector's."""
+    """Number of classes of the final head: the segmentor's, the last box head's, or the one-stage detector's."""
     head = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
     head = head or model.bbox_head
     return (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
@@ -292,7 +292,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
     else:
         content = read_checkpoint(find_weights(checkpoint))
         if 'fc.weight' not in content.state:
-            raise ValueError(f'{checkpoint} holds no classifier (no fc.weight), only features')
+            raise ValueError(f'{checkpoint} contains no classifier (no fc.weight), only features')
         net = timm.create_model(name, checkpoint=checkpoint, num_classes=len(content.state['fc.weight']))
     classes = content.classes or net.pretrained_cfg.get('label_names') or CLASSES.get(trained_on, ())
     if not classes and (subset := infer_imagenet_subset(net)):
@@ -304,7 +304,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
 
 
 def _classifier(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
-    """`pinas_zoo.Classifier` behind the evaluation view of its config's test set; the set need not be there."""
+    """`pinas_zoo.Classifier` behind the evaluation view of its config's test set, which need not exist."""
     model, meta = load_network(cfg, checkpoint, device)
     view, count = cfg.test_dataloader.dataset, model.net.num_classes
     source: Source | type[Source] = SOURCES[view.source.kind][0]

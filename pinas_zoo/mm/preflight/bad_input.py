@@ -1,4 +1,4 @@
-"""Bad data by name: the one error, and a data set that says which file a sample failed on."""
+"""Reports bad data by name: the one error, and a data set that names the file on which a sample failed."""
 
 from typing import Any
 
@@ -7,18 +7,15 @@ import torch
 from PIL import Image
 
 from pinas_zoo.mm.engine.loop import DatasetWrapper
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-class BadInputError(ValueError):
-    """Data or a config that does not fit them; one line per problem, naming file and value."""
-
-
 def last_line(error: BadInputError) -> str:
-    """The message of an error that a data worker may have wrapped into its traceback."""
+    """The message of an error that a data worker may have wrapped in its traceback."""
     text = str(error)
     marker = f'{BadInputError.__name__}: '
     return text.rsplit(marker, 1)[-1].strip() if marker in text else text
@@ -30,7 +27,7 @@ def read_image(path: str) -> np.ndarray:
     Shape: uint8 (H, W, 3).
 
     Raises:
-        BadInputError: Naming the file that is missing or does not decode.
+        BadInputError: The file is missing or does not decode; the message names it.
     """
     import mmcv  # only mmdet's and mmseg's data come here
 
@@ -50,7 +47,7 @@ def read_map(path: str) -> np.ndarray:
     Shape: (H, W).
 
     Raises:
-        BadInputError: Naming the file that is missing, does not decode or has several channels.
+        BadInputError: The file is missing, does not decode or has several channels; the message names it.
     """
     try:
         labels = np.asarray(Image.open(path))
@@ -63,61 +60,68 @@ def read_map(path: str) -> np.ndarray:
     return labels
 
 
-def label_problem(path: str, label: int, classes: int, reduce_zero_label: bool) -> str:
-    """The line on a label that is not a class.
+def label_problem(
+    path: str, label: int, classes: int, reduce_zero_label: bool, ignored: int | None = IGNORED_LABEL
+) -> str:
+    """The error line for a label that is not a class.
 
     Args:
-        path: Of the map.
-        label: As the network would see it, after reduce_zero_label.
-        classes: How many the head has.
-        reduce_zero_label: Whether 0 of the file is ignored and 1 is the first class.
+        path: Path of the map.
+        label: The label as the network would see it, after reduce_zero_label.
+        classes: Number of classes of the head.
+        reduce_zero_label: Whether 0 in the file is ignored and 1 is the first class.
+        ignored: The label that the config ignores; None for none.
     """
     first = int(reduce_zero_label)
-    zero = ', 0' if reduce_zero_label else ''
+    more = [str(value) for value in (ignored, 0 if reduce_zero_label else None) if value is not None]
+    ignoring = f' and, ignored, {", ".join(more)}' if more else ''
     return (
         f'{path}: label value {label + first}, allowed are {first} to {classes - 1 + first} '
-        f'({classes} classes) and, ignored, {IGNORED_LABEL}{zero}'
+        f'({classes} classes){ignoring}'
     )
 
 
 @DATASETS.register_module()
 class NamedDataset(DatasetWrapper):
-    """Lets a data set name the file that a sample failed on, and checks labels as they are met.
+    """Lets a data set name the file that a sample failed on, and checks labels when they are read.
 
     Args:
         dataset: A data set or its config, built in the default scope.
-        num_classes: Of a segmentation head: labels beyond are an error. None does not look at them.
+        num_classes: Classes of a segmentation head: larger labels are an error. None does not check labels.
+        ignored: The label that is neither a class nor an error; None for none.
     """
 
-    OWN = DatasetWrapper.OWN | {'num_classes'}
+    OWN = DatasetWrapper.OWN | {'num_classes', 'ignored'}
 
-    def __init__(self, dataset: Any, num_classes: int | None = None) -> None:
+    def __init__(self, dataset: Any, num_classes: int | None = None, ignored: int | None = IGNORED_LABEL) -> None:
         super().__init__(dataset)
-        self.num_classes = num_classes
+        self.num_classes, self.ignored = num_classes, ignored
 
     def __getitem__(self, index: int) -> Any:
         """A sample of the wrapped data set.
 
         Raises:
-            BadInputError: Naming a file that is missing or does not decode, or a label that is not a class.
-            RuntimeError: Naming the image on which anything else failed.
+            BadInputError: A file is missing or does not decode, or a label is not a class; the message names it.
+            RuntimeError: Anything else failed; the message names the image.
         """
         try:
             sample = self.dataset[index]
+        except BadInputError:
+            raise
         except Exception as error:
             path = self._bad_file(index)
             if path is None:
                 raise
             raise RuntimeError(f'{path}: {type(error).__name__}: {_first_line(error)}') from error
         if self.num_classes is not None:
-            _check_labels(sample, self.num_classes)
+            _check_labels(sample, self.num_classes, self.ignored)
         return sample
 
     def _bad_file(self, index: int) -> str | None:
-        """The image of a sample that could not be read; None where the data set knows no files.
+        """The image of a sample that could not be read; None if the data set knows no files.
 
         Raises:
-            BadInputError: When the image or its label map is missing or does not decode.
+            BadInputError: The image or its label map is missing or does not decode.
         """
         known = getattr(self.dataset, 'get_data_info', None)
         info = known(index) if known else None
@@ -129,15 +133,17 @@ class NamedDataset(DatasetWrapper):
         return info['img_path']
 
 
-def _check_labels(sample: Any, classes: int) -> None:
+def _check_labels(sample: Any, classes: int, ignored: int | None) -> None:
     found = sample.get('data_samples') if isinstance(sample, dict) else None
     labels = getattr(getattr(found, 'gt_sem_seg', None), 'data', None)
     if not isinstance(labels, torch.Tensor):
         return
-    wrong = (labels >= classes) & (labels != IGNORED_LABEL)
+    wrong = labels >= classes
+    if ignored is not None:
+        wrong &= labels != ignored
     if wrong.any():
         path, reduced = found.get('seg_map_path', 'label map'), bool(found.get('reduce_zero_label', False))
-        raise BadInputError(label_problem(path, int(labels[wrong][0]), classes, reduced))
+        raise BadInputError(label_problem(path, int(labels[wrong][0]), classes, reduced, ignored))
 
 
 def _content(path: str) -> bytes:

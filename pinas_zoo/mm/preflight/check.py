@@ -1,8 +1,8 @@
-"""What is wrong with a downstream run's data, found before it starts.
+"""Finds what is wrong with the data of an mmdet or mmseg run before it starts.
 
-The annotation file is read as a whole and files are looked for by the listings of their folders; of the pixels only a
-few images and label maps a loader are decoded. What a sample shows later is named by `bad_input.NamedDataset`.
-`preflight=False` in the config, or as an option, leaves the check out. What counts as wrong: docs/own_data.md.
+The annotation file is read completely, and files are searched in the listings of their folders; of the pixels only a
+few images and label maps per loader are decoded. Later errors in samples are reported while they are read.
+`preflight=False` in the config, or as an option, skips the check. What counts as wrong: docs/own_data.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,21 @@ from mmengine.config import Config, ConfigDict
 from pinas_zoo.data.trees import Listing
 from pinas_zoo.mm.preflight.coco import check_coco, check_evaluator
 from pinas_zoo.mm.preflight.findings import Findings
-from pinas_zoo.mm.preflight.maps import check_crop, check_maps
+from pinas_zoo.mm.preflight.ignored import check_ignored, ignored_label
+from pinas_zoo.mm.preflight.maps import check_maps
+from pinas_zoo.mm.preflight.stacking import check_crop, check_stacking
 from pinas_zoo.registry import DATASETS
+
+__all__ = ['find_problems', 'head_classes']
 
 _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 
 
 def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
-    """All that is wrong with the data of some loaders of mmdet's and mmseg's, in this process.
-
-    Args:
-        cfg: With its default scope set.
-        splits: Of 'train', 'val', 'test': the loaders that the run uses.
-    """
+    """All that is wrong with the data of some loaders, in this process."""
     findings, listing = Findings(), Listing()
+    if cfg.get('default_scope') == 'mmseg':
+        check_ignored(cfg, tuple(splits), findings)
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
@@ -39,7 +40,8 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
             if _reads_as(dataset, 'mmdet', 'CocoDataset'):
                 check_coco(dataset, node, _evaluators(cfg, split), listing, findings)
             else:
-                check_maps(dataset, head_classes(cfg), listing, findings)
+                entries = check_maps(dataset, node, head_classes(cfg), ignored_label(cfg), listing, findings)
+                check_stacking(cfg, split, node, entries, findings)
                 if split == 'train':
                     check_crop(cfg, node, findings)
         if split != 'train':
@@ -90,7 +92,7 @@ def _open(node: ConfigDict) -> Any:
         return None
     with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's, as build() does
         kind = registry.get(node['type']) if isinstance(node.get('type'), str) else node.get('type')
-    if kind is None or kind.__module__.split('.')[0] == 'pinas_zoo' or not hasattr(kind, 'load_data_list'):
+    if kind is None or not hasattr(kind, 'load_data_list'):
         return None
     dataset = DATASETS.build(dict(node, lazy_init=True, pipeline=[]))
     known = _reads_as(dataset, 'mmdet', 'CocoDataset') or _reads_as(dataset, 'mmseg', 'BaseSegDataset')

@@ -1,10 +1,8 @@
 """Checks of a detection set in COCO's format as mmdet reads it: one pass over the annotation file."""
 
-import gc
-import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,37 +10,10 @@ from mmengine.config import ConfigDict
 
 from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
+from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief, load, uncollected
 from pinas_zoo.mm.preflight.bad_input import BadInputError, read_image
-from pinas_zoo.mm.preflight.findings import Findings, lacks, warn_of_orientation
-
-_ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
-_IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
-
-
-class AnnotationFile:
-    """A COCO annotation file, read once.
-
-    Args:
-        path: JSON file.
-
-    Raises:
-        BadInputError: When it is no such file, or an entry lacks what mmdet reads.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        document = _load(path)
-        self.images, self.annotations = document['images'], document['annotations']
-        self.categories = document['categories']
-        for entries, keys, what in (
-            (self.images, _IMAGE_KEYS, 'image'),
-            (self.annotations, _ANNOTATION_KEYS, 'annotation'),
-        ):
-            for entry in entries:
-                if not all(key in entry for key in keys):
-                    missing = [key for key in keys if key not in entry]
-                    raise BadInputError(f'{path}: {what} {entry.get("id", "without id")} has no {", ".join(missing)}')
-        self.image_ids = {image['id'] for image in self.images}
+from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, warn_of_orientation
+from pinas_zoo.mm.preflight.objects import Objects, check_masks, check_objects, left_over, unseen_classes
 
 
 def check_coco(
@@ -61,11 +32,13 @@ def check_coco(
     if lacks(dataset, [path for path in (dataset.ann_file, folder) if path], findings):
         return
     try:
-        with _uncollected():
+        with uncollected():
             file = AnnotationFile(dataset.ann_file)
+            if file.errors:
+                findings.errors += file.errors
+                return
             _check_images(file, folder, listing, findings)
-            boxes_needed = not any(evaluator.get('format_only') for evaluator in evaluators)
-            _check_annotations(file, dataset, _wants_masks(node), boxes_needed, findings)
+            _check_annotations(file, dataset, node, evaluators, findings)
     except BadInputError as error:
         findings.errors.append(str(error))
 
@@ -85,84 +58,91 @@ def check_evaluator(evaluators: Sequence[dict], nodes: Sequence[ConfigDict], fin
         if not os.path.isfile(path):
             findings.errors.append(f'{path}: no such file (ann_file of the evaluator)')
         elif os.path.realpath(path) not in files and all(map(os.path.isfile, files)):
-            evaluated = {image['id'] for file in files for image in _load(file)['images']}
-            if lost := evaluated - {image['id'] for image in _load(path)['images']}:
+            read = AnnotationFile(path)
+            findings.errors += read.errors
+            evaluated = {image.get('id') for file in files for image in load(file)['images']}
+            if not read.errors and (lost := evaluated - read.image_ids):
                 findings.errors.append(
                     f'{path}: the evaluator reads this file, which lacks {len(lost):,} of the {len(evaluated):,} '
-                    f'images of {shorten(sorted(files))}, such as image {min(lost)}'
+                    f'images of {shorten(sorted(files))}, such as image {min(lost, key=str)}'
                 )
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection: it would go through the millions of objects of COCO's file again and again."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _load(path: str) -> dict[str, list]:
-    try:
-        with open(path, 'rb') as file, _uncollected():
-            document = json.loads(file.read())
-    except ValueError as error:
-        raise BadInputError(f'{path}: no JSON ({error})') from None
-    keys = ('images', 'annotations', 'categories')
-    missing = [k for k in keys if not isinstance(document, dict) or not isinstance(document.get(k), list)]
-    if missing == ['annotations'] and 'annotations' not in document:
-        return {**document, 'annotations': []}  # test-dev has none
-    if missing:
-        raise BadInputError(f'{path}: has no list of {", ".join(missing)}, as annotation files of COCO have')
-    return document
-
-
 def _check_annotations(
-    file: AnnotationFile, dataset: Any, masks_needed: bool, boxes_needed: bool, findings: Findings
+    file: AnnotationFile, dataset: Any, node: ConfigDict, evaluators: Sequence[dict], findings: Findings
 ) -> None:
-    wanted = _check_categories(file, dataset.metainfo.get('classes'), findings)
+    classes = dataset.metainfo.get('classes')
+    wanted = file.category_ids(classes)
+    findings.errors += file.errors
+    training = not dataset.test_mode
+    compared = training or not any(evaluator.get('format_only') for evaluator in evaluators)
     if not file.annotations:
-        if boxes_needed:
+        if compared:
             findings.errors.append(f'{file.path}: holds no annotation (0 for {len(file.images):,} images)')
         return
-    known = _check_references(file, findings)
-    if _check_boxes(file, known, findings) and masks_needed:
-        _check_masks(file, findings)
-    if not dataset.test_mode:
+    if file.errors:
+        return
+    if classes is not None and not hasattr(type(dataset), 'FOLLOWS_CLASSES'):
+        _warn_of_order(file, classes, findings)
+    objects = Objects(file, _known(file, wanted, findings))
+    if not check_objects(objects, findings) or not compared:
+        return
+    used = np.ones(len(objects.annotations), bool)
+    if _wants_masks(node) or any('segm' in (e.get('metric') or ()) for e in evaluators):
+        used = check_masks(objects, training, _fills_masks(node), findings)
+    if reason := left_over(objects, used, training) if len(used) else 'none belongs to an image and a class':
+        findings.errors.append(
+            f'{file.path}: no object to {"learn from" if training else "compare with"}: of its '
+            f'{len(objects.annotations):,} annotations {reason}'
+        )
+    elif names_own_classes(node) and (unseen := unseen_classes(file, objects.annotations, classes)):
+        findings.warnings.append(f'{file.path}: no annotation of class {shorten(map(repr, unseen))}')
+    if training:
         _check_filter(file, wanted, dataset.filter_cfg or {}, findings)
 
 
-def _check_categories(file: AnnotationFile, classes: Sequence[str] | None, findings: Findings) -> set[int]:
-    """Category ids that the data set keeps."""
-    named = [category['name'] for category in file.categories]
-    if classes is None:
-        return {category['id'] for category in file.categories}
-    if missing := [name for name in classes if name not in named]:
-        findings.errors.append(
-            f'{file.path}: no category {shorten(map(repr, missing))}; its {len(named)} categories are '
-            f'{shorten(map(repr, named))}, metainfo.classes names {len(classes)}'
-        )
-    elif [name for name in named if name in set(classes)] != list(classes):
+def _known(file: AnnotationFile, wanted: set, findings: Findings) -> list[dict]:
+    """Annotations whose image and category are known and whose category is used."""
+    categories = {category['id'] for category in file.categories}
+    if strange := [a for a in file.annotations if a['category_id'] not in categories]:
+        ids = [brief(value) for value in sorted(categories, key=lambda value: (str(type(value)), value))]
+        span = f'{ids[0]} to {ids[-1]}' if ids else 'none'
+        text = f'has category_id {brief(strange[0]["category_id"])}, the {len(ids)} categories are {span}'
+        findings.errors.append(file.say(strange, 'annotation', text))
+    lost = [a for a in file.annotations if a['image_id'] not in file.image_ids]
+    if lost:
         findings.warnings.append(
-            f'{file.path}: its categories come in another order than metainfo.classes, and mmdet numbers them in the '
-            f"file's: what it calls {classes[0]!r} in pictures and tables is {named[0]!r}"
+            f'{file.path}: {len(lost):,} annotation(s) belong to images that it does not name, such as image_id '
+            f'{brief(lost[0]["image_id"])} of annotation {lost[0]["id"]}: they are not used'
         )
-    return {category['id'] for category in file.categories if category['name'] in set(classes)}
+    return [a for a in file.annotations if a['category_id'] in wanted and a['image_id'] in file.image_ids]
+
+
+def _warn_of_order(file: AnnotationFile, classes: Sequence[str], findings: Findings) -> None:
+    """mmdet's own data set numbers labels in the file's order; ours, in that of `classes`."""
+    named = [category['name'] for category in file.categories if category['name'] in set(classes)]
+    if named != list(classes):
+        findings.warnings.append(
+            f'{file.path}: its categories come in another order than metainfo.classes, and this data set numbers them '
+            f"in the file's: what it calls {classes[0]!r} in pictures and tables is {named[0]!r}"
+        )
 
 
 def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings: Findings) -> None:
     if not file.images:
         findings.errors.append(f'{file.path}: names no image')
         return
-    paths = [os.path.join(folder, image['file_name']) for image in file.images]
+    names = list(map(itemgetter('file_name'), file.images))
+    paths = [os.path.join(folder, name) for name in names]
     if missing := listing.missing(paths):
         findings.errors.append(
             f'{file.path}: {len(missing):,} of its {len(paths):,} images are missing: {shorten(missing)}'
         )
         return
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = [name for name in names if name in seen or seen.add(name)]
+        findings.warnings.append(f'{file.path}: {len(twice):,} images come twice, under two ids: {shorten(twice)}')
     for index in spaced(len(paths)):
         try:
             height, width = read_image(paths[index]).shape[:2]
@@ -172,99 +152,21 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
         warn_of_orientation(paths[index], 'boxes and masks', findings)
         image = file.images[index]
         if (height, width) != (image['height'], image['width']):
-            findings.warnings.append(
-                f'{paths[index]}: is {width}x{height} px, {file.path} says {image["width"]}x{image["height"]}'
-            )
-
-
-def _check_references(file: AnnotationFile, findings: Findings) -> list[dict]:
-    """Annotations whose image is known."""
-    categories = {category['id'] for category in file.categories}
-    for annotation in file.annotations:
-        if annotation['category_id'] not in categories:
             findings.errors.append(
-                f'{file.path}: annotation {annotation["id"]} has category_id {annotation["category_id"]}, the '
-                f'{len(categories)} categories are {min(categories, default=0)} to {max(categories, default=0)}'
+                f'{paths[index]}: is {width}x{height} px, {file.path} says {image["width"]}x{image["height"]}: its '
+                'boxes and masks are not of this picture'
             )
-            break
-    seen: set[int] = set()
-    for annotation in file.annotations:
-        if annotation['id'] in seen:
-            findings.errors.append(f'{file.path}: annotation id {annotation["id"]} occurs twice')
-            break
-        seen.add(annotation['id'])
-    known = [annotation for annotation in file.annotations if annotation['image_id'] in file.image_ids]
-    if lost := len(file.annotations) - len(known):
-        first = next(a for a in file.annotations if a['image_id'] not in file.image_ids)
-        findings.warnings.append(
-            f'{file.path}: {lost:,} annotation(s) belong to images that it does not name, such as image_id '
-            f'{first["image_id"]} of annotation {first["id"]}: they are not used'
-        )
-    return known
-
-
-def _check_boxes(file: AnnotationFile, annotations: list[dict], findings: Findings) -> bool:
-    """Returns whether every box is four numbers."""
-    try:
-        boxes = np.array([annotation['bbox'] for annotation in annotations], np.float64).reshape(-1, 4)
-    except (ValueError, TypeError):
-        wrong = next(a for a in annotations if not _is_box(a['bbox']))
-        findings.errors.append(
-            f'{file.path}: annotation {wrong["id"]} has bbox {wrong["bbox"]}, four numbers are a box'
-        )
-        return
-    sizes = {image['id']: (image['width'], image['height']) for image in file.images}
-    limits = np.array([sizes[annotation['image_id']] for annotation in annotations], np.float64).reshape(-1, 2)
-    ends = boxes[:, :2] + boxes[:, 2:]
-    finite = np.isfinite(boxes).all(1)
-    empty = ~(boxes[:, 2:] > 0).all(1)
-    # A pixel of rounding is nothing.
-    outside = ~empty & ((boxes[:, :2] >= limits + 1) | (ends <= -1)).any(1)
-
-    def describe(mask: np.ndarray) -> str:
-        index = int(np.flatnonzero(mask)[0])
-        annotation = annotations[index]
-        more = f'; {int(mask.sum()) - 1:,} more' if mask.sum() > 1 else ''
-        width, height = sizes[annotation['image_id']]
-        return (
-            f'of annotation {annotation["id"]} in image {annotation["image_id"]} ({width}x{height} px): '
-            f'bbox {annotation["bbox"]}{more}'
-        )
-
-    if not finite.all():
-        findings.errors.append(f'{file.path}: a box that is not finite, {describe(~finite)}')
-    if outside.any():
-        findings.errors.append(f'{file.path}: a box wholly outside the image, {describe(outside)}')
-    if (empty & finite).any():
-        findings.warnings.append(f'{file.path}: a box without area, which mmdet leaves out, {describe(empty & finite)}')
-    beyond = (ends > limits + 1).any(1)
-    if not outside.any() and beyond.sum() > len(boxes) // 2:
-        findings.warnings.append(
-            f'{file.path}: {int(beyond.sum()):,} of {len(boxes):,} boxes reach beyond their image; COCO writes x, y, '
-            f'width, height, not two corners; the first is {describe(beyond)}'
-        )
-    return True
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value)
 
 
 def _wants_masks(node: ConfigDict) -> bool:
     return any(step.get('with_mask') for step in node.get('pipeline', ()))
 
 
-def _check_masks(file: AnnotationFile, findings: Findings) -> None:
-    read = (a for a in file.annotations if a['area'] > 0 and min(a['bbox'][2:]) >= 1)  # mmdet leaves out the others
-    if without := [annotation['id'] for annotation in read if not annotation.get('segmentation')]:
-        more = f' (and {len(without) - 1:,} others)' if len(without) > 1 else ''
-        findings.errors.append(
-            f'{file.path}: annotation {without[0]}{more} has no segmentation, but the pipeline loads masks '
-            '(with_mask=True): a detector without masks can learn from it'
-        )
+def _fills_masks(node: ConfigDict) -> bool:
+    return all(step.get('poly2mask', True) for step in node.get('pipeline', ()))
 
 
-def _check_filter(file: AnnotationFile, wanted: set[int], filter_cfg: dict, findings: Findings) -> None:
+def _check_filter(file: AnnotationFile, wanted: set, filter_cfg: dict, findings: Findings) -> None:
     """Whether mmdet's filter leaves anything to train on."""
     smallest = filter_cfg.get('min_size', 0)
     left = {image['id'] for image in file.images if min(image['width'], image['height']) >= smallest}

@@ -1,4 +1,4 @@
-"""What a check of data found, and the lines on files and folders that are not where the config says."""
+"""Results of a data check, and the lines about files and folders that are not where the config says."""
 
 import os
 from collections.abc import Sequence
@@ -13,13 +13,17 @@ from pinas_zoo.data.trees import shorten
 _TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
 
 
+class BadInputError(ValueError):
+    """Data, or a config that does not fit them; one line per problem, naming file and value."""
+
+
 @dataclass
 class Findings:
     """Lines of a check.
 
     Args:
-        errors: The run cannot go well.
-        warnings: Legal, and yet not what one would think.
+        errors: The run cannot succeed.
+        warnings: Legal, but probably not intended.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -27,11 +31,11 @@ class Findings:
 
 
 def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
-    """Whether the root of a data set, or a file or folder that it needs, is missing; says so.
+    """Whether the root of a data set, or a file or folder that it needs, is missing; adds a line if so.
 
     Args:
-        dataset: Of mmdet or mmseg.
-        paths: What has to be there.
+        dataset: Data set of mmdet or mmseg.
+        paths: What has to exist.
         findings: Receives the lines.
     """
     root = dataset.data_root or ''
@@ -43,17 +47,17 @@ def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
         return True
     missing = [path for path in paths if not os.path.exists(path)]
     for path in missing:
-        content = f'; {root} holds {shorten(sorted(os.listdir(root)), 5) or "nothing"}' if root else ''
+        content = f'; {root} contains {shorten(sorted(os.listdir(root)), 5) or "nothing"}' if root else ''
         findings.errors.append(f'{path}: not there{content}{hint}')
     return bool(missing)
 
 
 def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
-    """Says so where a picture's file asks for it to be turned.
+    """Warns if a picture's file says that it has to be rotated.
 
     Args:
-        path: Of a picture that decodes.
-        what: 'boxes and masks' or 'label maps'; mmcv does not turn these.
+        path: Path of a picture that decodes.
+        what: 'boxes and masks' or 'label maps', which mmcv does not rotate.
         findings: Receives the line.
     """
     with Image.open(path) as file:
@@ -63,3 +67,8 @@ def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
             f'{path}: EXIF orientation {turn}: mmcv turns the picture upright and leaves {what} as they are, which fit '
             'only if they were drawn on the upright picture'
         )
+
+
+def names_own_classes(node: dict) -> bool:
+    """Whether a config names the classes of its data set, which is then none of the published ones."""
+    return bool((node.get('metainfo') or {}).get('classes'))

@@ -1,73 +1,86 @@
 """Checks of a segmentation set as mmseg reads it: images and label maps in two folders."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 
 from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
-from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL, BadInputError, label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import Findings, lacks, warn_of_orientation
+from pinas_zoo.mm.preflight.bad_input import BadInputError, label_problem, read_image, read_map
+from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, warn_of_orientation
+
+__all__ = ['check_maps']
+
+#: Label maps that are opened where few do not show every class, and where nothing but one class was seen.
+MORE, MANY = 64, 256
 
 
-def check_maps(dataset: Any, classes: int | None, listing: Listing, findings: Findings) -> None:
+@dataclass
+class _Labels:
+    """What label maps are compared with, and what they showed.
+
+    Args:
+        classes: Of the head, or the data set; None where neither says it.
+        ignored: The label that is no class.
+        seen: Labels as the network sees them.
+        opened: How many maps.
+    """
+
+    classes: int | None
+    ignored: int | None
+    seen: set[int] = field(default_factory=set)
+    opened: int = 0
+
+
+def check_maps(
+    dataset: Any, node: ConfigDict, classes: int | None, ignored: int | None, listing: Listing, findings: Findings
+) -> list[dict]:
     """Check files, and a few images and label maps by their content.
 
     Args:
         dataset: A BaseSegDataset that has not read anything.
+        node: Its config.
         classes: Of the head; None takes the data set's.
+        ignored: The label that its config ignores.
         listing: Of folders.
         findings: Receives the lines.
+
+    Returns:
+        The samples, none where something is missing.
     """
     images, maps = dataset.data_prefix.get('img_path') or '', dataset.data_prefix.get('seg_map_path')
     listed = bool(dataset.ann_file) and not os.path.isdir(dataset.ann_file)
     if lacks(dataset, [path for path in (images, maps, dataset.ann_file) if path], findings):
-        return
+        return []
     entries = dataset.load_data_list()
     if not entries:
         source = dataset.ann_file if listed else images
         findings.errors.append(f'{source}: no image {"named" if listed else f"*{dataset.img_suffix}"}')
-        return
+        return []
     if missing := listing.missing(entry['img_path'] for entry in entries):
         findings.errors.append(f'{dataset.ann_file}: {len(missing):,} of its images are missing: {shorten(missing)}')
     if maps is not None:
         missing += _missing_maps(dataset, entries, listing, findings)
     if missing:
-        return
+        return []
+    names = dataset.metainfo.get('classes')
+    labels = _Labels(classes or (None if names is None else len(names)), ignored)
+    before = len(findings.errors)
     for entry in (entries[index] for index in spaced(len(entries))):
         try:
             image = read_image(entry['img_path'])
             warn_of_orientation(entry['img_path'], 'label maps', findings)
             if maps is not None:
-                _check_map(entry, image.shape[:2], classes or _count(dataset), findings)
+                _check_map(entry, image.shape[:2], labels, findings)
         except BadInputError as error:
             findings.errors.append(str(error))
-
-
-def check_crop(cfg: Config, node: ConfigDict, findings: Findings) -> None:
-    """Check that a batch of crops can be stacked.
-
-    A crop that is larger than its image is legal: mmseg takes the whole image and pads it to data_preprocessor.size,
-    with labels that are ignored. So that size must not be below the crop.
-
-    Args:
-        cfg: Of the run.
-        node: Of its training set.
-        findings: Receives the lines.
-    """
-    for step in node.get('pipeline', ()):
-        if step.get('type') not in ('RandomCrop', 'mmseg.RandomCrop'):
-            continue
-        crop = step['crop_size']
-        crop = (crop, crop) if isinstance(crop, int) else tuple(crop)
-        size = (cfg.model.get('data_preprocessor') or {}).get('size')
-        if size is not None and (size[0] < crop[0] or size[1] < crop[1]):
-            findings.errors.append(
-                f'crop_size {crop} of the training pipeline is larger than model.data_preprocessor.size {tuple(size)}, '
-                'to which smaller images are padded: set both to one size'
-            )
+    if maps is not None and len(findings.errors) == before and names_own_classes(node) and labels.classes:
+        _check_seen(entries, names, labels, findings)
+    return entries
 
 
 def _missing_maps(dataset: Any, entries: list[dict], listing: Listing, findings: Findings) -> list[str]:
@@ -82,26 +95,58 @@ def _missing_maps(dataset: Any, entries: list[dict], listing: Listing, findings:
     return missing
 
 
-def _count(dataset: Any) -> int | None:
-    names = dataset.metainfo.get('classes')
-    return None if names is None else len(names)
-
-
-def _check_map(entry: dict, image: tuple[int, int], classes: int | None, findings: Findings) -> None:
+def _check_map(entry: dict, image: tuple[int, int], known: _Labels, findings: Findings) -> None:
     path = entry['seg_map_path']
     labels = read_map(path)
     if labels.shape != image:
         findings.errors.append(f'{path}: the label map is {_size(labels.shape)}, its image {_size(image)}')
-    values = np.unique(labels)
-    if classes is None:
+    if known.classes is None:
         return
-    reduce_zero_label, mapping = bool(entry['reduce_zero_label']), entry['label_map'] or {}
-    for value in values.tolist():
-        label = value - 1 if reduce_zero_label and value != IGNORED_LABEL else value
-        label = mapping.get(label, label)
-        if label != IGNORED_LABEL and not -int(reduce_zero_label) <= label < classes:
-            findings.errors.append(label_problem(path, label, classes, reduce_zero_label))
+    reduced = bool(entry['reduce_zero_label'])
+    for label in _learnt(labels, entry):
+        if label != known.ignored and not -int(reduced) <= label < known.classes:
+            findings.errors.append(label_problem(path, label, known.classes, reduced, known.ignored))
             return
+        known.seen.add(label)
+    known.opened += 1
+
+
+def _learnt(labels: np.ndarray, entry: dict) -> list[int]:
+    """The labels of a map as the network sees them; -1 stands for a zero label that is taken away."""
+    reduced, mapping = bool(entry['reduce_zero_label']), entry['label_map'] or {}
+    values = [value - 1 if reduced and value != 255 else value for value in np.unique(labels).tolist()]
+    return [mapping.get(value, value) for value in values]
+
+
+def _check_seen(entries: Sequence[dict], names: Sequence[str], known: _Labels, findings: Findings) -> None:
+    """Whether the label maps show the classes; opens more of them where the first do not."""
+    for limit in (MORE, MANY):
+        shown = {label for label in known.seen if 0 <= label < known.classes and label != known.ignored}
+        alone = len(shown) <= 1 < known.classes and known.ignored in known.seen
+        if len(shown) == known.classes - (known.ignored in range(known.classes)) or (limit == MANY and not alone):
+            break
+        taken = min(limit, len(entries))
+        for index in [number * len(entries) // taken for number in range(taken)]:
+            try:
+                known.seen.update(_learnt(read_map(entries[index]['seg_map_path']), entries[index]))
+            except BadInputError as error:
+                findings.errors.append(str(error))
+                return
+        known.opened = max(known.opened, taken)
+    shown = {label for label in known.seen if 0 <= label < known.classes and label != known.ignored}
+    folder, opened = os.path.dirname(entries[0]['seg_map_path']), f'{known.opened:,} of {len(entries):,}'
+    if len(shown) <= 1 < known.classes and known.ignored in known.seen:
+        only = f'class {names[min(shown)]!r}' if shown else 'no class'
+        hint = '; in masks of 0 and 255 the second class has to become 1' if known.ignored == 255 else ''
+        findings.errors.append(
+            f'{folder}: {opened} label maps were looked at and show {only} and the ignored label {known.ignored} '
+            f'only, of {known.classes} classes{hint}'
+        )
+    elif unseen := [name for label, name in enumerate(names) if label not in shown and label != known.ignored]:
+        findings.warnings.append(
+            f'{folder}: no pixel of class {shorten(map(repr, unseen), 10)} in the {opened} label maps that were '
+            'looked at'
+        )
 
 
 def _size(shape: tuple[int, ...]) -> str:

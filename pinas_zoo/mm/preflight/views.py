@@ -1,4 +1,4 @@
-"""What is wrong with the labels that classification, search and k-nearest neighbours read."""
+"""Finds what is wrong with the labels that classification, search and k-nearest neighbours read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ['check_views']
 
 
 def check_views(cfg: Config, keys: tuple[str, ...], findings: Findings) -> None:
-    """Looks at labels and counts of a run's sources.
+    """Checks labels and counts of a run's sources.
 
     Args:
-        cfg: With its class list in its sources.
+        cfg: Config with its class list in its sources.
         keys: Parts of the config that the run uses, such as 'train_dataloader' or 'evaluation'.
-        findings: Receives the lines. What does not open is left out: `check_data` has said so.
+        findings: Receives the lines. Sources that do not open are left out: `check_data` has reported them.
     """
     counts = class_counts(cfg)
     for path, node, labelled in views(cfg, keys):
@@ -51,7 +51,7 @@ def _check_batches(cfg: Config, path: str, source: Source, findings: Findings) -
     size, batches = part.get('batch_size', 1), part.get('batches')
     if batches > len(source) // size:
         findings.errors.append(
-            f'{path}: {batches} batches of {size} were asked for, {len(source)} images give {len(source) // size}'
+            f'{path}: {batches} batches of {size} were requested, {len(source)} images give {len(source) // size}'
         )
 
 
@@ -68,7 +68,7 @@ def _wrong_counts(counts: dict[str, int], spec: dict[str, Any], source: Source) 
 
 
 def _check_classes(path: str, source: Source, findings: Findings) -> None:
-    """Classes of few images: one cannot be told from its only image, and of none nothing is learnt."""
+    """Classes with few images: one image is too few to separate training and evaluation, and none teaches nothing."""
     found = np.bincount(source.labels, minlength=len(source.classes))
     for count, text in ((0, 'no image'), (1, 'only one image')):
         named = [source.classes[label] for label in np.flatnonzero(found == count)]

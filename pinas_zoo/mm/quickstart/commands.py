@@ -1,4 +1,4 @@
-"""What the stages of the main job call: configs, tools and their options, in one folder."""
+"""The commands of the main job's stages: configs, tools and their options, in one folder."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Job:
     """The commands of a run in one folder.
 
     Args:
-        root: Where everything goes.
-        quick: A few iterations a stage, for tests.
-        seed: Of the trainings, of the search and of the draw of random networks; the scenes are the same.
+        root: Folder for everything.
+        quick: A few iterations per stage, for tests.
+        seed: Seed of the trainings, the search and the draw of random networks; the scenes are the same.
     """
 
     def __init__(self, root: Path, quick: bool = False, seed: int = 0) -> None:
@@ -63,7 +63,7 @@ class Job:
     # ---- commands -------------------------------------------------------------------------------
 
     def train(self, config: Path, name: str, iters: int, **options: Any) -> list[str]:
-        """`pinas train`, continued if it was stopped; `iters` replaces the config's in a quick run."""
+        """`pinas train`, continued if it was stopped; in a quick run `iters` replaces the config's number."""
         if self.quick:
             options |= {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters}
             options |= {'train_dataloader.batch_size': 8, 'default_hooks.logger.interval': 1}
@@ -79,7 +79,7 @@ class Job:
         """
         found = find_checkpoint(self.root / name, 'auto')
         if found is None:
-            raise FileNotFoundError(f'{self.root / name} holds no checkpoint')
+            raise FileNotFoundError(f'{self.root / name} has no checkpoint')
         return str(self.root / name / Path(found).name)
 
     @property
@@ -94,7 +94,7 @@ class Job:
         return [*PINAS, 'prepare', 'scenes', *where, *sizes, '--seed', '0', '--formats', 'coco', 'ade20k']
 
     def pretrain(self) -> list[str]:
-        # The third hook looks at the nearest neighbours.
+        # The third hook evaluates the nearest neighbours.
         quick = {'custom_hooks.2.bank.source.pairs': 200, 'custom_hooks.2.queries.source.pairs': 50}
         return self.train(PRETRAIN, 'pretrain', 4, **(quick if self.quick else {}))
 
@@ -171,7 +171,7 @@ class Job:
         """Runs one tool outside the stages, with its log in `logs`.
 
         Raises:
-            RuntimeError: It failed; the end of its log follows.
+            RuntimeError: It failed; the message ends with the end of its log.
         """
         log = self.root / 'logs' / f'{name}.log'
         with Display() as display:
@@ -183,6 +183,6 @@ class Job:
 
 
 def _python() -> str:
-    """This interpreter, relative where it lies below the working folder."""
+    """This interpreter, as a relative path if it is below the working folder."""
     path, here = Path(sys.executable), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,4 +1,4 @@
-"""What a running job shows: a bar with the time left for each stage, or plain lines where there is no terminal."""
+"""The display of a running job: a bar with the remaining time for each stage, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import TimeRemainingColumn as RemainingColumn
 
 __all__ = ['Display', 'Position', 'read_position']
 
-#: Lines of mmengine's logger, of tqdm, and of tools that count what they train; each with how far they are.
+#: Lines of mmengine's logger, of tqdm, and of tools that count what they train, each with their progress.
 PATTERNS = (
     re.compile(r'(?:Iter|Epoch)\((?P<phase>train|val|test)\)(?: \[\d+\])? *\[ *(?P<done>\d+)/(?P<total>\d+)\]'),
     re.compile(r'(?P<phase>)\b(?P<done>\d+)/(?P<total>\d+) \['),
@@ -25,7 +25,7 @@ QUIET = 30.0
 
 @dataclass(frozen=True)
 class Position:
-    """How far a tool is; the phase is empty where it has only one."""
+    """Progress of a tool; the phase is empty if it has only one."""
 
     phase: str
     done: int
@@ -33,7 +33,7 @@ class Position:
 
 
 def read_position(line: str) -> Position | None:
-    """How far a tool is by a line of its output; None where the line does not tell."""
+    """Progress of a tool according to a line of its output; None if the line does not show it."""
     for pattern in PATTERNS:
         if (match := pattern.search(line)) and 0 <= int(match['done']) <= int(match['total']) > 0:
             return Position(match['phase'], int(match['done']), int(match['total']))
@@ -41,14 +41,14 @@ def read_position(line: str) -> Position | None:
 
 
 class Display:
-    """Shows what runs; a context manager.
+    """Shows the running stages; a context manager.
 
     Args:
-        console: Where to; None for the standard output.
+        console: Output; None for the standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        # Wide enough for any path where nobody's terminal limits it.
+        # Wide enough for any path if the output is not a terminal.
         self.console = console or Console(highlight=False, markup=False, emoji=False)
         self.live = self.console.is_terminal
         self.progress = Progress(
@@ -91,7 +91,7 @@ class Display:
             self.say(f'{label} ...')
 
     def read(self, name: str, line: str) -> None:
-        """Takes a line of a stage's output; most say nothing about how far it is."""
+        """Takes a line of a stage's output; most of them contain no progress."""
         if (position := read_position(line)) is None:
             return
         if not self.live:
@@ -100,7 +100,7 @@ class Display:
                 self.say(f'{self.labels[name]}: {position.phase} {position.done} of {position.total}')
             return
         label = self.labels[name] + (f' ({position.phase})' if position.phase not in ('', 'train') else '')
-        if position.phase != self.phases[name]:  # another phase has a pace of its own
+        if position.phase != self.phases[name]:  # another phase has a different speed
             self.phases[name] = position.phase
             self.progress.reset(self.tasks[name], total=position.total)
         self.progress.update(self.tasks[name], completed=position.done, total=position.total, description=label)

@@ -1,7 +1,7 @@
-"""Runs the stages of a job: those that are not done, in the order of their dependencies, side by side where they fit.
+"""Runs the stages of a job: those that are not done, in the order of their dependencies, in parallel where possible.
 
 A stage is done only for the same data, settings, code and inputs (`record`). Its entry is written when it begins, and
-gets its outputs when it has succeeded; so a killed stage continues, and a failed one is not done.
+gets its outputs when it has succeeded, so a killed stage continues, and a failed one is not done.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CORES = 2
 
 
 class StageError(RuntimeError):
-    """A stage failed; the message has the end of its log and how to go on."""
+    """A stage failed; the message has the end of its log and how to continue."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Stage:
     """One stage of a job.
 
     Args:
-        name: Short, for folders and messages.
-        title: For people.
-        command: The command line of its tool, given the job; called once the stages before it are done.
+        name: Short name, for folders and messages.
+        title: Name for readers.
+        command: Returns the command line of its tool, given the job; called once the stages before it are done.
         after: Stages whose outputs it reads.
         configs: Its config files.
         code: Modules and folders of the package that its result depends on.
         outputs: Its files below the root; `last_checkpoint` stands for the checkpoint that it names.
-        threads: Of its process.
+        threads: Threads of its process.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Engine:
 
     Args:
         context: What all stages share.
-        stages: In a possible order. A dependency that is not among them counts as given.
+        stages: In a possible order. A dependency that is not among them is taken as done.
         job: Passed to the stages' commands.
 
     Raises:
@@ -125,7 +125,7 @@ class Engine:
         return Fingerprint(self.context.data, settings, code_version(stage.code), inputs)
 
     def reasons(self, stage: Stage, entry: Entry) -> list[str]:
-        """Why the entry no longer holds; empty where it does."""
+        """Why the entry is no longer valid; empty if it is."""
         changed = differences(entry.begun, self.fingerprint(stage))
         for file, digest in (entry.outputs or {}).items():
             path = self.context.root / file
@@ -136,7 +136,7 @@ class Engine:
         return changed
 
     def plan(self) -> dict[str, str]:
-        """A word on each stage: 'done', 'interrupted', 'new', or 'stale: ' and why."""
+        """The state of each stage: 'done', 'interrupted', 'new', or 'stale: ' and why."""
         words: dict[str, str] = {}
         for name, stage in self.stages.items():
             entry = self.records.entries.get(name)
@@ -163,7 +163,7 @@ class Engine:
         lock = self.context.root / 'job.lock'
         lock.parent.mkdir(parents=True, exist_ok=True)
         with self.display, file_lock(lock, self._say_waiting) as held:
-            # The tools hold the lock too: where this process is killed alone, the next call waits for them.
+            # The tools hold the lock too: if only this process is killed, the next call waits for them.
             self.keep_open = (held.fileno(),)
             self.records = Records(self.records.path)
             for name, word in self.plan().items():
@@ -186,7 +186,7 @@ class Engine:
                     continue
                 if self._is_done(stage):
                     pending.remove(name)
-                    break  # others may have become possible that come before
+                    break  # earlier ones may have become possible
                 if self._free(stage):
                     pending.remove(name)
                     self._begin(stage)
@@ -227,7 +227,7 @@ class Engine:
         threading.Thread(target=self._follow, args=(stage.name, tool), daemon=True).start()
 
     def _set_aside(self, stage: Stage) -> None:
-        """Moves what an earlier form of the stage has left into `stale`; only its latest is kept."""
+        """Moves the results of an earlier form of the stage into `stale`; only the latest are kept."""
         for part in sorted({output.split('/')[0] for output in stage.outputs}):
             old, new = self.context.root / part, self.context.root / 'stale' / part
             if old.exists():
@@ -257,7 +257,7 @@ class Engine:
             what = f'failed with status {status}' if status else f'did not write {", ".join(missing)}'
             raise StageError(
                 f'{label} {what}; the end of {running.tool.log}:\n{log_end(running.tool.log)}\n'
-                f'To go on: mend the cause and call `{self.context.again}` again; finished stages are kept.'
+                f'To continue: fix the cause and call `{self.context.again}` again; finished stages are kept.'
             )
         outputs = {str(file): file_sha256(self.context.root / file) for file in files}
         self.records.put(stage.name, replace(self.records.entries[stage.name], outputs=outputs))

@@ -31,7 +31,7 @@ from pinas_zoo.mm.quickstart.engine import Context, Engine, Stage, StageError
 __all__ = ['STAGES', 'find_data', 'open_engine', 'run_job']
 
 DATA = ('data', 'files.py')
-#: What every training, and whatever reads a supernet, may run through.
+#: Code that every training, and everything that reads a supernet, may run.
 TRAINING = (
     *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
     'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/log.py',
@@ -40,7 +40,7 @@ TRAINING = (
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 
-#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them side by side.
+#: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them in parallel.
 STAGES = (
     Stage(
         'scenes',
@@ -152,7 +152,7 @@ STAGES = (
 
 
 def open_engine(job: Job, data: DataSetInfo) -> Engine:
-    """What runs the stages of a job.
+    """The engine that runs the stages of a job.
 
     Args:
         job: Its commands.
@@ -165,7 +165,7 @@ def open_engine(job: Job, data: DataSetInfo) -> Engine:
 
 
 def find_data() -> DataSetInfo:
-    """The data set; what is said while looking for it goes to the standard error, so that it is the first line here."""
+    """The data set; messages during the search for it go to the standard error, so that it is the first line here."""
     with redirect_stdout(sys.stderr):
         return resolve_fashion_mnist()
 
@@ -200,7 +200,7 @@ def run_job(root: Path | None = None, quick: bool = False, seed: int = 0, plan: 
         print(f'\n{error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('\ninterrupted; the same call goes on', file=sys.stderr)
+        print('\ninterrupted; call it again to continue', file=sys.stderr)
         return 130
     print(f'\n{(root / "table.txt").read_text()}')
     seconds = sum(entry.seconds for entry in engine.records.entries.values())

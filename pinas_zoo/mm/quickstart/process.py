@@ -1,4 +1,4 @@
-"""Tools as processes of their own: their output goes into a log and, line by line, to whoever shows it."""
+"""Tools in separate processes: their output goes to a log and, line by line, to the display."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ToolProcess:
     Args:
         command: Its script (or ``-m`` and a module) and arguments; the interpreter is this one.
         log: File that its output is appended to.
-        threads: Of the process.
-        environment: Variables on top of the present ones.
+        threads: Threads of the process.
+        environment: Variables in addition to the present ones.
         keep_open: Descriptors that it inherits, such as a lock's: it is then held as long as the tool lives.
     """
 
@@ -34,10 +34,10 @@ class ToolProcess:
     ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        # A waiting OpenMP thread sleeps instead of spinning: spinning costs whatever runs beside it its core.
+        # A waiting OpenMP thread sleeps instead of spinning, which would take a core from whatever runs beside it.
         variables = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONUNBUFFERED': '1'}
         variables |= {'OMP_NUM_THREADS': str(threads), **(environment or {})}
-        variables.pop('PINAS_THREADS', None)  # would bind the processes that a tool starts, too
+        variables.pop('PINAS_THREADS', None)  # would also apply to the processes that a tool starts
         self.process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -47,24 +47,24 @@ class ToolProcess:
             errors='replace',
             env=variables,
             pass_fds=tuple(keep_open),
-            start_new_session=True,  # it is stopped with the processes that it has started
+            start_new_session=True,  # it is stopped together with the processes that it has started
         )
 
     def follow(self, on_line: Callable[[str], None]) -> int:
         """Writes the log until the tool ends; returns its exit status."""
         assert self.process.stdout is not None
         with open(self.log, 'a', buffering=1, encoding='utf-8') as file, self.process:
-            for line in self.process.stdout:  # universal newlines: a progress bar's returns end lines too
+            for line in self.process.stdout:  # universal newlines: carriage returns of a progress bar end lines too
                 file.write(line)
                 on_line(line)
         return self.process.returncode
 
     def stop(self) -> None:
-        """Asks the tool to end; what it has saved stays."""
+        """Asks the tool to end; what it has saved is kept."""
         self._signal(signal.SIGTERM)
 
     def wait(self, patience: float = 20.0) -> None:
-        """Waits for a stopped tool; kills it where it does not end within `patience` seconds."""
+        """Waits for a stopped tool; kills it if it does not end within `patience` seconds."""
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:

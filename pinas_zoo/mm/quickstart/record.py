@@ -1,4 +1,4 @@
-"""What the result of a stage depends on: its data, settings, code and inputs; and what of it has changed since."""
+"""What the result of a stage depends on: its data, settings, code and inputs; and which of these have changed since."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pinas_zoo.files import write_text
 __all__ = ['Entry', 'Fingerprint', 'Records', 'code_version', 'differences', 'leaves', 'resolved_settings']
 
 PACKAGE = Path(__file__).resolve().parents[2]
-#: Other versions of these give other results.
+#: Other versions of these give different results.
 PACKAGES = ('torch', 'timm', 'mmengine', 'mmdet', 'mmsegmentation')
 
 
@@ -55,9 +55,9 @@ class Entry:
     Args:
         begun: What its folder is, or was, made from.
         seconds: Wall-clock time of its runs so far.
-        ended: When its last run ended, in seconds of the epoch.
+        ended: When its last run ended, in seconds since the epoch.
         outputs: Hashes by file; empty until it is done.
-        continued: Whether it was interrupted in between.
+        continued: Whether it was interrupted at some point.
     """
 
     begun: Fingerprint
@@ -72,7 +72,7 @@ class Entry:
 
 
 class Records:
-    """The entries of all stages, in one JSON file that is replaced whole.
+    """The entries of all stages, in one JSON file that is replaced atomically.
 
     Args:
         path: The file; it need not exist.
@@ -94,7 +94,7 @@ class Records:
             for name, entry in content['stages'].items():
                 self.entries[name] = Entry(**entry | {'begun': Fingerprint.read(entry['begun'])})
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'{path} is not a record of this version ({error}): take another --root') from error
+            raise ValueError(f'{path} is not a record of this version ({error}): use another --root') from error
 
     def put(self, name: str, entry: Entry | None) -> None:
         """Sets or, with None, removes the entry of a stage, on disk too."""
@@ -111,7 +111,7 @@ class Records:
         self.put(name, replace(entry, seconds=round(entry.seconds + seconds, 2), ended=round(time.time(), 2)))
 
     def wall_clock(self) -> float:
-        """Seconds in which at least one stage ran."""
+        """Seconds during which at least one stage ran."""
         total, until = 0.0, 0.0
         for start, end in sorted((entry.ended - entry.seconds, entry.ended) for entry in self.entries.values()):
             total, until = total + max(0.0, end - max(start, until)), max(until, end)
@@ -119,7 +119,7 @@ class Records:
 
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
-    """One phrase for each kind of thing that has changed; none where all is the same."""
+    """One phrase for each kind of change; none if everything is the same."""
     reasons = []
     if old.data[1] != new.data[1]:
         then, now = (fingerprint.data[0] for fingerprint in (old, new))
@@ -160,10 +160,10 @@ def resolved_settings(command: Sequence[str], configs: Sequence[Path], root: Pat
     """The settings of a stage, all as text.
 
     Args:
-        command: Its command line; `root` is taken out of it, so that a run may be moved.
+        command: Its command line; `root` is removed from it, so that a run may be moved.
         configs: Its configs; what they inherit is part of them.
         root: Folder of the run.
-        threads: Of its process; exact resuming needs the same number.
+        threads: Threads of its process; exact resuming needs the same number.
     """
     settings = {'threads': str(threads), 'python': '.'.join(platform.python_version_tuple()[:2])}
     settings |= {package: _version(package) for package in PACKAGES}

@@ -1,4 +1,4 @@
-"""The page that the main job ends with: what the search is worth, what was learnt, what is found in pictures.
+"""The report page of the main job: the gain of the search, what was learnt, and pictures of what is found.
 
 python -m pinas_zoo.mm.quickstart.report ROOT
 """
@@ -54,9 +54,9 @@ from pinas_zoo.space import get_space
 
 __all__ = ['write_page']
 
-#: Held-out scenes that are shown: the first ones, whatever came out.
+#: Held-out scenes that are shown: always the first ones, whatever the result.
 SHOWN = range(4)
-#: Least score of a drawn object.
+#: Smallest score of a drawn object.
 SCORE = 0.5
 #: Colours of the curves by what they show.
 LOSS, FEATURES, OTHER = LINES[3], LINES[2], LINES[4]

@@ -1,4 +1,4 @@
-"""What the stages of the main job left: logged scalars, the published network, and the table of results.
+"""Results of the stages of the main job: logged scalars, the published network, and the table of results.
 
 python -m pinas_zoo.mm.quickstart.results publish ROOT     writes ROOT/retrained.safetensors
 """
@@ -34,7 +34,7 @@ class Results:
         self.root = root
 
     def scalars(self, name: str) -> Mapping[str, Points]:
-        """All logged scalars of a training, over its interruptions."""
+        """All logged scalars of a training, across its interruptions."""
         return read_scalars(*sorted((self.root / name).glob('*/vis_data/scalars.json')))
 
     def last(self, name: str, scalar: str) -> float:
@@ -58,7 +58,7 @@ class Results:
         return self.scalars('pretrain').get('knn_top1', [])
 
     def table(self) -> Table:
-        """The results, each with what it is compared with; all in points."""
+        """The results, each with a value to compare with; all in points."""
         listed = self.shortlist
         chosen, random, top = listed['chosen'], listed['random'], listed['top']
         rows: list[list[object]] = [
@@ -100,11 +100,11 @@ def publish(root: Path) -> Path:
 
     Raises:
         FileNotFoundError: There is no finished training.
-        ValueError: Its checkpoint holds no network of a known space.
+        ValueError: Its checkpoint contains no network of a known space.
     """
     checkpoint = find_checkpoint(root / 'retrain', 'auto')
     if checkpoint is None:
-        raise FileNotFoundError(f'{root / "retrain"} holds no checkpoint')
+        raise FileNotFoundError(f'{root / "retrain"} has no checkpoint')
     state, metadata = read_weights(checkpoint)
     inner, space, arch = find_network(state, metadata, Path(checkpoint))
     net = PiNASNet(arch, space, num_classes=inner['fc.weight'].shape[0])

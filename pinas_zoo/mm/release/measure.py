@@ -1,4 +1,4 @@
-"""What tools/test.py says of published weights, in points; and the composed scenes that it needs."""
+"""Results of tools/test.py for published weights, in points; and the composed scenes that it needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pinas_zoo.weights.manifest import package_file
 
 __all__ = ['METRICS', 'compose_scenes', 'measure', 'scene_options']
 
-#: tools/test.py's metrics: what metafiles call them, and the factor to points.
+#: Metrics of tools/test.py: their names in metafiles, and the factor to points.
 METRICS = {
     'accuracy/top1': ('Top 1 Accuracy', 1),
     'coco/bbox_mAP': ('box AP', 100),
@@ -28,13 +28,13 @@ METRICS = {
 
 
 def measure(config: str | Path, checkpoint: str, options: dict[str, Any], work_dir: Path) -> dict[str, float]:
-    """What tools/test.py says of a checkpoint, in points, by the metafiles' names.
+    """Results of tools/test.py for a checkpoint, in points, by the metafiles' names.
 
     Args:
         config: Config.
-        checkpoint: Weights, as the tool takes them.
+        checkpoint: Weights, as the tool accepts them.
         options: Its --cfg-options.
-        work_dir: Where it writes.
+        work_dir: Folder for its output.
 
     Raises:
         RuntimeError: The tool failed.
@@ -52,7 +52,7 @@ def measure(config: str | Path, checkpoint: str, options: dict[str, Any], work_d
 
 
 def scene_options(config: str | Path, scenes: Path) -> dict[str, str]:
-    """The --cfg-options with which a shipped config is tested on scenes that lie elsewhere; none if it needs none."""
+    """The --cfg-options with which a shipped config is tested on scenes in another folder; empty if it needs none."""
     cfg = Config.fromfile(config)
     places = {
         'test_dataloader.dataset.data_root': cfg.get('test_dataloader', {}).get('dataset', {}).get('data_root'),
@@ -62,10 +62,10 @@ def scene_options(config: str | Path, scenes: Path) -> dict[str, str]:
 
 
 def compose_scenes(root: Path, recorded: dict[str, Any]) -> str:
-    """Makes the scenes that a row's result was measured on, and says their hash.
+    """Makes the scenes that a row's result was measured on, and returns their hash.
 
     Args:
-        root: Folder to make.
+        root: Folder to create.
         recorded: `Result.scenes`.
     """
     known = {field.name for field in fields(SceneSettings)}

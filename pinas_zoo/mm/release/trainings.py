@@ -28,7 +28,7 @@ KINDS = {
     'MaskRCNN': 'mask-rcnn',
     'EncoderDecoder': 'deeplabv3',
 }
-#: What a dumped config says of a process, not of a training.
+#: Entries of a dumped config that belong to a process, not to a training.
 OF_A_PROCESS = ('work_dir', 'load_from', 'resume', 'launcher')
 
 
@@ -37,7 +37,7 @@ class Training:
     """The folder of one training.
 
     Args:
-        folder: Its work_dir; what belongs to it (scenes, search, the pre-training) lies beside it.
+        folder: Its work_dir; related folders (scenes, search, the pre-training) are beside it.
         checkpoint: Its last checkpoint.
     """
 
@@ -53,7 +53,7 @@ class Training:
         """
         files = sorted(self.folder.glob('*.py'))
         if len(files) != 1:
-            raise ValueError(f'{self.folder} must hold one dumped config, there are {[file.name for file in files]}')
+            raise ValueError(f'{self.folder} must contain one dumped config, got {[file.name for file in files]}')
         return Config.fromfile(files[0])
 
     @cached_property
@@ -68,7 +68,7 @@ class Training:
 
     @property
     def from_random(self) -> bool:
-        """Whether it is a detector or segmentor whose backbone began at random, for comparison."""
+        """Whether it is a detector or segmentor whose backbone was initialised at random, for comparison."""
         backbone = self.cfg.model.get('backbone')
         return backbone is not None and not backbone.get('init_cfg')
 
@@ -85,7 +85,7 @@ class Training:
 
     @property
     def before(self) -> Training | None:
-        """The pre-training that a linear stage began with."""
+        """The pre-training that a linear stage started from."""
         named = self.cfg.model.get('supernet') if self.kind == 'linear-stage' else None
         if named is None:
             return None
@@ -112,7 +112,7 @@ class Training:
             for line in file.read_text().splitlines():
                 try:
                     lines.append(json.dumps({'stage': self.folder.name, **json.loads(line)}))
-                except ValueError:  # where it was killed
+                except ValueError:  # cut off by a kill
                     continue
         return lines
 
@@ -132,13 +132,13 @@ class Training:
         return f'{source["data"]}, {source["images"]} images of {source["split"]}'
 
     def shipped_config(self, backbone: str) -> Config:
-        """The config without what is of one process or machine; it names what lets mmengine read our weights.
+        """The config without entries of one process or machine; it imports what lets mmengine read our weights.
 
         Args:
             backbone: ``pinas://NAME`` of the weights that the run's `retrained.safetensors` is published as.
 
         Raises:
-            ValueError: A path of this machine is left.
+            ValueError: A path of this machine remains.
         """
         cfg, root = copy.deepcopy(self.cfg), str(Path(self.cfg.work_dir).parent)
         for key in OF_A_PROCESS:
@@ -150,7 +150,7 @@ class Training:
             elif text.startswith(f'{root}/') and Path(root).is_absolute():
                 holder[place] = f'work_dirs/{Path(root).name}{text.removeprefix(root)}'
         if left := [text for _, _, text in _strings(cfg._cfg_dict) if text.startswith(('/', '~'))]:
-            raise ValueError(f'{cfg.filename} names places of this machine: {left}')
+            raise ValueError(f'{cfg.filename} contains paths of this machine: {left}')
         return cfg
 
 
@@ -170,7 +170,7 @@ def _open(folder: Path) -> Training | None:
 
 
 def _strings(node: Any) -> Iterator[tuple[Any, Any, str]]:
-    """Every string inside a config value, with its holder and place."""
+    """Every string inside a config value, with its container and key."""
     pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for place, value in list(pairs):
         if isinstance(value, str):

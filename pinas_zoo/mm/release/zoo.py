@@ -1,7 +1,7 @@
 """Our own small weights: from finished trainings to checkpoints/ and the rows of the manifest.
 
 Of each training a weight file, the config as it was run, the log, a model card and a row are written; tools/test.py
-measures the very file. A supernet is published as its linear stage left it, so that it can be searched.
+measures exactly that file. A supernet is published as its linear stage left it, so that it can be searched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pinas_zoo.weights.shapes import shapes_of, supernet_shapes
 
 __all__ = ['LIMIT', 'publish_zoo']
 
-#: Bytes that a weight file may have.
+#: Largest size of a weight file in bytes.
 LIMIT = 10_000_000
 LICENCE = 'Apache-2.0'
 LIMITS = 'a small demonstrator, trained for minutes on small grey images: it shows that the way works, nothing more'
@@ -41,7 +41,7 @@ LIMITS = 'a small demonstrator, trained for minutes on small grey images: it sho
 
 @dataclass(frozen=True)
 class Part:
-    """What a kind of training is published as.
+    """How a kind of training is published.
 
     Args:
         name: Name of the weights; `{}` is the timm model of the backbone.
@@ -106,25 +106,25 @@ def publish_zoo(
     manifest: Path = MANIFEST,
     anew: bool = False,
 ) -> list[dict[str, Any]]:
-    """Publishes the trainings that some folders hold.
+    """Publishes the trainings in some folders.
 
     Classifiers become pinas_nano_a, pinas_nano_b, ... in the order of the runs and, within one, of their folders'
-    names; an architecture that the manifest has keeps its name. Detectors and segmentors are named by their backbone.
+    names; an architecture in the manifest keeps its name. Detectors and segmentors are named by their backbone.
 
     Args:
-        runs: Folders of trainings, such as nano_weights.sh leaves.
+        runs: Folders of trainings, as written by nano_weights.sh.
         out: Folder of the weights, `checkpoints` below the project's root.
-        hardware: What they were trained on, for the cards.
-        manifest: Where the rows go.
-        anew: Take the rows of earlier weights of our own out of it.
+        hardware: What they were trained on, for the model cards.
+        manifest: Manifest that gets the rows.
+        anew: Remove the rows of our earlier weights from it.
 
     Returns:
         The rows.
 
     Raises:
-        ValueError: There is nothing, a file would be larger than `LIMIT`, a config names a place of this machine, a
-            backbone is none of the classifiers, or two trainings would get one name. Nothing is written then.
-        RuntimeError: tools/test.py failed; likewise.
+        ValueError: There is nothing, a file would be larger than `LIMIT`, a config contains a path of this machine, a
+            backbone is not one of the classifiers, or two trainings would get one name. Nothing is written then.
+        RuntimeError: tools/test.py failed; nothing is written then either.
     """
     trainings = [training for run in runs for training in find_trainings(run)]
     earlier = [row for row in read_rows(manifest) if Entry.from_dict(row).own]
@@ -136,7 +136,7 @@ def publish_zoo(
             raise ValueError(f'{twin.training.folder} and {training.folder} would both be {publication.name}')
         publications[publication.name] = publication
     if not publications:
-        raise ValueError(f'no finished training in {[str(run) for run in runs]}')
+        raise ValueError(f'there is no finished training in {[str(run) for run in runs]}')
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix='.') as folder:
         rows = [publication.write(Path(folder)) for publication in publications.values()]
@@ -147,7 +147,7 @@ def publish_zoo(
 
 
 class _Publication:
-    """One training on its way out; `backbones` has the timm models by architecture and gets new ones."""
+    """One training to be published; `backbones` has the timm models by architecture and gets new ones."""
 
     def __init__(self, training: Training, backbones: dict[str, str], hardware: str) -> None:
         self.training, self.part, self.hardware = training, PARTS[training.kind], hardware
@@ -156,7 +156,9 @@ class _Publication:
         else:
             net, space, self.arch = find_network(training.content.state, {}, training.checkpoint)
             if space != PINAS_NANO:
-                raise ValueError(f'{training.checkpoint} is of space {space.name!r}, published here is the nano space')
+                raise ValueError(
+                    f'{training.checkpoint} is of space {space.name!r}, but only the nano space is published here'
+                )
             if training.kind == 'classifier':
                 free = [name for name in map('pinas_nano_{}'.format, 'abcdefgh') if name not in backbones.values()]
                 backbones.setdefault(self.arch, free[0])
@@ -200,7 +202,7 @@ class _Publication:
         return self.state[head].shape[0] if head else len(self.training.cfg.test_dataloader.dataset.metainfo.classes)
 
     def _for_inferencers(self) -> dict[str, str]:
-        """What infer.py and the Inferencers ask a file for: the classes; for scenes a colour each, and the library."""
+        """Metadata for infer.py and the Inferencers: the classes; for scenes also a colour each, and the library."""
         if self.training.kind == 'classifier':
             source = open_source(self.training.cfg.test_dataloader.dataset.source)
             return {'dataset_meta': json.dumps({'classes': list(source.classes)})}

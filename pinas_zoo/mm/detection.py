@@ -1,0 +1,82 @@
+"""mmdet's CocoDataset and CocoMetric with labels in the order of `classes`, whatever the file's order.
+
+mmdet numbers labels in the order of the annotation file's categories, so that another order of `classes` gives every
+object another's name. Configs keep mmdet's names: `reading.check_samples` puts these in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.datasets import CocoDataset as _CocoDataset
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.evaluation import CocoMetric as _CocoMetric
+from mmengine.logging import MMLogger
+
+from pinas_zoo.mm.preflight.masks import usable_polygons
+from pinas_zoo.registry import DATASETS, METRICS
+
+__all__ = ['CocoDataset', 'CocoMetric']
+
+
+class _NamedOrder(COCO):
+    """Category ids in the order of the names that are asked for."""
+
+    def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence = ()) -> list:
+        ids = super().get_cat_ids(cat_names, sup_names, cat_ids)
+        place = {name: number for number, name in enumerate(cat_names or ())}
+        return sorted(ids, key=lambda cat: place[self.cats[cat]['name']]) if place else ids
+
+
+@DATASETS.register_module()
+class CocoDataset(_CocoDataset):
+    """mmdet's, with label k for the k-th of `metainfo.classes`."""
+
+    COCOAPI = _NamedOrder
+    FOLLOWS_CLASSES = True
+
+
+@METRICS.register_module()
+class CocoMetric(_CocoMetric):
+    """mmdet's, for labels in the order of `classes`, and for files that lack what pycocotools relies on.
+
+    An annotation without iscrowd counts as 0, polygons of fewer than three points are left out as in training, and
+    annotations are numbered anew: pycocotools takes the id 0 for "not found" and cannot hold a text.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self._coco_api is not None:
+            _complete(self._coco_api)
+
+    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
+        ids = {category['name']: number for number, category in self._coco_api.cats.items()}
+        self.cat_ids = [ids[name] for name in self.dataset_meta['classes']]
+        files = super().results2json(results, outfile_prefix)
+        self.cat_ids = sorted(self.cat_ids)  # as COCOeval does, whose results the table of classes pairs with them
+        return files
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        metrics = super().compute_metrics(results)
+        if metrics and self._coco_api is not None:
+            counted = {a['category_id'] for a in self._coco_api.anns.values() if not a['iscrowd']}
+            names = self.dataset_meta['classes']
+            shown = {self._coco_api.cats[number]['name'] for number in counted if number in self._coco_api.cats}
+            if unseen := [repr(name) for name in names if name not in shown]:
+                MMLogger.get_current_instance().warning(
+                    f'the mean is over {len(names) - len(unseen)} of {len(names)} classes: no object of '
+                    f'{", ".join(unseen[:10])}{" ..." if len(unseen) > 10 else ""}'
+                )
+        return metrics
+
+
+def _complete(api: COCO) -> None:
+    for number, annotation in enumerate(api.dataset.get('annotations', ()), 1):
+        annotation['id'] = number
+        annotation.setdefault('iscrowd', 0)
+        mask = annotation.get('segmentation')
+        if isinstance(mask, list) and mask and isinstance(mask[0], list):
+            annotation['segmentation'] = usable_polygons(mask) or mask
+    api.createIndex()
+    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs

@@ -1,0 +1,126 @@
+"""A run that is continued with another config: what its checkpoint's state would override is compared.
+
+Learning rates, momenta and schedules come from the checkpoint, and the draws of the samples belong to its data: a
+config that changed in these would have no effect, or another one than it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from pinas_zoo.mm.engine.rewrite import changes
+from pinas_zoo.mm.preflight.findings import BadInputError
+
+__all__ = ['compare_config', 'compared_parts', 'take_config']
+
+_OPTIMISER = ('optimizer', 'paramwise_cfg', 'constructor')
+#: Of a data set: where images are finished, and the seed, which is compared by itself.
+_FREE = ('finish', 'seed')
+
+
+def compared_parts(cfg: Config) -> str:
+    """The parts of a config that a checkpoint's state overrides, and the training data, as JSON."""
+    loader = cfg.get('train_dataloader') or {}
+    parts = {
+        'optim_wrapper': _only_optimisers(cfg.get('optim_wrapper')),
+        'param_scheduler': cfg.get('param_scheduler'),
+        'auto_scale_lr': cfg.get('auto_scale_lr'),
+        'train_dataloader.dataset': _without(loader.get('dataset')),
+    }
+    return json.dumps(parts, default=str, sort_keys=True)
+
+
+def compare_config(cfg: Config, checkpoint: str, saved: str, take_new: bool, notes: list[str]) -> None:
+    """Compare the config of a run with the one that its checkpoint was written under.
+
+    Args:
+        cfg: As it will run.
+        checkpoint: Path of the checkpoint, for the message.
+        saved: Its `compared_parts`.
+        take_new: Whether the new values are wanted (--resume-with-config).
+        notes: Receives the changes where they are.
+
+    Raises:
+        BadInputError: Something changed and the new values are not wanted, or they cannot be taken.
+    """
+    old, new = json.loads(saved), json.loads(compared_parts(cfg))
+    lines = [line for key in new for line in changes(old.get(key), new[key], key)]
+    if not lines:
+        return
+    if not take_new:
+        raise BadInputError(
+            f'--resume: the config changed since {checkpoint} was written, whose state has the old values:\n'
+            + '\n'.join(lines)
+            + '\n--resume-with-config takes the new ones; or undo the changes'
+        )
+    if kinds := [line for line in lines if line.startswith('optim_wrapper') and '.type: ' in line]:
+        raise BadInputError(
+            f'--resume-with-config: the state of one optimiser does not fit another ({"; ".join(kinds)}): start a new '
+            f'run with --cfg-options load_from={checkpoint}'
+        )
+    notes += [f'--resume-with-config: {line}' for line in lines]
+
+
+def take_config(runner: Runner, checkpoint: dict[str, Any]) -> None:
+    """Put the config's settings of optimisers and schedules into a checkpoint that is about to be resumed.
+
+    The schedules are stepped to the iteration of the checkpoint; momenta and other state tensors stay.
+
+    Args:
+        runner: With its optimiser and schedules built.
+        checkpoint: Changed in place.
+
+    Raises:
+        BadInputError: The optimiser has other groups of parameters.
+    """
+    by_name = runner.param_schedulers
+    schedulers = [s for part in by_name.values() for s in part] if isinstance(by_name, dict) else list(by_name or ())
+    length = runner.train_loop.epoch_length
+    for number in range(1, checkpoint['meta']['iter'] + 1):
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or (length and number % length == 0):
+                scheduler.step()
+    if 'param_schedulers' in checkpoint:
+        checkpoint['param_schedulers'] = (
+            {name: [s.state_dict() for s in part] for name, part in by_name.items()}
+            if isinstance(by_name, dict)
+            else [s.state_dict() for s in schedulers]
+        )
+    if 'optimizer' in checkpoint:
+        _take_groups(checkpoint['optimizer'], runner.optim_wrapper.state_dict())
+
+
+def _take_groups(saved: dict[str, Any], new: dict[str, Any]) -> None:
+    if 'param_groups' not in saved:  # several optimisers by name
+        for name in saved:
+            _take_groups(saved[name], new.get(name, {}))
+        return
+    old, now = saved['param_groups'], new.get('param_groups', [])
+    if [len(group['params']) for group in old] != [len(group['params']) for group in now]:
+        raise BadInputError('--resume-with-config: the optimiser groups its parameters in another way: start a new run')
+    saved['param_groups'] = [{**group, 'params': before['params']} for before, group in zip(old, now, strict=True)]
+    if 'base_param_settings' in new:
+        saved['base_param_settings'] = new['base_param_settings']
+
+
+def _only_optimisers(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if 'optimizer' in node:
+        return {key: node[key] for key in _OPTIMISER if node.get(key) is not None}
+    return {key: _only_optimisers(child) for key, child in node.items() if isinstance(child, dict)}
+
+
+def _without(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without(child) for key, child in _items(node)}
+    return [_without(child) for child in node] if isinstance(node, (list, tuple)) else node
+
+
+def _items(node: dict) -> Iterator[tuple[str, Any]]:
+    return ((key, child) for key, child in node.items() if key not in _FREE)

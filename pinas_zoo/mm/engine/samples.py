@@ -1,0 +1,82 @@
+"""Our data set, metrics and loading steps in place of mmdet's and mmseg's own, so that every sample is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from pinas_zoo.mm.preflight.check import head_classes
+from pinas_zoo.mm.preflight.ignored import ignored_label
+from pinas_zoo.registry import type_name
+
+__all__ = ['check_samples', 'name_bad_input']
+
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
+#: By default scope: what takes the place of a type of theirs.
+_OURS = {
+    'mmdet': {
+        'CocoDataset': 'pinas_zoo.mm.detection.CocoDataset',
+        'CocoMetric': 'pinas_zoo.mm.detection.CocoMetric',
+    },
+    'mmseg': {
+        'LoadAnnotations': 'pinas_zoo.mm.segmentation.LoadAnnotations',
+        'IoUMetric': 'pinas_zoo.mm.segmentation.IoUMetric',
+    },
+}
+_CHECK = 'pinas_zoo.mm.preflight.check_image.CheckImage'
+
+
+def check_samples(cfg: Config) -> None:
+    """Put ours in the place of what mmdet and mmseg call by its plain name; subclasses stay. May be applied twice.
+
+    Args:
+        cfg: With its default scope set.
+    """
+    scope = cfg.default_scope
+    ours = {name: new for old, new in _OURS[scope].items() for name in (old, f'{scope}.{old}')}
+    mean = (cfg.model.get('data_preprocessor') or {}).get('mean')
+    channels = len(mean) if isinstance(mean, (list, tuple)) and len(mean) > 1 else None
+    for node in _dicts([cfg.get(key) for key in (*_LOADERS, *_EVALUATORS)]):
+        if isinstance(node.get('type'), str):
+            node['type'] = ours.get(node['type'], node['type'])
+        if isinstance(node.get('pipeline'), (list, tuple)):
+            node['pipeline'] = _with_checks(node['pipeline'], channels)
+
+
+def name_bad_input(cfg: Config, splits: Sequence[str]) -> None:
+    """Let mmdet's and mmseg's data sets name the file that a sample failed on.
+
+    Args:
+        cfg: A config; the wrapper for seeds stays outside.
+        splits: Of 'train', 'val', 'test'.
+    """
+    for name in (f'{split}_dataloader' for split in splits):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        seeded = loader['dataset'] if type_name(loader['dataset']) == 'SeededDataset' else None
+        node = loader['dataset'] if seeded is None else seeded['dataset']
+        if type_name(node) != 'NamedDataset':
+            node = ConfigDict(type='pinas_zoo.NamedDataset', dataset=node)
+        node['num_classes'], node['ignored'] = head_classes(cfg), ignored_label(cfg)
+        cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
+
+
+def _with_checks(steps: Any, channels: int | None) -> list:
+    found: list = []
+    for step, after in zip(steps, [*steps[1:], {}], strict=True):
+        found.append(step)
+        if type_name(step) == 'LoadImageFromFile' and type_name(after) != 'CheckImage':
+            found.append(ConfigDict(type=_CHECK, channels=channels))
+    return found
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    """All dicts inside, outermost first."""
+    if isinstance(node, dict):
+        yield node
+    for child in list(node.values()) if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
+        yield from _dicts(child)

@@ -1,0 +1,172 @@
+"""A COCO annotation file as it is read: its lists, the fields of their entries, and ids that occur once."""
+
+import gc
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any
+
+from pinas_zoo.data.trees import shorten
+from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+_ID, _NUMBER, _TEXT, _LIST = (int, str), (int, float), (str,), (list,)
+_WANTED = {_ID: 'an integer or a text', _NUMBER: 'a number', _TEXT: 'a text', _LIST: 'a list'}
+#: Keys that mmdet and pycocotools read from every entry, and the types of their values.
+_FIELDS = {
+    'image': {'id': _ID, 'file_name': _TEXT, 'height': _NUMBER, 'width': _NUMBER},
+    'category': {'id': _ID, 'name': _TEXT},
+    'annotation': {'id': _ID, 'image_id': _ID, 'category_id': _ID, 'bbox': _LIST, 'area': _NUMBER},
+}
+
+
+class AnnotationFile:
+    """A COCO annotation file, read once.
+
+    Attributes:
+        errors: What is wrong with fields and ids, one line each; the entries can be relied on where there is none.
+
+    Args:
+        path: JSON file.
+
+    Raises:
+        BadInputError: When it is no such file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        document = load(path)
+        self.images, self.annotations = document['images'], document['annotations']
+        self.categories = document['categories']
+        self.errors: list[str] = []
+        for what, entries in (
+            ('image', self.images),
+            ('category', self.categories),
+            ('annotation', self.annotations),
+        ):
+            if self._check_fields(what, entries):
+                self._check_ids(what, [entry['id'] for entry in entries])
+        if not self.errors:
+            self._check_sizes()
+        self.image_ids = set() if self.errors else {image['id'] for image in self.images}
+
+    def say(self, wrong: Sequence[dict], what: str, text: str) -> str:
+        """A line on the first of some entries.
+
+        Args:
+            wrong: The entries; the line counts them.
+            what: 'image', 'category' or 'annotation'.
+            text: What is wrong with the first.
+        """
+        first = wrong[0].get('id', 'without id') if isinstance(wrong[0], dict) else ''
+        more = f'; {len(wrong) - 1:,} more like it' if len(wrong) > 1 else ''
+        return f'{self.path}: {what} {first} {text}{more}'
+
+    def _check_fields(self, what: str, entries: list) -> bool:
+        """Returns whether ids can be looked at."""
+        if not _only(entries, (dict,)):
+            wrong = [entry for entry in entries if type(entry) is not dict]
+            self.errors.append(self.say(wrong, what, f'is {brief(wrong[0])}, an object with keys is wanted'))
+            return False
+        before = len(self.errors)
+        missing = [entry for entry in entries if not entry.keys() >= _FIELDS[what].keys()]
+        if missing:
+            keys = [key for key in _FIELDS[what] if key not in missing[0]]
+            self.errors.append(self.say(missing, what, f'has no {", ".join(keys)}'))
+            return False
+        for key, types in _FIELDS[what].items():
+            if not _only(map(itemgetter(key), entries), types):
+                wrong = [entry for entry in entries if type(entry[key]) not in types]
+                text = f'has {key} {brief(wrong[0][key])}, {_WANTED[types]} is wanted'
+                self.errors.append(self.say(wrong, what, text))
+        return len(self.errors) == before
+
+    def _check_ids(self, what: str, ids: list) -> None:
+        if what != 'annotation' and len(set(map(type, ids))) > 1:
+            text = next(value for value in ids if type(value) is str)
+            number = next(value for value in ids if type(value) is int)
+            self.errors.append(f'{self.path}: {what} ids are integers and texts, such as {number} and {text!r}')
+        if len(set(ids)) < len(ids):
+            seen: set = set()
+            twice = [value for value in ids if value in seen or seen.add(value)]
+            more = f'; {len(twice) - 1:,} more like it' if len(twice) > 1 else ''
+            self.errors.append(f'{self.path}: {what} id {brief(twice[0])} occurs twice{more}')
+
+    def _check_sizes(self) -> None:
+        # NaN is smaller than nothing, and so is not positive.
+        wrong = [image for image in self.images if not (0 < image['height'] < 1e6 and 0 < image['width'] < 1e6)]
+        if wrong:
+            size = f'has width {wrong[0]["width"]} and height {wrong[0]["height"]}, pixels are wanted'
+            self.errors.append(self.say(wrong, 'image', size))
+
+    def category_ids(self, classes: Sequence[str] | None) -> set:
+        """Ids of the categories that a data set keeps; adds to the errors where `classes` and categories differ.
+
+        Args:
+            classes: Of the data set; None keeps all categories.
+        """
+        named: dict[str, list] = {}
+        for category in self.categories:
+            named.setdefault(category['name'], []).append(category['id'])
+        kept = list(named) if classes is None else list(classes)
+        if missing := [name for name in kept if name not in named]:
+            self.errors.append(
+                f'{self.path}: no category {shorten(map(repr, missing))}; its {len(named)} categories are '
+                f'{shorten(map(repr, named))}, metainfo.classes names {len(kept)}'
+            )
+        for name in kept:
+            if len(ids := named.get(name, ())) > 1:
+                known = ', '.join(map(str, ids))
+                self.errors.append(f'{self.path}: category name {name!r} occurs {_times(len(ids))} (ids {known})')
+        for name in {name for name in kept if kept.count(name) > 1} if len(set(kept)) < len(kept) else ():
+            self.errors.append(f'metainfo.classes names {name!r} {_times(kept.count(name))}')
+        return {category['id'] for category in self.categories if category['name'] in set(kept)}
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection: it would go through the millions of objects of COCO's file again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def load(path: str) -> dict[str, list]:
+    """The document of an annotation file, with its three lists.
+
+    Raises:
+        BadInputError: It is no JSON, or lacks one of them.
+    """
+    try:
+        with open(path, 'rb') as file, uncollected():
+            document = json.loads(file.read())
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f'{path}: not JSON ({error})') from None
+    except OSError as error:
+        raise BadInputError(f'{path}: {error.strerror}') from None
+    keys = ('images', 'annotations', 'categories')
+    missing = [k for k in keys if not isinstance(document, dict) or not isinstance(document.get(k), list)]
+    if missing == ['annotations'] and 'annotations' not in document:
+        return {**document, 'annotations': []}  # test-dev has none
+    if missing:
+        raise BadInputError(f'{path}: has no list of {", ".join(missing)}, as annotation files of COCO have')
+    return document
+
+
+def brief(value: Any) -> str:
+    """A value of a file, not longer than a line can bear."""
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _only(values: Iterable, types: tuple[type, ...]) -> bool:
+    """Whether all values are of these types; True is no number here."""
+    return set(map(type, values)) <= set(types)
+
+
+def _times(count: int) -> str:
+    return 'twice' if count == 2 else f'{count} times'

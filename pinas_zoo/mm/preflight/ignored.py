@@ -1,0 +1,78 @@
+"""The label that a segmentation config ignores: one value in heads, metric, padding and data set."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+
+from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL
+from pinas_zoo.mm.preflight.findings import Findings
+
+__all__ = ['check_ignored', 'ignored_label']
+
+_HEADS = ('decode_head', 'auxiliary_head')
+#: Steps of a training pipeline that fill labels, with the key of their value.
+_FILLING = {'RandomRotate': 'seg_pad_val'}
+
+
+def ignored_label(cfg: Config) -> int | None:
+    """The label on which the heads compute no loss; None where they have none, or there is no head."""
+    return next((value for _, value, _ in _of_heads(cfg)), IGNORED_LABEL)
+
+
+def check_ignored(cfg: Config, splits: tuple[str, ...], findings: Findings) -> None:
+    """Check that the parts of a segmentation config ignore one label.
+
+    Args:
+        cfg: Of a training or a test.
+        splits: Of 'train', 'val', 'test'.
+        findings: Receives a line that lists all parts, where they differ.
+    """
+    parts = list(_of_heads(cfg))
+    if not parts:
+        return
+    wanted = parts[0][1]
+    if 'train' in splits:
+        preprocessor = cfg.model.get('data_preprocessor') or {}
+        parts.append(('model.data_preprocessor.seg_pad_val', *_value(preprocessor, 'seg_pad_val')))
+    for split in splits:
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            if str(evaluator.get('type')).rsplit('.', 1)[-1] == 'IoUMetric' and not evaluator.get('format_only'):
+                parts.append((f'{split}_evaluator.ignore_index', *_value(evaluator, 'ignore_index')))
+        for path, node in _dicts((cfg.get(f'{split}_dataloader') or {}).get('dataset'), f'{split}_dataloader.dataset'):
+            key = _FILLING.get(str(node.get('type')).rsplit('.', 1)[-1])
+            parts += [(f'{path}.{key}', *_value(node, key))] if key and split == 'train' else []
+            # mmseg's data sets and crops have a value of their own, which changes little: only one that is set counts.
+            if isinstance(node.get('ignore_index'), int):
+                parts.append((f'{path}.ignore_index', *_value(node, 'ignore_index')))
+            if node.get('reduce_zero_label') and wanted not in (None, IGNORED_LABEL):
+                findings.errors.append(
+                    f'{path}.reduce_zero_label turns label 0 into {IGNORED_LABEL}, but the ignored label is {wanted}'
+                )
+    if wanted is not None and any(value != wanted for _, value, _ in parts):
+        listed = ', '.join(f'{path} is {value}{"" if given else " (not set)"}' for path, value, given in parts)
+        findings.errors.append(f'the ignored label has to be one: {listed}')
+
+
+def _of_heads(cfg: Config) -> Iterator[tuple[str, int | None, bool]]:
+    """(key, value, whether it is set) of every head."""
+    for name in _HEADS:
+        heads = (cfg.get('model') or {}).get(name) or []
+        several = isinstance(heads, (list, tuple))
+        for number, head in enumerate(heads if several else [heads]):
+            yield f'model.{name}{f".{number}" if several else ""}.ignore_index', *_value(head, 'ignore_index')
+
+
+def _value(node: dict, key: str) -> tuple[int | None, bool]:
+    return node.get(key, IGNORED_LABEL), key in node
+
+
+def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+    if isinstance(node, dict):
+        yield path, node
+        items = list(node.items())
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in items:
+        yield from _dicts(child, f'{path}.{key}')

@@ -1,0 +1,142 @@
+"""Instance masks of COCO's format: lists of polygons, and run lengths (RLE), compressed or not."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pinas_zoo.mm.preflight.annotation_file import brief
+
+__all__ = ['is_plain', 'mask_fault', 'usable_polygons', 'wrong_counts']
+
+_POINTS = 'at least three points (6 numbers, x and y in turn)'
+_CHUNK = 10_000  # masks whose run lengths are unpacked together
+
+
+def usable_polygons(mask: list) -> list:
+    """The polygons of a mask that mmdet keeps: an even number of coordinates, at least six."""
+    return [polygon for polygon in mask if len(polygon) >= 6 and not len(polygon) % 2]
+
+
+def is_plain(polygon: Any, width: float, height: float) -> bool:
+    """Whether a polygon is beyond doubt: numbers from 0 on that do not leave the image by far.
+
+    Quick, for files with a million of them: what it does not take, `mask_fault` looks at.
+    """
+    try:
+        return (
+            type(polygon) is list
+            and len(polygon) >= 6
+            and not len(polygon) & 1
+            and min(polygon) >= 0
+            and max(polygon) <= 2 * max(width, height)
+            and sum(polygon) >= 0  # not NaN, which min and max may pass over
+        )
+    except TypeError:
+        return False
+
+
+def mask_fault(mask: Any, height: float, width: float) -> str:
+    """Why a mask cannot be used; '' where it can.
+
+    The run lengths of compressed masks are left to `wrong_counts`.
+
+    Args:
+        mask: An annotation's segmentation.
+        height: Of its image in px, as the file says.
+        width: The same.
+    """
+    if type(mask) is list:
+        try:
+            return _polygons_fault(mask, max(height, width))
+        except (TypeError, OverflowError):
+            return f'has a polygon with a coordinate that is no number: {brief(mask)}'
+    if type(mask) is not dict or 'counts' not in mask or 'size' not in mask:
+        return f'has segmentation {brief(mask)}, a list of polygons or an RLE with counts and size is wanted'
+    if mask['size'] != [height, width]:
+        return f'has an RLE of size {brief(mask["size"])}, its image is [{height:.0f}, {width:.0f}] (height, width)'
+    counts = mask['counts']
+    if type(counts) is str:
+        return ''
+    if type(counts) is not list or not all(type(count) is int and count >= 0 for count in counts):
+        return f'has an RLE with counts {brief(counts)}, a text or a list of run lengths is wanted'
+    if sum(counts) != height * width:
+        return f'has an RLE of {sum(counts):,} px, its image has {int(height * width):,}'
+    return ''
+
+
+def _polygons_fault(mask: list, side: float) -> str:
+    kept = 0
+    for polygon in mask:
+        if type(polygon) is not list:
+            if type(polygon) in (int, float):
+                return f'has a flat list of {len(mask)} numbers as segmentation, a list of polygons is wanted'
+            return f'has segmentation {brief(mask)}, a list of polygons is wanted'
+        if len(polygon) < 6 or len(polygon) % 2:
+            continue
+        kept += 1
+        # pycocotools walks along every edge: a coordinate of 1e9 costs gigabytes.
+        if not math.isfinite(sum(polygon)) or min(polygon) < -side or max(polygon) > 2 * side:
+            return f'has a polygon that is not finite or reaches beyond its image by its whole size: {brief(polygon)}'
+    return '' if kept else f'has no polygon of {_POINTS}: {brief(mask)}'
+
+
+def wrong_counts(masks: Sequence[dict], pixels: Sequence[float]) -> Iterator[int]:
+    """Which compressed masks are damaged or do not have as many pixels as their image.
+
+    pycocotools unpacks such a text into memory that is not its own.
+
+    Args:
+        masks: RLEs whose counts are texts.
+        pixels: Of their images.
+
+    Yields:
+        Places in `masks`.
+    """
+    for start in range(0, len(masks), _CHUNK):
+        texts = [mask['counts'] for mask in masks[start : start + _CHUNK]]
+        found = _totals(texts)
+        for place, (total, wanted) in enumerate(zip(found, pixels[start : start + _CHUNK], strict=True)):
+            if total != wanted:
+                yield start + place
+
+
+def _totals(texts: Sequence[str]) -> np.ndarray:
+    """Pixels that each text of run lengths stands for; -1 for a damaged one."""
+    coded = [text.encode('utf-8', 'replace') for text in texts]
+    sizes = np.array([len(text) for text in coded])
+    totals = np.full(len(texts), -1, np.int64)
+    # Of six bits in each character the highest says that the number goes on.
+    sound = np.array([bool(c) and min(c) >= 48 and max(c) < 112 and not (c[-1] - 48) & 32 for c in coded], bool)
+    if not sound.any():
+        return totals
+    bits = np.frombuffer(b''.join(c for c, good in zip(coded, sound, strict=True) if good), np.uint8).astype(np.int64)
+    bits -= 48
+    owner = np.repeat(np.arange(int(sound.sum())), sizes[sound])
+    last = (bits & 32) == 0
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    number = np.cumsum(last) - last
+    place = np.arange(len(bits)) - starts[number]
+    values = np.bitwise_or.reduceat((bits & 31) << np.minimum(5 * place, 55), starts)
+    ends = np.flatnonzero(last)
+    values -= np.where(bits[ends] & 16, np.int64(1) << np.minimum(5 * (place[ends] + 1), 60), 0)
+    totals[sound] = _sum_runs(values, owner[ends])
+    return totals
+
+
+def _sum_runs(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Sums of runs that are, from the fourth on, coded as differences to the last but one; -1 for a negative run."""
+    firsts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
+    place = np.arange(len(values)) - firsts[owner]
+    # The first run stands alone; the odd ones and the even ones from the third on are two chains.
+    chain = np.where(place == 0, 0, 1 + place % 2) + 3 * owner
+    order = np.argsort(chain, kind='stable')
+    summed = np.cumsum(values[order])
+    begins = np.concatenate([[0], np.flatnonzero(np.diff(chain[order])) + 1])
+    before = np.where(begins > 0, summed[begins - 1], 0)
+    runs = summed - np.repeat(before, np.diff([*begins, len(values)]))
+    totals = np.zeros(int(owner[-1]) + 1, np.int64)
+    np.add.at(totals, owner[order], runs)
+    totals[np.unique(owner[order][runs < 0])] = -1
+    return totals

@@ -1,0 +1,211 @@
+"""Checks of a COCO file's annotations: boxes, crowds and masks, and whether any object is left to learn from."""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import chain
+from operator import itemgetter
+
+import numpy as np
+
+from pinas_zoo.data.trees import shorten
+from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief
+from pinas_zoo.mm.preflight.findings import Findings
+from pinas_zoo.mm.preflight.masks import is_plain, mask_fault, usable_polygons, wrong_counts
+
+__all__ = ['Objects', 'check_masks', 'check_objects', 'left_over', 'unseen_classes']
+
+
+class Objects:
+    """Annotations of known images, their boxes as arrays.
+
+    Args:
+        file: Without errors.
+        annotations: Of images and categories that it names.
+
+    Attributes:
+        sizes: float64 (N, 2), width and height of each annotation's image.
+        boxes: float64 (N, 4) as x, y, width, height; None where one is no box.
+        crowd: bool (N,).
+    """
+
+    def __init__(self, file: AnnotationFile, annotations: list[dict]) -> None:
+        self.file, self.annotations = file, annotations
+        sizes = {image['id']: (image['width'], image['height']) for image in file.images}
+        found = (sizes[annotation['image_id']] for annotation in annotations)
+        self.sizes = np.fromiter(chain.from_iterable(found), np.float64, 2 * len(annotations)).reshape(-1, 2)
+        self.boxes = _boxes(list(map(itemgetter('bbox'), annotations)))
+        self.crowd = np.array([annotation.get('iscrowd') in (1, True) for annotation in annotations], bool)
+
+    def describe(self, mask: np.ndarray) -> str:
+        """The first annotation of a mask, its image and its box, and how many more there are."""
+        index = int(np.flatnonzero(mask)[0])
+        annotation, (width, height) = self.annotations[index], self.sizes[index]
+        more = f'; {int(mask.sum()) - 1:,} more' if mask.sum() > 1 else ''
+        return (
+            f'of annotation {annotation["id"]} in image {annotation["image_id"]} ({width:.0f}x{height:.0f} px): '
+            f'bbox {annotation["bbox"]}{more}'
+        )
+
+    @cached_property
+    def read(self) -> np.ndarray:
+        """Which ones mmdet does not leave out for their box or area.
+
+        Shape: bool (N,)
+        """
+        starts, ends = np.maximum(self.boxes[:, :2], 0), np.minimum(self.boxes[:, :2] + self.boxes[:, 2:], self.sizes)
+        area = np.array(list(map(itemgetter('area'), self.annotations)), np.float64)
+        ignored = np.array([bool(annotation.get('ignore')) for annotation in self.annotations], bool)
+        return (ends > starts).all(1) & (self.boxes[:, 2:] >= 1).all(1) & (area > 0) & ~ignored
+
+
+def check_objects(objects: Objects, findings: Findings) -> bool:
+    """Check boxes, areas and crowds.
+
+    Returns:
+        Whether they can be relied on.
+    """
+    file, before = objects.file, len(findings.errors)
+    _check_fields(objects, findings)
+    if objects.boxes is None:
+        wrong = [annotation for annotation in objects.annotations if not _is_box(annotation['bbox'])]
+        text = f'has bbox {brief(wrong[0]["bbox"])}, four numbers are a box'
+        findings.errors.append(file.say(wrong, 'annotation', text))
+        return False
+    boxes, limits = objects.boxes, objects.sizes
+    with np.errstate(invalid='ignore', over='ignore'):
+        ends = boxes[:, :2] + boxes[:, 2:]
+    finite = np.isfinite(boxes).all(1)
+    empty = ~(boxes[:, 2:] > 0).all(1)
+    # A pixel of rounding is nothing.
+    outside = ~empty & ((boxes[:, :2] >= limits + 1) | (ends <= -1)).any(1)
+    if not finite.all():
+        findings.errors.append(f'{file.path}: a box that is not finite, {objects.describe(~finite)}')
+    if outside.any():
+        findings.errors.append(f'{file.path}: a box wholly outside the image, {objects.describe(outside)}')
+    if (empty & finite).any():
+        line = objects.describe(empty & finite)
+        findings.warnings.append(f'{file.path}: a box without area, which mmdet leaves out, {line}')
+    beyond = (ends > limits + 1).any(1)
+    if not outside.any() and beyond.sum() > len(boxes) // 2:
+        findings.warnings.append(
+            f'{file.path}: {int(beyond.sum()):,} of {len(boxes):,} boxes reach beyond their image; COCO writes x, y, '
+            f'width, height, not two corners; the first is {objects.describe(beyond)}'
+        )
+    return len(findings.errors) == before
+
+
+def _check_fields(objects: Objects, findings: Findings) -> None:
+    """iscrowd, and areas that are no numbers."""
+    file, annotations = objects.file, objects.annotations
+    if wrong := [a for a in annotations if (flag := a.get('iscrowd', 0)) not in (0, 1) or type(flag) is float]:
+        text = f'has iscrowd {brief(wrong[0]["iscrowd"])}, 0 or 1 is wanted'
+        findings.errors.append(file.say(wrong, 'annotation', text))
+    if wrong := [a for a in annotations if 'iscrowd' not in a]:
+        text = f'has no iscrowd, which is taken as 0 ({len(wrong):,} of {len(annotations):,} annotations)'
+        findings.warnings.append(file.say(wrong[:1], 'annotation', text))
+    if wrong := [a for a in annotations if not -math.inf < a['area'] < math.inf]:
+        findings.errors.append(file.say(wrong, 'annotation', f'has area {wrong[0]["area"]}'))
+
+
+def check_masks(objects: Objects, training: bool, filled: bool, findings: Findings) -> np.ndarray:
+    """Check the masks of annotations.
+
+    Args:
+        objects: With boxes.
+        training: Only what mmdet reads for training counts; pycocotools reads all.
+        filled: Whether masks become bitmaps (poly2mask); otherwise RLEs are left out in training.
+        findings: Receives the lines.
+
+    Returns:
+        Which annotations have a mask that is used; bool (N,).
+    """
+    file, annotations = objects.file, objects.annotations
+    looked = objects.read.copy() if training else np.ones(len(annotations), bool)
+    missing, faults, partial, coded = [], [], [], []
+    first = ''
+    for index, (annotation, (width, height), read) in enumerate(
+        zip(annotations, objects.sizes.tolist(), looked.tolist(), strict=True)
+    ):
+        mask = annotation.get('segmentation') if read else None
+        if not read:
+            continue
+        if type(mask) is list and len(mask) == 1 and is_plain(mask[0], width, height):
+            continue
+        if not mask:
+            missing.append(annotation)
+        elif fault := mask_fault(mask, height, width):
+            first = first or fault
+            faults.append(annotation)
+        elif type(mask) is dict:
+            coded += [index] if type(mask['counts']) is str else []
+        elif any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
+            partial.append(annotation)
+    if missing:
+        more = f' (and {len(missing) - 1:,} others)' if len(missing) > 1 else ''
+        findings.errors.append(
+            f'{file.path}: annotation {missing[0]["id"]}{more} has no segmentation, but the pipeline loads masks '
+            '(with_mask=True) or the evaluator compares them: a detector without masks can learn from it'
+        )
+    if faults:
+        findings.errors.append(file.say(faults, 'annotation', first))
+    if coded:
+        _check_counts(objects, coded, findings)
+    if partial:
+        mask = partial[0]['segmentation']
+        dropped = next(polygon for polygon in mask if polygon not in usable_polygons(mask))
+        text = f'has a polygon of {len(dropped)} numbers, which is left out; its others stay'
+        findings.warnings.append(file.say(partial, 'annotation', text))
+    if training and not filled:
+        looked &= np.array([type(annotation.get('segmentation')) is list for annotation in annotations], bool)
+    return looked
+
+
+def _check_counts(objects: Objects, coded: Sequence[int], findings: Findings) -> None:
+    masks = [objects.annotations[index]['segmentation'] for index in coded]
+    if wrong := list(wrong_counts(masks, objects.sizes[list(coded)].prod(1).tolist())):
+        found = [objects.annotations[coded[place]] for place in wrong]
+        width, height = objects.sizes[coded[wrong[0]]]
+        text = f'has an RLE that is damaged or has another number of pixels than its image, {width:.0f}x{height:.0f}'
+        findings.errors.append(objects.file.say(found, 'annotation', text))
+
+
+def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
+    """Why no object is left to learn from, or to compare with; '' where there are some.
+
+    Args:
+        objects: With boxes, of the categories that the data set keeps.
+        used: Those with a mask that is used, or all.
+        training: What mmdet leaves out for training does not count.
+    """
+    crowd, read = objects.crowd, objects.read if training else np.ones(len(used), bool)
+    if (used & read & ~crowd).any():
+        return ''
+    parts = [f'{int(crowd.sum()):,} are crowds (iscrowd 1)' if crowd.any() else '']
+    if not read.all():
+        parts.append(f'{int((~read).sum()):,} have no box of a pixel in their image, no area, or "ignore"')
+    if (read & ~used).any():
+        parts.append(f'{int((read & ~used).sum()):,} have no polygons')
+    return shorten(filter(None, parts))
+
+
+def _boxes(found: list[list]) -> np.ndarray | None:
+    """Boxes as an array; None where one is not four numbers."""
+    try:
+        sum(map(sum, found))  # texts and lists do not add to a number
+        if set(map(len, found)) - {4}:
+            return None
+        return np.fromiter(chain.from_iterable(found), np.float64, 4 * len(found)).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _is_box(value: list) -> bool:
+    return len(value) == 4 and _boxes([value]) is not None
+
+
+def unseen_classes(file: AnnotationFile, annotations: Iterable[dict], classes: Sequence[str]) -> list[str]:
+    """Classes that no annotation shows."""
+    found = set(map(itemgetter('category_id'), annotations))
+    seen = {category['name'] for category in file.categories if category['id'] in found}
+    return [name for name in classes if name not in seen]

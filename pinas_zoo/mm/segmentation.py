@@ -1,0 +1,75 @@
+"""mmseg's LoadAnnotations and IoUMetric, which say what mmseg passes over: misfit maps, classes without pixels.
+
+Configs keep mmseg's names: `samples.check_samples` puts these in their place.
+"""
+
+from __future__ import annotations
+
+import mmcv
+import numpy as np
+from mmengine import fileio
+from mmengine.logging import MMLogger
+from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
+from mmseg.evaluation import IoUMetric as _IoUMetric
+
+from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.registry import METRICS, TRANSFORMS
+
+__all__ = ['IoUMetric', 'LoadAnnotations']
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(_LoadAnnotations):
+    """Reads a label map and compares it with its image."""
+
+    def _load_seg_map(self, results: dict) -> None:
+        """See mmseg.
+
+        Raises:
+            BadInputError: The map has several channels, another size than the image, or values above 255.
+        """
+        path = results['seg_map_path']
+        content = fileio.get(path, backend_args=self.backend_args)
+        labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend).squeeze()
+        height, width = results.get('ori_shape', labels.shape)[:2]
+        if labels.shape != (height, width) and labels.size == height * width:
+            labels = labels.reshape(height, width)  # squeeze() took a side of one pixel
+        if labels.ndim != 2:
+            raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
+        if labels.shape != (height, width):
+            found = f'{labels.shape[1]}x{labels.shape[0]}'
+            raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')
+        if labels.dtype.itemsize > 1 and (labels.max() > 255 or labels.min() < 0):
+            raise BadInputError(f'{path}: label value {labels.max()}, mmseg reads 8 bits')
+        labels = labels.astype(np.uint8)
+        if self.reduce_zero_label is None:
+            self.reduce_zero_label = results['reduce_zero_label']
+        if self.reduce_zero_label:
+            labels = labels - 1  # of 8 bits: 0 becomes 255, which is ignored as 255 is
+            labels[labels == 254] = 255
+        if mapping := results.get('label_map'):
+            table = np.arange(256)
+            table[list(mapping)] = list(mapping.values())
+            labels = table[labels].astype(np.uint8)
+        results['gt_seg_map'] = labels
+        results['seg_fields'].append('gt_seg_map')
+
+
+@METRICS.register_module()
+class IoUMetric(_IoUMetric):
+    """mmseg's, with a line on the classes that its means leave out."""
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        metrics = super().compute_metrics(results)
+        if not self.format_only:
+            names = self.dataset_meta['classes']
+            _, union, _, labels = (sum(areas).tolist() for areas in zip(*results, strict=True))
+            silent = [(name, seen) for name, seen, count in zip(names, union, labels, strict=True) if not count]
+            if silent:
+                unseen = ', '.join(repr(name) for name, _ in silent[:10]) + (' ...' if len(silent) > 10 else '')
+                absent = sum(not seen for _, seen in silent)
+                MMLogger.get_current_instance().warning(
+                    f'no label of {unseen}: mAcc is the mean over {len(names) - len(silent)} of {len(names)} classes, '
+                    f'mIoU over {len(names) - absent}'
+                )
+        return metrics
