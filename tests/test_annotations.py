@@ -91,7 +91,10 @@ DEFECTS = {
     'empty polygon': (setter('segmentation', [[]]), 'annotation 2 has no polygon of at least three points'),
     'text in polygon': (setter('segmentation', [[1, 2, '3', 4, 5, 6]]), 'annotation 2 has a polygon with a coordinate'),
     'far polygon': (setter('segmentation', [[1, 2, 1e9, 4, 5, 6]]), 'annotation 2 has a polygon that is not finite or'),
-    'text as mask': (setter('segmentation', 'abc'), "annotation 2 has segmentation 'abc', which must be a list of polygons or"),
+    'text as mask': (
+        setter('segmentation', 'abc'),
+        "annotation 2 has segmentation 'abc', which must be a list of polygons",
+    ),
     'size of RLE': (setter('segmentation', RLE), 'annotation 2 has an RLE of size [16, 16], its image is [32, 32]'),
     'pixels of RLE': (
         setter('segmentation', {'size': [32, 32], 'counts': [9]}),
@@ -106,8 +109,8 @@ DEFECTS = {
     'endless area': (setter('area', float('inf')), 'annotation 2 has area inf'),
     'crowd of two': (setter('iscrowd', 2), 'annotation 2 has iscrowd 2, which must be 0 or 1'),
     'box of none': (setter('bbox', []), 'annotation 2 has bbox [], which must be four numbers'),
-    'box of eight': (setter('bbox', [1] * 8), 'annotation 2 has bbox [1, 1, 1, 1, 1, 1, 1, 1], which must be four numbers'),
-    'box of texts': (setter('bbox', ['1', '2', '3', '4']), "annotation 2 has bbox ['1', '2', '3', '4'], which must be four numbers"),
+    'box of eight': (setter('bbox', [1] * 8), 'annotation 2 has bbox [1, 1, 1, 1, 1, 1, 1, 1], which must be four'),
+    'box of texts': (setter('bbox', ['1', '2', '3', '4']), "annotation 2 has bbox ['1', '2', '3', '4'], which must be"),
     'box as text': (setter('bbox', '1 2 3 4'), "annotation 2 has bbox '1 2 3 4', which must be a list"),
     'image id twice': (setter('id', 1, part='images'), 'image id 1 occurs twice'),
     'mixed image ids': (setter('id', 'b', part='images'), "image ids mix integers and texts, such as 1 and 'b'"),
