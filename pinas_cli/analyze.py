@@ -59,7 +59,7 @@ def run_curves(args: argparse.Namespace) -> None:
     print(f'{args.out}: {len(keys)} panels of {len(runs)} runs: {", ".join(keys)}')
 
 
-def _add_model_parser(commands: argparse._SubParsersAction) -> None:
+def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('model', help='parameters, MACs and latency')
     parser.add_argument('models', nargs='+', help='timm names (ours included) and config files')
     parser.add_argument('--size', type=int, nargs='+', help="side, or height and width, in px; default: the model's")
@@ -74,7 +74,7 @@ def _add_model_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_part=run_model, prog=parser.prog)
 
 
-def _add_curves_parser(commands: argparse._SubParsersAction) -> None:
+def _add_curves_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('curves', help='learning curves of several runs in one PNG, one panel per key')
     parser.add_argument('logs', nargs='+', type=Path, help='work dirs, or files of JSON lines (vis_data/scalars.json)')
     parser.add_argument('--keys', nargs='+', help="names or patterns such as 'loss*'; default: all but times and rates")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     weights = {'pretrained': args.pretrained, 'checkpoint': args.checkpoint}
     count, classes = _classifier(args.checkpoint) if args.checkpoint else ({}, [])
-    net = timm.create_model(args.model, arch=args.arch, output_stride=args.output_stride, **weights, **count).eval()
+    net: Any = timm.create_model(
+        args.model, arch=args.arch, output_stride=args.output_stride, **weights, **count
+    ).eval()
     classes = classes or list(net.pretrained_cfg.get('label_names') or ())
     side = args.size or net.default_cfg['input_size'][-1]
     chans = net.conv1[0].in_channels
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if apart <= args.tolerance else 1
 
 
-def _classifier(checkpoint: str) -> tuple[dict[str, int], list[str]]:
+def _classifier(checkpoint: str) -> tuple[dict[str, Any], list[str]]:
     """What `create_model` has to know about the classes of a weight file, and their names if it states them."""
     from pinas_zoo.weights.download import find_weights
     from pinas_zoo.weights.load import read_checkpoint

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 from pinas_cli.options import CommandError
 
@@ -31,7 +32,11 @@ COMMANDS = {
     'env': 'say what is installed, what is missing, and how to fix it',
 }
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """The main function of a command."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
 def _fill(parser: argparse.ArgumentParser, name: str) -> None:

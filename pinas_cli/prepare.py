@@ -68,7 +68,7 @@ def run_scenes(args: argparse.Namespace) -> None:
     print(json.dumps({'root': args.root, 'written': written, 'sha256': manifest['sha256']}))
 
 
-def _add_scenes_parser(commands: argparse._SubParsersAction) -> None:
+def _add_scenes_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('scenes', help='compose COCO, ADE20K and Cityscapes style sets from small real images')
     parser.add_argument('--root', default='data/scenes', help='folder to make (default: %(default)s)')
     parser.add_argument('--size', type=int, default=128, help='height of a scene in px (default: %(default)s)')
@@ -103,7 +103,7 @@ def run_fashion_mnist(args: argparse.Namespace) -> None:
     print(json.dumps({'folder': folder, 'origin': found.origin}))
 
 
-def _add_fashion_mnist_parser(commands: argparse._SubParsersAction) -> None:
+def _add_fashion_mnist_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('fashion-mnist', help='find or download Fashion-MNIST, and say where it is')
     parser.add_argument('--root', help='copy the four files there too, for a machine without a network')
     parser.set_defaults(run_part=run_fashion_mnist, prog=parser.prog)
@@ -111,16 +111,18 @@ def _add_fashion_mnist_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_tree(args: argparse.Namespace) -> None:
     """Links, checks, makes train ids and a mini set."""
-    from pinas_zoo.data.trees import SPLITS, TREES, cores, link_tree, make_train_ids
+    from pinas_zoo.data.trees import SPLITS, TREES, LabelMapTree, cores, link_tree, make_train_ids
 
     args.workers = args.workers or cores()
-    tree, root, progress = TREES[args.part], Path(args.root), ProgressLine()
+    root, progress = Path(args.root), ProgressLine()
+    tree: Tree = TREES[args.part]
     result = {'root': args.root, 'linked': 0, 'train_ids': 0, 'mini': None}
     if args.link:
         result['linked'] = link_tree(tree, root, args.link)
     tree = tree.expecting(root, args.counts)
     tree.require(root, made=args.check)
     if not args.check and any(not part.download for part in tree.parts):
+        assert isinstance(tree, LabelMapTree)  # only label maps have parts that are made
         result['train_ids'] = make_train_ids(root, tree, args.workers, progress)
         tree.require(root)
     counts = ' + '.join(f'{tree.image_part(split).count:,}' for split in SPLITS)
@@ -146,7 +148,7 @@ def run_mini(args: argparse.Namespace, tree: Tree, root: Path, progress: Progres
     return str(out)
 
 
-def _add_tree_parser(commands: argparse._SubParsersAction, name: str) -> None:
+def _add_tree_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
     parser = commands.add_parser(name, help=f'check and link {name}, make a mini set')
     parser.add_argument('--root', default=ROOTS[name], help='the tree (default: %(default)s, where the configs look)')
     parser.add_argument('--link', metavar='FOLDER', help='first link the parts of the tree that are below this folder')

@@ -33,17 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--limits', default='not stated', help='what the network should not be used for')
     parser.add_argument('--licence', help="licence of the weights; default: the file's")
     parser.add_argument(
-        '--preprocess', type=json.loads, default={}, metavar='JSON', help='input_size, mean, std, crop_pct as JSON'
+        '--preprocess',
+        type=json.loads,
+        default={},
+        metavar='JSON',
+        help="input_size, mean, std, crop_pct as JSON; default: the checkpoint's, or the manifest's",
     )
+    parser.add_argument(
+        '--push', metavar='USER/NAME', help='also upload the folder to the Hugging Face Hub; needs `hf auth login`'
+    )
+    parser.add_argument('--private', action='store_true', help='a repository that --push creates is private')
 
 
 def run(args: argparse.Namespace) -> int:
     """Publishes."""
-    from pinas_zoo.weights.publish import Card, publish
+    from pinas_zoo.weights.publish import Card, publish, push_to_hub
 
     card = Card(args.data, args.recipe, dict(args.metric), args.protocol, args.limits, args.licence)
     with errors_as_line(ValueError, OSError):
         published = publish(args.checkpoint, args.folder, card, args.preprocess, args.name)
     print(f"timm:     timm.create_model('local-dir:{published.folder}', pretrained=True)")
     print(f'mmengine: {published.mmengine}')
+    if args.push:
+        with errors_as_line(ValueError, OSError):
+            print(f'hub:      {push_to_hub(published.folder, args.push, args.private)}')
     return 0

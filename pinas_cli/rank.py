@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pinas_cli.options import UsageError
 
@@ -35,7 +35,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', help='where the networks are trained, such as cuda:1; default cpu')
 
 
-def _add_truth(commands: argparse._SubParsersAction) -> None:
+def _add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('truth', help='stand-alone training of paths; resumes')
     parser.add_argument('--file', type=Path, default=TRUTH, help=f'the table; default {TRUTH}')
     parser.add_argument('--paths', type=int, default=192, help='number of paths in the table; default 192')
@@ -108,7 +108,7 @@ def recipe_of(args: argparse.Namespace) -> SupernetRecipe:
     return SupernetRecipe().changed(dict(pair.split('=', 1) for pair in args.set))
 
 
-def _add_run(commands: argparse._SubParsersAction) -> None:
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('run', help='train and score supernets; resumes')
     _add_recipe(parser)
     parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of docs/methods.md; default: all')
@@ -135,7 +135,7 @@ def run_supernets(args: argparse.Namespace) -> int:
     begin, todo = time.monotonic(), len(missing_jobs(args.scores, jobs))
     print(f'recipe {recipe.id}: {len(jobs) - todo} of {len(jobs)} supernets are done', flush=True)
 
-    def report(done: int, total: int, row: dict) -> None:
+    def report(done: int, total: int, row: dict[str, Any]) -> None:
         left = (time.monotonic() - begin) / done * (total - done)
         top1 = [score[0] for score in row['scores'].values()]
         print(
@@ -151,7 +151,7 @@ def run_supernets(args: argparse.Namespace) -> int:
 # ---- report ----------------------------------------------------------------------------------------------------------
 
 
-def _add_report(commands: argparse._SubParsersAction) -> None:
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('report', help='report.json, tables and figures')
     _add_recipe(parser)
     parser.add_argument(
@@ -180,7 +180,7 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_trials(commands: argparse._SubParsersAction) -> None:
+def _add_trials(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('trials', help='tau of every recipe in the scores, on the tuning half')
     _add_files(parser)
     parser.set_defaults(run_part=run_trials, prog=parser.prog)

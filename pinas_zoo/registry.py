@@ -6,6 +6,7 @@ whose packages are not installed are not listed at all.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 from mmengine import registry as parents
 from mmengine.config.utils import MODULE2PACKAGE
@@ -34,7 +35,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _NEEDS: dict[str, tuple[str, ...]] = {'backbone': ('mmcv',), 'heads': ('mmcv', 'mmseg')}
 
 
-def type_name(cfg: dict) -> str:
+def type_name(cfg: dict[str, Any]) -> str:
     """The class name of a config's `type`, without scope; '' if there is none."""
     kind = cfg.get('type', '')
     return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__

@@ -288,12 +288,13 @@ class SearchSpace:
         Raises:
             ValueError: The architecture is malformed, or some position keeps several candidates.
         """
-        parsed = self.parse(arch)
-        for position, choice in enumerate(parsed):
+        single: list[int] = []
+        for position, choice in enumerate(self.parse(arch)):
             if isinstance(choice, tuple):
                 why = f'position {position} keeps {len(choice)} candidates, but only one per position is allowed here'
                 raise self._malformed(arch, why)
-        return parsed
+            single.append(choice)
+        return tuple(single)
 
     def _malformed(self, came: object, why: str) -> ValueError:
         stages = '-'.join('d' * depth for depth in self.depths)
@@ -399,7 +400,7 @@ class SearchSpace:
             raise ValueError(f'unknown fields of a search space: {sorted(unknown)}, allowed: {sorted(known)}')
         if 'name' not in values:
             raise ValueError(f"a search space needs its field 'name', got {sorted(values)}")
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         if 'candidates' in plain:
             plain['candidates'] = tuple(Candidate(**candidate) for candidate in plain['candidates'])
         return cls(**plain)

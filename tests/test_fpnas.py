@@ -20,7 +20,7 @@ from pinas_zoo.methods.importance import accumulated, architecture_loss, effecti
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.log import Limits
-from pinas_zoo.space import PINAS, PINAS_NANO, Arch
+from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_PATCH, Arch
 
 ARCHS = list(SMALL.all_archs())
 FACTORS = ('radix', 'cardinality')
@@ -121,6 +121,11 @@ def test_importance_weights() -> None:
     torch.testing.assert_close(importance_weights(losses, 1.5), likelihoods / likelihoods.sum())
     assert effective_samples(importance_weights(losses, 1e-9)).item() == pytest.approx(3)
     assert effective_samples(importance_weights(losses, 1e3)).item() == pytest.approx(1)
+
+
+def test_costs_of_a_patch_stem() -> None:
+    method = FPNAS(SuperNet('pinas_patch'), num_classes=55)
+    assert method.costs.of('40-13') == CostTable(PINAS_PATCH, PINAS_PATCH.input_size, 55).of('40-13')
 
 
 def test_cost_is_a_hinge() -> None:

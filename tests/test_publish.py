@@ -7,24 +7,32 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 
+from pinas_zoo.data import SupervisedView
 from pinas_zoo.files import file_sha256
 from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY
+from pinas_zoo.weights import publish as publish_module
 from pinas_zoo.weights.load import read_weights, save_weights
-from pinas_zoo.weights.publish import publish
+from pinas_zoo.weights.manifest import find_entry
+from pinas_zoo.weights.publish import Card, publish
 from tools.publish_model import main
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCH = '01-23-32-10'
+NAMES = [f'thing {index}' for index in range(10)]
+INPUT = {'input_size': [3, 28, 28], 'mean': [0.2] * 3, 'std': [0.3] * 3, 'crop_pct': 0.9, 'interpolation': 'bicubic'}
+STATISTICS = {'mean': [0.2] * 3, 'std': [0.3] * 3}
 
 
 def checkpoint(folder: Path, prefix: str = 'net.', **kwargs) -> tuple[PiNASNet, Path]:
     """A training checkpoint of the retraining stage, with what the runner leaves in it."""
     net = PiNASNet(ARCH, PINAS_NANO, **dict(num_classes=10) | kwargs).eval()
     state = {f'{prefix}{name}': tensor for name, tensor in net.state_dict().items()}
-    content = {'state_dict': state, 'optimizer': {'state': {0: torch.zeros(9)}}, 'meta': {'seed': 1, 'cfg': 'x'}}
+    meta = {'seed': 1, 'cfg': 'x', 'dataset_meta': {'classes': NAMES, 'preprocess': INPUT}}
+    content = {'state_dict': state, 'optimizer': {'state': {0: torch.zeros(9)}}, 'meta': meta}
     torch.save(content, folder / 'iter_10.pth')
     return net, folder / 'iter_10.pth'
 
@@ -40,10 +48,74 @@ def test_classifier(tmp_path, prefix):
         assert torch.equal(again(x), net(x))
         features = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True, features_only=True).eval()
         assert torch.equal(features(x)[-1], net.forward_features(x))
-    assert again.pretrained_cfg['mean'] == [0.5, 0.5, 0.5] and again.pretrained_cfg['license'] == 'Apache-2.0'
+    row = again.pretrained_cfg
+    assert row['license'] == 'Apache-2.0' and row['label_names'] == NAMES
+    expected = INPUT | {'mean': [0.5] * 3}  # what is given is stronger than what the checkpoint states
+    assert {key: row[key] for key in INPUT} == expected
     card = (tmp_path / 'out' / 'README.md').read_text()
     digest = file_sha256(tmp_path / 'out' / 'model.safetensors')
     assert all(text in card for text in (ARCH, 'Fashion-MNIST', 'top-1: 91.5', 'test set', digest, file_sha256(path)))
+
+
+def test_a_file_of_the_zoo_brings_its_own_statistics(tmp_path):
+    publish(ROOT / 'checkpoints' / 'pinas_nano_a.fmnist.safetensors', tmp_path / 'out')
+    row = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    own = find_entry('pinas_nano_a.fmnist').preprocess
+    assert own and {key: row['pretrained_cfg'][key] for key in own} == own
+    assert row['label_names'][9] == 'Ankle boot'
+
+
+def test_a_classifier_without_statistics_is_refused(tmp_path, capsys):
+    net, _ = checkpoint(tmp_path)
+    torch.save(net.state_dict(), tmp_path / 'plain.pth')
+    assert main([str(tmp_path / 'plain.pth'), str(tmp_path / 'out')]) == 1
+    assert 'does not state the mean and std' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_a_training_states_its_input():
+    view = SupervisedView({'kind': 'digits', 'split': 'test', 'size': 28}, size=28, train=True)
+    expected = {'input_size': [3, 28, 28], 'crop_pct': 1.0, 'interpolation': 'bicubic'}
+    stated = view.metainfo['preprocess']
+    assert {key: stated[key] for key in expected} == expected
+    assert stated['mean'] == [0.3053] * 3 and stated['std'] == [0.3238] * 3
+    assert SupervisedView({'kind': 'digits', 'split': 'test', 'size': 28}, size=24).preprocess['crop_pct'] == 0.875
+
+
+def test_the_card_has_the_hubs_metadata(tmp_path):
+    _, path = checkpoint(tmp_path)
+    publish(path, tmp_path / 'out', Card('Fashion-MNIST', metrics={'Top 1 Accuracy': 91.5}, licence='Apache-2.0'))
+    data = ModelCard.load(tmp_path / 'out' / 'README.md').data
+    assert (data.license, data.library_name, data.pipeline_tag) == ('apache-2.0', 'timm', 'image-classification')
+    (result,) = data.eval_results
+    assert (result.dataset_name, result.metric_name, result.metric_value) == ('Fashion-MNIST', 'Top 1 Accuracy', 91.5)
+    publish(path, tmp_path / 'theirs', Card(licence='none stated'))
+    data = ModelCard.load(tmp_path / 'theirs' / 'README.md').data
+    assert (data.license, data.license_name) == ('other', 'none stated')
+
+
+def test_push_needs_a_token(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(publish_module, 'get_token', lambda: None)
+    _, path = checkpoint(tmp_path)
+    assert main([str(path), str(tmp_path / 'out'), '--push', 'me/net']) == 1
+    assert 'me/net needs a token' in capsys.readouterr().err
+
+
+def test_push(tmp_path, capsys, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repository, private, exist_ok):
+            calls.append((repository, private, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, ignore_patterns):
+            calls.append((repo_id, Path(folder_path).name, ignore_patterns))
+            return 'the commit'
+
+    monkeypatch.setattr(publish_module, 'get_token', lambda: 'hf_x')
+    monkeypatch.setattr(publish_module, 'HfApi', Api)
+    _, path = checkpoint(tmp_path)
+    assert main([str(path), str(tmp_path / 'out'), '--push', 'me/net', '--private']) == 0
+    assert calls == [('me/net', True, True), ('me/net', 'out', ['*.pth'])] and 'the commit' in capsys.readouterr().out
 
 
 def test_mmengine_form(tmp_path):
@@ -71,7 +143,7 @@ def test_backbone_of_a_segmentor(tmp_path):
 def test_a_space_with_a_stem_of_single_pixels(tmp_path):
     net = PiNASNet('04-21', RANK_SPACE, num_classes=5).eval()
     save_weights(tmp_path / 'net.safetensors', net.state_dict(), {'space': json.dumps(RANK_SPACE.to_dict())})
-    assert publish(tmp_path / 'net.safetensors', tmp_path / 'out').architecture == 'pinas'
+    assert publish(tmp_path / 'net.safetensors', tmp_path / 'out', preprocess=STATISTICS).architecture == 'pinas'
     again = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     x = torch.rand(2, 3, 20, 20)
     with torch.no_grad():
@@ -82,7 +154,7 @@ def test_names_and_spaces(tmp_path):
     """pinas_a and pinas_b have names of their own; any other network is `pinas` with its architecture."""
     tiny = PiNASNet(PINAS_A, PINAS_TINY, num_classes=3, in_chans=1).eval()
     torch.save(tiny.state_dict(), tmp_path / 'tiny.pth')
-    assert publish(tmp_path / 'tiny.pth', tmp_path / 'tiny').architecture == 'pinas'
+    assert publish(tmp_path / 'tiny.pth', tmp_path / 'tiny', preprocess=STATISTICS).architecture == 'pinas'
     again = timm.create_model(f'local-dir:{tmp_path / "tiny"}', pretrained=True).eval()
     x = torch.rand(1, 1, 64, 64)
     with torch.no_grad():

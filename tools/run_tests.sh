@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up the environment and runs every check: ruff, import contracts, generated tables, documentation, tests.
+# Sets up the environment and runs every check: ruff, mypy, import contracts, tables, documentation, tests.
 #
 #   bash tools/run_tests.sh [--core | --checks] [--pythons] [pytest arguments]
 #     --core      leaves out the tests marked mm or slow
@@ -88,6 +88,7 @@ folder=$(bash tools/setup_env.sh --where)
 PATH=$folder/bin:$PATH
 check ruff check .
 check ruff format --check .
+check mypy
 check lint-imports --no-logo
 check python tools/dev/make_tables.py --check
 check build_docs

@@ -64,7 +64,7 @@ class Study(Job):
         """The call of tools/train.py for a run."""
         task = TASKS[run.task]
         config = task.baseline if run.arm == 'resnet' else task.config
-        options = self._data_options(config) | {'randomness.seed': run.seed}
+        options: dict[str, Any] = self._data_options(config) | {'randomness.seed': run.seed}
         options |= self._resnet_options(run.task) if run.arm == 'resnet' else {'model.backbone.arch': self.arch}
         if run.arm in ('supervised', 'resnet'):  # checkpoints of a classifier
             options['model.backbone.init_cfg.prefix'] = 'net.'

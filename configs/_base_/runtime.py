@@ -1,5 +1,5 @@
-# What every config of ours shares: checkpoints that resume exactly, guard and logs, all counted in iterations. The loop
-# (ExactIterLoop), the sampler and the seeded data set are named by each config: what is written there is what runs.
+# What all our configs share: checkpoints that resume exactly, guard and logs, all counted in iterations. The loop
+# (ExactIterLoop), the sampler and the seeded data set are named by each config: what it says is what runs.
 default_scope = 'pinas_zoo'
 default_hooks = dict(
     runtime_info=dict(type='pinas_zoo.LateInfoHook'),
@@ -15,7 +15,7 @@ model_wrapper_cfg = dict(
     type='pinas_zoo.MethodDistributedDataParallel', find_unused_parameters=True, broadcast_buffers=False
 )
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl', timeout=7200))
-# JSON lines for our tools, and TensorBoard; Weights & Biases takes its place with
+# JSON lines for our tools, and TensorBoard; to use Weights & Biases instead:
 # --cfg-options visualizer.vis_backends.1.type=WandbVisBackend
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
 log_level = 'INFO'

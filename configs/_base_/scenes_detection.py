@@ -3,7 +3,7 @@
 _base_ = './runtime.py'
 
 default_scope = 'mmdet'
-classes = 'from data'  # the names that the scenes say; see docs/own_data.md
+classes = 'from data'  # the names in the scenes; see docs/own_data.md
 root = 'work_dirs/quickstart/scenes/coco/'
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
@@ -13,7 +13,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='Resize', scale=(128, 128), keep_ratio=True),  # sets the scale factor that the mask head asks for
+    dict(type='Resize', scale=(128, 128), keep_ratio=True),  # sets the scale factor that the mask head needs
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

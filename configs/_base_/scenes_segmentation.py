@@ -3,7 +3,7 @@
 _base_ = './runtime.py'
 
 default_scope = 'mmseg'
-classes = 'from data'  # the names that the scenes say; see docs/own_data.md
+classes = 'from data'  # the names in the scenes; see docs/own_data.md
 root = 'work_dirs/quickstart/scenes/ade20k/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),

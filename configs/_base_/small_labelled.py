@@ -1,5 +1,5 @@
 # Labelled small images as the linear stage and trainings of one network on a CPU read them; a config adds the source,
-# the size and how many at a time.
+# the size and the batch size.
 _base_ = './runtime.py'
 
 train_dataloader = dict(

@@ -1,5 +1,5 @@
 # Unsupervised Pi-NAS on small images on a CPU: a short run on few of them, so the queue is shorter, and the teacher
-# follows faster than the paper's 0.999. A config adds the space, the source, the length of the queue and the schedule.
+# follows faster than at the paper's 0.999. A config adds the space, the source, the queue length and the schedule.
 _base_ = './runtime.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Baseline: mmseg's ResNeSt-50 (radix 2) with its public ImageNet weights in pinas_b's place, all else equal.
+# Baseline: mmseg's ResNeSt-50 (radix 2) with its public ImageNet weights instead of pinas_b, all else equal.
 _base_ = './deeplabv3_pinas-b-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

@@ -8,7 +8,7 @@ model = dict(
         _delete_=True,
         type='pinas_zoo.PiNASBackbone',
         arch='333-3113-330011-021',
-        frozen_stages=1,  # as mmdet does it with ResNet-50
+        frozen_stages=1,  # as mmdet does with ResNet-50
         norm_eval=True,
     )
 )

@@ -8,14 +8,14 @@ model = dict(
         _delete_=True,
         type='pinas_zoo.PiNASBackbone',
         arch='333-3113-330011-021',
-        frozen_stages=-1,  # mmdet freezes the stem, one stage and every statistic; the paper nothing
+        frozen_stages=-1,  # mmdet freezes the stem, one stage and all statistics; the paper freezes nothing
         norm_cfg=norm_cfg,
         norm_eval=False,
     ),
     neck=dict(norm_cfg=norm_cfg),  # with a norm its convolutions have no bias
     roi_head=dict(
         bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=norm_cfg),
-        mask_head=dict(norm_cfg=norm_cfg),  # of the four convolutions; the deconvolution has none, nor has the RPN
+        mask_head=dict(norm_cfg=norm_cfg),  # of the four convolutions; the deconvolution and the RPN have none
     ),
 )
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

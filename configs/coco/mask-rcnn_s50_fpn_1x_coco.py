@@ -1,4 +1,4 @@
-# Baseline: mmdet's ResNeSt-50 (radix 2) with its public ImageNet weights in pinas_b's place, all else equal.
+# Baseline: mmdet's ResNeSt-50 (radix 2) with its public ImageNet weights instead of pinas_b, all else equal.
 _base_ = './mask-rcnn_pinas-b_fpn_1x_coco.py'
 
 model = dict(

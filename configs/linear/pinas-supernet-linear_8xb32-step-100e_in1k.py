@@ -1,5 +1,5 @@
 # The paper's linear stage: frozen supernet, one random path per step, batch statistics; 8 GPUs x 32 images.
-# The release selects paths on images of the ImageNet validation folder; ours holds 50,000 training images out.
+# The release selects paths on images of the ImageNet validation folder; ours holds out 50,000 training images.
 _base_ = '../_base_/imagenet_labelled.py'
 
 model = dict(

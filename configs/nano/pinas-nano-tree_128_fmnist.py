@@ -1,4 +1,4 @@
-# Search that found pinas_nano_a: no limit.
+# The search that found pinas_nano_a, without limits.
 _base_ = '../quickstart/pinas-nano-tree_128_fmnist.py'
 
 calibration = dict(view=dict(source=dict(limit=50000)))

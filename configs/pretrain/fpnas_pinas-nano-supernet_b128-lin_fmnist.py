@@ -1,5 +1,5 @@
-# FP-NAS on the nano space, re-implementation, constants chosen by us; at the cost of SPOS there or less: 100 steps of
-# warm-up x 1 path unit, then 118 x 5 (3 samples of 5/3 units; 2 samples where the entropy has fallen).
+# FP-NAS on the nano space, re-implementation with our own constants; at the cost of SPOS there or less: 100 steps of
+# warm-up x 1 path unit, then 118 x 5 (3 samples of 5/3 units; 2 samples once the entropy has fallen).
 _base_ = './spos_pinas-nano-supernet_b128-lin_fmnist.py'
 
 model = dict(method=dict(type='pinas_zoo.FPNAS', warmup_steps=100, samples_per_nat=0.25, temperature=10.0))

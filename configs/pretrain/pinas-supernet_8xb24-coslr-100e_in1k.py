@@ -1,5 +1,5 @@
 # The paper's unsupervised stage: 8 GPUs x 24 images, 100 epochs of ImageNet-1k, half precision.
-# bfloat16 where the card has it, else float16 with a scaler as released (optim_wrapper.dtype=float16 asks for that).
+# bfloat16 if the card supports it, else float16 with a scaler as released (optim_wrapper.dtype=float16 selects that).
 _base_ = '../_base_/runtime.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# Sparse supernet on the nano space, re-implementation, constants chosen by us; at the cost of SPOS there:
-# 18 steps of warm-up x 4 path units, then 77 pairs of weight and architecture steps x 8 (at most: removed blocks rest).
+# Sparse supernet on the nano space, re-implementation with our own constants; at the cost of SPOS there:
+# 18 steps of warm-up x 4 path units, then 77 pairs of weight and architecture steps x 8 (at most).
 _base_ = './spos_pinas-nano-supernet_b128-lin_fmnist.py'
 
 model = dict(method=dict(type='pinas_zoo.SparseSupernet', warmup_steps=18))

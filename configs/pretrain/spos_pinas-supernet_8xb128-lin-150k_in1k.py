@@ -1,5 +1,5 @@
 # SPOS on the paper's space: one uniform path per step, labels; 8 GPUs x 128 images, 150,000 steps, linear to 0.
-# Against the authors' release: our uniform draw is over paths rather than over bins of FLOPs first, BN is affine, the
+# Unlike the authors' release: our uniform draw is over paths rather than over bins of FLOPs first, BN is affine, the
 # images are random resized crops, and 50,000 training images are held out for ranking.
 _base_ = '../_base_/imagenet_labelled.py'
 

@@ -1,4 +1,4 @@
-# Mask R-CNN on scenes of the job's own pixels, 96 px, sized for one CPU core.
+# Mask R-CNN on scenes made of the job's own images, 96 px, sized for one CPU core.
 _base_ = ['../_base_/models/mask-rcnn_pinas_scenes.py', '../_base_/scenes_detection.py']
 
 width = 48

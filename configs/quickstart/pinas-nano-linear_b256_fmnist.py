@@ -1,4 +1,4 @@
-# Linear stage of the nano supernet: other images than the search is scored on.
+# Linear stage of the nano supernet, on other images than those that score the search.
 _base_ = '../_base_/small_labelled.py'
 
 model = dict(

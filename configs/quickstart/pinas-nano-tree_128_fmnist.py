@@ -12,7 +12,7 @@ calibration = dict(
     batches=3,
     in_memory=True,
 )
-# Training images that no stage before has seen.
+# Training images that no earlier stage has seen.
 evaluation = dict(
     view=dict(source=dict(kind='fashion-mnist', split='train', start=50000, limit=1000), size=28),
     batch_size=500,

@@ -1,4 +1,4 @@
-# Linear stage of the patch supernet; its classes are the pairs of the data set's.
+# Linear stage of the patch supernet; its classes are pairs of the data set's classes.
 _base_ = '../_base_/small_labelled.py'
 
 model = dict(

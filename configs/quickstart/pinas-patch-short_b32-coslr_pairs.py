@@ -1,11 +1,11 @@
-# One network of the patch space alone under a short budget, what the shortlist trains: the recipe of the ranking study.
+# Stand-alone training of one patch network with a short budget, for the shortlist: the recipe of the ranking study.
 _base_ = '../_base_/small_labelled.py'
 
 size = (20, 40)
 model = dict(
     type='pinas_zoo.Classifier',
     model=dict(model_name='pinas', space='pinas_patch', arch='33-33'),
-    num_classes='from data',  # those of the data
+    num_classes='from data',  # as in the data
     zero_init_last=True,
     channels_last=True,
 )
@@ -18,7 +18,7 @@ train_dataloader = dict(
         )
     ),
 )
-# These choose; the test items report.
+# Used for the choice; the test items are for the report.
 val_dataloader = dict(
     batch_size=500,
     num_workers=0,

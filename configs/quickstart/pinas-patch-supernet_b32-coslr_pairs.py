@@ -2,7 +2,7 @@
 _base_ = '../_base_/small_pinas.py'
 
 size = (20, 40)
-# Disjoint items: the first 50,000 train, of the others one half chooses architectures and one looks at features.
+# Disjoint items: the first 50,000 train, of the others one half chooses architectures and one evaluates features.
 pairs = dict(kind='pairs', split='train', items_limit=50000, pairs=50000)
 model = dict(space='pinas_patch', method=dict(queue_length=512))
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-# Search in the patch supernet, ranked by the loss on held-out pairs: docs/ranking.md has the reason.
+# Search in the patch supernet, ranked by the loss on held-out pairs (see docs/ranking.md for the reason).
 space = 'pinas_patch'
 objective = 'loss'
 num_classes = 'from data'
@@ -15,7 +15,7 @@ calibration = dict(
     batches=16,
     in_memory=True,
 )
-# Items of the train split that no stage before has seen.
+# Items of the train split that no earlier stage has seen.
 evaluation = dict(
     view=dict(source=dict(kind='pairs', split='train', items_start=50000, items_limit=5000, pairs=4000), size=size),
     batch_size=500,

@@ -1,4 +1,4 @@
-# One network of the paper's space alone for 10 epochs, what the ImageNet shortlist trains.
+# Stand-alone training of one network of the paper's space for 10 epochs, as the ImageNet shortlist runs it.
 _base_ = '../imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
 
 held = dict(kind='folder', root='data/imagenet/train', holdout=50000, seed=0)
@@ -7,7 +7,7 @@ train_dataloader = dict(
     batch_size=128,
     dataset=dict(dataset=dict(source=dict(_delete_=True, part='train', **held), augment=None)),
 )
-# The images that the search scores paths on: the choice is as biased as the search, the report is not.
+# The images on which the search scores paths: the choice is biased like the search, the report is not.
 val_dataloader = dict(dataset=dict(source=dict(_delete_=True, part='holdout', **held)))
 train_cfg = dict(max_epochs=10, val_interval=10)
 optim_wrapper = dict(optimizer=dict(lr=0.4))

@@ -1,4 +1,4 @@
-# Baseline of the transfer study: a plain ResNet in the nano network's place, all else equal.
+# Baseline of the transfer study: a plain ResNet instead of the nano network, all else equal.
 _base_ = '../quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
 
 custom_imports = dict(imports=['pinas_zoo.mm.resnet'], allow_failed_imports=False)

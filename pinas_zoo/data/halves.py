@@ -12,7 +12,7 @@ from pinas_zoo.data.supervised import SupervisedView
 __all__ = ['HalvedView']
 
 
-class HalvedView(Dataset):
+class HalvedView(Dataset[dict[str, Any]]):
     """A training sample together with one from the part that is held out from the weights.
 
     Args:

@@ -188,7 +188,9 @@ def _open(cls: type[Source], settings: dict[str, Any]) -> Source:
 UNLABELLED = ('FourViews', 'BatchedViews')
 
 
-def find_views(node: Any, keys: Sequence[str] | None = None, path: str = '') -> Iterator[tuple[str, dict, bool]]:
+def find_views(
+    node: Any, keys: Sequence[str] | None = None, path: str = ''
+) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Every part of a config that reads images from a source.
 
     Args:
@@ -201,7 +203,7 @@ def find_views(node: Any, keys: Sequence[str] | None = None, path: str = '') -> 
     """
     if isinstance(node, dict):
         if isinstance(node.get('source'), dict) and 'kind' in node['source']:
-            kind = node.get('type', '')
+            kind: Any = node.get('type', '')
             yield path, node, not getattr(kind, '__name__', kind).endswith(UNLABELLED)
         items = [(key, node.get(key)) for key in (node if keys is None else keys)]
     else:

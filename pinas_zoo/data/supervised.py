@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pinas_zoo.data.specs import SubsetSource
 from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
-class SupervisedView(Dataset):
+class SupervisedView(Dataset[dict[str, Any]]):
     """Labelled images for the linear stage, retraining and evaluation.
 
     Args:
@@ -63,7 +63,7 @@ class SupervisedView(Dataset):
         self.source = open_source(source)
         if labelled:
             require_labels(self.source)
-        self.size = size if isinstance(size, int) else tuple(size)
+        self.size = size if isinstance(size, int) else cast('tuple[int, int]', tuple(size))
         self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')
@@ -78,8 +78,23 @@ class SupervisedView(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The class names, which are stored in checkpoints."""
-        return {'classes': self.source.classes}
+        """What checkpoints store: the class names, and how an image becomes the input (`preprocess`)."""
+        return {'classes': self.source.classes, 'preprocess': self.preprocess}
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """The evaluation geometry and normalisation in timm's terms: input_size, mean, std, crop_pct, interpolation."""
+        height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        whole = self.source.source if isinstance(self.source, SubsetSource) else self.source
+        as_they_are = isinstance(whole, ArraySource) and tuple(whole.images.shape[-2:]) == (height, width)
+        mean, std = ([round(v, 6) for v in values.flatten().expand(3).tolist()] for values in (self.mean, self.std))
+        return {
+            'input_size': [3, height, width],
+            'mean': mean,
+            'std': std,
+            'crop_pct': 1.0 if as_they_are else self.crop_pct,
+            'interpolation': 'bicubic',
+        }
 
     def __len__(self) -> int:
         return len(self.source)

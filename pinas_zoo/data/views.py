@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class ViewRecipe:
         return max(3, min(sides(size)) // 10 | 1)
 
 
-class FourViews(Dataset):
+class FourViews(Dataset[dict[str, Any]]):
     """Independently augmented views of one image, decoded once: query a, key a, query b, key b.
 
     A JPEG file is decoded at 1/2, 1/4 or 1/8 if all of its crops are still as large as the views.
@@ -107,7 +107,7 @@ class FourViews(Dataset):
         finish: bool = True,
     ) -> None:
         self.source = source if isinstance(source, Source) else open_source(source)
-        self.size = size if isinstance(size, int) else tuple(size)
+        self.size = size if isinstance(size, int) else cast('tuple[int, int]', tuple(size))
         self.views, self.finish = views, finish
         self.recipe = recipe if isinstance(recipe, ViewRecipe) else ViewRecipe(**(recipe or {}))
         self.reader = ImageReader(self.source, broken_rate_limit)

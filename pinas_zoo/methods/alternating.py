@@ -95,7 +95,7 @@ class AlternatingMethod(SupervisedMethod):
         terms = self.arch_loss(held_out(batch), step)
         return terms | {'loss': reaching_only(terms['loss'], self.moved(step))}
 
-    def param_groups(self) -> dict[str, list]:
+    def param_groups(self) -> dict[str, list[Any]]:
         """The weights that train, and 'arch', which must not decay."""
         arch = self.arch_parameters()
         known = {id(p) for p in arch}

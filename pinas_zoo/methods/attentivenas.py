@@ -66,6 +66,8 @@ class AttentiveNAS(SupervisedMethod):
         6.0
     """
 
+    updates: Tensor
+
     def __init__(
         self,
         supernet: SuperNet,
@@ -94,14 +96,18 @@ class AttentiveNAS(SupervisedMethod):
         )
         self.register_buffer('updates', torch.zeros(space.num_positions, len(space.candidates), dtype=torch.long))
         # State of the current step: its index, its paths so far, what the others learn from, which choices agreed.
-        self._step, self._paths, self._targets, self._agreed = -1, [], None, []
+        self._step = -1
+        self._paths: list[Arch] = []
+        self._targets: Tensor | None = None
+        self._agreed: list[bool] = []
 
     @property
     def extremes(self) -> tuple[Arch, Arch]:
         """MAX and MIN: the paths with the most and the fewest MACs at every position; the first of equal candidates."""
         space = self.supernet.space
         rows = [(row, space.choices(position)) for position, row in enumerate(self.macs)]
-        return tuple(tuple(pick(options, key=row.__getitem__) for row, options in rows) for pick in (max, min))
+        largest, smallest = (tuple(pick(options, key=row.__getitem__) for row, options in rows) for pick in (max, min))
+        return largest, smallest
 
     # ---- a step ----------------------------------------------------------------------------------------------------
 
@@ -132,6 +138,7 @@ class AttentiveNAS(SupervisedMethod):
         logits, label = self.logits(batch['image'], arch), batch['label']
         top1 = top1_percent(logits, label)
         if part and self.arm != 'random':
+            assert self._targets is not None
             return {'loss': soft_cross_entropy(logits, self._targets), 'top1': top1}
         self._targets = logits.detach().softmax(dim=1)
         return {'loss': F.cross_entropy(logits, label, label_smoothing=self.label_smoothing), 'top1': top1}
@@ -177,7 +184,7 @@ class AttentiveNAS(SupervisedMethod):
         """
         space = self.supernet.space
         fitting = torch.cat([row[list(space.choices(position))] for position, row in enumerate(self.updates)]).double()
-        scalars = {'updates_least': fitting.min(), 'updates_most': fitting.max()}
-        scalars = {name: float(count / fitting.mean().clamp(min=1e-12)) for name, count in scalars.items()}
+        extremes = {'updates_least': fitting.min(), 'updates_most': fitting.max()}
+        scalars = {name: float(count / fitting.mean().clamp(min=1e-12)) for name, count in extremes.items()}
         same = {'same_winner': 100 * sum(self._agreed) / len(self._agreed)} if self._agreed else {}
         return scalars | same

@@ -6,7 +6,7 @@ The loops use Pi-NAS (`pinas_zoo.methods.pinas`) and its peers only through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinas_zoo.models.graphs import BlockGraphs, Recorder
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch
 
@@ -76,7 +76,7 @@ class Method(Protocol):
         """
         ...
 
-    def param_groups(self) -> dict[str, list]:
+    def param_groups(self) -> dict[str, list[Any]]:
         """The parameters, or torch's parameter groups, of each optimiser by name; one of them is 'weights'.
 
         Parameters that are not trained are in none. Architecture parameters form their own group, 'arch'.
@@ -146,19 +146,21 @@ class SupervisedMethod(nn.Module):
         """The generator of a key such as (step,) or (step, part)."""
         return np.random.default_rng([self.seed, *place])
 
-    def features(self, images: Tensor, arch: Arch) -> Tensor:
+    def features(self, images: Tensor, arch: Arch | Path) -> Tensor:
         """Pooled features of one path. Shape: (N, C, H, W) -> (N, num_features)"""
+        if isinstance(arch, Path):
+            return arch(images).mean((2, 3))
         graphs = self.graphs
         run = self.supernet if graphs is None or not graphs.accepts(images, arch) else graphs
         return run(images, arch).mean((2, 3))
 
-    def logits(self, images: Tensor, arch: Arch) -> Tensor:
+    def logits(self, images: Tensor, arch: Arch | Path) -> Tensor:
         """Class scores of one path. Shape: (N, C, H, W) -> (N, num_classes)"""
         logits = self.head(self.features(images, arch))
         # Half types lack the precision for a loss.
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def path_loss(self, batch: dict[str, Any], arch: Arch) -> dict[str, Tensor]:
+    def path_loss(self, batch: dict[str, Any], arch: Arch | Path) -> dict[str, Tensor]:
         """'loss', the cross-entropy of one path on a batch, and its 'top1' accuracy in percent."""
         logits, label = self.logits(batch['image'], arch), batch['label']
         loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
@@ -187,7 +189,7 @@ class SupervisedMethod(nn.Module):
         (arch,) = self.paths(step)
         return self.path_loss(batch, arch)
 
-    def param_groups(self) -> dict[str, list]:
+    def param_groups(self) -> dict[str, list[Any]]:
         """All weights; those of one dimension (BN, biases) without weight decay."""
         return {'weights': decay_groups(self.parameters())}
 
@@ -219,5 +221,5 @@ def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         parameters: Parameters that the loss depends on.
     """
     gradients = torch.autograd.grad(loss, parameters)
-    inner = sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True))
+    inner = cast(Tensor, sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True)))
     return loss.detach() + inner - inner.detach()

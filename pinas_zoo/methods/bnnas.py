@@ -10,7 +10,7 @@ arXiv 2108.07375. Facts and the released code's settings: docs/methods.md.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class BNNAS(AdditiveScore, SPOS):
         blocks = (block for position in self.supernet.blocks for block in position.candidates)
         return [norm for block in blocks if (norm := last_norm(block)) is not None]
 
-    def param_groups(self) -> dict[str, list]:
+    def param_groups(self) -> dict[str, list[Any]]:
         """The trained parameters, without weight decay."""
         return {'weights': [{'params': [p for p in self.parameters() if p.requires_grad], 'weight_decay': 0.0}]}
 

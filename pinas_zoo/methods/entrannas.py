@@ -61,6 +61,12 @@ class EnTranNAS(MixtureMethod):
         (1.0, 3.5)
     """
 
+    unfit: Tensor
+    clock: Tensor
+    derived: Tensor
+    flips: Tensor
+    updates: Tensor
+
     def __init__(
         self,
         supernet: SuperNet,

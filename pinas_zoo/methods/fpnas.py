@@ -91,6 +91,9 @@ class FPNAS(AdditiveScore, AlternatingMethod):
         ValueError: A number is out of its range, or the factors do not make up the candidates.
     """
 
+    fits: Tensor
+    matrix: Tensor | None
+
     def __init__(
         self,
         supernet: SuperNet,
@@ -122,9 +125,9 @@ class FPNAS(AdditiveScore, AlternatingMethod):
         fits = [[choice in space.choices(position) for choice in range(candidates)] for position in range(positions)]
         self.register_buffer('fits', torch.tensor(fits), persistent=False)
         self.register_buffer('matrix', factor_matrix(space, factors) if factors else None, persistent=False)
-        self.coarse = nn.Parameter(torch.zeros(positions, self.matrix.shape[1])) if factors else None
+        self.coarse = None if self.matrix is None else nn.Parameter(torch.zeros(positions, self.matrix.shape[1]))
         self.fine = nn.Parameter(torch.zeros(positions, candidates))
-        self.costs = CostTable(space, space.input_size, num_classes, supernet.conv1[0].in_channels)
+        self.costs = CostTable(space, space.input_size, num_classes, supernet.in_chans)
         self._drawn: tuple[int, tuple[Arch, ...]] = (-1, ())
 
     # ---- the distribution ------------------------------------------------------------------------------------------
@@ -135,13 +138,15 @@ class FPNAS(AdditiveScore, AlternatingMethod):
 
     def moved(self, step: int) -> list[nn.Parameter]:
         """The coarse logits before `joint_at`, the fine ones after it."""
-        factorised = self.coarse is not None and (self.joint_at is None or step < self.joint_at)
-        return [self.coarse] if factorised else [self.fine]
+        if self.coarse is not None and (self.joint_at is None or step < self.joint_at):
+            return [self.coarse]
+        return [self.fine]
 
     def log_probabilities(self) -> Tensor:
         """log p_l(k) with its graph; -inf where a candidate does not fit. Shape: (positions, candidates)"""
-        logits = self.fine
-        if self.coarse is not None:  # a sum of products, as a matrix product would be rounded under autocast
+        logits: Tensor = self.fine
+        if self.coarse is not None and self.matrix is not None:
+            # A sum of products, as a matrix product would be rounded under autocast.
             logits = logits + (self.coarse[:, None] * self.matrix).sum(dim=2)
         return logits.masked_fill(~self.fits, -math.inf).log_softmax(dim=1)
 
@@ -225,6 +230,7 @@ class FPNAS(AdditiveScore, AlternatingMethod):
 
     def cost(self, arch: Arch) -> float:
         """C(A): by which fraction a path exceeds the target."""
+        assert self.target_macs is not None  # a cost term has one
         return max(0.0, self.costs.of(arch).macs / self.target_macs - 1)
 
     def _facts(self, weights_K: Tensor, top1_K: Tensor) -> dict[str, Tensor]:

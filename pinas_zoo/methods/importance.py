@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,8 @@ def accumulated(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter]) ->
         losses: Scalar losses, preferably from a generator that runs one forward pass at a time.
         parameters: What they may depend on; parameters that no loss depends on get no gradient.
     """
-    total, gradients = 0.0, {}
+    total: Tensor | float = 0.0
+    gradients: dict[nn.Parameter, Tensor] = {}
     for loss in losses:
         with torch.autocast(loss.device.type, enabled=False):
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -77,5 +79,5 @@ def accumulated(losses: Iterable[Tensor], parameters: Sequence[nn.Parameter]) ->
                 # A captured block returns memory that its next run overwrites (`BlockGraphs`).
                 gradients[parameter] = gradient.clone() if known is None else known + gradient
         total = total + loss.detach()
-    inner = sum((parameter * gradient).sum() for parameter, gradient in gradients.items())
+    inner = cast(Tensor, sum((parameter * gradient).sum() for parameter, gradient in gradients.items()))
     return total + inner - inner.detach()

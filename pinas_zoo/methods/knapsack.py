@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,16 +21,20 @@ from pinas_zoo.space import Arch, SearchSpace
 __all__ = ['AdditiveScore', 'best_arch', 'search_by_score', 'sum_of']
 
 
+#: Choices from the last position to the first.
+Choices: TypeAlias = 'tuple[int, Choices] | None'
+
+
 class Partial(NamedTuple):
     """The first positions of an architecture: its score, its limited costs, its choices from the last to the first."""
 
     score: float
     macs: float
     params: float
-    choices: tuple[int, tuple] | None
+    choices: Choices
 
 
-def sum_of(table: Sequence[Sequence[float]], arch: Arch) -> float:
+def sum_of(table: Sequence[Sequence[float]], arch: tuple[int, ...]) -> float:
     """The additive score of an architecture."""
     return float(sum(row[choice] for row, choice in zip(table, arch, strict=True)))
 
@@ -46,7 +50,7 @@ class AdditiveScore:
 
     def score(self, arch: Arch) -> float:
         """The sum of the architecture's entries of the table."""
-        return sum_of(self.table(), self.supernet.space.parse(arch))
+        return sum_of(self.table(), self.supernet.space.single(arch))
 
     def derive(self, limits: Limits | None = None) -> Arch:
         """The architecture with the largest score within the limits, exactly.
@@ -88,6 +92,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
         )
         front = _undominated(p for p in longer if p.macs + rest[0] <= bounds[0] and p.params + rest[1] <= bounds[1])
         if not front:
+            assert limits is not None  # without limits nothing is left out
             raise _infeasible(space, limits)
     arch = _unwind(front[0].choices)
     if limits is not None and not limits(arch):
@@ -145,8 +150,8 @@ def _undominated(partials: Iterable[Partial]) -> list[Partial]:
     return kept
 
 
-def _unwind(choices: tuple[int, tuple] | None) -> Arch:
-    arch = []
+def _unwind(choices: Choices) -> Arch:
+    arch: list[int] = []
     while choices is not None:
         choice, choices = choices
         arch.append(choice)

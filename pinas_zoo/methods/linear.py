@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.methods.spos import SPOS
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.space import Arch
 
 __all__ = ['LinearHead', 'freeze']
@@ -27,7 +29,7 @@ class LinearHead(SPOS):
     def __init__(self, supernet: SuperNet, num_classes: int, label_smoothing: float = 0.0, seed: int = 0) -> None:
         super().__init__(freeze(supernet), num_classes, label_smoothing, seed)
 
-    def features(self, images: Tensor, arch: Arch) -> Tensor:
+    def features(self, images: Tensor, arch: Arch | Path) -> Tensor:
         with torch.no_grad():
             return super().features(images, arch)
 
@@ -35,7 +37,7 @@ class LinearHead(SPOS):
         """Path units of a step: one forward pass; the head itself is not counted."""
         return 1 / 3
 
-    def param_groups(self) -> dict[str, list]:
+    def param_groups(self) -> dict[str, list[Any]]:
         """The parameters of the head."""
         return {'weights': list(self.head.parameters())}
 

@@ -41,8 +41,7 @@ class MixtureMethod(AlternatingMethod):
 
     def features(self, images: Tensor, arch: Arch | Path) -> Tensor:
         """Pooled features of a path, which may carry factors. Shape: (N, C, H, W) -> (N, num_features)"""
-        path = arch if isinstance(arch, Path) else self.supernet.path(arch)
-        return path(images).mean((2, 3))
+        return super().features(images, arch if isinstance(arch, Path) else self.supernet.path(arch))
 
     # ---- what training has found ---------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.backbone, self.projector = backbone, projector
         self.graphs: BlockGraphs | None = None
         self._by_block: dict[tuple[int, int], list[nn.Parameter]] = {}
-        self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())
+        self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())  # noqa: SLF001 - its own
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         """Stem, chosen blocks with their shortcuts, and projector; a teacher's in the order of its student's."""
         return [parameter for place in enumerate(arch) for parameter in self._on_block(place)]
 
-    def _on_block(self, place: tuple[int, int]) -> list[nn.Parameter]:
+    def _on_block(self, place: tuple[int, Any]) -> list[nn.Parameter]:
         """Walking the modules of two paths takes milliseconds in every step, so the lists are cached by block."""
         if place not in self._by_block:
             self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
@@ -148,6 +148,9 @@ class PiNAS(nn.Module):
         >>> losses = method.loss({'views': torch.randn(8, 4, 3, 28, 28)}, step=0)
         >>> losses['loss'].backward()
     """
+
+    queue: Tensor | None
+    queue_ptr: Tensor | None
 
     def __init__(
         self,
@@ -246,6 +249,7 @@ class PiNAS(nn.Module):
     def enqueue(self, keys_ND: Tensor) -> None:
         """Replaces the oldest keys by new ones, gathered over the ranks; any number of them."""
         keys_ND = gather(keys_ND) if _distributed() else keys_ND
+        assert self.queue is not None and self.queue_ptr is not None
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
         places, keys_DN = (self.queue_ptr + count) % length, keys_ND[-length:].t()
@@ -296,7 +300,8 @@ class PiNAS(nn.Module):
         """Distance from student to teacher on one path, relative to the student's norm; 0 without a teacher."""
         if self.teacher is None:
             return 0.0
-        student, teacher = self.student.on_path(arch), self.teacher.on_path(arch)
+        student: list[Tensor] = [*self.student.on_path(arch)]
+        teacher: list[Tensor] = [*self.teacher.on_path(arch)]
         apart = torch.stack(torch._foreach_norm(torch._foreach_sub(student, teacher))).norm()
         return float(apart / torch.stack(torch._foreach_norm(student)).norm())
 

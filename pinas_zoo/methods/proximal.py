@@ -12,7 +12,7 @@ was zero in two consecutive steps (mu * v - A is then exactly zero), so zeros ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -124,10 +124,15 @@ class ProximalGradient(torch.optim.Optimizer):
 
     def direction(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
         """The step's direction, and the scale of the element-wise threshold."""
+        assert parameter.grad is not None
         return parameter.grad, 1.0
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every parameter that has a gradient."""
         loss = None
         if closure is not None:

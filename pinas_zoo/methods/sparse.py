@@ -125,6 +125,7 @@ class SparseSupernet(MixtureMethod):
         net = copy.deepcopy(self.supernet)
         for row, position in zip(self.factors, net.blocks, strict=True):
             for factor, block in zip(row, position.candidates, strict=True):
+                assert isinstance(block, Bottleneck)  # no skip, see `__init__`
                 block.bn3.weight.mul_(factor)
                 block.bn3.bias.mul_(factor)
         return net

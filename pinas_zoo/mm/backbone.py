@@ -95,7 +95,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
         report = load_backbone(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or '', optional)
         print_log(report.summary(), logger='current')
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override] # mm's backbones give several
         x, outputs = self.forward_stem(x), []
         for index in range(max(self.out_indices) + 1):
             stage = getattr(self, STAGES[index])

@@ -24,6 +24,7 @@ from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.mm.pretrain import SteppedModel
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import DATASETS, FUNCTIONS, METRICS, MODELS
 from pinas_zoo.space import SearchSpace, get_space
 from pinas_zoo.weights.loading import load_supernet
@@ -63,7 +64,7 @@ class LinearStage(SteppedModel):
         self.__dict__['method'] = LinearHead(net, num_classes, seed=run_seed(seed))
         self.supernet, self.head = self.method.supernet, self.method.head
         if channels_last:
-            self.supernet.to(memory_format=torch.channels_last)
+            to_memory_format(self.supernet, torch.channels_last)
         self.last_step = 0
 
     @property
@@ -120,7 +121,7 @@ class Classifier(BaseModel):
         if zero_init_last:
             init_weights(self.net, zero_init_last=True)
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)
+            to_memory_format(self.net, torch.channels_last)
         # timm's Mixup draws from numpy's global generator, whose state is saved in our checkpoints.
         self.mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=num_classes) if mixup else None
         self.criterion = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(label_smoothing)
@@ -138,6 +139,7 @@ class Classifier(BaseModel):
         logits = self.net(image)
         if mode == 'tensor':
             return logits
+        assert label is not None and target is not None
         if mode == 'predict':
             return [{'scores': s, 'label': y} for s, y in zip(logits, label, strict=True)]
         # Of two mixed images, the one with the larger share.

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from torch import nn
 
 import pinas_zoo
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import MODELS
 
 __all__ = ['main', 'measure']
@@ -34,7 +34,7 @@ MODELS_MEASURED = {
 }
 
 
-def _build(config: Path, device: torch.device) -> tuple[nn.Module, str]:
+def _build(config: Path, device: torch.device) -> tuple[BaseModel, str]:
     """The model of a config with random weights, and its scope."""
     cfg = Config.fromfile(config)
     scope = str(cfg.default_scope)
@@ -51,16 +51,16 @@ def _batch(scope: str, images: int, tiny: bool) -> dict[str, Any]:
     if scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
-        side = (3, 96, 128) if tiny else (3, 800, 1216)
-        return demo_mm_inputs(images, side, num_items=[7] * images, num_classes=80, with_mask=True)
+        shape = (3, 96, 128) if tiny else (3, 800, 1216)
+        return demo_mm_inputs(images, shape, num_items=[7] * images, num_classes=80, with_mask=True)
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     side = 64 if tiny else 512
     samples = []
     for _ in range(images):
-        shape = dict(img_shape=(side, side), ori_shape=(side, side), pad_shape=(side, side))
-        sample = SegDataSample(metainfo=shape)
+        shapes = dict(img_shape=(side, side), ori_shape=(side, side), pad_shape=(side, side))
+        sample = SegDataSample(metainfo=shapes)
         sample.gt_sem_seg = PixelData(data=torch.randint(0, 150, (1, side, side)))
         samples.append(sample)
     return {'inputs': [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for _ in samples],
@@ -82,7 +82,7 @@ def measure(
     torch.manual_seed(0)
     model, scope = _build(config, device)
     if channels_last:
-        model.to(memory_format=torch.channels_last)
+        to_memory_format(model, torch.channels_last)
     images = 2 if tiny else 4
     batch = _batch(scope, images, tiny)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)

@@ -23,7 +23,9 @@ __all__ = ['CocoDataset', 'CocoMetric']
 class _NamedOrder(COCO):
     """Category ids in the order of the names that are asked for."""
 
-    def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence = ()) -> list:
+    def get_cat_ids(
+        self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence[Any] = ()
+    ) -> list[Any]:
         ids = super().get_cat_ids(cat_names, sup_names, cat_ids)
         place = {name: number for number, name in enumerate(cat_names or ())}
         return sorted(ids, key=lambda cat: place[self.cats[cat]['name']]) if place else ids
@@ -50,14 +52,14 @@ class CocoMetric(_CocoMetric):
         if self._coco_api is not None:
             _complete(self._coco_api)
 
-    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
+    def results2json(self, results: Sequence[dict[str, Any]], outfile_prefix: str) -> dict[str, Any]:
         ids = {category['name']: number for number, category in self._coco_api.cats.items()}
         self.cat_ids = [ids[name] for name in self.dataset_meta['classes']]
         files = super().results2json(results, outfile_prefix)
         self.cat_ids = sorted(self.cat_ids)  # as COCOeval does, whose results the table of classes pairs with them
         return files
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         metrics = super().compute_metrics(results)
         if metrics and self._coco_api is not None:
             counted = {a['category_id'] for a in self._coco_api.anns.values() if not a['iscrowd']}

@@ -78,7 +78,7 @@ class ReleasedEncoderDecoder(EncoderDecoder):
         inference: (N, 3, H, W), normalised -> (N, num_classes, H, W), scores
     """
 
-    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
         if self.test_cfg['mode'] != 'multi-scale':
             return super().inference(inputs, batch_img_metas)
         height, width = inputs.shape[2:]

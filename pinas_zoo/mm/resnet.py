@@ -51,7 +51,7 @@ class NanoResNet(ResNet):
         if len(channels) != len(PINAS_NANO.depths):
             raise ValueError(f'channels must be {len(PINAS_NANO.depths)} numbers, one per stage, got {channels}')
         super().__init__(
-            Bottleneck,
+            Bottleneck,  # type: ignore[arg-type] # timm's annotation names an instance, its code takes the class
             PINAS_NANO.depths,
             num_classes=num_classes,
             # timm counts from the stride of 4 of its stem with pooling.
@@ -61,7 +61,7 @@ class NanoResNet(ResNet):
             channels=tuple(channels),
             drop_rate=drop_rate,
         )
-        self.maxpool = nn.Identity()
+        self.maxpool = nn.Identity()  # type: ignore[assignment] # timm's attribute is inferred as its deepest case
 
 
 @register_model
@@ -109,8 +109,10 @@ class ResNetBackbone(NanoResNet, BaseModule):
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             print_log(load_weights(self, own, str(path), ('fc.',)).summary(), logger='current')
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.forward_intermediates(x, [i + 1 for i in self.out_indices], intermediates_only=True))
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override] # mm's backbones give several
+        features = self.forward_intermediates(x, [i + 1 for i in self.out_indices], intermediates_only=True)
+        assert isinstance(features, list)
+        return tuple(features)
 
 
 def matched_channels(macs: int, size: int) -> tuple[int, ...]:

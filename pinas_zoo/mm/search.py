@@ -22,6 +22,7 @@ from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
 from pinas_zoo.models.cost import Cost, CostTable
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
@@ -72,7 +73,7 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
         raise ValueError(f'{checkpoint} has no linear head; train one with a config of configs/linear/ first')
     load_weights(head, inner, checkpoint)
     if cfg.get('channels_last'):
-        supernet.to(memory_format=torch.channels_last)
+        to_memory_format(supernet, torch.channels_last)
     calibration = FixedBatches(**cfg.calibration, device=device)
     evaluation = FixedBatches(**cfg.evaluation, device=device, labelled=True)
     if (precision := cfg.get('precision', 'float32')) not in HALVES:
@@ -109,8 +110,9 @@ def _run(
             paths = evaluate(archs)
             seconds = (time.perf_counter() - start) / len(archs)
             scores = [score_of(objective, path.top1, path.loss) for path in paths]
-            for path, score in zip(paths, scores, strict=True) if log is not None else ():
-                log.append(_record(len(log), path, score, space, costs.of(path.arch), seconds))
+            if log is not None:
+                for path, score in zip(paths, scores, strict=True):
+                    log.append(_record(len(log), path, score, space, costs.of(path.arch), seconds))
             searcher.tell(archs, scores)
             arch, best = searcher.best
             shown = f'loss {-best:.4f}' if objective == 'loss' else f'{best:.2f} %'
@@ -174,7 +176,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     header = json.loads(json.dumps(header))
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
-        done = [[(record.arch, record.score) for record in log.records] if log is not None else None]
+        done = [[] if log is None else [(record.arch, record.score) for record in log.records]]
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay(done[0])
         evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)

@@ -5,6 +5,8 @@ Configs keep mmseg's names: `samples.check_samples` puts these in their place.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mmcv
 import numpy as np
 from mmengine import fileio
@@ -12,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 
 __all__ = ['IoUMetric', 'LoadAnnotations']
@@ -22,7 +24,9 @@ __all__ = ['IoUMetric', 'LoadAnnotations']
 class LoadAnnotations(_LoadAnnotations):
     """Reads a label map and compares it with its image."""
 
-    def _load_seg_map(self, results: dict) -> None:
+    reduce_zero_label: bool | None
+
+    def _load_seg_map(self, results: dict[str, Any]) -> None:
         """See mmseg.
 
         Raises:
@@ -59,7 +63,7 @@ class LoadAnnotations(_LoadAnnotations):
 class IoUMetric(_IoUMetric):
     """mmseg's, with a line on the classes that its means leave out."""
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         metrics = super().compute_metrics(results)
         if not self.format_only:
             names = self.dataset_meta['classes']

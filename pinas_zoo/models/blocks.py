@@ -6,12 +6,17 @@ those of the released checkpoints (conv1, bn1, conv2.conv, conv2.bn0, ...), so t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import cast
+
 import torch
 import torch.fx
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from pinas_zoo.models.typed import ModuleDict
 from pinas_zoo.space import Candidate, SearchSpace
 
 __all__ = [
@@ -23,6 +28,7 @@ __all__ = [
     'add_branches',
     'init_weights',
     'make_block',
+    'make_candidate',
     'make_shortcut',
 ]
 
@@ -187,9 +193,11 @@ class MixedBottleneck(nn.Module):
         shortcut: The shortcut that they share; None where the shape does not change.
     """
 
-    def __init__(self, candidates: dict[int, Bottleneck], shortcut: nn.Module | None = None) -> None:
+    def __init__(self, candidates: Mapping[int, Bottleneck], shortcut: nn.Module | None = None) -> None:
         super().__init__()
-        self.candidates = nn.ModuleDict({str(choice): block for choice, block in candidates.items()})
+        self.candidates: ModuleDict[Bottleneck] = ModuleDict(
+            {str(choice): block for choice, block in candidates.items()}
+        )
         self.factors = nn.Parameter(torch.full((len(candidates),), 1 / len(candidates)))
         self.downsample = nn.Identity() if shortcut is None else shortcut
 
@@ -229,8 +237,8 @@ def make_block(
     stride: int | None = None,
     dilation: int = 1,
     drop_path: float = 0.0,
-) -> nn.Module:
-    """Builds one candidate at one position.
+) -> Bottleneck | Skip | MixedBottleneck:
+    """Builds a candidate at one position, or the mixture of several.
 
     Args:
         space: The space.
@@ -241,9 +249,23 @@ def make_block(
         dilation: Dilation of the 3x3.
         drop_path: Probability of dropping the branch.
     """
+    make = partial(make_candidate, space, position, stride=stride, dilation=dilation, drop_path=drop_path)
     if isinstance(choice, tuple):
-        settings = dict(stride=stride, dilation=dilation, drop_path=drop_path)
-        return MixedBottleneck({c: make_block(space, position, c, **settings) for c in choice}, shortcut)
+        return MixedBottleneck({c: cast(Bottleneck, make(c)) for c in choice}, shortcut)  # no skip is ever mixed
+    return make(choice, shortcut=shortcut)
+
+
+def make_candidate(
+    space: SearchSpace,
+    position: int,
+    choice: int,
+    *,
+    shortcut: nn.Module | None = None,
+    stride: int | None = None,
+    dilation: int = 1,
+    drop_path: float = 0.0,
+) -> Bottleneck | Skip:
+    """Builds one candidate at one position; the arguments are those of `make_block`."""
     candidate = space.candidates[choice]
     if candidate.skip:
         return Skip()
@@ -273,7 +295,7 @@ class Skeleton(nn.Module):
 
     def __init__(self, space: SearchSpace, in_chans: int = 3) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.in_chans = space, in_chans
         first, second, third = space.stem_widths
         kernel, padding = space.stem_kernel, space.stem_kernel // 2
         self.patchify = nn.PixelUnshuffle(space.stem_patch) if space.stem_patch > 1 else nn.Identity()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pinas_zoo.files import write_atomic
+from pinas_zoo.models.network import PiNASNet
 
 __all__ = ['Features', 'compare', 'export_onnx', 'export_program', 'fold_batch_norms', 'run_onnx']
 
@@ -34,12 +35,14 @@ class Features(nn.Module):
         (N, C, H, W) -> one (N, C_i, h_i, w_i) per index
     """
 
-    def __init__(self, net: nn.Module, indices: Sequence[int] = (1, 2, 3, 4)) -> None:
+    def __init__(self, net: PiNASNet, indices: Sequence[int] = (1, 2, 3, 4)) -> None:
         super().__init__()
         self.net, self.indices = net, list(indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.net.forward_intermediates(x, self.indices, intermediates_only=True))
+        features = self.net.forward_intermediates(x, self.indices, intermediates_only=True)
+        assert isinstance(features, list)
+        return tuple(features)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
@@ -62,14 +65,14 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
 def _fold(parent: nn.Module) -> int:
     """Folds the pairs among the direct children, which are in the order in which they run."""
-    folded, before = 0, None
+    folded = 0
+    before: str | None = None
     for name, child in list(parent.named_children()):
         if isinstance(child, nn.BatchNorm2d):
-            source, conv_name = (parent, before) if before is not None else (None, None)
-            if source is None:
+            if before is None:
                 continue
-            conv = getattr(source, conv_name)
-            owner, key = (conv, str(len(conv) - 1)) if isinstance(conv, nn.Sequential) else (source, conv_name)
+            conv = getattr(parent, before)
+            owner, key = (conv, str(len(conv) - 1)) if isinstance(conv, nn.Sequential) else (parent, before)
             last = getattr(owner, key)
             if isinstance(last, nn.Conv2d):
                 setattr(owner, key, fuse_conv_bn_eval(last, child))

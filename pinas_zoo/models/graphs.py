@@ -28,7 +28,6 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.models.supernet import Segment, SuperNet
-from pinas_zoo.space import Arch
 
 __all__ = ['BlockGraphs', 'CudaRecorder', 'Recorder']
 
@@ -304,8 +303,8 @@ class BlockGraphs:
             self._tell(f'CUDA graphs were captured for {_describe(self.first)}; {_describe(key)} runs without them')
         return key == self.first and all(type(choice) is int for choice in arch)
 
-    def __call__(self, x: Tensor, arch: Arch) -> Tensor:
-        """Runs a path on an accepted input (`accepts`)."""
+    def __call__(self, x: Tensor, arch: tuple[Any, ...]) -> Tensor:
+        """Runs a path on an accepted input (`accepts`): each position has one candidate."""
         grad = torch.is_grad_enabled()
         for position, choice in enumerate(arch):
             graph = self.graphs.get((position, choice, grad))
@@ -325,12 +324,14 @@ class BlockGraphs:
         if segment.empty or self.full:
             return None
         if self.recorder.free_share() < RESERVE:
-            return self._fill(f'less than {RESERVE:.0%} of the memory is free')
+            self._fill(f'less than {RESERVE:.0%} of the memory is free')
+            return None
         began = time.perf_counter()
         try:
             graph = _Graph(segment, x, self.recorder, self.autocast)
         except RuntimeError as error:  # from torch.cuda, including out of memory
-            return self._fill(f'position {position}, candidate {choice}: {str(error).splitlines()[0]}')
+            self._fill(f'position {position}, candidate {choice}: {str(error).splitlines()[0]}')
+            return None
         self.graphs[position, choice, grad] = graph
         self.seconds += time.perf_counter() - began
         if len(self.graphs) == 1:

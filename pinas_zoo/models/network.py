@@ -7,7 +7,7 @@ split-attention bottlenecks. Parameter names are those of the released classific
 # No postponed annotations here: torch.fx writes the annotations of `forward` into the code that TorchScript reads.
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +86,12 @@ class PiNASNet(Skeleton):
         torch.Size([1, 1000])
     """
 
+    if TYPE_CHECKING:  # TorchScript evaluates a class's annotations and knows no modules among them
+        layer1: nn.Sequential
+        layer2: nn.Sequential
+        layer3: nn.Sequential
+        layer4: nn.Sequential
+
     def __init__(
         self,
         arch: str | Sequence[int | Sequence[int]] = PINAS_A,
@@ -115,7 +121,7 @@ class PiNASNet(Skeleton):
 
     def _build_stages(self, output_stride: int, drop_path_rate: float) -> None:
         space, last = self.space, max(self.space.num_positions - 1, 1)
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             dict(num_chs=space.stem_widths[-1], reduction=space.stem_patch * space.stem_stride, module='act1')
         ]
         position = 0
@@ -201,7 +207,7 @@ class PiNASNet(Skeleton):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
@@ -236,7 +242,7 @@ class PiNASNet(Skeleton):
 
     def prune_intermediate_layers(
         self,
-        indices: int | Sequence[int] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:

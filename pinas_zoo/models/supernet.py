@@ -13,8 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.models.blocks import Skeleton, Skip, add_branches, init_weights, make_block, make_shortcut
+from pinas_zoo.models.blocks import (
+    Bottleneck,
+    Skeleton,
+    Skip,
+    add_branches,
+    init_weights,
+    make_candidate,
+    make_shortcut,
+)
 from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.typed import ModuleList
 from pinas_zoo.space import PINAS, Arch, SearchSpace, get_space, kept
 
 __all__ = ['Factors', 'Path', 'Position', 'Segment', 'SuperNet', 'zero_momenta']
@@ -35,12 +44,12 @@ class Position(nn.Module):
         super().__init__()
         self.downsample = make_shortcut(space, position)
         # A skip that does not fit keeps its index; no valid arch selects it.
-        self.candidates = nn.ModuleList(
-            make_block(space, position, choice) if choice in space.choices(position) else Skip()
+        self.candidates: ModuleList[Bottleneck | Skip] = ModuleList(
+            make_candidate(space, position, choice) if choice in space.choices(position) else Skip()
             for choice in range(len(space.candidates))
         )
 
-    def __getitem__(self, choice: int) -> nn.Module:
+    def __getitem__(self, choice: int) -> Bottleneck | Skip:
         return self.candidates[choice]
 
     def __len__(self) -> int:
@@ -66,8 +75,9 @@ class Position(nn.Module):
             return self.candidates[choice](x, identity)
         if factors is None:
             factors = torch.full((len(choice),), 1 / len(choice), device=x.device, dtype=x.dtype)
-        places = [place for place, one in enumerate(choice) if not isinstance(self.candidates[one], Skip)]
-        branches = [self.candidates[choice[place]].branch(x) for place in places]
+        blocks = [self.candidates[one] for one in choice]
+        places = [place for place, block in enumerate(blocks) if not isinstance(block, Skip)]
+        branches = [block.branch(x) for block in blocks if not isinstance(block, Skip)]
         return add_branches(x if identity is None else identity, branches, factors[places])
 
 
@@ -138,8 +148,8 @@ class Path:
             for one in kept(choice):
                 inner = f'{prefix}candidates.{one}.' if isinstance(choice, tuple) else prefix
                 state |= {inner + k: v for k, v in position[one].state_dict().items()}
-            if self.factors[index] is not None:
-                state[f'{prefix}factors'] = self.factors[index].detach()
+            if (factors := self.factors[index]) is not None:
+                state[f'{prefix}factors'] = factors.detach()
             if position.downsample is not None:
                 shortcut = position.downsample.state_dict()
                 state |= {f'{prefix}downsample.{k}': v for k, v in shortcut.items()}
@@ -171,7 +181,7 @@ class SuperNet(Skeleton):
     ) -> None:
         space = get_space(space)
         super().__init__(space, in_chans)
-        self.blocks = nn.ModuleList(Position(space, p) for p in range(space.num_positions))
+        self.blocks: ModuleList[Position] = ModuleList(Position(space, p) for p in range(space.num_positions))
         init_weights(self, zero_init_last)
 
     def path(self, arch: str | Sequence[int | Sequence[int]], factors: Factors | None = None) -> Path:
@@ -206,14 +216,9 @@ class SuperNet(Skeleton):
         Raises:
             ValueError: The architecture is malformed, or the factors do not fit it.
         """
-        path, stem = self.path(arch, factors), self.conv1[0].weight
-        kwargs = (
-            dict(
-                num_classes=0, in_chans=stem.shape[1] // self.space.stem_patch**2, device=stem.device, dtype=stem.dtype
-            )
-            | kwargs
-        )
-        net = PiNASNet(path.arch, self.space, **kwargs)
+        path, stem = self.path(arch, factors), next(self.conv1.parameters())
+        defaults: dict[str, Any] = dict(num_classes=0, in_chans=self.in_chans, device=stem.device, dtype=stem.dtype)
+        net = PiNASNet(path.arch, self.space, **defaults | kwargs)
         missing, unexpected = net.load_state_dict(path.state_dict(), strict=False)
         left = [name for name in missing if not name.startswith('fc.') and not name.endswith('.factors')]
         assert not unexpected and not left, (left, unexpected)

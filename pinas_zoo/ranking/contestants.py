@@ -62,7 +62,7 @@ class Contestant:
     share: float = 1.0
     lr_factor: float = 1.0
     clip_value: float | None = None
-    arch_optimiser: Callable[[list, float], torch.optim.Optimizer] | None = None
+    arch_optimiser: Callable[[list[Any], float], torch.optim.Optimizer] | None = None
     headline: str = ''
 
     @property
@@ -71,11 +71,11 @@ class Contestant:
         return self.method != 'PiNAS'
 
 
-def _adam(lr: float) -> Callable[[list, float], torch.optim.Optimizer]:
+def _adam(lr: float) -> Callable[[list[Any], float], torch.optim.Optimizer]:
     return lambda parameters, units: torch.optim.Adam(parameters, lr, betas=(0.5, 0.999))
 
 
-def _sparse_group_lasso(parameters: list, units: float) -> torch.optim.Optimizer:
+def _sparse_group_lasso(parameters: list[Any], units: float) -> torch.optim.Optimizer:
     """The rate is inverse to the number of steps, so that a training of any length shrinks a factor equally."""
     return AdamProximal(parameters, lr=15 / units, momentum=0.5, l1=1.5, l2=0.3, ramp=max(1, round(units / 18)))
 
@@ -220,10 +220,10 @@ class SupernetRecipe:
         Raises:
             ValueError: A field is unknown, or a value does not fit its type.
         """
-        kinds = {f.name: type(f.default) for f in dataclasses.fields(self)}
+        kinds: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(self)}
         if unknown := set(values) - set(kinds):
             raise ValueError(f'a recipe has no field {sorted(unknown)}, allowed: {sorted(kinds)}')
-        parsed = {}
+        parsed: dict[str, Any] = {}
         for name, text in values.items():
             parsed[name] = json.loads(text.lower()) if kinds[name] is bool else kinds[name](text)
         return dataclasses.replace(self, **parsed)

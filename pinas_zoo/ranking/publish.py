@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ def write_report(
     return report
 
 
+def _between(block: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: f'{match[1]}\n{block}\n{match[2]}'
+
+
 def fill_page(page: str | Path, blocks: Mapping[str, str]) -> None:
     """Writes texts between the markers of a page, by the name of the block.
 
@@ -89,7 +93,7 @@ def fill_page(page: str | Path, blocks: Mapping[str, str]) -> None:
     text = Path(page).read_text()
     for name, block in blocks.items():
         pattern = BLOCK.format(name)
-        text, found = re.subn(pattern, lambda m, b=block: f'{m[1]}\n{b}\n{m[2]}', text, flags=re.DOTALL)
+        text, found = re.subn(pattern, _between(block), text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f'{page} lacks the marker lines of the block {name}, pattern: {pattern}')
     write_text(page, text)

@@ -6,7 +6,7 @@ reporting half, and all trials only the tuning half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,12 +153,12 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
     }
     for name, view in VIEWS.items():
         true = true_values(paths, view.truth)
-        seeds = [true_values(paths, view.truth, seed) for seed in (0, 1)]
+        first, second = (true_values(paths, view.truth, seed) for seed in (0, 1))
         everyone = scores_of(truth, lines, half, view.estimate)
         report[name] = {
             'truth': {'least': float(true.min()), 'most': float(true.max())},
-            'ceiling': ceiling(*seeds),
-            'attainable_tau': attainable_tau(*seeds),
+            'ceiling': ceiling(first, second),
+            'attainable_tau': attainable_tau(first, second),
             'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
             'differences': {
                 f'{one} - {other}': bootstrap_difference(true, everyone[one], everyone[other])
@@ -228,8 +228,12 @@ def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[st
     return table
 
 
-_SHIFTS = {
-    **{f'feature_{kind}': lambda s, k=kind: s['feature'][-1][k] for kind in ('mean', 'variance', 'cka', 'cosine')},
+def _last_feature(kind: str) -> Callable[[Row], Any]:
+    return lambda shift: shift['feature'][-1][kind]
+
+
+_SHIFTS: dict[str, Callable[[Row], Any]] = {
+    **{f'feature_{kind}': _last_feature(kind) for kind in ('mean', 'variance', 'cka', 'cosine')},
     'update_cosine': lambda s: s['update_cosine'],
     'teacher_distance': lambda s: s['teacher_distance'],
 }
@@ -259,9 +263,9 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
         for name, lines in of_recipe(rows, truth, recipe).items():
             settings = lines[0]['settings']
             changed = {k: v for k, v in settings.items() if default.get(k) != v and k not in _OBSERVATION}
-            if (not changed and recipe != SupernetRecipe().id) or (key := (name, str(changed))) in seen:
+            if (not changed and recipe != SupernetRecipe().id) or (name, str(changed)) in seen:
                 continue  # a trial of what is now the default
-            seen.add(key)
+            seen.add((name, str(changed)))
             trial = {'contestant': name, 'recipe': recipe, 'seeds': len(lines), 'changed': changed}
             for key, view in VIEWS.items():
                 true = true_values(truth.half('tuning'), view.truth)
@@ -358,8 +362,8 @@ def _difference_table(report: Mapping[str, Any]) -> str:
     for pair in report['accuracy']['differences']:
         one, other = pair.split(' - ')
         cells = [f'{report["labels"][one]} minus {report["labels"][other]}']
-        for view in VIEWS:
-            entry = report[view]['differences'][pair]['tau']
+        for key in VIEWS:
+            entry = report[key]['differences'][pair]['tau']
             cells += [_with_interval(entry, 'difference'), _with_interval(entry, 'difference', 'interval_with_seeds')]
         rows.append(cells)
     return _table(header, rows)

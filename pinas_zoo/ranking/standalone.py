@@ -14,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.ranking.task import PairTask, augment, compose, index_batches, normalise
 from pinas_zoo.space import Arch, SearchSpace
 
@@ -91,7 +92,7 @@ def train_path(
         torch.manual_seed(seed)
         net = PiNASNet(arch, space, num_classes=task.num_classes, in_chans=task.in_chans)
         init_weights(net, zero_init_last=True)  # as the supernet starts; two seeds then differ less
-    net = net.to(device=device, memory_format=torch.channels_last)
+    net = to_memory_format(net.to(device), torch.channels_last)
     parameters = list(net.parameters())
     optimizer = torch.optim.SGD(
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=True
@@ -115,9 +116,9 @@ def train_path(
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
-        chosen = islice(index_batches(len(pairs), recipe.batch, draw), recipe.calibration)
+        calibration = islice(index_batches(len(pairs), recipe.batch, draw), recipe.calibration)
         with recipe.autocast(device):
-            update_bn((normalise(pairs.images[i].to(device), task.patch) for i in chosen), net.train())
+            update_bn((normalise(pairs.images[i].to(device), task.patch) for i in calibration), net.train())
         top1, test_loss = _test(net, recipe, task, device)
     if not math.isfinite(test_loss):
         raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')

@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pinas_zoo import __version__
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.methods import ArchitectureMethod, Method
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
     Contestant,
@@ -140,7 +142,8 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
         torch.manual_seed(seed)
         net = SuperNet(job.space, in_chans=task.in_chans, zero_init_last=recipe.zero_init_last)
         method = build_method(contestant, recipe, net, task.num_classes, seed)
-    method.to(device=device, memory_format=torch.channels_last).train()
+    assert isinstance(method, nn.Module)  # as every method is
+    to_memory_format(method.to(device), torch.channels_last).train()
     units = training_units(contestant, recipe)
     tuning = job.archs[::2][: recipe.checkpoint_paths]
     observer = Observer(method, units, task, recipe, tuning, seed)

@@ -137,7 +137,7 @@ def optimise(
     warmup: int = 0,
     bfloat16: bool = False,
     clip_value: float | None = None,
-    arch_optimiser: Callable[[list, float], torch.optim.Optimizer] | None = None,
+    arch_optimiser: Callable[[list[Any], float], torch.optim.Optimizer] | None = None,
     before_step: Callable[[int, float], None] | None = None,
     after_backward: Callable[[int], None] | None = None,
 ) -> Training:
@@ -167,7 +167,9 @@ def optimise(
             f"the groups must be 'weights', and 'arch' with an arch_optimiser; the method has {sorted(groups)}"
         )
     weights = [p for group in groups['weights'] for p in (group['params'] if isinstance(group, dict) else [group])]
-    optimisers = [torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)
+    ]
     zero_momenta(optimisers[0])
     if arch_optimiser:
         optimisers.append(arch_optimiser(groups['arch'], units))
@@ -273,4 +275,5 @@ def native_scores(method: Method, archs: Sequence[Arch]) -> dict[str, float] | N
     """The method's native score of each path by name; None if it has none."""
     name = supernet_of(method).space.format
     scores = {name(arch): method.score(arch) for arch in archs}
-    return None if None in scores.values() else scores
+    known = {name: score for name, score in scores.items() if score is not None}
+    return known if len(known) == len(scores) else None

@@ -165,10 +165,10 @@ def read_truth(path: str | Path) -> Truth:
                 first // study.seeds,
                 study.space.parse(group[0].arch),
                 tuple(record.score for record in group),
-                tuple(record.loss for record in group),
-                int(group[0].macs),
-                int(group[0].params),
-                tuple(record.seconds for record in group),
+                tuple(_known(record.loss, path) for record in group),
+                int(_known(group[0].macs, path)),
+                int(_known(group[0].params, path)),
+                tuple(_known(record.seconds, path) for record in group),
             )
         )
     return Truth(header, study, tuple(rows))
@@ -287,3 +287,9 @@ def verify(truth: Truth, count: int, draw: int = 0) -> Iterator[Check]:
         row, seed = truth.rows[number], int(rng.integers(truth.study.seeds))
         with _one_thread():
             yield Check(row, seed, _train((truth.study, row.arch, seed)), spread)
+
+
+def _known(value: float | None, path: str | Path) -> float:
+    if value is None:
+        raise ValueError(f'{path} is damaged: it lacks the loss, the costs or the seconds of a path')
+    return value

@@ -110,7 +110,13 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
         raise ImportError('curves need matplotlib: pip install pinas_zoo[search]') from error
     columns = min(len(keys), 3 if len(keys) > 4 else 2)
     rows = -(-len(keys) // columns)
-    style = {'font.size': 10, 'axes.titlesize': 11, 'axes.grid': True, 'grid.alpha': 0.2, 'axes.axisbelow': True}
+    style: dict[Any, Any] = {
+        'font.size': 10,
+        'axes.titlesize': 11,
+        'axes.grid': True,
+        'grid.alpha': 0.2,
+        'axes.axisbelow': True,
+    }
     style |= {'axes.spines.top': False, 'axes.spines.right': False}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style}):
         canvas = Canvas(figsize=(4.6 * columns, 3.1 * rows + 0.4), layout='constrained')
@@ -123,7 +129,9 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
             axes.set_xlim(0, 1.02 * end or 1)  # the same in all panels
         for axes in grid:  # panels of the last row without a key
             axes.set_axis_off()
-        legend = {name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)}
+        legend: dict[str, dict[str, Any]] = {
+            name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)
+        }
         legend = legend if len(runs) > 1 else {}
         if smooth > 1:
             legend[f'faint: raw, bold: mean of {smooth}'] = dict(color='black', alpha=0.25, linewidth=1)

@@ -248,10 +248,16 @@ def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: st
         from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install pinas_zoo[search]') from error
-    ink = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick')}
+    ink: dict[Any, Any] = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick')}
     ink |= {'axes.labelcolor': INK, 'axes.edgecolor': INK, 'grid.color': INK}
-    style = {'font.size': 10, 'svg.hashsalt': 'pinas_zoo', 'axes.grid': True, 'grid.alpha': 0.15, 'legend.fontsize': 9}
-    frame = {
+    style: dict[Any, Any] = {
+        'font.size': 10,
+        'svg.hashsalt': 'pinas_zoo',
+        'axes.grid': True,
+        'grid.alpha': 0.15,
+        'legend.fontsize': 9,
+    }
+    frame: dict[Any, Any] = {
         'axes.formatter.useoffset': False,
         'axes.spines.top': False,
         'axes.spines.right': False,

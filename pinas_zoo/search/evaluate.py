@@ -45,7 +45,10 @@ class _Stats:
     def __init__(self, module: nn.Module | None) -> None:
         modules = () if module is None else module.modules()
         self.norms = [m for m in modules if isinstance(m, _BatchNorm)]
-        self.buffers = [(torch.zeros_like(n.running_mean), torch.ones_like(n.running_var)) for n in self.norms]
+        self.buffers = []
+        for norm in self.norms:
+            assert norm.running_mean is not None and norm.running_var is not None  # every BN layer here keeps them
+            self.buffers.append((torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)))
 
     def bind(self) -> None:
         """Lets the layers read and write this node's statistics instead of their own."""
@@ -153,7 +156,7 @@ class PrefixTree:
                     for leaf in leaves:
                         sums[leaf] += result
         head.train(training)
-        if not total:
+        if sums is None or not total:
             raise ValueError('evaluation needs at least one image, got none')
         means = (sums / total).tolist()  # the only synchronisation with the device
         pairs = zip(self.archs, means, strict=True)

@@ -49,7 +49,7 @@ def score_of(objective: str, top1: float, loss: float) -> float:
 
 def objective_of(header: Mapping[str, Any]) -> str:
     """The objective in a log's header; logs without one are older and ranked by accuracy."""
-    return header.get('objective', 'top1')
+    return str(header.get('objective', 'top1'))
 
 
 class Cost(Protocol):
@@ -308,7 +308,8 @@ def _compare(path: Path, recorded: dict[str, Any], running: dict[str, Any]) -> N
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """The values as JSON returns them, so that a tuple equals the list that it became."""
-    return json.loads(json.dumps(values, allow_nan=False))
+    plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    return plain
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -181,7 +181,8 @@ class PartitionTree(Searcher):
     def _encode(self, archs: np.ndarray) -> np.ndarray:
         # `SearchSpace.one_hot` without its checks: it is called for 200,000 draws per block.
         eye = np.eye(len(self.space.candidates), dtype=np.float32)
-        return eye[archs].reshape(len(archs), -1)
+        codes: np.ndarray = eye[archs].reshape(len(archs), -1)
+        return codes
 
 
 def _boosting_classifier() -> type:
@@ -189,4 +190,5 @@ def _boosting_classifier() -> type:
         from sklearn.ensemble import GradientBoostingClassifier
     except ImportError as error:
         raise ImportError('the partition tree needs scikit-learn: pip install pinas_zoo[search]') from error
-    return GradientBoostingClassifier
+    classifier: type = GradientBoostingClassifier
+    return classifier

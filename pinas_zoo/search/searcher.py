@@ -158,7 +158,7 @@ class Searcher(ABC):
             if not self.admits(arch):
                 raise ValueError(f'recorded {self.space.format(arch)} breaks the constraint {self.constraint}')
         whole = len(pairs) - len(pairs) % self.block
-        self._proposed = archs[:whole]
+        self._proposed = list(archs[:whole])
         self._scores = [score for _, score in pairs[:whole]]
         self._asked = whole
         for arch, score in pairs[whole:]:
@@ -232,7 +232,8 @@ class Searcher(ABC):
             Output: (count, num_positions), int64.
         """
         picks = (rng.random((count, len(self._counts))) * self._counts).astype(np.int64)
-        return self._choices[np.arange(len(self._counts)), picks]
+        archs: np.ndarray = self._choices[np.arange(len(self._counts)), picks]
+        return archs
 
     def _take(self, stream: Iterable[Arch], count: int, seen: set[Arch]) -> list[Arch]:
         def fresh() -> Iterable[Arch]:

@@ -64,7 +64,8 @@ def draw_random(initial: int, random: int, seed: int = 0) -> list[int]:
     """
     if not 0 <= random <= initial:
         raise ValueError(f'{random} random architectures were requested, the search begins with {initial}')
-    return np.random.default_rng([seed, 11]).choice(initial, size=random, replace=False).tolist()
+    places: list[int] = np.random.default_rng([seed, 11]).choice(initial, size=random, replace=False).tolist()
+    return places
 
 
 def draw_shortlist(

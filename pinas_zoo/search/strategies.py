@@ -137,7 +137,7 @@ class RegularizedEvolution(Searcher):
         return self.space.mutate(arch, rng, self.settings.mutation)
 
     def _winner(self, alive: list[tuple[Arch, float]], rng: np.random.Generator) -> Arch:
-        picks = rng.choice(len(alive), size=min(self.settings.sample, len(alive)), replace=False)
+        picks: list[int] = rng.choice(len(alive), min(self.settings.sample, len(alive)), replace=False).tolist()
         return max((alive[i] for i in picks), key=lambda item: item[1])[0]
 
 
@@ -155,8 +155,9 @@ def random_records(header: Mapping[str, Any]) -> int:
     Whole blocks; all evaluations of a random search.
     """
     settings = header['settings']
-    count = settings.get('initial', settings.get('population', sys.maxsize))
-    return -(-count // settings['block']) * settings['block']
+    count: int = settings.get('initial', settings.get('population', sys.maxsize))
+    block: int = settings['block']
+    return -(-count // block) * block
 
 
 def build_searcher(
@@ -192,5 +193,7 @@ def build_searcher(
     allowed = [f.name for f in fields(kind)] if kind else []
     if unknown := sorted(set(settings) - set(allowed)):
         raise ValueError(f'unknown settings {unknown} of searcher {name!r}, allowed: {allowed}')
-    base = {'seed': seed, 'block': block, 'constraint': constraint}
-    return searcher(space, **base, settings=kind(**settings)) if kind else searcher(space, **base)
+    base: dict[str, Any] = {'seed': seed, 'block': block, 'constraint': constraint}
+    if kind:
+        base['settings'] = kind(**settings)
+    return searcher(space, **base)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from pinas_zoo.data import (
     finish_views,
     open_source,
 )
-from pinas_zoo.speed.timing import Settings, Times, alternate, compare, row
+from pinas_zoo.speed.timing import Contestant, Settings, Times, alternate, compare, row
 
 __all__ = ['PHOTO', 'TorchvisionViews', 'measure', 'unfinished_batch', 'write_photos']
 
@@ -44,7 +45,7 @@ def write_photos(folder: Path, count: int, seed: int, side: tuple[int, int] = PH
         Image.fromarray(pixels).save(folder / f'{index:04d}.jpg', quality=90)
 
 
-class TorchvisionViews(Dataset):
+class TorchvisionViews(Dataset[dict[str, Any]]):
     """The recipe image by image with torchvision alone and full decoding: the baseline for FourViews.
 
     Args:
@@ -100,7 +101,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     digits = open_source({'kind': 'fashion-mnist', 'split': 'train', 'limit': small})
     with TemporaryDirectory() as place:
         sizes = {}
-        cases: dict[str, tuple[Dataset, int]] = {}
+        cases: dict[str, tuple[Dataset[dict[str, Any]], int]] = {}
         for name, count, side in (('500 x 375', photos, PHOTO), ('2000 x 1500', large, LARGE_PHOTO)):
             folder = Path(place, name)
             folder.mkdir()
@@ -113,7 +114,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         cases['BatchedViews, 28 px, grey'] = BatchedViews(digits), min(128, small)
         times = _measure_cases(cases, settings)
         raw = collate_views([cases['500 x 375, FourViews, unfinished'][0][i] for i in range(2)])
-    rows = [row(name, t, len(cases[name.rsplit(', ', 1)[0]][0])) for name, t in times.items()]
+    rows = [row(name, t, len(cast(Sized, cases[name.rsplit(', ', 1)[0]][0]))) for name, t in times.items()]
     for line in rows:
         if 'main process' in line['name']:
             line['views_per_core_second'] = 4 * line['images_per_second'] * line['seconds'] / line['cpu_seconds']
@@ -155,8 +156,9 @@ def _measure_augment(settings: Settings) -> dict[str, Any]:
     return row('augment, 4 images, one process', times['augment'], 4)
 
 
-def _measure_cases(cases: dict[str, tuple[Dataset, int]], settings: Settings) -> dict[str, Times]:
-    contestants, generator = {}, torch.Generator().manual_seed(settings.seed)
+def _measure_cases(cases: dict[str, tuple[Dataset[dict[str, Any]], int]], settings: Settings) -> dict[str, Times]:
+    contestants: dict[str, Contestant] = {}
+    generator = torch.Generator().manual_seed(settings.seed)
     for case, (data, batch) in cases.items():
         for workers, who in enumerate(('main process', 'one worker')):
             # Persistent: the warm-ups have started the worker.
@@ -164,5 +166,9 @@ def _measure_cases(cases: dict[str, tuple[Dataset, int]], settings: Settings) ->
                 data, batch, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate_views,
                 generator=generator,
             )  # fmt: skip
-            contestants[f'{case}, {who}'] = lambda _, loader=loader: [None for _ in loader]
+            contestants[f'{case}, {who}'] = _reading(loader)
     return alternate(contestants, settings, 'loading')
+
+
+def _reading(loader: DataLoader[dict[str, Any]]) -> Contestant:
+    return lambda _: [None for _ in loader]

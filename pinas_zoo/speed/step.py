@@ -9,12 +9,12 @@ paths. All use the same weights, paths and images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,9 @@ from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.blocks import SplitAttention
 from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import Arch
-from pinas_zoo.speed.timing import Settings, Times, alternate, compare, peak_memory, row
+from pinas_zoo.speed.timing import Contestant, Settings, Times, alternate, compare, peak_memory, row
 
 __all__ = ['CONTESTANTS', 'PAPER', 'QUICK', 'Sizes', 'Trainer', 'measure', 'measure_memory']
 
@@ -86,12 +87,14 @@ class Trainer:
         torch.manual_seed(seed)
         self.device, self.precision, self.pairs = torch.device(device), precision, pairs
         self.method = PiNAS(SuperNet(sizes.space), queue_length=sizes.queue, seed=seed).train()
-        self.method.to(self.device).to(memory_format=LAYOUTS[layout])
+        to_memory_format(self.method.to(self.device), LAYOUTS[layout])
         self.lines: list[str] = []
         if graphs:
             self.method.use_graphs(CudaRecorder(), self.lines.append)
-        self.draw, self.method.paths = self.method.paths, self.paths
+        self.draw = self.method.paths
+        self.method.paths = self.paths  # type: ignore[method-assign] # the measured pairs in place of drawn ones
         self.batch = {'views': torch.randn(sizes.images, 4, 3, sizes.side, sizes.side, device=self.device)}
+        assert self.method.queue is not None
         self.targets_ND = torch.randn(sizes.images, len(self.method.queue), device=self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         parameters = self.method.param_groups()['weights']
@@ -99,19 +102,21 @@ class Trainer:
             name: SGD(parameters, lr=0.03, momentum=0.9, weight_decay=1e-4, **how) for name, how in OPTIMISERS.items()
         }
         # A first step would copy the gradient; a zero buffer has the same effect and exists from the start.
-        state = {parameter: {'momentum_buffer': torch.zeros_like(parameter)} for parameter in parameters}
+        state: dict[Tensor, Any] = {
+            parameter: {'momentum_buffer': torch.zeros_like(parameter)} for parameter in parameters
+        }
         for optimiser in self.optimisers.values():
             optimiser.state.update(state)
 
-    def paths(self, index: int) -> tuple[Arch, ...]:
+    def paths(self, step: int) -> tuple[Arch, ...]:
         """The pair of a round, as the method draws it; two warm-ups use all four candidates."""
         if self.pairs is not None:
-            return self.draw(index % self.pairs)
-        if index >= 0:
-            return self.draw(index)
+            return self.draw(step % self.pairs)
+        if step >= 0:
+            return self.draw(step)
         space = self.method.student.backbone.space
         choices = [space.choices(position) for position in range(space.num_positions)]
-        return tuple(tuple(c[(2 * index + path) % len(c)] for c in choices) for path in (0, 1))
+        return tuple(tuple(c[(2 * step + path) % len(c)] for c in choices) for path in (0, 1))
 
     def clear(self) -> None:
         """Drops the gradients."""
@@ -146,13 +151,14 @@ class Trainer:
                 queries.append(method.student(views[:, 2 * path], arch))
                 move_by_parameter(method, arch)
                 keys.append(embed_shuffled(method.teacher, views[:, 2 * path + 1], arch))
-            loss = sum(released_term(method, *pair) for pair in zip(queries, keys[::-1], strict=True))
+            loss = cast(Tensor, sum(released_term(method, *pair) for pair in zip(queries, keys[::-1], strict=True)))
         method.enqueue(torch.stack(keys).mean(dim=0))
         return self._finish(loss, 'loop')
 
     def floor(self, index: int) -> Tensor:
         """Two student forwards, two teacher forwards, the backwards; no real loss, no update."""
         method, views, terms = self.method, self.batch['views'], []
+        assert method.teacher is not None
         with self.autocast():
             for path, arch in enumerate(self.paths(index)):
                 out_ND = method.student(views[:, 2 * path], arch)
@@ -185,24 +191,26 @@ def released_attention() -> Iterator[None]:
     def forward(self: SplitAttention, x: Tensor) -> Tensor:
         x = F.relu(self.bn0(self.conv(x)), inplace=True)
         splits = torch.split(x, x.shape[1] // self.radix, dim=1)
-        hidden = self.attend(F.adaptive_avg_pool2d(sum(splits), 1))
+        hidden = self.attend(F.adaptive_avg_pool2d(cast(Tensor, sum(splits)), 1))
         logits = self.fc2(hidden)
         if self.radix == 1:
-            return sum(split * torch.sigmoid(logits) for split in splits)
+            return cast(Tensor, sum(split * torch.sigmoid(logits) for split in splits))
         weights = logits.view(len(x), self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
         weights = weights.reshape(len(x), -1, 1, 1).split(x.shape[1] // self.radix, dim=1)
-        return sum(weight * split for weight, split in zip(weights, splits, strict=True))
+        return cast(Tensor, sum(weight * split for weight, split in zip(weights, splits, strict=True)))
 
-    ours, SplitAttention.forward = SplitAttention.forward, forward
+    ours = SplitAttention.forward
+    SplitAttention.forward = forward  # type: ignore[method-assign] # the released form, for as long as it is measured
     try:
         yield
     finally:
-        SplitAttention.forward = ours
+        SplitAttention.forward = ours  # type: ignore[method-assign]
 
 
 @torch.no_grad()
 def move_by_parameter(method: PiNAS, arch: Arch) -> None:
     """Teacher update in a Python loop, out of place."""
+    assert method.teacher is not None
     teacher, student = method.teacher.on_path(arch), method.student.on_path(arch)
     for k, q in zip(teacher, student, strict=True):
         k.data = k.data * method.momentum + q.data * (1 - method.momentum)
@@ -280,6 +288,7 @@ def _fastest(times: dict[str, Times], form: str) -> str:
 def _measure_pieces(trainer: Trainer, settings: Settings) -> dict[str, Times]:
     """Each piece alone, for both paths of a step: teacher updates, shuffles, loss terms, and the optimiser."""
     method, pair, views = trainer.method, trainer.paths(0), trainer.batch['views']
+    assert method.queue is not None
     q_ND = F.normalize(torch.randn(len(views), len(method.queue)), dim=1)
     k_ND, q_ND = q_ND.clone(), q_ND.requires_grad_()
     paper = PiNAS(SuperNet('pinas_nano'), queue_length=PAPER_QUEUE)
@@ -287,20 +296,27 @@ def _measure_pieces(trainer: Trainer, settings: Settings) -> dict[str, Times]:
     def known(x: Tensor, arch: Arch) -> Tensor:
         return k_ND  # replaces the teacher, whose own time is not part of the shuffle's
 
-    pieces = {
+    def backward(terms: Iterable[Tensor]) -> None:
+        cast(Tensor, sum(terms)).backward()
+
+    pieces: dict[str, Contestant] = {
         'teacher, loop': lambda _: [move_by_parameter(method, arch) for arch in pair],
-        'teacher, foreach': lambda _: [method.update_teacher(arch) for arch in pair],
+        'teacher, foreach': lambda _: list(map(method.update_teacher, pair)),
         'shuffle': lambda _: [embed_shuffled(known, views[:, i], pair[0]) for i in (1, 3)],
-        'queue, cloned': lambda _: sum(released_term(method, q_ND, k_ND) for _ in pair).backward(),
-        'queue, in place': lambda _: sum(method.term(q_ND, k_ND)[0] for _ in pair).backward(),
-        'queue of the paper, cloned': lambda _: sum(released_term(paper, q_ND, k_ND) for _ in pair).backward(),
-        'queue of the paper, in place': lambda _: sum(paper.term(q_ND, k_ND)[0] for _ in pair).backward(),
+        'queue, cloned': lambda _: backward(released_term(method, q_ND, k_ND) for _ in pair),
+        'queue, in place': lambda _: backward(method.term(q_ND, k_ND)[0] for _ in pair),
+        'queue of the paper, cloned': lambda _: backward(released_term(paper, q_ND, k_ND) for _ in pair),
+        'queue of the paper, in place': lambda _: backward(paper.term(q_ND, k_ND)[0] for _ in pair),
     }
     times = alternate(pieces, settings, 'step, pieces', repeats=3)
     method.loss(trainer.batch, 0)['loss'].backward()
     for optimiser in trainer.optimisers.values():
         optimiser.param_groups[0]['lr'] = 0.0  # otherwise repeating the same gradients would blow up the weights
-    sgd = {f'sgd, {name}': lambda _, o=optimiser: o.step() for name, optimiser in trainer.optimisers.items()}
+    sgd = {f'sgd, {name}': _stepping(optimiser) for name, optimiser in trainer.optimisers.items()}
     times |= alternate(sgd, settings, 'step, pieces', repeats=3)
     trainer.clear()
     return times
+
+
+def _stepping(optimiser: SGD) -> Contestant:
+    return lambda _: optimiser.step()

@@ -82,7 +82,7 @@ def alternate(
 
 def row(name: str, times: Times, images: int | None = None) -> dict[str, Any]:
     """One row of the result: medians and all rounds; images/s if a round processes a number of images."""
-    out = dict(name=name, seconds=median(times.wall), cpu_seconds=median(times.cpu), rounds=times.wall)
+    out: dict[str, Any] = dict(name=name, seconds=median(times.wall), cpu_seconds=median(times.cpu), rounds=times.wall)
     return out | ({} if images is None else dict(images_per_second=images / out['seconds']))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from torch import nn
 
 from pinas_zoo.models.network import PINAS_A, PINAS_B, STAGES, PiNASNet, stage_geometry
@@ -52,9 +52,9 @@ def _cfg(space: SearchSpace = PINAS, url: str = '', **kwargs: Any) -> dict[str, 
     }
 
 
-def _rows() -> dict[str, dict[str, Any]]:
+def _rows() -> dict[str, dict[str, Any] | PretrainedCfg]:
     """timm's weight rows: the manifest's, and one without weights for the names that have none."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for entry in entries().values():
         if entry.timm:
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.preprocess.items()}

@@ -150,8 +150,9 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
     if foreign or not state:
         named = f'; not tensors: {foreign[:5]}' if foreign else ''
         raise ValueError(f'{path} contains no state dict of tensors{named}')
-    metadata = extras.get('meta') if isinstance(extras.get('meta'), Mapping) else {}
-    return Checkpoint(state, {k: v for k, v in metadata.items() if isinstance(v, str)}, extras)
+    metadata = extras.get('meta')
+    texts = metadata.items() if isinstance(metadata, Mapping) else ()
+    return Checkpoint(state, {k: v for k, v in texts if isinstance(v, str)}, extras)
 
 
 def _read_archive(path: Path) -> Any:
@@ -169,7 +170,7 @@ def _read_archive(path: Path) -> Any:
         raise ValueError(f'{path} was refused, it is not a readable torch archive: {reason}') from error
 
 
-def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+def _named(function: Any, module: str, name: str) -> Callable[..., Any]:
     """`function` under another full name: numpy 1 and 2 have the same reconstructors in different modules."""
 
     def alias(*args: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models import resolve_pretrained_cfg
-from torch import Tensor, nn
+from torch import Tensor
 
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.weights.download import fetch
 from pinas_zoo.weights.manifest import entries
 
@@ -36,7 +37,7 @@ def with_pretrained_file(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]
     return dict(kwargs, pretrained_cfg_overlay=dict(overlay, file=str(fetch(name))))
 
 
-def check_pretrained(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def check_pretrained(state: dict[str, Tensor], net: PiNASNet) -> dict[str, Tensor]:
     """Refuses pretrained weights that would leave something random; timm itself is not strict in every case.
 
     The classifier may differ (other classes), and so may the first convolution's inputs, which timm adapts.

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 import pinas_zoo
 from pinas_zoo.files import file_sha256, write_atomic, write_text
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
-from pinas_zoo.weights.load import read_checkpoint, save_weights
+from pinas_zoo.weights.load import Checkpoint, read_checkpoint, save_weights
+from pinas_zoo.weights.manifest import entries
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of
 
-__all__ = ['Card', 'Published', 'describe', 'find_network', 'model_card', 'publish']
+__all__ = ['Card', 'Published', 'card_data', 'describe', 'find_network', 'model_card', 'publish', 'push_to_hub']
 
 #: Prefixes of the network's names, by the origin of the file: plain, our classifier, mmdet and mmseg.
 PREFIXES = ('', 'net.', 'backbone.', 'module.', 'module.net.')
 #: The usage example in a hub folder's card.
 USAGE = "import timm, pinas_zoo\nnet = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)"
+#: Licences of weights that the hub knows by name; others are 'other' with their text.
+HUB_LICENCES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-4.0', 'cc-by-nc-4.0', 'cc0-1.0')
 NAMED = {(PINAS.name, '301-3231-203213-032'): 'pinas_a', (PINAS.name, '333-3113-330011-021'): 'pinas_b'}
 
 
@@ -77,11 +83,13 @@ def publish(
         checkpoint: `.safetensors` or `.pth` file of a backbone, a classifier, or a model that has one.
         folder: Folder to write to.
         card: Content of the model card.
-        preprocess: timm's settings of the input (input_size, mean, std, crop_pct, interpolation).
+        preprocess: timm's settings of the input (input_size, mean, std, crop_pct, interpolation); others are those that
+            the checkpoint states, or the manifest for a file of the zoo.
         name: Stem of the mmengine file; default: the folder's name.
 
     Raises:
-        ValueError: It contains no network of a known space, or an incomplete one.
+        ValueError: It contains no network of a known space, or an incomplete one; or it is a classifier and neither the
+            checkpoint nor the manifest nor `preprocess` states mean and std.
     """
     checkpoint, folder, card = Path(checkpoint), Path(folder), card or Card()
     content = read_checkpoint(checkpoint)
@@ -92,12 +100,19 @@ def publish(
     classes = net['fc.weight'].shape[0] if 'fc.weight' in net else 0
     facts = describe(checkpoint, metadata, 'classifier' if classes else 'backbone', space, arch, classes)
     facts['licence'] = card.licence or facts['licence']
-    if len(content.classes) == classes > 0:
-        facts['dataset_meta'] = json.dumps({'classes': content.classes})
-        preprocess = {'label_names': content.classes, **(preprocess or {})}
+    names = content.classes if len(content.classes) == classes else []
+    settings = _preprocess(content, checkpoint) | (preprocess or {})
+    if classes and not {'mean', 'std'} <= set(settings):
+        raise ValueError(
+            f'{checkpoint} does not state the mean and std of its input, and whoever loads the folder would take '
+            'those of ImageNet; give them: --preprocess \'{"mean": [...], "std": [...]}\''
+        )
+    facts['dataset_meta'] = json.dumps({'classes': names, 'preprocess': settings})
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / 'model.safetensors', net, facts)
-    config = _config(space, arch, net, classes, facts['licence'], preprocess or {})
+    config = _config(space, arch, net, classes, facts['licence'], settings)
+    if names:
+        config['label_names'] = names  # where timm and transformers look for them
     write_text(folder / 'config.json', json.dumps(config, indent=1) + '\n')
     title = f'{config["architecture"]}, architecture {arch}'
     tags = ('timm', 'image-classification')
@@ -167,6 +182,18 @@ def describe(
     }
 
 
+def _preprocess(content: Checkpoint, checkpoint: Path) -> dict[str, Any]:
+    """timm's settings of the input: those that the checkpoint states, else those of the zoo's file that it is."""
+    if stated := content.dataset_meta.get('preprocess'):
+        return dict(stated)
+    facts = {file_sha256(checkpoint), *(content.metadata.get(key) for key in ('source', 'source_sha256'))} - {None}
+    for entry in entries().values():
+        of_entry = {entry.sha256, *((entry.released.file, entry.released.sha256) if entry.released else ())}
+        if facts & of_entry:
+            return {'mean': list(IMAGENET_DEFAULT_MEAN), 'std': list(IMAGENET_DEFAULT_STD)} | entry.preprocess
+    return {}
+
+
 def _config(
     space: SearchSpace, arch: str, net: dict[str, Tensor], classes: int, licence: str, preprocess: dict[str, Any]
 ) -> dict[str, Any]:
@@ -186,6 +213,11 @@ def _config(
         'license': licence,
         **preprocess,
     }
+    settings['input_size'] = [
+        chans,
+        *settings['input_size'][1:],
+    ]  # our sources show grey images as three equal channels
+    settings |= {key: settings[key][:chans] for key in ('mean', 'std') if key in settings}
     return {
         'architecture': architecture,
         'num_classes': classes,
@@ -209,8 +241,7 @@ def model_card(title: str, usage: str, file: Path, facts: dict[str, Any], card: 
     arch, space = facts['arch'], json.loads(facts['space'])['name']
     metrics = '\n'.join(f'- {name}: {value}' for name, value in card.metrics.items()) or '- none'
     return f"""---
-library_name: {tags[0]}
-tags: [{', '.join(dict.fromkeys([tags[0], 'pinas_zoo', *tags[1:]]))}]
+{card_data(title, facts, card, tags).to_yaml()}
 ---
 # {title}
 
@@ -220,7 +251,7 @@ tags: [{', '.join(dict.fromkeys([tags[0], 'pinas_zoo', *tags[1:]]))}]
 
 | what | |
 |---|---|
-| architecture | {f'`{arch}`' if arch else 'every one'} of space `{space}` |
+| architecture | {f'`{arch}`' if arch else 'all'} of space `{space}` |
 | classes | {facts['num_classes'] or 'none: a backbone'} |
 | training data | {card.data} |
 | recipe | {card.recipe} |
@@ -235,6 +266,62 @@ Metrics (protocol: {card.protocol}):
 
 {metrics}
 """
+
+
+def card_data(title: str, facts: dict[str, Any], card: Card, tags: Sequence[str]) -> ModelCardData:
+    """The metadata of a model card, in the hub's terms; arguments as for `model_card`."""
+    licence = facts['licence']
+    known = licence.lower() in HUB_LICENCES
+    dataset = card.data.split(',')[0]
+    results = [
+        EvalResult(
+            task_type=tags[1],
+            dataset_type=_slug(dataset),
+            dataset_name=dataset,
+            metric_type=_slug(name),
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in card.metrics.items()
+    ]
+    return ModelCardData(
+        library_name=tags[0],
+        pipeline_tag=tags[1],
+        tags=list(dict.fromkeys([tags[0], 'pinas_zoo', tags[1]])),
+        license=licence.lower() if known else 'other',
+        license_name=None if known else licence,
+        model_name=re.split('[:,]', title)[0],
+        eval_results=results or None,
+        ignore_metadata_errors=False,
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')
+
+
+def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
+    """Uploads a published folder to the Hugging Face Hub, which needs a token with the right to write.
+
+    Args:
+        folder: timm's hub folder, as `publish` wrote it.
+        repository: 'USER/NAME'; created if it is missing.
+        private: Whether a new repository is private.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        ValueError: There is no token, or no published folder.
+        huggingface_hub.errors.HfHubHTTPError: The hub refused it.
+    """
+    if not Path(folder, 'config.json').is_file():
+        raise ValueError(f'{folder} has no config.json: publish into it first')
+    if get_token() is None:
+        raise ValueError(f'{repository} needs a token of the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN')
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=['*.pth']))
 
 
 def _strings(facts: dict[str, Any]) -> dict[str, str]:

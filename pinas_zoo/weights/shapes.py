@@ -108,13 +108,14 @@ def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
     Raises:
         ValueError: A position fits no candidate, or several equally well, or has one that the space does not have.
     """
-    starts, found = [0, *accumulate(space.depths)], {}
+    starts = [0, *accumulate(space.depths)]
+    found: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         if (match := _BLOCK.fullmatch(name)) is not None:
             stage, block = int(match[1]), int(match[2])
             if stage <= len(space.depths) and block < space.depths[stage - 1]:
                 found.setdefault(starts[stage - 1] + block, {})[match[3]] = shape
-    arch = []
+    arch: list[int | tuple[int, ...]] = []
     for position in range(space.num_positions):
         inner, choices = found.get(position, {}), space.choices(position)
         if several := {int(match[1]) for name in inner if (match := _KEPT.fullmatch(name))}:

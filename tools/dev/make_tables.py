@@ -139,7 +139,7 @@ def weights_table() -> str:
             [
                 f'`{entry.name}`',
                 f'{entry.task}, {entry.dataset}',
-                f'{f"`{entry.arch}`" if entry.arch else "every one"} of `{entry.space}`',
+                f'{f"`{entry.arch}`" if entry.arch else "all"} of `{entry.space}`',
                 f'[{entry.released.file}]({entry.url}), converted' if entry.released else f'`{entry.file}`',
                 _entry_results(entry, 'paper'),
                 _entry_results(entry, 'us'),
@@ -176,6 +176,11 @@ def table(source: Path, page: Path) -> str:
     return _markdown(HEADER, rows)
 
 
+def filled(page: Path, text: str) -> str:
+    """A page's text with its tables as they are now."""
+    return BLOCK.sub(lambda match: match[1] + table(ROOT / match[2], page) + match[3], text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='write nothing, exit 1 if a table is out of date')
@@ -191,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle(OWN, OWN.read_text() if OWN.is_file() else '', own_metafile())
     for path in [path for pattern in CARDS for path in sorted(ROOT.glob(pattern))]:
         old = path.read_text()
-        settle(path, old, BLOCK.sub(lambda match, page=path: match[1] + table(ROOT / match[2], page) + match[3], old))
+        settle(path, old, filled(path, old))
     verb = 'out of date' if args.check else 'rewritten'
     print(f'tables: {verb} in {", ".join(stale)}' if stale else 'tables: all up to date')
     return 1 if args.check and stale else 0

@@ -1,4 +1,4 @@
-# Mask R-CNN of few channels for composed scenes; a config adds the space, its widths and its strides.
+# Mask R-CNN with few channels for composed scenes; a config adds the space, its widths and its strides.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 model = dict(

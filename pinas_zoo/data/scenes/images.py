@@ -199,8 +199,10 @@ def _render(items: Items, rng: np.random.Generator, height: int, settings: Scene
 
 def _tint(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hue, strength = rng.random(), rng.uniform(0.25, 0.95)
-    dark = np.float32(colorsys.hsv_to_rgb(hue, min(1, strength + 0.2), rng.uniform(0.08, 0.3)))
-    light = np.float32(colorsys.hsv_to_rgb((hue + rng.normal(0, 0.04)) % 1, strength, rng.uniform(0.75, 1.0)))
+    dark = np.array(colorsys.hsv_to_rgb(hue, min(1, strength + 0.2), rng.uniform(0.08, 0.3)), dtype=np.float32)
+    light = np.array(
+        colorsys.hsv_to_rgb((hue + rng.normal(0, 0.04)) % 1, strength, rng.uniform(0.75, 1.0)), dtype=np.float32
+    )
     return dark + (light - dark) * grey[..., None]
 
 
@@ -243,9 +245,10 @@ def _draw(image: np.ndarray, sprite: _Sprite, reach: int) -> None:
     """Soft shadow to the lower right, then the item itself."""
     padded = Image.fromarray(np.pad(sprite.alpha * 255, reach).astype(np.uint8))
     shadow = np.asarray(padded.filter(ImageFilter.BoxBlur(reach / 2)), dtype=np.float32) / 255
-    window, inner = _windows(sprite, *image.shape[:2], pad=reach)
+    height, width = image.shape[:2]
+    window, inner = _windows(sprite, height, width, pad=reach)
     image[window] *= 1 - 0.5 * np.roll(shadow, (reach // 2, reach // 2), (0, 1))[inner][..., None]
-    window, inner = _windows(sprite, *image.shape[:2])
+    window, inner = _windows(sprite, height, width)
     alpha = sprite.alpha[inner][..., None]
     image[window] += (sprite.colours[inner] - image[window]) * alpha
 
@@ -278,7 +281,9 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     strength = rng.uniform(0.05, 0.3)
     mix = (0.5 + 0.18 * noise + strength * pattern).clip(0, 1)[..., None]
     hue, value = rng.random(), rng.uniform(0.3, 0.9)
-    first = np.float32(colorsys.hsv_to_rgb(hue, rng.uniform(0.02, 0.4), value))
-    second = np.float32(colorsys.hsv_to_rgb((hue + rng.normal(0, 0.1)) % 1, rng.uniform(0.02, 0.45), value * 0.6))
+    first = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.02, 0.4), value), dtype=np.float32)
+    second = np.array(
+        colorsys.hsv_to_rgb((hue + rng.normal(0, 0.1)) % 1, rng.uniform(0.02, 0.45), value * 0.6), dtype=np.float32
+    )
     grain = rng.standard_normal((height, width, 1), dtype=np.float32) * 0.015
     return second + (first - second) * mix.astype(np.float32) + grain

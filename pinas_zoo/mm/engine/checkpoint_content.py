@@ -68,24 +68,26 @@ def _plain(value: Any, dropped: list[str], name: str) -> Any:
         return (set if kind is frozenset else kind)(m for m in members if m is not _DROPPED)
     if isinstance(value, Path):
         return str(value)
-    for kind in (bool, int, float, str, bytes):  # subclasses, such as enums of int
-        if isinstance(value, kind):
-            return kind(value)
+    plain: Any
+    for plain in (bool, int, float, str, bytes):  # subclasses, such as enums of int
+        if isinstance(value, plain):
+            return plain(value)
     dropped.append(f'{name} ({type(value).__module__}.{type(value).__qualname__})')
     return _DROPPED
 
 
-def _plain_dict(value: dict, dropped: list[str], name: str) -> dict:
+def _plain_dict(value: dict[str, Any], dropped: list[str], name: str) -> dict[str, Any]:
     """A dict of plain members; Counter and OrderedDict (with a module's `_metadata`) keep their type."""
     kind = next((k for k in (Counter, OrderedDict) if type(value) is k), dict)
-    result: dict = kind()
+    result: dict[str, Any] = kind()
     for key, item in value.items():
         plain_key = _plain(key, dropped, f'{name} key')
         plain_item = _plain(item, dropped, f'{name}.{key}' if name else str(key))
         if plain_key is not _DROPPED and plain_item is not _DROPPED:
             result[plain_key] = plain_item
-    if kind is OrderedDict and hasattr(value, '_metadata'):
-        result._metadata = _plain(value._metadata, dropped, f'{name}._metadata')
+    metadata = getattr(value, '_metadata', None)
+    if isinstance(result, OrderedDict) and metadata is not None:
+        result._metadata = _plain(metadata, dropped, f'{name}._metadata')  # type: ignore[attr-defined] # torch's own
     return result
 
 
@@ -100,7 +102,7 @@ def from_plain(value: Any) -> Any:
     return value
 
 
-def hub_to_plain(hub: dict, history: int, dropped: list[str]) -> dict:
+def hub_to_plain(hub: dict[str, Any], history: int, dropped: list[str]) -> dict[str, Any]:
     """A message hub's state in plain values, with the newest `history` entries of each scalar."""
     scalars = {}
     for key, buffer in hub['log_scalars'].items():
@@ -116,7 +118,7 @@ def hub_to_plain(hub: dict, history: int, dropped: list[str]) -> dict:
     }
 
 
-def hub_from_plain(plain: dict, history: int) -> dict:
+def hub_from_plain(plain: dict[str, Any], history: int) -> dict[str, Any]:
     """The state for `MessageHub.load_state_dict`, from the plain form."""
     scalars = {}
     for key, entry in plain['log_scalars'].items():
@@ -138,7 +140,8 @@ def hub_from_plain(plain: dict, history: int) -> dict:
 def random_state() -> RandomState:
     """The states of random, numpy and torch (and of the current CUDA device), as tensors."""
     version, keys, gauss = random.getstate()
-    _, np_keys, np_pos, np_has_gauss, np_gauss = np.random.get_state()
+    generator: Any = np.random.get_state()
+    _, np_keys, np_pos, np_has_gauss, np_gauss = generator
     state = {
         'python': torch.tensor([version, *keys], dtype=torch.int64),
         'python_gauss': torch.tensor([gauss is not None, gauss if gauss is not None else 0.0], dtype=torch.float64),
@@ -218,7 +221,8 @@ class AtomicBackend(LocalBackend):
         Args:
             keep: Called at the end; the paths that it returns are not removed.
         """
-        self._waiting = waiting = []
+        waiting: list[str] = []
+        self._waiting = waiting
         try:
             yield waiting
         finally:

@@ -23,7 +23,7 @@ class ResumeMismatchError(ValueError):
     """The run that wrote a checkpoint and the run that continues it differ."""
 
 
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+def unwrap(model: Any) -> torch.nn.Module:
     """The model inside a distributed wrapper, or itself."""
     return model.module if is_model_wrapper(model) else model
 
@@ -74,6 +74,10 @@ class ExactCheckpointHook(CheckpointHook):
         ValueError: A storage backend was given.
     """
 
+    backend_args: dict[str, Any] | None
+    interval: int
+    save_begin: int
+
     def __init__(
         self,
         interval: int = -1,
@@ -94,7 +98,7 @@ class ExactCheckpointHook(CheckpointHook):
         self.strict = strict
         self._due = False
         self._gathered: list[states.RandomState] | None = None
-        self._resumed: dict | None = None
+        self._resumed: dict[str, Any] | None = None
         self._replaced: list[str] = []
         self._dropped: set[str] = set()
 
@@ -123,7 +127,7 @@ class ExactCheckpointHook(CheckpointHook):
             self._save_checkpoint(runner)
             self._due = False
 
-    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Save the best; the file that it replaces is removed afterwards."""
         with self.file_backend.deferred(keep=self._best_paths):
             super().after_val_epoch(runner, metrics)
@@ -136,7 +140,7 @@ class ExactCheckpointHook(CheckpointHook):
         whole = step % accumulation_steps(runner.optim_wrapper) == 0
         return whole or step == runner.max_iters
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         """mmengine's saving in the order: new file, last_checkpoint, then the old files."""
         if not self._is_whole(runner, step):  # a new best inside an accumulation
             return
@@ -196,7 +200,7 @@ class ExactCheckpointHook(CheckpointHook):
                     'nothing was saved, the last checkpoint is unchanged'
                 )
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Convert the content to plain values, and add random states and conditions (rank 0)."""
         dropped: list[str] = []
         hub = states.hub_to_plain(checkpoint.pop('message_hub'), self.history, dropped)
@@ -220,7 +224,7 @@ class ExactCheckpointHook(CheckpointHook):
 
     # ---- resuming
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Rebuild the message hub; when resuming, compare the conditions of both runs."""
         if 'message_hub' in checkpoint:
             hub = checkpoint['message_hub']
@@ -267,9 +271,10 @@ class ExactCheckpointHook(CheckpointHook):
             'deterministic': str(torch.are_deterministic_algorithms_enabled()),
         }
 
-    def _compare(self, runner: Runner, saved: dict) -> None:
+    def _compare(self, runner: Runner, saved: dict[str, Any]) -> None:
         current = self._conditions(runner)
-        errors, warnings = [], []
+        errors: list[str] = []
+        warnings: list[str] = []
         for key, now in current.items():
             if key in saved and saved[key] != now:  # files of older versions lack some
                 text = f'{key} {saved.get(key)} in the checkpoint, {now} now'

@@ -8,12 +8,13 @@ So a class that is missing in a split does not change the numbers of the others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.config import Config
 
 from pinas_zoo.data.images import few_names
 from pinas_zoo.data.sources import find_views, open_source
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 
 __all__ = ['class_counts', 'pin_classes', 'views']
 
@@ -21,7 +22,7 @@ __all__ = ['class_counts', 'pin_classes', 'views']
 _ORDER = ('train_dataloader', 'calibration', 'evaluation', 'custom_hooks', 'val_dataloader', 'test_dataloader')
 
 
-def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict, bool]]:
+def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Every part of a config, in our format, that reads images from a source.
 
     Args:
@@ -69,7 +70,7 @@ def pin_classes(cfg: Config, known: Sequence[str] | None = None) -> None:
         source.setdefault('classes', names)
 
 
-def _in_files(source: dict) -> bool:
+def _in_files(source: dict[str, Any]) -> bool:
     return source['kind'] in ('folder', 'list')
 
 

@@ -20,7 +20,7 @@ from mmengine.config import Config
 
 from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import CLASS_NAMES
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import read_checkpoint
 
@@ -29,7 +29,7 @@ __all__ = ['FROM_DATA', 'class_names', 'fill_from_data', 'is_open']
 FROM_DATA = 'from data'
 
 
-def is_open(node: Config | dict) -> bool:
+def is_open(node: Config | dict[str, Any]) -> bool:
     """Whether a config, or a part of one, takes class names or counts from the data."""
     return any(True for _ in _open_keys(node))
 
@@ -58,7 +58,7 @@ def class_names(checkpoint: str | Path) -> list[str] | None:
     return read_checkpoint(find_weights(checkpoint), tensors=False).classes or None
 
 
-def _open_keys(node: Any) -> Iterator[tuple[dict, str]]:
+def _open_keys(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
     """(dict, key) of every 'from data'."""
     node = node._cfg_dict if isinstance(node, Config) else node
     if isinstance(node, dict):
@@ -83,7 +83,7 @@ def _names(cfg: Config, splits: Sequence[str]) -> Sequence[str]:
     return next(iter(found))
 
 
-def _leaves(node: Any) -> Iterator[dict]:
+def _leaves(node: Any) -> Iterator[dict[str, Any]]:
     """Data sets inside wrappers (repeated, concatenated, seeded)."""
     inner = [node['dataset']] if 'dataset' in node else node.get('datasets', ())
     if not inner:
@@ -92,13 +92,13 @@ def _leaves(node: Any) -> Iterator[dict]:
         yield from _leaves(child)
 
 
-def _names_of(node: dict) -> Sequence[str]:
+def _names_of(node: dict[str, Any]) -> Sequence[str]:
     if 'source' in node:
         if not (names := open_source(node['source']).classes):
             raise BadInputError(f'num_classes={FROM_DATA!r}: the images of {dict(node["source"])} have no labels')
         return names
     known = (node.get('metainfo') or {}).get('classes')
-    if _is_list(known):
+    if known is not None and _is_list(known):
         return known
     if known != FROM_DATA:
         raise BadInputError(
@@ -112,10 +112,10 @@ def _names_of(node: dict) -> Sequence[str]:
             text = stream.read()
     except OSError as error:
         raise BadInputError(f'{path}: {error.strerror}; classes={FROM_DATA!r} takes the class names from it') from None
-    names = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
+    listing = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
+    if not listing:
         raise BadInputError(f'{path}: contains no class names')
-    return names
+    return listing
 
 
 def _categories(path: str, text: str) -> list[str]:

@@ -33,7 +33,7 @@ def batch_names(data_batch: Any) -> list[str]:
     return [str(path) for path in paths if path is not None]
 
 
-def path_names(model: torch.nn.Module, step: int | None = None) -> list[str]:
+def path_names(model: Any, step: int | None = None) -> list[str]:
     """The paths of the model's last step, or of another one, if it provides them (`last_paths`, `last_step`)."""
     last = getattr(model, 'last_step', None)
     if step is not None and last is not None:
@@ -71,7 +71,7 @@ class NonFiniteGuardHook(Hook):
     _in_a_row = 0
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Check every output whose name contains `loss`; if there is a `LateInfoHook`, it does this instead.
 
@@ -129,13 +129,15 @@ def scales_float16(optim_wrapper: Any) -> bool:
 @torch.no_grad()
 def restart_statistics(model: torch.nn.Module) -> int:
     """Resets BN statistics that are not finite to those of a new layer; returns the number of such layers."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     found = 0
-    for layer in layers:
-        good = layer.running_mean.isfinite() & layer.running_var.isfinite()
+    for mean, var in ((layer.running_mean, layer.running_var) for layer in layers):
+        if mean is None or var is None:
+            continue
+        good = mean.isfinite() & var.isfinite()
         found += not bool(good.all())
-        layer.running_mean.copy_(layer.running_mean.where(good, 0))
-        layer.running_var.copy_(layer.running_var.where(good, 1))
+        mean.copy_(mean.where(good, 0))
+        var.copy_(var.where(good, 1))
     return found
 
 
@@ -180,7 +182,7 @@ class LateInfoHook(RuntimeInfoHook):
     _waiting: Sequence[_Copy] = ()
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Take a step's outputs, and read those that are due.
 
@@ -238,7 +240,7 @@ class PathLogHook(Hook):
     _since: tuple[float, int] | None = None  # time and iteration of the last log, initially of the first iteration
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Write at the interval of the run's LoggerHook."""
         now, done = time.perf_counter(), runner.iter + 1
@@ -246,7 +248,7 @@ class PathLogHook(Hook):
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
         if not self.every_n_train_iters(runner, interval):
             return
-        model = unwrap(runner.model)
+        model: Any = unwrap(runner.model)
         scalars = model.log_scalars() if hasattr(model, 'log_scalars') else {}
         if done > first:
             images = runner.train_dataloader.batch_sampler.batch_size * get_world_size() * (done - first)

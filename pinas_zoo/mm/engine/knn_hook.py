@@ -137,7 +137,7 @@ class KNNHook(Hook):
             self._measure(runner, 0)
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Measure at the interval and at the end."""
         if self.every_n_train_iters(runner, self.interval) or runner.iter + 1 == runner.max_iters:

@@ -30,9 +30,9 @@ from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.resume_config import compare_config
 from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
-from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
+from pinas_zoo.mm.preflight.bad_input import last_line
 from pinas_zoo.mm.preflight.check import find_problems
-from pinas_zoo.mm.preflight.findings import Findings
+from pinas_zoo.mm.preflight.findings import BadInputError, Findings
 from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 

@@ -30,7 +30,7 @@ Draw = tuple[int, int]
 
 
 @DATA_SAMPLERS.register_module()
-class StatelessSampler(Sampler):
+class StatelessSampler(Sampler[Draw]):
     """Endless (index, draw number) pairs from any start, every `world_size`-th for this rank.
 
     Draw d of the endless sequence is member d % size of the permutation of epoch d // size, which
@@ -60,7 +60,7 @@ class StatelessSampler(Sampler):
         self.start = 0  # samples of this rank that were drawn before
 
     def __iter__(self) -> Iterator[Draw]:
-        size, order, current = len(self.dataset), None, -1
+        size, current, order = len(self.dataset), -1, np.empty(0, int)
         for number in itertools.count(self.start):
             draw = number * self.world_size + self.rank
             epoch, position = divmod(draw, size)
@@ -114,7 +114,7 @@ def run_seed(seed: int | None) -> int:
     return seeds[0]
 
 
-class DatasetWrapper(Dataset):
+class DatasetWrapper(Dataset[Any]):
     """Forwards unknown attributes to the data set inside, for reading and writing.
 
     This makes it transparent for hooks and batch samplers of mmdet and mmseg.
@@ -171,7 +171,7 @@ class SeededDataset(DatasetWrapper):
     def __getitem__(self, item: int | Draw) -> Any:
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[int | Draw]) -> list:
+    def __getitems__(self, items: Sequence[Any]) -> list[Any]:
         """The samples of a batch; torch's loader calls this, so the random states are saved only once per batch."""
         if not isinstance(items[0], tuple):
             return [self.dataset[item] for item in items]
@@ -231,7 +231,7 @@ class ExactIterLoop(IterBasedTrainLoop):
     def __init__(
         self,
         runner: Any,
-        dataloader: DataLoader | dict,
+        dataloader: DataLoader[Any] | dict[str, Any],
         max_iters: int | None = None,
         max_epochs: int | None = None,
         val_begin: int = 1,
@@ -260,6 +260,7 @@ class ExactIterLoop(IterBasedTrainLoop):
             dynamic_intervals = [((begin - 1) * unit + 1, every * unit) for begin, every in dynamic_intervals or ()]
         if val_interval is None:
             val_interval = 1000 if max_epochs is None else 1
+        assert max_iters is not None
         self._max_iters = int(max_iters)
         self._max_epochs = math.ceil(self._max_iters / epoch_length) if epoch_length else 1
         self._iter = self._epoch = 0
@@ -268,7 +269,7 @@ class ExactIterLoop(IterBasedTrainLoop):
         self.val_interval = val_interval * unit
         self.stop_training = False
         self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
-        self.dataloader_iterator: Iterator | None = None
+        self.dataloader_iterator: Any = None  # an iterator while it runs
         self._held: RandomState | None = None
         dataset = self.dataloader.dataset
         if not isinstance(getattr(dataset, '_dataset', dataset), SeededDataset):  # mmengine may slice it
@@ -312,7 +313,8 @@ class ExactIterLoop(IterBasedTrainLoop):
         """What follows iteration k after its checkpoint: the end of an epoch, a validation."""
         runner, k = self.runner, self._iter
         runner.message_hub.update_info('finished_iter', k)
-        ends_epoch = bool(self.epoch_length) and k % self.epoch_length == 0 and k < self._max_iters
+        length = self.epoch_length
+        ends_epoch = bool(length and k % length == 0 and k < self._max_iters)
         if ends_epoch:
             runner.call_hook('after_train_epoch')
             self._epoch += 1

@@ -6,7 +6,7 @@ Every change is reported by a line in `notes`, for the log of the run.
 import atexit
 import multiprocessing as mp
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,11 +23,11 @@ _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 _AMP = 'pinas_zoo.AmpOptimWrapper'
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     """All dicts inside a config value, outermost first."""
     if isinstance(node, dict):
         yield node
-        children = list(node.values())
+        children: Iterable[Any] = list(node.values())
     else:
         children = node if isinstance(node, (list, tuple)) else ()
     for child in children:
@@ -97,7 +97,7 @@ def use_amp(cfg: Config) -> None:
                 node.setdefault('dtype', 'float16')
 
 
-def _wrappers(cfg: Config) -> Iterator[dict]:
+def _wrappers(cfg: Config) -> Iterator[dict[str, Any]]:
     """The configs of optimiser wrappers, one or several."""
     return (node for node in _dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
 

@@ -24,7 +24,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcesso
 from torch.utils.data import DataLoader
 
 from pinas_zoo.mm.engine import rewrite
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 
 __all__ = ['override', 'top_level_keys']
@@ -121,9 +121,9 @@ def _hint(before: Config, key: str, path: str = '', name: str = '', allowed: set
     top, last = wanted.split('.')[0], wanted.rpartition('.')[2]
     keys = [place for place, _ in _leaves(_plain(before), '') if place.split('.')[0] in top_level_keys(before)]
     keys = [place for place in keys if _likeness(place.rpartition('.')[2], last) >= 0.8]
-    near = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
-    if near and (name or _likeness(near, wanted) >= 0.6):
-        return f'; did you mean {near}{rest}?'
+    nearest = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
+    if nearest and (name or _likeness(nearest, wanted) >= 0.6):
+        return f'; did you mean {nearest}{rest}?'
     return f'; it takes: {", ".join(sorted(allowed - _TYPED))}' if allowed else ''
 
 
@@ -134,7 +134,7 @@ def _likeness(one: str, other: str) -> float:
 # ---- walking a config ------------------------------------------------------------------------------------------------
 
 
-def _plain(cfg: Config) -> dict:
+def _plain(cfg: Config) -> dict[str, Any]:
     return cfg._cfg_dict.to_dict()
 
 
@@ -193,7 +193,7 @@ def _imports_others(cfg: Config) -> bool:
     return any(not module.startswith('pinas_zoo') for module in modules)
 
 
-def _allowed(cfg: Config, node: dict, path: str) -> set[str] | None:
+def _allowed(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
     """Keys that the dict at `path` may have; None if that cannot be determined."""
     name = path.rpartition('.')[2]
     if (known := _untyped(cfg, node, path)) is not None:
@@ -220,7 +220,7 @@ def _allowed(cfg: Config, node: dict, path: str) -> set[str] | None:
     return allowed
 
 
-def _untyped(cfg: Config, node: dict, path: str) -> set[str] | None:
+def _untyped(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
     """Keys of the dicts that mmengine reads itself; None for all others."""
     top = path.split('.')[0]
     if path == 'train_cfg' and not node.get('type'):
@@ -280,12 +280,12 @@ def _parameters(cls: Any) -> set[str] | None:
             continue
         if base is object:
             return None
-        parameters = inspect.signature(base.__init__).parameters
+        parameters = inspect.signature(vars(base)['__init__']).parameters
         names |= set(parameters) - {'self'}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return names
         # Only keywords that are passed on to the base class are its own.
-        call = re.search(_FORWARDED, inspect.getsource(base.__init__))
+        call = re.search(_FORWARDED, inspect.getsource(vars(base)['__init__']))
         if call is None:
             return None
         after = call[1] if call[1] and call[1] != base.__name__ else ''

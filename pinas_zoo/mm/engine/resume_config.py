@@ -122,5 +122,5 @@ def _without(node: Any) -> Any:
     return [_without(child) for child in node] if isinstance(node, (list, tuple)) else node
 
 
-def _items(node: dict) -> Iterator[tuple[str, Any]]:
+def _items(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     return ((key, child) for key, child in node.items() if key not in _FREE)

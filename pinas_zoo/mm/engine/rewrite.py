@@ -77,7 +77,7 @@ def _convert_loop(cfg: Config, notes: list[str]) -> None:
     cfg.train_cfg = ConfigDict(train, type='pinas_zoo.ExactIterLoop')
 
 
-def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
+def _seed_data(loader: dict[str, Any], seed: int, notes: list[str]) -> None:
     """Wrap the data set and replace the sampler of a training loader."""
     if type_name(loader['dataset']) == 'SeededDataset':
         loader['dataset']['seed'] = seed
@@ -103,7 +103,7 @@ def _seed_data(loader: dict, seed: int, notes: list[str]) -> None:
         )
 
 
-def _convert_checkpoints(hooks: dict, epochs: bool, notes: list[str]) -> None:
+def _convert_checkpoints(hooks: dict[str, Any], epochs: bool, notes: list[str]) -> None:
     """Replace the checkpoint hook, unless the config disabled it."""
     default = {'type': 'CheckpointHook', 'by_epoch': epochs, 'interval': 1 if epochs else 1000}
     hook = dict(hooks.get('checkpoint', default) or ())

@@ -65,8 +65,8 @@ def name_bad_input(cfg: Config, splits: Sequence[str]) -> None:
         cfg[name] = ConfigDict({**loader, 'dataset': node if seeded is None else {**seeded, 'dataset': node}})
 
 
-def _with_checks(steps: Any, channels: int | None) -> list:
-    found: list = []
+def _with_checks(steps: Any, channels: int | None) -> list[Any]:
+    found: list[Any] = []
     for step, after in zip(steps, [*steps[1:], {}], strict=True):
         found.append(step)
         if type_name(step) == 'LoadImageFromFile' and type_name(after) != 'CheckImage':
@@ -74,7 +74,7 @@ def _with_checks(steps: Any, channels: int | None) -> list:
     return found
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     """All dicts inside, outermost first."""
     if isinstance(node, dict):
         yield node

@@ -17,7 +17,7 @@ from pinas_zoo.registry import DATA_SAMPLERS, FUNCTIONS
 
 
 @DATA_SAMPLERS.register_module()
-class SkippingBatchSampler(Sampler):
+class SkippingBatchSampler(Sampler[list[Any]]):
     """A batch sampler of mmdet, mmseg or torch that can start at batch k.
 
     A sampler that groups images (mmdet's AspectRatioBatchSampler) keeps partly filled groups, so batch k
@@ -32,10 +32,10 @@ class SkippingBatchSampler(Sampler):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Any,
         batch_size: int,
         drop_last: bool = False,
-        batch_sampler: dict | None = None,
+        batch_sampler: dict[str, Any] | None = None,
     ) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
@@ -43,14 +43,14 @@ class SkippingBatchSampler(Sampler):
         self._inner_cfg = batch_sampler
         self.start = 0  # batches of this rank that were drawn before
 
-    def __iter__(self) -> Iterator[list]:
+    def __iter__(self) -> Iterator[list[Any]]:
         return itertools.islice(self._endless(), self.start, None)
 
     def __len__(self) -> int:
         rounded = math.floor if self.drop_last else math.ceil
         return max(1, rounded(len(self.sampler) / self.batch_size))
 
-    def _endless(self) -> Iterator[list]:
+    def _endless(self) -> Iterator[list[Any]]:
         for epoch in itertools.count():
             if hasattr(self.sampler, 'set_epoch'):
                 self.sampler.set_epoch(epoch)
@@ -75,8 +75,9 @@ def end_with_parent(worker_id: int, seed: int = 0) -> None:
         seed: As mmengine seeds its workers; only samples that are not seeded depend on it.
     """
     die_with_parent()
-    workers = torch.utils.data.get_worker_info().num_workers
-    worker_init_fn(worker_id, workers, rank=int(os.environ.get('RANK', '0')), seed=seed)
+    info = torch.utils.data.get_worker_info()
+    assert info is not None  # torch calls this in a worker
+    worker_init_fn(worker_id, info.num_workers, rank=int(os.environ.get('RANK', '0')), seed=seed)
 
 
 def die_with_parent() -> None:

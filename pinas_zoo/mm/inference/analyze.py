@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -98,11 +99,11 @@ def analyze(
     if not name.endswith('.py'):
         if not timm.is_model(name.partition('.')[0]):
             raise ValueError(f'{name!r} is neither a config file (.py) nor a model that timm {timm.__version__} knows')
-        net = timm.create_model(name, **({'checkpoint_path': checkpoint} if checkpoint else {})).eval()
+        net = timm.create_model(name, checkpoint_path=checkpoint).eval()
         return _plain(name, net, size, device, timing)
     cfg = Config.fromfile(name)
     override(cfg, cfg_options or {})
-    model = build_network(cfg) if checkpoint is None else load_network(cfg, checkpoint, 'cpu')[0]
+    model: BaseModel = build_network(cfg) if checkpoint is None else load_network(cfg, checkpoint, 'cpu')[0]
     if type_name(cfg.model) == 'Classifier':
         return _plain(name, model.net, size or [cfg.test_dataloader.dataset.size], device, timing)
     return _dense(name, model, _pair(size) if size else _test_size(cfg), device, timing)
@@ -112,7 +113,7 @@ def _pair(size: Sequence[int]) -> tuple[int, int]:
     return size[0], size[-1]
 
 
-def _plain(name: str, net: nn.Module, size: Sequence[int] | None, device: str, timing: Timing | None) -> Analysis:
+def _plain(name: str, net: Any, size: Sequence[int] | None, device: str, timing: Timing | None) -> Analysis:
     """A network from images to features or logits."""
     chans, *own = net.default_cfg['input_size']
     height, width = _pair(size or own)
@@ -140,7 +141,7 @@ def _test_size(cfg: Config) -> tuple[int, int]:
     raise ValueError('the config tells no test size: no data_preprocessor.size, no Resize; give --size HEIGHT [WIDTH]')
 
 
-def _batch(model: nn.Module, size: tuple[int, int], count: int) -> dict[str, Any]:
+def _batch(model: BaseModel, size: tuple[int, int], count: int) -> dict[str, Any]:
     """Noise of a size, as the model's preprocessor returns it."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(count)]
@@ -160,7 +161,8 @@ def _sample_type(model: nn.Module) -> type[BaseDataElement]:
 
 
 def _dense(name: str, model: nn.Module, size: tuple[int, int], device: str, timing: Timing | None) -> Analysis:
-    image, proposals = _batch(model, size, 1), []
+    image = _batch(model, size, 1)
+    proposals: list[int] = []
     with _all_kept(model, proposals):
         macs, by_part = _count(lambda: model(**image, mode='predict'))
     parts = {
@@ -176,7 +178,7 @@ def _dense(name: str, model: nn.Module, size: tuple[int, int], device: str, timi
 
 
 @contextmanager
-def _all_kept(model: nn.Module, proposals: list[int]) -> Iterator[None]:
+def _all_kept(model: BaseModel, proposals: list[int]) -> Iterator[None]:
     """Lets a two-stage detector keep all the proposals and detections that its config allows.
 
     The cost of its heads depends on these numbers, which would be random with random weights.
@@ -245,7 +247,7 @@ def table(rows: Sequence[Analysis]) -> str:
     cells = [['model', 'input', 'parameters', 'MACs', 'latency', 'images/s']]
     for row in rows:
         timed = ['-', '-']
-        if row.latency is not None:
+        if row.latency is not None and row.spread is not None:
             timed = [f'{1e3 * row.latency:.1f} ms ± {500 * row.spread:.1f}', f'{row.batch_size / row.latency:.1f}']
         size = f'{row.batch_size} x {row.size[0]} x {row.size[1]}'
         cells.append(

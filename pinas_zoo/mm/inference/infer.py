@@ -72,7 +72,8 @@ def infer(
         raise ValueError(f'{source} does not exist; give an image, a folder or a video')
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
         raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
-    outcome, lines = Outcome(out / 'predictions.jsonl'), []
+    outcome = Outcome(out / 'predictions.jsonl')
+    lines: list[str] = []
     try:
         if source.suffix.lower() in VIDEOS and source.is_file():
             _video(source, predictor, batch_size, progress, outcome, lines)
@@ -165,12 +166,12 @@ def _video(
         bar = tqdm(total=max(count, 0) or None, disable=not progress, unit='frame')
 
         def frames() -> Iterator[tuple[str, np.ndarray]]:
-            number, frame, ok = 0, first, True
-            while ok:
+            number, frame = 0, first
+            while frame is not None:
                 yield str(number), frame
                 number += 1
                 bar.update()
-                ok, frame = video.read()
+                _, frame = video.read()
             if number < WHOLE * count:
                 outcome.failed[source.name] = f'only {number} of {count} frames decode'
 
@@ -196,7 +197,7 @@ def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: float) -> None
             if writer is None:
                 # The codec halves the colour planes: an odd last row or column is left out.
                 size = (picture.width // 2 * 2, picture.height // 2 * 2)
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
                 if not writer.isOpened():
                     raise ValueError(f'OpenCV cannot write MP4 of {size[0]} x {size[1]} at {rate} frames/s here')
             writer.write(np.ascontiguousarray(np.asarray(picture)[: size[1], : size[0], ::-1]))

@@ -38,10 +38,8 @@ def _colour(label: int, palette: Sequence[Sequence[int]] | None = None) -> Colou
         return int(red), int(green), int(blue)
     if label < len(PALETTE):
         return PALETTE[label]
-    red, green, blue = colorsys.hsv_to_rgb(
-        label * 0.618034 % 1, 0.55 + 0.4 * (label % 2), 0.95 - 0.3 * (label % 3 == 0)
-    )
-    return round(255 * red), round(255 * green), round(255 * blue)
+    r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.55 + 0.4 * (label % 2), 0.95 - 0.3 * (label % 3 == 0))
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
 def _zoom(image: np.ndarray) -> int:
@@ -53,8 +51,10 @@ def _enlarge(pixels: np.ndarray, zoom: int) -> Image.Image:
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
-def _font(picture: Image.Image) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(min(28, max(12, max(picture.size) // 40)))
+def _font(picture: Image.Image) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(min(28, max(12, max(picture.size) // 40)))
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as it is where a size is given
+    return font
 
 
 def _write(
@@ -104,10 +104,10 @@ def draw_instances(
     pen, font = ImageDraw.Draw(picture), _font(picture)
     for index in order:
         x1, y1, x2, y2 = (zoom * value for value in boxes[index].tolist())
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colours[index], width=max(2, font.size // 7))
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colours[index], width=max(2, int(font.size // 7)))
     for index in order:
         x1, y1, *_ = (zoom * value for value in boxes[index].tolist())
-        text = classes[labels[index]] + ('' if scores is None else f' {scores[index]:.2f}')
+        text = classes[int(labels[index])] + ('' if scores is None else f' {scores[index]:.2f}')
         _write(pen, x1 + 2, y1 - 3, text, colours[index], font)
     return picture
 

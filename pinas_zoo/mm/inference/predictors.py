@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
@@ -27,7 +28,7 @@ from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, 
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
 from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.engine.overrides import override
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
 from pinas_zoo.weights.load import load_weights, read_checkpoint
@@ -150,7 +151,7 @@ def open_predictor(
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def build_network(cfg: Config) -> nn.Module:
+def build_network(cfg: Config) -> BaseModel:
     """Builds a config's model for a single process, in eval mode, with random weights.
 
     Args:
@@ -175,7 +176,7 @@ def build_network(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval()
 
 
-def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[BaseModel, dict[str, Any]]:
     """Builds a config's model with `build_network` and loads weights; everything has to fit.
 
     Args:
@@ -250,11 +251,12 @@ def _usual(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return getattr(kind, 'METAINFO', {})
 
 
-def _num_classes(model: nn.Module) -> int:
+def _num_classes(model: BaseModel) -> int:
     """Number of classes of the final head: the segmentor's, the last box head's, or the one-stage detector's."""
-    head = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    head: Any = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
     head = head or model.bbox_head
-    return (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
+    return last.num_classes
 
 
 def _prediction(sample: Any, choice: Choice) -> Prediction:
@@ -286,7 +288,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
     """A timm model of this project, in timm's evaluation geometry and with the weights' class names."""
     trained_on = ''
     if checkpoint is None:
-        net = timm.create_model(name, pretrained=True)
+        net: Any = timm.create_model(name, pretrained=True)
         entry = find_entry(f'{net.pretrained_cfg["architecture"]}.{net.pretrained_cfg["tag"]}')
         content, trained_on = read_checkpoint(find_weights(f'{SCHEME}{entry.name}'), tensors=False), entry.dataset
     else:

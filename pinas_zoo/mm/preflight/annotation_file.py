@@ -8,12 +8,12 @@ from operator import itemgetter
 from typing import Any
 
 from pinas_zoo.data.trees import shorten
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError, repeated
 
 _ID, _NUMBER, _TEXT, _LIST = (int, str), (int, float), (str,), (list,)
 _WANTED = {_ID: 'an integer or a text', _NUMBER: 'a number', _TEXT: 'a text', _LIST: 'a list'}
 #: Keys that mmdet and pycocotools read from every entry, and the types of their values.
-_FIELDS = {
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     'image': {'id': _ID, 'file_name': _TEXT, 'height': _NUMBER, 'width': _NUMBER},
     'category': {'id': _ID, 'name': _TEXT},
     'annotation': {'id': _ID, 'image_id': _ID, 'category_id': _ID, 'bbox': _LIST, 'area': _NUMBER},
@@ -50,7 +50,7 @@ class AnnotationFile:
             self._check_sizes()
         self.image_ids = set() if self.errors else {image['id'] for image in self.images}
 
-    def say(self, wrong: Sequence[dict], what: str, text: str) -> str:
+    def say(self, wrong: Sequence[dict[str, Any]], what: str, text: str) -> str:
         """A line on the first of some entries.
 
         Args:
@@ -62,7 +62,7 @@ class AnnotationFile:
         more = f'; {len(wrong) - 1:,} more like it' if len(wrong) > 1 else ''
         return f'{self.path}: {what} {first} {text}{more}'
 
-    def _check_fields(self, what: str, entries: list) -> bool:
+    def _check_fields(self, what: str, entries: list[Any]) -> bool:
         """Returns whether ids can be looked at."""
         if not _only(entries, (dict,)):
             wrong = [entry for entry in entries if type(entry) is not dict]
@@ -81,14 +81,13 @@ class AnnotationFile:
                 self.errors.append(self.say(wrong, what, text))
         return len(self.errors) == before
 
-    def _check_ids(self, what: str, ids: list) -> None:
+    def _check_ids(self, what: str, ids: list[Any]) -> None:
         if what != 'annotation' and len(set(map(type, ids))) > 1:
             text = next(value for value in ids if type(value) is str)
             number = next(value for value in ids if type(value) is int)
             self.errors.append(f'{self.path}: {what} ids are integers and texts, such as {number} and {text!r}')
         if len(set(ids)) < len(ids):
-            seen: set = set()
-            twice = [value for value in ids if value in seen or seen.add(value)]
+            twice = repeated(ids)
             more = f'; {len(twice) - 1:,} more like it' if len(twice) > 1 else ''
             self.errors.append(f'{self.path}: {what} id {brief(twice[0])} occurs twice{more}')
 
@@ -99,13 +98,13 @@ class AnnotationFile:
             size = f'has width {wrong[0]["width"]} and height {wrong[0]["height"]}, pixels are wanted'
             self.errors.append(self.say(wrong, 'image', size))
 
-    def category_ids(self, classes: Sequence[str] | None) -> set:
+    def category_ids(self, classes: Sequence[str] | None) -> set[Any]:
         """Ids of the categories that a data set keeps; adds to the errors where `classes` and categories differ.
 
         Args:
             classes: Of the data set; None keeps all categories.
         """
-        named: dict[str, list] = {}
+        named: dict[str, list[Any]] = {}
         for category in self.categories:
             named.setdefault(category['name'], []).append(category['id'])
         kept = list(named) if classes is None else list(classes)
@@ -135,7 +134,7 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def load(path: str) -> dict[str, list]:
+def load(path: str) -> dict[str, list[Any]]:
     """The document of an annotation file, with its three lists.
 
     Raises:
@@ -163,7 +162,7 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else f'{text[:57]}...'
 
 
-def _only(values: Iterable, types: tuple[type, ...]) -> bool:
+def _only(values: Iterable[Any], types: tuple[type, ...]) -> bool:
     """Whether all values are of these types; True is no number here."""
     return set(map(type, values)) <= set(types)
 

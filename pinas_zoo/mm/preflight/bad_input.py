@@ -136,7 +136,7 @@ class NamedDataset(DatasetWrapper):
 def _check_labels(sample: Any, classes: int, ignored: int | None) -> None:
     found = sample.get('data_samples') if isinstance(sample, dict) else None
     labels = getattr(getattr(found, 'gt_sem_seg', None), 'data', None)
-    if not isinstance(labels, torch.Tensor):
+    if found is None or not isinstance(labels, torch.Tensor):
         return
     wrong = labels >= classes
     if ignored is not None:

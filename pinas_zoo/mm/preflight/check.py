@@ -99,7 +99,7 @@ def _open(node: ConfigDict) -> Any:
     return dataset if known else None
 
 
-def _evaluators(cfg: Config, split: str) -> list[dict]:
+def _evaluators(cfg: Config, split: str) -> list[dict[str, Any]]:
     found = cfg.get(f'{split}_evaluator') or []
     return list(found) if isinstance(found, (list, tuple)) else [found]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmcv.transforms import BaseTransform
 
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import TRANSFORMS
 
 __all__ = ['CheckImage']

@@ -11,13 +11,20 @@ from mmengine.config import ConfigDict
 from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief, load, uncollected
-from pinas_zoo.mm.preflight.bad_input import BadInputError, read_image
-from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, warn_of_orientation
+from pinas_zoo.mm.preflight.bad_input import read_image
+from pinas_zoo.mm.preflight.findings import (
+    BadInputError,
+    Findings,
+    lacks,
+    names_own_classes,
+    repeated,
+    warn_of_orientation,
+)
 from pinas_zoo.mm.preflight.objects import Objects, check_masks, check_objects, left_over, unseen_classes
 
 
 def check_coco(
-    dataset: Any, node: ConfigDict, evaluators: Sequence[dict], listing: Listing, findings: Findings
+    dataset: Any, node: ConfigDict, evaluators: Sequence[dict[str, Any]], listing: Listing, findings: Findings
 ) -> None:
     """Check an annotation file and the images that it names.
 
@@ -43,7 +50,7 @@ def check_coco(
         findings.errors.append(str(error))
 
 
-def check_evaluator(evaluators: Sequence[dict], nodes: Sequence[ConfigDict], findings: Findings) -> None:
+def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[ConfigDict], findings: Findings) -> None:
     """Check that COCO metrics read the annotations of the set that they evaluate.
 
     Args:
@@ -69,7 +76,7 @@ def check_evaluator(evaluators: Sequence[dict], nodes: Sequence[ConfigDict], fin
 
 
 def _check_annotations(
-    file: AnnotationFile, dataset: Any, node: ConfigDict, evaluators: Sequence[dict], findings: Findings
+    file: AnnotationFile, dataset: Any, node: ConfigDict, evaluators: Sequence[dict[str, Any]], findings: Findings
 ) -> None:
     classes = dataset.metainfo.get('classes')
     wanted = file.category_ids(classes)
@@ -101,7 +108,7 @@ def _check_annotations(
         _check_filter(file, wanted, dataset.filter_cfg or {}, findings)
 
 
-def _known(file: AnnotationFile, wanted: set, findings: Findings) -> list[dict]:
+def _known(file: AnnotationFile, wanted: set[Any], findings: Findings) -> list[dict[str, Any]]:
     """Annotations whose image and category are known and whose category is used."""
     categories = {category['id'] for category in file.categories}
     if strange := [a for a in file.annotations if a['category_id'] not in categories]:
@@ -140,8 +147,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
         )
         return
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = [name for name in names if name in seen or seen.add(name)]
+        twice = repeated(names)
         findings.warnings.append(f'{file.path}: {len(twice):,} images come twice, under two ids: {shorten(twice)}')
     for index in spaced(len(paths)):
         try:
@@ -166,7 +172,7 @@ def _fills_masks(node: ConfigDict) -> bool:
     return all(step.get('poly2mask', True) for step in node.get('pipeline', ()))
 
 
-def _check_filter(file: AnnotationFile, wanted: set, filter_cfg: dict, findings: Findings) -> None:
+def _check_filter(file: AnnotationFile, wanted: set[Any], filter_cfg: dict[str, Any], findings: Findings) -> None:
     """Whether mmdet's filter leaves anything to train on."""
     smallest = filter_cfg.get('min_size', 0)
     left = {image['id'] for image in file.images if min(image['width'], image['height']) >= smallest}

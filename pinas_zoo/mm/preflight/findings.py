@@ -1,14 +1,16 @@
 """Results of a data check, and the lines about files and folders that are not where the config says."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from pinas_zoo.data.images import orientation
 from pinas_zoo.data.trees import shorten
+
+T = TypeVar('T')
 
 _TREES = {'CocoDataset': 'coco', 'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
 
@@ -28,6 +30,17 @@ class Findings:
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+def repeated(values: Iterable[T]) -> list[T]:
+    """Those that came before, once for each time that they come again."""
+    seen: set[T] = set()
+    again = []
+    for value in values:
+        if value in seen:
+            again.append(value)
+        seen.add(value)
+    return again
 
 
 def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
@@ -69,6 +82,6 @@ def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
         )
 
 
-def names_own_classes(node: dict) -> bool:
+def names_own_classes(node: dict[str, Any]) -> bool:
     """Whether a config names the classes of its data set, which is then none of the published ones."""
     return bool((node.get('metainfo') or {}).get('classes'))

@@ -64,11 +64,11 @@ def _of_heads(cfg: Config) -> Iterator[tuple[str, int | None, bool]]:
             yield f'model.{name}{f".{number}" if several else ""}.ignore_index', *_value(head, 'ignore_index')
 
 
-def _value(node: dict, key: str) -> tuple[int | None, bool]:
+def _value(node: dict[str, Any], key: str) -> tuple[int | None, bool]:
     return node.get(key, IGNORED_LABEL), key in node
 
 
-def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(node, dict):
         yield path, node
         items = list(node.items())

@@ -10,8 +10,8 @@ from mmengine.config import ConfigDict
 
 from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
-from pinas_zoo.mm.preflight.bad_input import BadInputError, label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import Findings, lacks, names_own_classes, warn_of_orientation
+from pinas_zoo.mm.preflight.bad_input import label_problem, read_image, read_map
+from pinas_zoo.mm.preflight.findings import BadInputError, Findings, lacks, names_own_classes, warn_of_orientation
 
 __all__ = ['check_maps']
 
@@ -38,7 +38,7 @@ class _Labels:
 
 def check_maps(
     dataset: Any, node: ConfigDict, classes: int | None, ignored: int | None, listing: Listing, findings: Findings
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Check files, and a few images and label maps by their content.
 
     Args:
@@ -83,7 +83,7 @@ def check_maps(
     return entries
 
 
-def _missing_maps(dataset: Any, entries: list[dict], listing: Listing, findings: Findings) -> list[str]:
+def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing, findings: Findings) -> list[str]:
     missing = listing.missing(entry['seg_map_path'] for entry in entries)
     if missing:
         made = dataset.seg_map_suffix.endswith('_labelTrainIds.png')
@@ -95,7 +95,7 @@ def _missing_maps(dataset: Any, entries: list[dict], listing: Listing, findings:
     return missing
 
 
-def _check_map(entry: dict, image: tuple[int, int], known: _Labels, findings: Findings) -> None:
+def _check_map(entry: dict[str, Any], image: tuple[int, int], known: _Labels, findings: Findings) -> None:
     path = entry['seg_map_path']
     labels = read_map(path)
     if labels.shape != image:
@@ -111,19 +111,21 @@ def _check_map(entry: dict, image: tuple[int, int], known: _Labels, findings: Fi
     known.opened += 1
 
 
-def _learnt(labels: np.ndarray, entry: dict) -> list[int]:
+def _learnt(labels: np.ndarray, entry: dict[str, Any]) -> list[int]:
     """The labels of a map as the network sees them; -1 stands for a zero label that is taken away."""
     reduced, mapping = bool(entry['reduce_zero_label']), entry['label_map'] or {}
     values = [value - 1 if reduced and value != 255 else value for value in np.unique(labels).tolist()]
     return [mapping.get(value, value) for value in values]
 
 
-def _check_seen(entries: Sequence[dict], names: Sequence[str], known: _Labels, findings: Findings) -> None:
+def _check_seen(entries: Sequence[dict[str, Any]], names: Sequence[str], known: _Labels, findings: Findings) -> None:
     """Whether the label maps show the classes; opens more of them where the first do not."""
+    classes = known.classes
+    assert classes is not None
     for limit in (MORE, MANY):
-        shown = {label for label in known.seen if 0 <= label < known.classes and label != known.ignored}
-        alone = len(shown) <= 1 < known.classes and known.ignored in known.seen
-        if len(shown) == known.classes - (known.ignored in range(known.classes)) or (limit == MANY and not alone):
+        shown = {label for label in known.seen if 0 <= label < classes and label != known.ignored}
+        alone = len(shown) <= 1 < classes and known.ignored in known.seen
+        if len(shown) == classes - (known.ignored in range(classes)) or (limit == MANY and not alone):
             break
         taken = min(limit, len(entries))
         for index in [number * len(entries) // taken for number in range(taken)]:
@@ -133,14 +135,14 @@ def _check_seen(entries: Sequence[dict], names: Sequence[str], known: _Labels, f
                 findings.errors.append(str(error))
                 return
         known.opened = max(known.opened, taken)
-    shown = {label for label in known.seen if 0 <= label < known.classes and label != known.ignored}
+    shown = {label for label in known.seen if 0 <= label < classes and label != known.ignored}
     folder, opened = os.path.dirname(entries[0]['seg_map_path']), f'{known.opened:,} of {len(entries):,}'
-    if len(shown) <= 1 < known.classes and known.ignored in known.seen:
+    if len(shown) <= 1 < classes and known.ignored in known.seen:
         only = f'class {names[min(shown)]!r}' if shown else 'no class'
         hint = '; in masks of 0 and 255 the second class has to become 1' if known.ignored == 255 else ''
         findings.errors.append(
             f'{folder}: {opened} label maps were looked at and show {only} and the ignored label {known.ignored} '
-            f'only, of {known.classes} classes{hint}'
+            f'only, of {classes} classes{hint}'
         )
     elif unseen := [name for label, name in enumerate(names) if label not in shown and label != known.ignored]:
         findings.warnings.append(

@@ -14,7 +14,7 @@ _POINTS = 'at least three points (6 numbers, x and y in turn)'
 _CHUNK = 10_000  # masks whose run lengths are unpacked together
 
 
-def usable_polygons(mask: list) -> list:
+def usable_polygons(mask: list[Any]) -> list[Any]:
     """The polygons of a mask that mmdet keeps: an even number of coordinates, at least six."""
     return [polygon for polygon in mask if len(polygon) >= 6 and not len(polygon) % 2]
 
@@ -66,7 +66,7 @@ def mask_fault(mask: Any, height: float, width: float) -> str:
     return ''
 
 
-def _polygons_fault(mask: list, side: float) -> str:
+def _polygons_fault(mask: list[Any], side: float) -> str:
     kept = 0
     for polygon in mask:
         if type(polygon) is not list:
@@ -82,7 +82,7 @@ def _polygons_fault(mask: list, side: float) -> str:
     return '' if kept else f'has no polygon of {_POINTS}: {brief(mask)}'
 
 
-def wrong_counts(masks: Sequence[dict], pixels: Sequence[float]) -> Iterator[int]:
+def wrong_counts(masks: Sequence[dict[str, Any]], pixels: Sequence[float]) -> Iterator[int]:
     """Which compressed masks are damaged or do not have as many pixels as their image.
 
     pycocotools unpacks such a text into memory that is not its own.

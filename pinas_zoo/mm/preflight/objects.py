@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Objects:
         crowd: bool (N,).
     """
 
-    def __init__(self, file: AnnotationFile, annotations: list[dict]) -> None:
+    def __init__(self, file: AnnotationFile, annotations: list[dict[str, Any]]) -> None:
         self.file, self.annotations = file, annotations
         sizes = {image['id']: (image['width'], image['height']) for image in file.images}
         found = (sizes[annotation['image_id']] for annotation in annotations)
@@ -53,6 +54,7 @@ class Objects:
 
         Shape: bool (N,)
         """
+        assert self.boxes is not None
         starts, ends = np.maximum(self.boxes[:, :2], 0), np.minimum(self.boxes[:, :2] + self.boxes[:, 2:], self.sizes)
         area = np.array(list(map(itemgetter('area'), self.annotations)), np.float64)
         ignored = np.array([bool(annotation.get('ignore')) for annotation in self.annotations], bool)
@@ -189,7 +191,7 @@ def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
     return shorten(filter(None, parts))
 
 
-def _boxes(found: list[list]) -> np.ndarray | None:
+def _boxes(found: list[list[Any]]) -> np.ndarray | None:
     """Boxes as an array; None where one is not four numbers."""
     try:
         sum(map(sum, found))  # texts and lists do not add to a number
@@ -200,11 +202,11 @@ def _boxes(found: list[list]) -> np.ndarray | None:
         return None
 
 
-def _is_box(value: list) -> bool:
+def _is_box(value: list[Any]) -> bool:
     return len(value) == 4 and _boxes([value]) is not None
 
 
-def unseen_classes(file: AnnotationFile, annotations: Iterable[dict], classes: Sequence[str]) -> list[str]:
+def unseen_classes(file: AnnotationFile, annotations: Iterable[dict[str, Any]], classes: Sequence[str]) -> list[str]:
     """Classes that no annotation shows."""
     found = set(map(itemgetter('category_id'), annotations))
     seen = {category['name'] for category in file.categories if category['id'] in found}

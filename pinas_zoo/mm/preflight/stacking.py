@@ -43,7 +43,9 @@ def check_crop(cfg: Config, node: ConfigDict, findings: Findings) -> None:
             )
 
 
-def check_stacking(cfg: Config, split: str, node: ConfigDict, entries: Sequence[dict], findings: Findings) -> None:
+def check_stacking(
+    cfg: Config, split: str, node: ConfigDict, entries: Sequence[dict[str, Any]], findings: Findings
+) -> None:
     """Check that the images of a set come out of its pipeline in one size, where batches hold several.
 
     Only pipelines of known steps are looked at; of the images, only their headers.
@@ -63,7 +65,7 @@ def check_stacking(cfg: Config, split: str, node: ConfigDict, entries: Sequence[
     import mmcv  # only mmseg's data come here
 
     size = preprocessor.get('size') if split == 'train' else None
-    sizes = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
     first: dict[tuple[int, int], str] = {}
     for entry in entries:
         found = _upright_size(entry['img_path'])
@@ -87,7 +89,7 @@ def check_stacking(cfg: Config, split: str, node: ConfigDict, entries: Sequence[
     )
 
 
-def _scales(pipeline: Sequence[dict]) -> list[Any] | None:
+def _scales(pipeline: Sequence[dict[str, Any]]) -> list[Any] | None:
     """Scales of a pipeline that keeps the ratio of sides; None where all come out alike, or nobody knows how."""
     scales: list[Any] = []
     for step in pipeline:

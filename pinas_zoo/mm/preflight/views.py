@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pinas_zoo.mm.preflight.findings import Findings
 __all__ = ['check_views']
 
 
-def check_views(cfg: Config, keys: tuple[str, ...], findings: Findings) -> None:
+def check_views(cfg: Config, keys: Sequence[str], findings: Findings) -> None:
     """Checks labels and counts of a run's sources.
 
     Args:
@@ -76,7 +77,7 @@ def _check_classes(path: str, source: Source, findings: Findings) -> None:
             findings.warnings.append(f'{path}: {text} of class {few_names(named)}')
 
 
-def _check_topk(cfg: Config, keys: tuple[str, ...], counts: dict[str, int], findings: Findings) -> None:
+def _check_topk(cfg: Config, keys: Sequence[str], counts: dict[str, int], findings: Findings) -> None:
     for key in keys:
         name = key.replace('dataloader', 'evaluator')
         evaluator = cfg.get(name) if name != key else None

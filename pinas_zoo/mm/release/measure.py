@@ -69,8 +69,8 @@ def compose_scenes(root: Path, recorded: dict[str, Any]) -> str:
         recorded: `Result.scenes`.
     """
     known = {field.name for field in fields(SceneSettings)}
-    settings = SceneSettings(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in recorded['settings'].items() if k in known}
-    )
+    values: dict[str, Any] = {k: v for k, v in recorded['settings'].items() if k in known}
+    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    settings = SceneSettings(**values)
     train, val = (open_source({'kind': recorded['data'], 'split': split}) for split in ('train', 'test'))
     return prepare_scenes(root, settings, train, val)[0]['sha256']

@@ -36,7 +36,7 @@ __all__ = ['LIMIT', 'publish_zoo']
 #: Largest size of a weight file in bytes.
 LIMIT = 10_000_000
 LICENCE = 'Apache-2.0'
-LIMITS = 'a small demonstrator, trained for minutes on small grey images: it shows that the way works, nothing more'
+LIMITS = 'a small demonstrator, trained for minutes on small grey images: it shows that every stage works, nothing more'
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def publish_zoo(
     earlier = [row for row in read_rows(manifest) if Entry.from_dict(row).own]
     backbones = {row['arch']: row['model'] for row in earlier if row.get('timm') and not anew}
     publications: dict[str, _Publication] = {}
-    for training in sorted(trainings, key=lambda training: list(PARTS).index(training.kind)):
+    for training in sorted(trainings, key=lambda training: list(PARTS).index(training.kind or '')):
         publication = _Publication(training, backbones, hardware)
         if (twin := publications.get(publication.name)) is not None:
             raise ValueError(f'{twin.training.folder} and {training.folder} would both be {publication.name}')
@@ -150,23 +150,26 @@ class _Publication:
     """One training to be published; `backbones` has the timm models by architecture and gets new ones."""
 
     def __init__(self, training: Training, backbones: dict[str, str], hardware: str) -> None:
-        self.training, self.part, self.hardware = training, PARTS[training.kind], hardware
-        if training.kind == 'linear-stage':
-            self.arch, self.model, self.state = None, 'supernet', _linear_stage(training)
+        assert training.kind is not None  # `find_trainings` leaves the others out
+        self.kind: str = training.kind
+        self.training, self.part, self.hardware = training, PARTS[self.kind], hardware
+        self.arch: str | None = None
+        if self.kind == 'linear-stage':
+            self.model, self.state = 'supernet', _linear_stage(training)
         else:
-            net, space, self.arch = find_network(training.content.state, {}, training.checkpoint)
+            net, space, arch = find_network(training.content.state, {}, training.checkpoint)
             if space != PINAS_NANO:
                 raise ValueError(
                     f'{training.checkpoint} is of space {space.name!r}, but only the nano space is published here'
                 )
-            if training.kind == 'classifier':
+            if self.kind == 'classifier':
                 free = [name for name in map('pinas_nano_{}'.format, 'abcdefgh') if name not in backbones.values()]
-                backbones.setdefault(self.arch, free[0])
-            elif self.arch not in backbones:
-                raise ValueError(f'{training.folder}: {self.arch} is none of the published classifiers {backbones}')
-            self.backbone = backbones[self.arch]
-            self.state, self.model = training.content.state, training.kind
-            if training.kind == 'classifier':
+                backbones.setdefault(arch, free[0])
+            elif arch not in backbones:
+                raise ValueError(f'{training.folder}: {arch} is none of the published classifiers {backbones}')
+            self.arch, self.backbone = arch, backbones[arch]
+            self.state, self.model = training.content.state, self.kind
+            if self.kind == 'classifier':
                 self.state, self.model = net, self.backbone
         self.name = self.part.name.format(getattr(self, 'backbone', ''))
 
@@ -175,9 +178,9 @@ class _Publication:
         print(f'{self.training.folder}: {self.name} ...', flush=True)
         training, part = self.training, self.part
         weights, config = folder / f'{self.name}.safetensors', folder / f'{self.name}.py'
-        preprocess = _preprocess(training.cfg, self.state) if training.kind == 'classifier' else {}
+        preprocess = _preprocess(training.cfg) if self.kind == 'classifier' else {}
         facts = describe(
-            training.checkpoint, {'licence': LICENCE}, training.kind, PINAS_NANO, self.arch, self._num_classes()
+            training.checkpoint, {'licence': LICENCE}, self.kind, PINAS_NANO, self.arch, self._num_classes()
         )
         save_weights(weights, self.state, facts | self._for_inferencers())
         if weights.stat().st_size > LIMIT:
@@ -198,12 +201,12 @@ class _Publication:
         return self._row(weights, preprocess, result)
 
     def _num_classes(self) -> int:
-        head = {'classifier': 'fc.weight', 'linear-stage': 'head.weight'}.get(self.training.kind)
+        head = {'classifier': 'fc.weight', 'linear-stage': 'head.weight'}.get(self.kind)
         return self.state[head].shape[0] if head else len(self.training.cfg.test_dataloader.dataset.metainfo.classes)
 
     def _for_inferencers(self) -> dict[str, str]:
         """Metadata for infer.py and the Inferencers: the classes; for scenes also a colour each, and the library."""
-        if self.training.kind == 'classifier':
+        if self.kind == 'classifier':
             source = open_source(self.training.cfg.test_dataloader.dataset.source)
             return {'dataset_meta': json.dumps({'classes': list(source.classes)})}
         if self.training.scenes is None:
@@ -256,14 +259,10 @@ def _linear_stage(training: Training) -> dict[str, Tensor]:
     return state
 
 
-def _preprocess(cfg: Config, state: dict[str, Tensor]) -> dict[str, Any]:
+def _preprocess(cfg: Config) -> dict[str, Any]:
     """timm's settings for the input that a network was measured on."""
-    view = SupervisedView(**{key: value for key, value in cfg.test_dataloader.dataset.items() if key != 'type'})
-    chans = state['conv1.0.weight'].shape[1]
-    whole = tuple(view.source.load(0).shape[-2:]) == (view.size, view.size)  # then it is neither cropped nor resized
-    mean, std = ([round(v, 6) for v in values.flatten().expand(chans).tolist()] for values in (view.mean, view.std))
-    size, crop = [chans, view.size, view.size], 1.0 if whole else view.crop_pct
-    return {'input_size': size, 'mean': mean, 'std': std, 'crop_pct': crop, 'interpolation': 'bicubic'}
+    view = {key: value for key, value in cfg.test_dataloader.dataset.items() if key != 'type'}
+    return SupervisedView(**view).preprocess
 
 
 def _hardware() -> str:

@@ -13,9 +13,11 @@ from torch import Tensor
 import pinas_zoo  # noqa: F401  registers the names
 from pinas_zoo.methods import SPOS
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.search.evaluate import Evaluator, PathScore
 from pinas_zoo.space import PINAS_NANO, Arch, get_space
 from pinas_zoo.speed.gpu.session import Session
+from pinas_zoo.speed.inference import calls
 from pinas_zoo.speed.rank import mutations
 
 __all__ = ['inference', 'paths', 'precision']
@@ -31,11 +33,11 @@ def inference(session: Session) -> None:
         for layout, memory_format in LAYOUTS.items():
             rates = {}
             for name in ('pinas_a', 'pinas_b', 'resnest50d', 'resnet50'):
-                net = timm.create_model(name).eval().to(session.device, dtype, memory_format=memory_format)
+                net = to_memory_format(timm.create_model(name).eval().to(session.device, dtype), memory_format)
                 x = torch.randn(images, 3, side, side, device=session.device, dtype=dtype)
                 x = x.contiguous(memory_format=memory_format)
                 with torch.inference_mode():
-                    rates[name] = 1e3 * images / session.time(lambda _, net=net, x=x: net(x), 5, 2).ms
+                    rates[name] = 1e3 * images / session.time(calls(net, x), 5, 2).ms
             session.record(f'{str(dtype)[6:]}, {layout}, images/s', **rates)
 
 
@@ -55,7 +57,7 @@ def paths(session: Session) -> None:
     batch, count, name = (4, 4, 'pinas_nano') if session.tiny else (128, 16, 'pinas')
     space = get_space(name)
     side = space.input_size
-    net = SuperNet(space, zero_init_last=False).to(session.device).to(memory_format=torch.channels_last)
+    net = to_memory_format(SuperNet(space, zero_init_last=False).to(session.device), torch.channels_last)
     head = torch.nn.Linear(space.num_features, 10, device=session.device)
     calibration = [torch.randn(batch, 3, side, side, device=session.device) for _ in range(2)]
     label = torch.zeros(batch, dtype=torch.long, device=session.device)

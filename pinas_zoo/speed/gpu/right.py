@@ -14,6 +14,7 @@ from torch import Tensor
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.graphs import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import PINAS_TINY
 from pinas_zoo.speed.gpu.session import LeftOutError, Session
 from pinas_zoo.speed.step import PAPER, QUICK, Sizes, Trainer
@@ -66,9 +67,10 @@ def _released_steps(
     assert method.teacher is not None
     method.teacher.load_state_dict(method.student.state_dict())
     queue = torch.from_numpy(np.random.RandomState(11).standard_normal((32, 64)).astype(np.float32))
+    assert method.queue is not None
     method.queue.copy_(F.normalize(queue, dim=0))
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    method = method.to(session.device, dtype).to(memory_format=layout).train()
+    method = to_memory_format(method.to(session.device, dtype), layout).train()
     if graphs:
         method.use_graphs(CudaRecorder(), session.say)
     paths = known['paths'].transpose(0, 2, 1)
@@ -83,6 +85,7 @@ def _released_steps(
         optimiser.step()
         losses.append(loss.item())
     wanted = torch.from_numpy(known['queue']).double()
+    assert method.queue is not None
     apart = (method.queue[:, :40].double().cpu() - wanted).norm() / wanted.norm()
     return np.array(losses), float(apart)
 

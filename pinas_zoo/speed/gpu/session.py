@@ -194,7 +194,8 @@ class Session:
         self.results |= {'environment': self.describe(), 'tiny': self.tiny, 'budget': self.budget, 'parts': {}}
         for part in parts:
             self.current = part.name
-            result = self.results['parts'][part.name] = {}
+            result: dict[str, Any] = {}
+            self.results['parts'][part.name] = result
             start = time.monotonic()
             if self.cuda and self.left < part.limit * part.least:
                 result['left_out'] = f'{self.left:.0f} s left'

@@ -122,6 +122,7 @@ def batches(session: Session) -> None:
     for images in (4,) if session.tiny else (96, 192, 384, 768):
         for layout in ('contiguous', 'channels_last'):
             sizes = replace(_sizes(session), images=images)
+            trainer: Trainer | None = None
             try:
                 trainer = Trainer(sizes, layout, 0, session.device, torch.bfloat16, False, pairs=1)
                 timing = session.time(trainer.ours, rounds=4, warm_ups=2)
@@ -142,7 +143,7 @@ def compiled(session: Session) -> None:
 
     torch._dynamo.config.recompile_limit = 256
     trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, pairs=1)
-    for encoder in (trainer.method.student, trainer.method.teacher):
+    for encoder in filter(None, (trainer.method.student, trainer.method.teacher)):
         for arch in trainer.paths(0):
             for module in encoder.backbone.path(arch).children():
                 if isinstance(module, Bottleneck):
