@@ -213,11 +213,11 @@ def run_camvid(args: argparse.Namespace) -> None:
     """Checks the images and label maps of CamVid."""
     from pinas_zoo.data.imports.camvid import check_camvid
 
-    counts = check_camvid(Path(args.root), _CAMVID)
+    counts, suffix = check_camvid(Path(args.root), _CAMVID)
     print(
         f'{args.root}: '
         + ', '.join(f'{count:,} {split}' for split, count in counts.items())
-        + ' images with label maps'
+        + f" images with label maps; img_suffix='{suffix}'"
     )
     print(json.dumps({'root': args.root, 'counts': counts}))
 

@@ -167,7 +167,8 @@ def write_camvid(root: Path) -> None:
 def test_camvid(tmp_path: Path, capsys: pytest.CaptureFixture):
     write_camvid(tmp_path)
     assert main(['prepare', 'camvid', '--root', str(tmp_path)]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])['counts'] == {'train': 4, 'val': 2}
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[-1])['counts'] == {'train': 4, 'val': 2} and "img_suffix='.png'" in out
     Image.new('L', (SIDE, SIDE), 12).save(tmp_path / 'valannot/0.png')
     (tmp_path / 'trainannot/1.png').unlink()
     text = refused(capsys, 'camvid', '--root', str(tmp_path))

@@ -17,7 +17,7 @@ CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence
 VOID = 11
 
 
-def check_camvid(root: Path, origin: str) -> dict[str, int]:
+def check_camvid(root: Path, origin: str) -> tuple[dict[str, int], str]:
     """Check that every picture has a label map of its size with labels of 0 to 11.
 
     Args:
@@ -25,18 +25,21 @@ def check_camvid(root: Path, origin: str) -> dict[str, int]:
         origin: Where the set is to be had, for the message.
 
     Returns:
-        Pictures by split.
+        Pictures by split, and the suffix that they have.
 
     Raises:
         AnnotationError: One line per problem.
     """
-    wrong, counts = [], {}
+    wrong: list[str] = []
+    counts: dict[str, int] = {}
+    suffixes: set[str] = set()
     for split in ('train', 'val', 'test'):
         if not (root / split).is_dir():
             wrong += [f'{root / split}: no such folder{origin}'] if split != 'test' else []
             continue
         names = find_images(root / split).paths
         counts[split] = len(names)
+        suffixes |= {Path(name).suffix for name in names}
         for name in names:
             path = (root / f'{split}annot' / name).with_suffix('.png')
             try:
@@ -52,6 +55,8 @@ def check_camvid(root: Path, origin: str) -> dict[str, int]:
                 )
         if not names:
             wrong.append(f'{root / split}: no picture')
+    if len(suffixes) > 1:
+        wrong.append(f'{root}: pictures of several suffixes ({", ".join(sorted(suffixes))}): a data set reads one')
     if wrong:
         raise AnnotationError('\n'.join(wrong[:20] + ([f'and {len(wrong) - 20} more'] if len(wrong) > 20 else [])))
-    return counts
+    return counts, suffixes.pop()
