@@ -97,7 +97,7 @@ def test_a_training_keeps_its_classes_through_every_stage(tmp_path: Path) -> Non
     assert list(predictor.classes) == list(COLOURS)
     publish(checkpoint, tmp_path / 'published')
     described = json.loads((tmp_path / 'published/config.json').read_text())
-    assert described['pretrained_cfg']['label_names'] == list(COLOURS)
+    assert described['label_names'] == list(COLOURS)
     published = tmp_path / 'published/model.safetensors'
     assert list(open_predictor('pinas_nano', published, 'cpu').classes) == list(COLOURS)
 

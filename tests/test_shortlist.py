@@ -186,6 +186,8 @@ def test_the_random_ones_can_be_trained_before_the_search(case: Path, tmp_path: 
     ahead = run(case, tmp_path / 'random', '--random-only', '--workers', '1')
     assert ahead.returncode == 0, ahead.stderr[-3000:]
     results = json.loads((tmp_path / 'random' / 'random.json').read_text())
+    for arch in results:
+        assert f"arch='{arch}'" in (tmp_path / 'random' / arch / 'short.py').read_text(), 'another network was trained'
     whole = run(case, tmp_path / 'run', '--trained', str(tmp_path / 'random'))
     assert whole.returncode == 0, whole.stderr[-3000:]
     summary = json.loads((tmp_path / 'run' / 'shortlist.json').read_text())

@@ -24,11 +24,13 @@ model = dict(
         dropout_ratio=0.0,
         num_classes='from data',
         loss_decode=dict(avg_non_ignore=True),
+        # Wall and floor are most pixels, and soon learnt.
+        sampler=dict(type='OHEMPixelSampler', thresh=0.7, min_kept=2000),
     ),
     auxiliary_head=None,
     test_cfg=dict(mode='whole'),
 )
-max_iters = 1100
+max_iters = 1600
 train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [

@@ -18,15 +18,19 @@ model = dict(
             out_channels=width, featmap_strides=[4, 8], finest_scale=28, roi_layer=dict(sampling_ratio=1)
         ),
         bbox_head=dict(in_channels=width),
+        # Masks of 14 px, half of the usual: an item is 5 to 15 cells of the finest features.
         mask_roi_extractor=dict(
-            out_channels=width, featmap_strides=[4, 8], finest_scale=28, roi_layer=dict(sampling_ratio=1)
+            out_channels=width,
+            featmap_strides=[4, 8],
+            finest_scale=28,
+            roi_layer=dict(output_size=7, sampling_ratio=1),
         ),
-        mask_head=dict(num_convs=1, in_channels=width, conv_out_channels=width),
+        mask_head=dict(num_convs=1, roi_feat_size=7, in_channels=width, conv_out_channels=width),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=200, max_per_img=64),
         # Half of the regions are items: in a short training their classes take longest.
-        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5), mask_size=14),
     ),
     test_cfg=dict(rpn=dict(max_per_img=64), rcnn=dict(max_per_img=30)),
 )
@@ -34,7 +38,7 @@ test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = (96, 96)
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-max_iters = 500
+max_iters = 800
 train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [

@@ -190,7 +190,7 @@ def train_one(plan_file: str | Path, arch: str) -> None:
     plan, root = json.loads(Path(plan_file).read_text()), Path(plan_file).parent / arch
     start = time.perf_counter()
     values = plan['options'] | {plan['arch_key']: arch, 'experiment_name': f'shortlist_{arch}'}
-    runner = train(plan['training'], Options(str(root), 'auto', values, seed=plan['seed']))
+    runner = train(plan['training'], Options(str(root), 'auto', cfg_options=values, seed=plan['seed']))
     val = {
         name.removeprefix('val/'): float(runner.message_hub.get_scalar(name).current())
         for name in runner.message_hub.log_scalars

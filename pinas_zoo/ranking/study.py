@@ -164,17 +164,7 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
     seconds['linear_and_score'] = time.perf_counter() - trained
     losses = np.array_split(training.losses, min(len(training.losses), 50))
     return {
-        'contestant': job.contestant,
-        'seed': job.seed,
-        'recipe': recipe.id,
-        'settings': asdict(recipe),
-        'space': job.space.to_dict(),
-        'task': asdict(task),
-        'data': compose(task, 'train').data,
-        'code': __version__,
-        'torch': torch.__version__.split('+')[0],
-        'threads': torch.get_num_threads(),
-        **({} if device == 'cpu' else {'device': torch.cuda.get_device_name(device)}),
+        **_conditions(job, device),
         'steps': len(training.losses),
         'units': {'train': round(training.units, 2), 'linear': linear_units(contestant, recipe)},
         'seconds': {name: round(value, 1) for name, value in seconds.items()},
@@ -185,6 +175,23 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
         'scores': scores,
         **({} if native is None else {'native': {name: round(value, 6) for name, value in native.items()}}),
         **_found(method, job.space, len(training.losses) - 1),
+    }
+
+
+def _conditions(job: Job, device: str) -> dict[str, Any]:
+    """What a training depends on, as plain values."""
+    return {
+        'contestant': job.contestant,
+        'seed': job.seed,
+        'recipe': job.recipe.id,
+        'settings': asdict(job.recipe),
+        'space': job.space.to_dict(),
+        'task': asdict(job.task),
+        'data': compose(job.task, 'train').data,
+        'code': __version__,
+        'torch': torch.__version__.split('+')[0],
+        'threads': torch.get_num_threads(),
+        **({} if device == 'cpu' else {'device': torch.cuda.get_device_name(device)}),
     }
 
 

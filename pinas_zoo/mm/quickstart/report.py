@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from PIL.Image import Image
 
 from pinas_zoo.data.small_sets import DataSetInfo, resolve_fashion_mnist
 from pinas_zoo.files import write_text
@@ -68,8 +69,8 @@ def write_page(root: Path) -> Path:
     sections = [
         Section('What the search found', _search_effect(results)),
         Section('What the supernet learnt', _pretraining(results)),
-        Section('Detection', [_detection_picture(job)]),
-        Section('Segmentation', [_segmentation_picture(job)]),
+        Section('Detection', _detection_pictures(job)),
+        Section('Segmentation', _segmentation_pictures(job)),
         Section('The chosen architecture', _architecture(results)),
         Section('All results', [results.table(), Note(LIMITS)]),
         Section('Training', _curves(results)),
@@ -107,10 +108,11 @@ def _search_effect(results: Results) -> list[Any]:
         f'of them. It {beats} the mean of the random networks, {random["mean"]:.2f} %: the difference is '
         f'{chosen["gain"]:+.2f} points{spread}.'
     )
+    deviation = '' if random['std'] is None else f' ± {random["std"]:.1f}'
     defined = tau['tau'] is not None
     tiles = {
         'chosen network': f'{chosen["value"]:.1f} %',
-        'mean of random networks': f'{random["mean"]:.1f} %',
+        f'mean and deviation of random networks, n = {random["count"]}': f'{random["mean"]:.1f}{deviation} %',
         'rank of the chosen one': f'{chosen["rank"]} of {chosen["networks"]}',
         f'Kendall tau of the estimates, n = {tau["count"]}': f'{tau["tau"]:.2f}' if defined else 'not defined',
     }
@@ -199,29 +201,34 @@ def _transfer_config(job: Job, config: Path, name: str) -> tuple[Config, list[st
     return cfg, list(cfg.test_dataloader.dataset.metainfo.classes)
 
 
-def _detection_picture(job: Job) -> Figure:
+def _detection_pictures(job: Job) -> list[Any]:
     cfg, classes = _transfer_config(job, DETECTION, 'detection')
-    truth, found = [], []
+    figures = []
     for image, sample in predict(cfg, job.checkpoint('detection'), SHOWN):
         gt, pred = sample.gt_instances, sample.pred_instances
         pred = pred[pred.scores > SCORE]
         masks = torch.from_numpy(gt.masks.masks.astype(bool))
         boxes = gt.bboxes.tensor if hasattr(gt.bboxes, 'tensor') else gt.bboxes
-        truth.append(draw_instances(image, boxes, gt.labels, masks, None, classes))
-        found.append(draw_instances(image, pred.bboxes, pred.labels, pred.masks, pred.scores, classes))
-    caption = f'Held-out scenes. Above: the truth. Below: what the detector finds, scores over {SCORE}'
-    return Figure(caption, sheet([truth, found]), wide=True)
+        truth = draw_instances(image, boxes, gt.labels, masks, None, classes)
+        found = draw_instances(image, pred.bboxes, pred.labels, pred.masks, pred.scores, classes)
+        figures.append(_pair(len(figures) + 1, truth, found))
+    text = f'The first {len(figures)} held-out scenes. Left: the truth. Right: what is found with a score over {SCORE}.'
+    return [text, *figures]
 
 
-def _segmentation_picture(job: Job) -> Figure:
+def _segmentation_pictures(job: Job) -> list[Any]:
     cfg, classes = _transfer_config(job, SEGMENTATION, 'segmentation')
-    truth: list[Any] = []
-    found: list[Any] = []
+    figures = []
     for image, sample in predict(cfg, job.checkpoint('segmentation'), SHOWN):
-        for maps, drawn in ((sample.gt_sem_seg, truth), (sample.pred_sem_seg, found)):
-            drawn.append(draw_segments(image, maps.data[0].numpy().astype(np.uint8), classes=classes))
-    caption = 'Held-out scenes. Above: the true label maps. Below: the predicted ones'
-    return Figure(caption, sheet([truth, found]), wide=True)
+        maps = (maps.data[0].numpy().astype(np.uint8) for maps in (sample.gt_sem_seg, sample.pred_sem_seg))
+        pictures = (draw_segments(image, labels, classes=classes) for labels in maps)
+        figures.append(_pair(len(figures) + 1, *pictures))
+    return [f'The first {len(figures)} held-out scenes. Left: the true label map. Right: the predicted one.', *figures]
+
+
+def _pair(number: int, truth: Image, found: Image) -> Figure:
+    """A scene twice, side by side on a narrow screen too, where the scenes follow each other."""
+    return Figure(f'Scene {number}', sheet([[truth, found]]), alt=f'Scene {number}: truth and prediction')
 
 
 # ---- stages and facts ------------------------------------------------------------------------------------------------
