@@ -32,7 +32,7 @@ HALVES = ('tuning', 'reporting')
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--device', default='cpu', help='where the networks are trained, such as cuda:1; default cpu')
+    parser.add_argument('--device', default='cpu', help='device that trains the networks, such as cuda:1; default cpu')
 
 
 def _add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

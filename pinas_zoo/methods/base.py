@@ -99,7 +99,7 @@ class ArchitectureMethod(Method, Protocol):
 
 
 class SupervisedSettings(TypedDict, total=False):
-    """What the constructors of supervised methods pass on to `SupervisedMethod`."""
+    """Settings that the constructors of supervised methods pass on to `SupervisedMethod`."""
 
     label_smoothing: float
     seed: int

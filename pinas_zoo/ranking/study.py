@@ -107,7 +107,7 @@ def run(
         jobs: The jobs that it should contain.
         workers: Number of supernets trained at a time.
         threads: Threads of each.
-        device: Where they are trained and scored; every line records it.
+        device: Device that trains and scores them; every line records it.
         progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:
@@ -196,7 +196,7 @@ def _conditions(job: Job, device: str) -> dict[str, Any]:
 
 
 def _peak_memory_mb(device: str) -> int:
-    """Of this process on a CPU, of the device's allocator elsewhere."""
+    """Memory of this process on a CPU, of the device's allocator elsewhere."""
     if device != 'cpu':
         return torch.cuda.max_memory_allocated(device) >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

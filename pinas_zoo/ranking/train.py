@@ -1,8 +1,8 @@
 """Trains a contestant's supernet and scores its paths: torch alone, in this process, on the images of the truth.
 
 The method objects are the same as in every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the
-loop is plain, so that the whole study fits a CPU. Everything runs where the method's parameters are; batches are drawn
-on the CPU, so that they are the same on every device.
+loop is plain, so that the whole study fits a CPU. Everything runs on the device of the method's parameters; batches are
+drawn on the CPU, so that they are the same on every device.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 #: Held-out images per batch.
 SCORE_BATCH = 500
-#: Steps after which a training looks whether its losses are finite, which waits for the device.
+#: Steps after which a training checks that its losses are finite, which waits for the device.
 FINITE_INTERVAL = 50
 
 Batches = Iterator[dict[str, Any]]
@@ -212,7 +212,7 @@ def _backward(method: Method, batch: dict[str, Any], step: int, device_type: str
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch, and the batches in it, on a device."""
+    """A batch, including the batches in it, on a device."""
     return {
         key: to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
         for key, value in batch.items()
@@ -234,7 +234,7 @@ def supernet_of(method: Method) -> SuperNet:
 
 
 def device_of(net: nn.Module) -> torch.device:
-    """Where a network's parameters are."""
+    """The device of a network's parameters."""
     return next(net.parameters()).device
 
 
