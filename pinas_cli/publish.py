@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--push', metavar='USER/NAME', help='also upload the folder to the Hugging Face Hub; needs `hf auth login`'
     )
-    parser.add_argument('--private', action='store_true', help='a repository that --push creates is private')
+    parser.add_argument('--private', action='store_true', help='make a repository that --push creates private')
 
 
 def run(args: argparse.Namespace) -> int:

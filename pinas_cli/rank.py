@@ -32,7 +32,7 @@ HALVES = ('tuning', 'reporting')
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--device', default='cpu', help='where the networks are trained, such as cuda:1; default cpu')
+    parser.add_argument('--device', default='cpu', help='device that trains the networks, such as cuda:1; default cpu')
 
 
 def _add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -170,7 +170,7 @@ def run_report(args: argparse.Namespace) -> int:
     """Writes report, tables and figures."""
     from pinas_zoo.files import read_lines
     from pinas_zoo.ranking.publish import write_report
-    from pinas_zoo.ranking.report import markdown
+    from pinas_zoo.ranking.tables import markdown
     from pinas_zoo.ranking.truth import read_truth
 
     standard = args.half == 'reporting' and not args.set and args.out == TRUTH.parent
@@ -189,7 +189,8 @@ def _add_trials(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_trials(args: argparse.Namespace) -> int:
     """Prints every recipe's tau."""
     from pinas_zoo.files import read_lines
-    from pinas_zoo.ranking.report import trials, trials_markdown
+    from pinas_zoo.ranking.report import trials
+    from pinas_zoo.ranking.tables import trials_markdown
     from pinas_zoo.ranking.truth import read_truth
 
     print(trials_markdown(trials(read_truth(args.truth), read_lines(args.scores))), end='')

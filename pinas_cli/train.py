@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--resume-with-config',
         action='store_true',
-        help="continue, with the config's settings of optimiser and schedule in place of the checkpoint's",
+        help="continue, with the config's optimiser and schedule settings instead of the checkpoint's",
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)')
     parser.add_argument(

@@ -91,7 +91,10 @@ DEFECTS = {
     'empty polygon': (setter('segmentation', [[]]), 'annotation 2 has no polygon of at least three points'),
     'text in polygon': (setter('segmentation', [[1, 2, '3', 4, 5, 6]]), 'annotation 2 has a polygon with a coordinate'),
     'far polygon': (setter('segmentation', [[1, 2, 1e9, 4, 5, 6]]), 'annotation 2 has a polygon that is not finite or'),
-    'text as mask': (setter('segmentation', 'abc'), "annotation 2 has segmentation 'abc', a list of polygons or"),
+    'text as mask': (
+        setter('segmentation', 'abc'),
+        "annotation 2 has segmentation 'abc', which must be a list of polygons",
+    ),
     'size of RLE': (setter('segmentation', RLE), 'annotation 2 has an RLE of size [16, 16], its image is [32, 32]'),
     'pixels of RLE': (
         setter('segmentation', {'size': [32, 32], 'counts': [9]}),
@@ -102,25 +105,25 @@ DEFECTS = {
         'annotation 2 has an RLE that is damaged',
     ),
     'no area': (drop('area'), 'annotation 2 has no area'),
-    'text as area': (setter('area', '9'), "annotation 2 has area '9', a number is wanted"),
+    'text as area': (setter('area', '9'), "annotation 2 has area '9', which must be a number"),
     'endless area': (setter('area', float('inf')), 'annotation 2 has area inf'),
-    'crowd of two': (setter('iscrowd', 2), 'annotation 2 has iscrowd 2, 0 or 1 is wanted'),
-    'box of none': (setter('bbox', []), 'annotation 2 has bbox [], four numbers are a box'),
-    'box of eight': (setter('bbox', [1] * 8), 'annotation 2 has bbox [1, 1, 1, 1, 1, 1, 1, 1], four numbers'),
-    'box of texts': (setter('bbox', ['1', '2', '3', '4']), "annotation 2 has bbox ['1', '2', '3', '4'], four numbers"),
-    'box as text': (setter('bbox', '1 2 3 4'), "annotation 2 has bbox '1 2 3 4', a list is wanted"),
+    'crowd of two': (setter('iscrowd', 2), 'annotation 2 has iscrowd 2, which must be 0 or 1'),
+    'box of none': (setter('bbox', []), 'annotation 2 has bbox [], which must be four numbers'),
+    'box of eight': (setter('bbox', [1] * 8), 'annotation 2 has bbox [1, 1, 1, 1, 1, 1, 1, 1], which must be four'),
+    'box of texts': (setter('bbox', ['1', '2', '3', '4']), "annotation 2 has bbox ['1', '2', '3', '4'], which must be"),
+    'box as text': (setter('bbox', '1 2 3 4'), "annotation 2 has bbox '1 2 3 4', which must be a list"),
     'image id twice': (setter('id', 1, part='images'), 'image id 1 occurs twice'),
-    'mixed image ids': (setter('id', 'b', part='images'), "image ids are integers and texts, such as 1 and 'b'"),
-    'true as id': (setter('image_id', True), 'annotation 2 has image_id True, an integer or a text is wanted'),
+    'mixed image ids': (setter('id', 'b', part='images'), "image ids mix integers and texts, such as 1 and 'b'"),
+    'true as id': (setter('image_id', True), 'annotation 2 has image_id True, which must be an integer or a text'),
     'annotation id twice': (setter('id', 1), 'annotation id 1 occurs twice'),
     'category twice': (setter('name', 'cat', part='categories'), "category name 'cat' occurs twice (ids 1, 2)"),
     'category id twice': (setter('id', 1, part='categories'), 'category id 1 occurs twice'),
     'nameless category': (drop('name', 'categories'), 'category 2 has no name'),
     'unknown category': (setter('category_id', 9), 'annotation 2 has category_id 9, the 2 categories are 1 to 2'),
     'no height': (drop('height', 'images'), 'image 2 has no height'),
-    'size unknown': (setter('width', -1, part='images'), 'image 2 has width -1 and height 32, pixels are wanted'),
-    'list as name': (setter('file_name', ['x'], part='images'), "image 2 has file_name ['x'], a text is wanted"),
-    'no entry': (lambda found: found['annotations'].append(None), 'is None, an object with keys is wanted'),
+    'size unknown': (setter('width', -1, part='images'), 'image 2 has width -1 and height 32, which must be positive'),
+    'list as name': (setter('file_name', ['x'], part='images'), "image 2 has file_name ['x'], which must be a text"),
+    'no entry': (lambda found: found['annotations'].append(None), 'is None, but must be an object with keys'),
     'all crowds': (
         lambda found: [a.update(iscrowd=1) for a in found['annotations']],
         'no object to learn from: of its 4 annotations 4 are crowds (iscrowd 1)',
@@ -175,7 +178,7 @@ def test_repairs_are_stated(folder: Path):
     assert not errors
     assert warnings == [
         f'{folder}/file.json: annotation 1 has no iscrowd, which is taken as 0 (4 of 4 annotations)',
-        f'{folder}/file.json: annotation 2 has a polygon of 4 numbers, which is left out; its others stay',
+        f'{folder}/file.json: annotation 2 has a polygon of 4 numbers, which is left out; its other polygons are kept',
     ]
 
 

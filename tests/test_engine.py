@@ -612,7 +612,7 @@ def test_resume_after_the_config_changed(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0].startswith('--resume: the config changed since ') and lines[0].endswith('has the old values:')
     assert f'optim_wrapper.optimizer.lr: {kind["lr"]} -> {kind["lr"] * 3}' in lines
-    assert lines[-1] == '--resume-with-config takes the new ones; or undo the changes'
+    assert lines[-1] == '--resume-with-config uses the new ones; or undo the changes'
     continued = train(config, dataclasses.replace(options, resume_with_config=True))
     anew = train(config, dataclasses.replace(run, work_dir=str(tmp_path / 'anew'), cfg_options=changed))
     groups = [runner.optim_wrapper.optimizer.param_groups for runner in (continued, anew)]

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pinas_zoo.methods import METHODS
 from pinas_zoo.models import graphs
+from pinas_zoo.models.recorder import WARM_UPS
 from pinas_zoo.models.supernet import SuperNet
 
 
@@ -35,7 +36,7 @@ class CpuRecorder:
         return self.free
 
     def warm_up(self, work) -> None:
-        for _ in range(graphs.WARM_UPS):
+        for _ in range(WARM_UPS):
             work()
 
     def pool(self, with_backward: bool) -> list[tuple]:

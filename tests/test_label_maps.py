@@ -128,7 +128,7 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
     bad = {
         'the label map is 8x16 px, its image 16x16 px': np.zeros((16, 8), np.uint8),
         'a label map has one value per pixel, this one has shape (16, 16, 3)': np.zeros((16, 16, 3), np.uint8),
-        'label value 256, mmseg reads 8 bits': np.full((16, 16), 256, np.uint16),
+        'label value 256, but mmseg reads 8 bits': np.full((16, 16), 256, np.uint16),
         'label value 9, allowed are 0 to 2 (3 classes) and, ignored, 255': np.full((16, 16), 9, np.uint8),
     }
     for split in ('train', 'val'):
@@ -178,7 +178,7 @@ def test_channels_and_size_of_every_image_are_compared():
     assert CheckImage(3)(dict(results)) == results or True
     with pytest.raises(BadInputError, match=r'a.jpg: is 6x4 px, its annotation says 4x6: its boxes and masks are not'):
         CheckImage(3)(results | {'height': 6, 'width': 4})
-    with pytest.raises(BadInputError, match=r'a.jpg: has 4 channel\(s\), the model takes 3'):
+    with pytest.raises(BadInputError, match=r'a.jpg: has 4 channel\(s\), the model expects 3'):
         CheckImage(3)(results | {'img': np.zeros((4, 6, 4))})
 
 
@@ -213,7 +213,7 @@ def test_masks_of_0_and_255(tmp_path: Path):
     errors, warnings = found(config(tmp_path, names=('background', 'lesion')), 'train')
     assert not warnings
     assert errors == [
-        f"{tmp_path}/masks: 12 of 12 label maps were looked at and show class 'background' and the ignored label 255 "
+        f"{tmp_path}/masks: 12 of 12 label maps were checked and show class 'background' and the ignored label 255 "
         'only, of 2 classes; in masks of 0 and 255 the second class has to become 1'
     ]
     Image.fromarray(np.ones((SIDE, SIDE), np.uint8)).save(tmp_path / 'masks/002.png')  # shown late

@@ -220,11 +220,11 @@ BOXES = [
     (
         [200, 10, 30, 20],
         'error',
-        'a box wholly outside the image, of annotation 3 in image 2 (96x96 px): bbox [200, 10, ',
+        'a box entirely outside the image, of annotation 3 in image 2 (96x96 px): bbox [200, 10, ',
     ),
-    ([-40, 10, 30, 20], 'error', 'a box wholly outside the image'),
+    ([-40, 10, 30, 20], 'error', 'a box entirely outside the image'),
     ([90, 90, 30, 20], None, ''),  # cut at the border by mmdet
-    ([10, 10, 30], 'error', 'annotation 3 has bbox [10, 10, 30], four numbers are a box'),
+    ([10, 10, 30], 'error', 'annotation 3 has bbox [10, 10, 30], which must be four numbers'),
     ([10, 10, float('nan'), 20], 'error', 'a box that is not finite, of annotation 3'),
 ]
 

@@ -16,8 +16,9 @@ from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL, SupernetRecipe
 from pinas_zoo.ranking.publish import fill_page, write_report
-from pinas_zoo.ranking.report import VIEWS, compute, curves, markdown, of_recipe, trials
+from pinas_zoo.ranking.report import VIEWS, compute, curves, of_recipe, trials
 from pinas_zoo.ranking.standalone import Recipe
+from pinas_zoo.ranking.tables import markdown
 from pinas_zoo.ranking.task import PairTask
 from pinas_zoo.ranking.truth import Study, Truth, draw_paths, extend, read_truth
 from pinas_zoo.search.log import SearchLog, SearchRecord

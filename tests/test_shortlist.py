@@ -197,7 +197,7 @@ def test_the_random_ones_can_be_trained_before_the_search(case: Path, tmp_path: 
     other = run(case, tmp_path / 'other', '--trained', str(tmp_path / 'random'), '--seed', '1')
     assert other.returncode == 1 and 'differ from those of this shortlist in seed' in other.stderr
     missing = run(case, tmp_path / 'another', '--trained', str(tmp_path))
-    assert missing.returncode == 1 and 'is no folder of such trainings' in missing.stderr
+    assert missing.returncode == 1 and 'is not a folder of such trainings' in missing.stderr
 
 
 @pytest.mark.mm

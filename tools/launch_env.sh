@@ -8,7 +8,7 @@ if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then
     python=python
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-# torchrun sets OMP_NUM_THREADS=1 where it is not set; what the user set is passed on by our name.
+# torchrun sets OMP_NUM_THREADS=1 if it is not set; the user's value is passed on under our name.
 if [ -n "${OMP_NUM_THREADS:-}" ]; then
     export PINAS_THREADS=${PINAS_THREADS:-$OMP_NUM_THREADS}
 fi

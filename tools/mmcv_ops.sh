@@ -14,14 +14,14 @@ check_compiler() {
         fail "a C++17 compiler is missing ($compiler), mmcv needs it; on Debian: apt-get install g++"
 }
 
-# Compute capabilities of the CUDA devices, such as "9.0"; nothing where there is none.
+# Compute capabilities of the CUDA devices, such as "9.0"; nothing if there is none.
 cuda_devices() {
     local found
     found=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null) || return 0
     printf '%s\n' "$found" | sort -u | paste -sd_ -
 }
 
-# Path of an nvcc of the given release ("12.8"); nothing where there is none.
+# Path of an nvcc of the given release ("12.8"); nothing if there is none.
 find_nvcc() {
     local nvcc
     for nvcc in "${CUDA_HOME:-/usr/local/cuda-$1}/bin/nvcc" "$(command -v nvcc || true)" \
@@ -79,7 +79,7 @@ build_mmcv() {
     rm -rf "$cache"/wheels/tmp.*
     wheel_work=$(mktemp -d "$cache/wheels/tmp.XXXXXX")
     mkdir "$wheel_work/build" "$wheel_work/out"
-    # pip's own cache knows neither torch's version nor the variant: it would hand out a wheel of another build.
+    # pip's own cache knows neither torch's version nor the variant: it could return a wheel of another build.
     # mmcv's set-up takes the CUDA path wherever torch sees a device, so the CPU variant hides the devices.
     settings=(MMCV_WITH_OPS=1 "MAX_JOBS=${MAX_JOBS:-$(compiler_jobs)}" "TMPDIR=$wheel_work/build")
     if [ -n "$nvcc" ]; then

@@ -3,8 +3,8 @@
 #
 #   bash tools/run_tests.sh [--core | --checks] [--pythons] [pytest arguments]
 #     --core      leaves out the tests marked mm or slow
-#     --checks    the checks alone, no test
-#     --pythons   before the tests a smoke test on each other supported Python that is found; so does CI
+#     --checks    only the checks, no tests
+#     --pythons   before the tests, a smoke test on each other supported Python that is found; CI does this too
 #
 # The tests run in $PINAS_TEST_JOBS processes of one thread each, by default one per core (`-n 0`: in one process).
 # The last line is pytest's summary; the exit status is not 0 when any check fails.
@@ -32,7 +32,7 @@ check() {
     }
 }
 
-# The site as it would be published, into a folder that goes again; a broken link is an error. It needs no network.
+# The site as it would be published, in a temporary folder; a broken link is an error. It needs no network.
 build_docs() (
     site=$(mktemp -d)
     trap 'rm -rf "$site"' EXIT
@@ -50,7 +50,7 @@ test_jobs() { # a process with the mm packages and a model takes up to 3 GB
 # Tests of space, networks, method, search and weights: that the package imports and computes the same there.
 smoke=(tests/test_space.py tests/test_supernet.py tests/test_contrast.py tests/test_search.py tests/test_weights.py)
 
-# The command of a Python of the given version that can make environments; nothing where there is none.
+# The command of a Python of the given version that can make environments; nothing if there is none.
 find_other() { # version
     local name
     for name in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/"bin/python$1"; do
@@ -61,7 +61,7 @@ find_other() { # version
     done
 }
 
-# A smoke test on another Python, in an environment of the cache that has no mm packages.
+# A smoke test on another Python, in an environment in the cache without mm packages.
 test_core_on() { # version
     local python other status=0
     python=$(find_other "$1")

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Builds the project's Python environment: pinned packages and the project in editable mode. Needs no compiler, no root.
 #
-#   bash tools/setup_env.sh [options]   build, repair or re-point the environment; at once when it is ready
+#   bash tools/setup_env.sh [options]   build, repair or re-point the environment; immediate if it is ready
 #     --where      print the environment's folder and do nothing
 #     --versions   print the supported versions of Python and do nothing
 #     --core       only what the package and its core tests need: no mm packages
 #     --mmcv-ops   compile mmcv with its operators (needs a C++ compiler); later calls keep them
-#     --cpu        torch without its CUDA libraries, from the index $PINAS_TORCH_INDEX, else from those that pip knows
+#     --cpu        torch without its CUDA libraries, from the index $PINAS_TORCH_INDEX, else from those that pip uses
 #     --share DIR  hard links to the CUDA libraries of the environment in DIR, which are the same for every Python
 #
 # Python is $PINAS_PYTHON, else that of the environment, else the machine's python3 or a python3.11 to python3.13.
-# The folder is $PINAS_ENV_DIR; else, where CI is set, one in the cache that clones share; else .venv.
+# The folder is $PINAS_ENV_DIR; else, if CI is set, one in the cache that clones share; else .venv.
 # The cache (locks, compiled mmcv) is $PINAS_CACHE_DIR, else pinas_zoo in the user's cache folder.
 #
-# Safe to interrupt and to run twice at a time: locks order the runs, wheels and the stamp are renamed into place,
-# and an environment that an interrupted pip left half-installed is built anew.
-# The exit status is 75 where the disk is too full, 1 after any other error.
+# Safe to interrupt and to run twice at the same time: locks order the runs, wheels and the stamp are renamed into place,
+# and an environment that an interrupted pip left incomplete is rebuilt.
+# The exit status is 75 if the disk is too full, 1 after any other error.
 set -euo pipefail
 unset PYTHONHOME PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -25,7 +25,7 @@ cache=${PINAS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/pinas_zoo}
 lock=$root/requirements/lock.txt
 pins=("$lock" "$root/requirements/mmcv.txt")
 supported='3.11 3.12 3.13'
-streams=4 # downloads at a time: one connection alone seldom fills the line
+streams=4 # parallel downloads: a single connection rarely uses the full bandwidth
 where='' core='' ops='' cpu='' share='' wheel_work='' heartbeat_pid=''
 
 say() { printf '[setup %02d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
@@ -77,7 +77,7 @@ read_arguments() {
     if [ "$(uname -m)" != x86_64 ]; then cpu=''; fi
 }
 
-# ---- what the machine has to bring --------------------------------------------------------------------------------
+# ---- requirements of the machine ----------------------------------------------------------------------------------
 
 version_of() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
@@ -111,7 +111,7 @@ check_venv() {
 }
 
 check_disk() {
-    local need_gb=12 free_kb # 7.6 installed, and 4.1 of wheels until that is done
+    local need_gb=12 free_kb # 7.6 installed, and 4.1 of wheels until the installation is done
     if [ "$(uname -m)" != x86_64 ] || [ -n "$cpu$share" ]; then need_gb=5; fi
     free_kb=$(df -Pk "$env" | awk 'NR == 2 { print $4 }')
     if [ "$((free_kb / 1048576))" -lt "$need_gb" ]; then
@@ -126,7 +126,7 @@ pip_run() {
     local what=$1 log=$env/.pinas-pip.log
     shift
     if "$@" 2> >(tee "$log" >&2); then return; fi
-    end_change # an orderly failure: pip has rolled back
+    end_change # pip itself failed and has rolled back
     sleep 0.2  # the tee above may still be writing
     if grep -qi 'no matching distribution found for torch.*+cpu' "$log"; then
         fail "no CPU build of torch $(pinned torch) for Python $version at ${PINAS_TORCH_INDEX:-the indexes that pip knows};" \
@@ -170,7 +170,7 @@ make_venv() {
     "$python" -m venv "$env" || fail "python -m venv failed; on Debian: apt-get install python$version-venv"
 }
 
-# NVIDIA's wheels hold no Python of one version: 4.3 of 7.6 GB that environments on one disk need once.
+# NVIDIA's wheels do not depend on the Python version: environments on one disk need these 4.3 of 7.6 GB only once.
 share_cuda() {
     local from to
     from=$(echo "$share"/lib/python3*/site-packages)
@@ -180,12 +180,12 @@ share_cuda() {
     begin_change
     if cp -al "$from"/nvidia "$from"/nvidia_*.dist-info "$to"; then
         end_change
-    else # another file system: they are fetched
+    else # another file system: they are downloaded
         rm -rf "$to"/nvidia "$to"/nvidia_*.dist-info
     fi
 }
 
-# The lines of the lock that are meant, without their markers: `name==version`.
+# The selected lines of the lock, without their markers: `name==version`.
 selected_pins() {
     local cuda=''
     if [ "$(uname -m)" = x86_64 ] && [ -z "$cpu" ]; then cuda=1; fi
@@ -195,7 +195,7 @@ selected_pins() {
         { print $1 (cpu && /^torch(vision)?==/ ? "+cpu" : "") }' "$lock"
 }
 
-# Of the lines on standard input those that the environment lacks.
+# The lines on standard input that the environment lacks.
 lacking() {
     "$env/bin/python" -I -c '
 import sys
@@ -219,7 +219,7 @@ report_download() { # folder
     done
 }
 
-# Fetches the given lines' wheels into a folder, several at a time: the big ones alone, the others in groups.
+# Downloads the given lines' wheels into a folder, several at a time: the big ones separately, the others in groups.
 fetch() { # folder line...
     local folder=$1 index=()
     shift
@@ -273,7 +273,7 @@ install_project() {
     end_change
 }
 
-# mmcv without compiled operators gets those of torchvision in their place.
+# mmcv without compiled operators gets those of torchvision instead.
 install_operators() {
     if [ -n "$core" ]; then return; fi
     say "$("$env/bin/python" -I -W ignore -m pinas_zoo.mmcv_ext install)" || fail "mmcv's operators could not be set up (see above)"
@@ -291,14 +291,14 @@ check_imports() {
 remove_old_envs() {
     local stamp
     if [ -z "${CI:-}" ] || [ -n "${PINAS_ENV_DIR:-}" ]; then return; fi
-    mkdir -p "$cache/envs" # find fails where it starts nowhere, and so would the script
+    mkdir -p "$cache/envs" # find fails without a start folder, and so would the script
     find "$cache/envs" -mindepth 2 -maxdepth 2 -name .pinas-stamp -mmin +1440 2>/dev/null | while read -r stamp; do
         say "removing ${stamp%/.pinas-stamp}: unused for a day"
         rm -rf "${stamp%/.pinas-stamp}"
     done
 }
 
-# ---- the order ----------------------------------------------------------------------------------------------------
+# ---- main -------------------------------------------------------------------------------------------------------
 
 is_complete() {
     [ "$(cat "$env/.pinas-stamp" 2>/dev/null)" = "$key" ] && [ ! -e "$env/.pinas-installing" ] && [ -x "$env/bin/python" ]
@@ -314,7 +314,7 @@ print(spec.origin if spec else "")' 2>/dev/null) || return 1
     [ ! -e "$root/configs" ] || [ -e "$root/pinas_zoo/.mim/configs" ]
 }
 
-# What the environment has stays: compiled operators, a CPU torch, and mm packages where only the core is asked for.
+# What the environment has is kept: compiled operators, a CPU torch, and mm packages if only the core is requested.
 keep_choices() {
     if has_dist 'mmcv-*'; then ops=1; fi
     if has_dist 'torch-*+cpu'; then cpu=1; fi

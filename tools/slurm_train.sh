@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train under Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
 #
-# GPUS (8 in all), GPUS_PER_NODE (8), CPUS_PER_TASK (10) and SRUN_ARGS from the environment; with
+# GPUS (8 in total), GPUS_PER_NODE (8), CPUS_PER_TASK (10) and SRUN_ARGS from the environment; with
 # GPUS_PER_NODE=0 GPUS counts processes on CPUs. Python: see tools/dist_train.sh.
 set -euo pipefail
 
@@ -31,7 +31,7 @@ fi
 read -r -a extra <<<"${SRUN_ARGS:-}"
 
 export MASTER_PORT=${PORT:-$((20000 + RANDOM % 20000))}
-# The first host of the allocation is known inside it only.
+# The first host of the allocation is known only inside it.
 # shellcheck disable=SC2016
 exec srun --partition "$partition" --job-name "$job" --kill-on-bad-exit=1 \
     --ntasks "$gpus" --ntasks-per-node "$tasks_per_node" \

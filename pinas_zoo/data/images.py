@@ -224,7 +224,8 @@ def _identity(folder: str) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 
-# ---- sources of them -------------------------------------------------------------------------------------------------
+# ---- sources
+# -----------------------------------------------------------------------------------------------------------
 
 #: Images, or label maps, of a set that are decoded before a run.
 SAMPLES = 8

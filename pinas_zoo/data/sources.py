@@ -88,10 +88,10 @@ class Source:
         raise NotImplementedError
 
     def look(self) -> list[str]:
-        """What looks odd, one line each, by a look at a few images.
+        """Warnings, one line each, from a check of a few images.
 
         Raises:
-            ValueError: None of those can be read.
+            ValueError: None of them can be read.
         """
         return list(self.notes)
 

@@ -21,7 +21,7 @@ HELD_OUT = 'held_out'
 
 
 class AlternatingSettings(SupervisedSettings, total=False):
-    """What the constructors of alternating methods pass on to `AlternatingMethod`."""
+    """Settings that the constructors of alternating methods pass on to `AlternatingMethod`."""
 
     warmup_steps: int
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinas_zoo.models.graphs import BlockGraphs, Recorder
+from pinas_zoo.models.graphs import BlockGraphs
+from pinas_zoo.models.recorder import Recorder
 from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.search.log import Limits
 from pinas_zoo.space import Arch
@@ -98,7 +99,7 @@ class ArchitectureMethod(Method, Protocol):
 
 
 class SupervisedSettings(TypedDict, total=False):
-    """What the constructors of supervised methods pass on to `SupervisedMethod`."""
+    """Settings that the constructors of supervised methods pass on to `SupervisedMethod`."""
 
     label_smoothing: float
     seed: int

@@ -146,7 +146,7 @@ class FPNAS(AdditiveScore, AlternatingMethod):
         """log p_l(k) with its graph; -inf where a candidate does not fit. Shape: (positions, candidates)"""
         logits: Tensor = self.fine
         if self.coarse is not None and self.matrix is not None:
-            # A sum of products, as a matrix product would be rounded under autocast.
+            # A sum of products, since a matrix product would be rounded under autocast.
             logits = logits + (self.coarse[:, None] * self.matrix).sum(dim=2)
         return logits.masked_fill(~self.fits, -math.inf).log_softmax(dim=1)
 

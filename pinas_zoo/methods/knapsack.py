@@ -40,7 +40,7 @@ def sum_of(table: Sequence[Sequence[float]], arch: tuple[int, ...]) -> float:
 
 
 class AdditiveScore:
-    """For a method whose native score is a sum over positions: put before its base class, which has the supernet."""
+    """For methods whose native score is a sum over positions; list it before the base class that has the supernet."""
 
     supernet: SuperNet
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pinas_zoo.dist import gather, on_device, rank_and_world
-from pinas_zoo.models.graphs import BlockGraphs, Recorder
+from pinas_zoo.models.graphs import BlockGraphs
+from pinas_zoo.models.recorder import Recorder
 from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
 

@@ -60,7 +60,7 @@ class LinearStage(SteppedModel):
         super().__init__(preprocessor_config(data_preprocessor, channels_last))
         self.space = get_space(space)
         net = SuperNet(self.space) if supernet is None else load_supernet(supernet, self.space)
-        # Its parts have names of their own in checkpoints: the method itself is not registered as a module.
+        # Its parts have their own names in checkpoints, so the method itself is not registered as a module.
         self.__dict__['method'] = LinearHead(net, num_classes, seed=run_seed(seed))
         self.supernet, self.head = self.method.supernet, self.method.head
         if channels_last:

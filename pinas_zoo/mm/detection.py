@@ -1,7 +1,7 @@
 """mmdet's CocoDataset and CocoMetric with labels in the order of `classes`, whatever the file's order.
 
-mmdet numbers labels in the order of the annotation file's categories, so that another order of `classes` gives every
-object another's name. Configs keep mmdet's names: `reading.check_samples` puts these in their place.
+mmdet numbers labels in the order of the annotation file's categories, so another order of `classes` would give every
+object a wrong name. Configs keep mmdet's names: `reading.check_samples` replaces them by these classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ['CocoDataset', 'CocoMetric']
 
 
 class _NamedOrder(COCO):
-    """Category ids in the order of the names that are asked for."""
+    """Category ids in the order of the requested names."""
 
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence[Any] = ()
@@ -44,7 +44,7 @@ class CocoMetric(_CocoMetric):
     """mmdet's, for labels in the order of `classes`, and for files that lack what pycocotools relies on.
 
     An annotation without iscrowd counts as 0, polygons of fewer than three points are left out as in training, and
-    annotations are numbered anew: pycocotools takes the id 0 for "not found" and cannot hold a text.
+    annotations are renumbered: pycocotools uses the id 0 for "not found" and cannot store text ids.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class CocoMetric(_CocoMetric):
         ids = {category['name']: number for number, category in self._coco_api.cats.items()}
         self.cat_ids = [ids[name] for name in self.dataset_meta['classes']]
         files = super().results2json(results, outfile_prefix)
-        self.cat_ids = sorted(self.cat_ids)  # as COCOeval does, whose results the table of classes pairs with them
+        self.cat_ids = sorted(self.cat_ids)  # as in COCOeval, whose results the table of classes pairs with them
         return files
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:

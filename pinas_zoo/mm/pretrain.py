@@ -23,7 +23,7 @@ from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.loop import run_seed
-from pinas_zoo.models.graphs import CudaRecorder
+from pinas_zoo.models.recorder import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import (

@@ -50,11 +50,11 @@ PARTS = ('calibration', 'evaluation')
 
 
 def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
-    """The searcher of a search's config, fresh, and what its architectures cost.
+    """A new searcher from a search's config, and the costs of its architectures.
 
     Args:
         cfg: See `search`; its classes are known (`fill_from_data`).
-        seed: Of the searcher.
+        seed: Seed of the searcher.
     """
     space = get_space(cfg.space)
     size = cfg.get('size', space.input_size)
@@ -191,7 +191,7 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
 
 
 def _open_config(config: str | Path, checkpoint: str, options: Options) -> tuple[Config, list[dict[str, Any]]]:
-    """The config of a search, its process set up and its images looked at; and on which images its scores depend.
+    """The config of a search, with its process set up and its images checked; and the images its scores depend on.
 
     The latter as the config has it, without the class list; how the images are read may change.
     """
@@ -225,7 +225,7 @@ def score_path(config: str | Path, checkpoint: str, options: Options) -> dict[st
     file = str(find_weights(checkpoint))
     cfg, _ = _open_config(config, file, options)
     if cfg.get('arch') is None:
-        raise ValueError(f'{config} is a config of a search: say which path, --cfg-options arch=DIGITS')
+        raise ValueError(f'{config} is the config of a search: select a path with --cfg-options arch=DIGITS')
     space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
     evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)
     (score,) = evaluate([space.parse(str(cfg.arch))])

@@ -1,6 +1,6 @@
-"""mmseg's LoadAnnotations and IoUMetric, which say what mmseg passes over: misfit maps, classes without pixels.
+"""mmseg's LoadAnnotations and IoUMetric, extended to report what mmseg ignores: misfit maps, classes without pixels.
 
-Configs keep mmseg's names: `samples.check_samples` puts these in their place.
+Configs keep mmseg's names: `samples.check_samples` replaces them by these classes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class LoadAnnotations(_LoadAnnotations):
             found = f'{labels.shape[1]}x{labels.shape[0]}'
             raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')
         if labels.dtype.itemsize > 1 and (labels.max() > 255 or labels.min() < 0):
-            raise BadInputError(f'{path}: label value {labels.max()}, mmseg reads 8 bits')
+            raise BadInputError(f'{path}: label value {labels.max()}, but mmseg reads 8 bits')
         labels = labels.astype(np.uint8)
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results['reduce_zero_label']
         if self.reduce_zero_label:
-            labels = labels - 1  # of 8 bits: 0 becomes 255, which is ignored as 255 is
+            labels = labels - 1  # with 8 bits: 0 becomes 255, which is ignored like 255
             labels[labels == 254] = 255
         if mapping := results.get('label_map'):
             table = np.arange(256)
@@ -61,7 +61,7 @@ class LoadAnnotations(_LoadAnnotations):
 
 @METRICS.register_module()
 class IoUMetric(_IoUMetric):
-    """mmseg's, with a line on the classes that its means leave out."""
+    """mmseg's, with a line about the classes that its means leave out."""
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         metrics = super().compute_metrics(results)

@@ -39,7 +39,7 @@ from pinas_zoo.search.strategies import random_records
 __all__ = ['shortlist', 'train_one', 'train_random']
 
 RESULT, PLAN, SUMMARY, RANDOM = 'result.json', 'plan.json', 'shortlist.json', 'random.json'
-#: Of a plan, what a training's result depends on beside the architecture.
+#: The parts of a plan that a training's result depends on, besides the architecture.
 RECIPE = ('training_sha256', 'options', 'arch_key', 'seed')
 #: Called with (networks that are done, all of them, the one that was finished last).
 Progress = Callable[[int, int, str], None]
@@ -95,7 +95,7 @@ def train_random(
     """Trains the random networks of a shortlist alone, whose search need not have run.
 
     A search begins with random architectures that follow from its config and seed, so they can be trained beside it or
-    before; `shortlist` takes these trainings over (`trained`).
+    before it; `shortlist` reuses these trainings (`trained`).
 
     Args:
         config: As for `shortlist`, with `search`.
@@ -111,7 +111,7 @@ def train_random(
     """
     cfg = load_config(config, options)
     if 'search' not in cfg:
-        raise ValueError(f'{config} names no `search`, whose random architectures would be trained')
+        raise ValueError(f'{config} has no `search`, whose random architectures would be trained: add it')
     seed = cfg.get('seed', 0) if options.seed is None else options.seed
     search = load_config(cfg.search, Options(cfg_options=_flatten(cfg.get('search_options') or {})))
     fill_from_data(search)
@@ -127,9 +127,9 @@ def train_random(
 
 
 def _take_over(source: Path, root: Path, plan: dict[str, Any], archs: Sequence[str]) -> None:
-    """Copies the results of another folder that was made by the same recipe."""
+    """Copies the results from another folder that was made with the same recipe."""
     if not (source / PLAN).is_file():
-        raise ValueError(f'{source} has no {PLAN}: it is no folder of such trainings')
+        raise ValueError(f'{source} has no {PLAN}: it is not a folder of such trainings')
     other = json.loads((source / PLAN).read_text())
     if differing := [key for key in RECIPE if other.get(key) != plan[key]]:
         raise ValueError(f'the trainings in {source} differ from those of this shortlist in {", ".join(differing)}')
@@ -217,7 +217,7 @@ def _read_result(root: Path) -> Outcome | None:
 def _train_all(
     root: Path, archs: Sequence[str], workers: int, plan: dict[str, Any], progress: Progress | None
 ) -> list[Outcome]:
-    """Trains what has no result yet; the results of all."""
+    """Trains what has no result yet; returns the results of all."""
     processes = plan['processes']
     if workers < 1 or processes < 1:
         raise ValueError(f'workers and processes must be at least 1, got {workers} and {processes}')
@@ -236,7 +236,7 @@ def _train_all(
 
 
 def _train_side_by_side(root: Path, archs: Sequence[str], workers: int, processes: int) -> Iterator[str]:
-    """Trains each; gives their names as they are done."""
+    """Trains each; yields their names as they are done."""
     slots: Any = queue.Queue() if processes > 1 else multiprocessing.get_context('spawn').Queue()
     for devices in _devices(workers, processes):
         slots.put(devices)

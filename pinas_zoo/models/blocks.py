@@ -251,7 +251,7 @@ def make_block(
     """
     make = partial(make_candidate, space, position, stride=stride, dilation=dilation, drop_path=drop_path)
     if isinstance(choice, tuple):
-        return MixedBottleneck({c: cast(Bottleneck, make(c)) for c in choice}, shortcut)  # no skip is ever mixed
+        return MixedBottleneck({c: cast(Bottleneck, make(c)) for c in choice}, shortcut)  # a skip is never mixed
     return make(choice, shortcut=shortcut)
 
 

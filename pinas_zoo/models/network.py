@@ -86,7 +86,7 @@ class PiNASNet(Skeleton):
         torch.Size([1, 1000])
     """
 
-    if TYPE_CHECKING:  # TorchScript evaluates a class's annotations and knows no modules among them
+    if TYPE_CHECKING:  # TorchScript evaluates a class's annotations and does not know modules among them
         layer1: nn.Sequential
         layer2: nn.Sequential
         layer3: nn.Sequential

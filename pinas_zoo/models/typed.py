@@ -1,4 +1,4 @@
-"""What torch's annotations leave out: containers with the type of their content, and a network's memory format.
+"""Types that torch's annotations lack: containers with the type of their content, and a network's memory format.
 
 At run time the containers are torch's own.
 """
@@ -35,5 +35,5 @@ else:
 
 
 def to_memory_format(module: M, memory_format: torch.memory_format) -> M:
-    """Lays out a module's tensors of four dimensions, in place; returns the module."""
+    """Sets the memory format of a module's four-dimensional tensors, in place; returns the module."""
     return module.to(memory_format=memory_format)  # type: ignore[call-overload] # not in torch's stub

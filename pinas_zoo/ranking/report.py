@@ -1,4 +1,4 @@
-"""From the truth and scores.jsonl to report.json and the Markdown tables: how well each contestant ranks.
+"""From the truth and scores.jsonl to report.json: how well each contestant ranks. Its tables: `tables`.
 
 Higher is better on both sides: accuracy, and minus the loss. The halves are kept apart: reported results use only the
 reporting half, and all trials only the tuning half.
@@ -33,10 +33,8 @@ __all__ = [
     'View',
     'compute',
     'curves',
-    'markdown',
     'of_recipe',
     'trials',
-    'trials_markdown',
 ]
 
 Row = Mapping[str, Any]
@@ -276,110 +274,3 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 _OBSERVATION = ('probes', 'checkpoints', 'checkpoint_linear_steps', 'checkpoint_paths')
-
-
-# ---- Markdown --------------------------------------------------------------------------------------------------------
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The tables of a report, with the note on signs and the warning."""
-    out = [f'{report["paths"]} paths of the {report["half"]} half, recipe `{report["recipe"]}`. {report["sign"]}']
-    if report['warning']:
-        out.append(f'**Warning: {report["warning"]}.**')
-    for name, view in VIEWS.items():
-        out += [f'Estimated {WORDS[view.estimate]} against true {WORDS[view.truth]}:', _main_table(report, name)]
-        out.append(
-            f'A perfect estimate would have a tau of about **{report[name]["attainable_tau"]:.2f}** (attainable): the '
-            'truth is the mean of two noisy seeds. The first row compares one of these seeds with the other.'
-        )
-    out += ["Differences of Kendall's tau, paired over paths:", _difference_table(report)]
-    if report['runs']:
-        out += ['Cost of one supernet:', _cost_table(report)]
-    return '\n\n'.join(out) + '\n'
-
-
-def trials_markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The table of the result of `trials`."""
-    header = ['contestant', 'seeds', 'settings off the default', *(f'tau, {view.words}' for view in VIEWS.values())]
-    rows = []
-    for trial in found:
-        changed = ', '.join(f'{key}={value}' for key, value in trial['changed'].items()) or 'none'
-        taus = [f'{trial[f"tau_{view}"]:.2f}' for view in VIEWS]
-        rows.append([CONTESTANTS[trial['contestant']].label, str(trial['seeds']), changed, *taus])
-    return _table(header, rows) + '\n'
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def _with_interval(entry: Mapping[str, Any], value: str = 'mean', interval: str = 'interval') -> str:
-    low, high = entry[interval]
-    return f'{entry[value]:.2f} [{low:.2f}, {high:.2f}]'
-
-
-def _spread(values: Sequence[float]) -> str:
-    return '' if len(values) < 2 else f'{min(values):.2f} to {max(values):.2f}'
-
-
-def _main_table(report: Mapping[str, Any], view: str) -> str:
-    header = ['', 'tau-b [95 %]', 'of attainable', 'tau of the seeds', 'tau of their mean', 'agreement of the seeds']
-    header += [
-        'Spearman [95 %]',
-        'tau, top half',
-        'precision, top 10 %',
-        'true rank of the best of the predicted 10',
-        'regret',
-    ]
-    part, digits = report[view], 3 if VIEWS[view].truth == 'minus_loss' else 2
-    ceiling = part['ceiling']
-    # One seed replaces the truth here, so its other figures are not comparable with the rows below.
-    rows = [
-        [
-            'one seed of the truth',
-            _with_interval(ceiling['tau']),
-            *[''] * 4,
-            _with_interval(ceiling['spearman']),
-            *[''] * 4,
-        ]
-    ]
-    for name, entry in part['contestants'].items():
-        cells = [report['labels'][name], _with_interval(entry['tau'])]
-        cells += [f'{entry["tau"]["mean"] / part["attainable_tau"]:.0%}', _spread(entry['tau']['seeds'])]
-        cells += [f'{entry[key]["mean"]:.2f}' if key in entry else '' for key in ('tau_of_mean', 'agreement')]
-        cells += [_with_interval(entry['spearman']), f'{entry["tau_top_half"]["mean"]:.2f}']
-        cells += [f'{entry["precision_top10"]["mean"]:.2f}', f'{entry["best_rank"]["mean"]:.1f}']
-        rows.append([*cells, f'{entry["regret"]["mean"]:.{digits}f}'])
-    return _table(header, rows)
-
-
-def _difference_table(report: Mapping[str, Any]) -> str:
-    header = ['difference']
-    for view in VIEWS.values():
-        header += [f'{view.words} [95 % over paths]', f'{view.words} [95 % over paths and seeds]']
-    rows = []
-    for pair in report['accuracy']['differences']:
-        one, other = pair.split(' - ')
-        cells = [f'{report["labels"][one]} minus {report["labels"][other]}']
-        for key in VIEWS:
-            entry = report[key]['differences'][pair]['tau']
-            cells += [_with_interval(entry, 'difference'), _with_interval(entry, 'difference', 'interval_with_seeds')]
-        rows.append(cells)
-    return _table(header, rows)
-
-
-def _cost_table(report: Mapping[str, Any]) -> str:
-    header = ['', 'seeds', 'steps', 'path units (training + linear stage)', 'seconds, all', 'of which training']
-    header += ['threads', 'peak memory / MiB', 'regret of its best path / points', 'claim of its paper (not ours)']
-    rows = []
-    for name, run in report['runs'].items():
-        units = f'{run["units"]["train"]:.0f} + {run["units"]["linear"]:.0f}'
-        cells = [report['labels'][name], str(len(run['seeds'])), str(run['steps']), units]
-        cells += [f'{run["total_seconds"]:.0f}', f'{run["seconds"]["train"]:.0f}']
-        cells += [', '.join(map(str, run['threads'])), str(run['peak_memory_mb'])]
-        # The path that it selects: by its native score if it has one.
-        entries = report['loss_to_accuracy']['contestants']
-        regret = entries.get(name + NATIVE, entries[name])['regret']
-        rows.append([*cells, f'{regret["mean"]:.2f} ({_spread(regret["seeds"])})', CONTESTANTS[name].headline])
-    return _table(header, rows)

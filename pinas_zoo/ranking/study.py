@@ -107,7 +107,7 @@ def run(
         jobs: The jobs that it should contain.
         workers: Number of supernets trained at a time.
         threads: Threads of each.
-        device: Where they are trained and scored; every line records it.
+        device: Device that trains and scores them; every line records it.
         progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:
@@ -164,17 +164,7 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
     seconds['linear_and_score'] = time.perf_counter() - trained
     losses = np.array_split(training.losses, min(len(training.losses), 50))
     return {
-        'contestant': job.contestant,
-        'seed': job.seed,
-        'recipe': recipe.id,
-        'settings': asdict(recipe),
-        'space': job.space.to_dict(),
-        'task': asdict(task),
-        'data': compose(task, 'train').data,
-        'code': __version__,
-        'torch': torch.__version__.split('+')[0],
-        'threads': torch.get_num_threads(),
-        **({} if device == 'cpu' else {'device': torch.cuda.get_device_name(device)}),
+        **_conditions(job, device),
         'steps': len(training.losses),
         'units': {'train': round(training.units, 2), 'linear': linear_units(contestant, recipe)},
         'seconds': {name: round(value, 1) for name, value in seconds.items()},
@@ -188,8 +178,25 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
     }
 
 
+def _conditions(job: Job, device: str) -> dict[str, Any]:
+    """What a training depends on, as plain values."""
+    return {
+        'contestant': job.contestant,
+        'seed': job.seed,
+        'recipe': job.recipe.id,
+        'settings': asdict(job.recipe),
+        'space': job.space.to_dict(),
+        'task': asdict(job.task),
+        'data': compose(job.task, 'train').data,
+        'code': __version__,
+        'torch': torch.__version__.split('+')[0],
+        'threads': torch.get_num_threads(),
+        **({} if device == 'cpu' else {'device': torch.cuda.get_device_name(device)}),
+    }
+
+
 def _peak_memory_mb(device: str) -> int:
-    """Of this process on a CPU, of the device's allocator elsewhere."""
+    """Memory of this process on a CPU, of the device's allocator elsewhere."""
     if device != 'cpu':
         return torch.cuda.max_memory_allocated(device) >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -1,8 +1,8 @@
 """Trains a contestant's supernet and scores its paths: torch alone, in this process, on the images of the truth.
 
 The method objects are the same as in every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the
-loop is plain, so that the whole study fits a CPU. Everything runs where the method's parameters are; batches are drawn
-on the CPU, so that they are the same on every device.
+loop is plain, so that the whole study fits a CPU. Everything runs on the device of the method's parameters; batches are
+drawn on the CPU, so that they are the same on every device.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ __all__ = [
 
 #: Held-out images per batch.
 SCORE_BATCH = 500
-#: Steps after which a training looks whether its losses are finite, which waits for the device.
+#: Steps after which a training checks that its losses are finite, which waits for the device.
 FINITE_INTERVAL = 50
 
 Batches = Iterator[dict[str, Any]]
 Rate = Callable[[float], float]
+ArchOptimiser = Callable[[list[Any], float], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def optimise(
     warmup: int = 0,
     bfloat16: bool = False,
     clip_value: float | None = None,
-    arch_optimiser: Callable[[list[Any], float], torch.optim.Optimizer] | None = None,
+    arch_optimiser: ArchOptimiser | None = None,
     before_step: Callable[[int, float], None] | None = None,
     after_backward: Callable[[int], None] | None = None,
 ) -> Training:
@@ -161,18 +162,8 @@ def optimise(
         ValueError: The method has other groups of parameters, or the budget is too small for a single step.
         FloatingPointError: A loss is not finite.
     """
-    groups = method.param_groups()
-    if set(groups) != ({'weights', 'arch'} if arch_optimiser else {'weights'}):
-        raise ValueError(
-            f"the groups must be 'weights', and 'arch' with an arch_optimiser; the method has {sorted(groups)}"
-        )
-    weights = [p for group in groups['weights'] for p in (group['params'] if isinstance(group, dict) else [group])]
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)
-    ]
-    zero_momenta(optimisers[0])
-    if arch_optimiser:
-        optimisers.append(arch_optimiser(groups['arch'], units))
+    optimisers = _optimisers(method, units, lr, weight_decay, arch_optimiser)
+    weights = [p for group in optimisers[0].param_groups for p in group['params']]
     device = weights[0].device
     losses, used, step = [], 0.0, 0
     while used + (cost := method.units(step)) <= units + 1e-6:
@@ -180,12 +171,7 @@ def optimise(
             before_step(step, used)
         for group in optimisers[0].param_groups:
             group['lr'] = lr * rate(used / units) * min(1.0, (step + 1) / max(warmup, 1))
-        batch, terms = to_device(next(batches), device), []
-        for part in range(method.parts(step)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                terms.append(method.loss(batch, step, part)['loss'])
-            terms[-1].backward()
-        losses.append(torch.stack([term.detach().double() for term in terms]).sum())
+        losses.append(_backward(method, to_device(next(batches), device), step, device.type, bfloat16))
         if (step + 1) % FINITE_INTERVAL == 0:
             _refuse_infinite(losses)
         if after_backward:
@@ -201,8 +187,32 @@ def optimise(
     return Training(_refuse_infinite(losses), used)
 
 
+def _optimisers(
+    method: Method, units: float, lr: float, weight_decay: float, arch_optimiser: ArchOptimiser | None
+) -> list[torch.optim.Optimizer]:
+    """SGD of the weights, and the optimiser of the architecture if there is one; arguments as for `optimise`."""
+    groups = method.param_groups()
+    if set(groups) != ({'weights', 'arch'} if arch_optimiser else {'weights'}):
+        raise ValueError(
+            f"the groups must be 'weights', and 'arch' with an arch_optimiser; the method has {sorted(groups)}"
+        )
+    sgd = torch.optim.SGD(groups['weights'], lr, momentum=0.9, weight_decay=weight_decay, fused=True)
+    zero_momenta(sgd)
+    return [sgd, arch_optimiser(groups['arch'], units)] if arch_optimiser else [sgd]
+
+
+def _backward(method: Method, batch: dict[str, Any], step: int, device_type: str, bfloat16: bool) -> Tensor:
+    """All parts of a step forwards and backwards; returns the sum of their losses."""
+    terms = []
+    for part in range(method.parts(step)):
+        with torch.autocast(device_type, torch.bfloat16, enabled=bfloat16):
+            terms.append(method.loss(batch, step, part)['loss'])
+        terms[-1].backward()
+    return torch.stack([term.detach().double() for term in terms]).sum()
+
+
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch, and the batches in it, on a device."""
+    """A batch, including the batches in it, on a device."""
     return {
         key: to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
         for key, value in batch.items()
@@ -224,7 +234,7 @@ def supernet_of(method: Method) -> SuperNet:
 
 
 def device_of(net: nn.Module) -> torch.device:
-    """Where a network's parameters are."""
+    """The device of a network's parameters."""
     return next(net.parameters()).device
 
 

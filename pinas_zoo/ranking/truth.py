@@ -190,7 +190,7 @@ def extend(
             torch.
         paths: Number of paths that the table should have.
         workers: Number of training processes.
-        device: Where they train; the lines of a table are all from the same kind of device.
+        device: Device of the trainings; all lines of a table are from the same kind of device.
         progress: Called after each line with the lines done now, the lines to do now, and the line.
 
     Raises:

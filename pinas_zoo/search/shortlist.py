@@ -49,15 +49,15 @@ class Outcome:
 
 
 def draw_random(initial: int, random: int, seed: int = 0) -> list[int]:
-    """Which of the random evaluations that a search begins with are a shortlist's random group.
+    """Which of the random evaluations at the start of a search form the random group of a shortlist.
 
     Args:
-        initial: How many evaluations the search draws at random before it looks at any score.
+        initial: How many evaluations the search draws at random before it uses any score.
         random: How many to take.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
-        Their places in the search.
+        Their positions in the search.
 
     Raises:
         ValueError: The search draws fewer.

@@ -23,7 +23,7 @@ from torch.optim import SGD
 
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.blocks import SplitAttention
-from pinas_zoo.models.graphs import CudaRecorder
+from pinas_zoo.models.recorder import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import Arch

@@ -83,8 +83,8 @@ def publish(
         checkpoint: `.safetensors` or `.pth` file of a backbone, a classifier, or a model that has one.
         folder: Folder to write to.
         card: Content of the model card.
-        preprocess: timm's settings of the input (input_size, mean, std, crop_pct, interpolation); others are those that
-            the checkpoint states, or the manifest for a file of the zoo.
+        preprocess: timm's settings of the input (input_size, mean, std, crop_pct, interpolation); the others are those
+            that the checkpoint states, or the manifest for a file of the zoo.
         name: Stem of the mmengine file; default: the folder's name.
 
     Raises:
@@ -104,7 +104,7 @@ def publish(
     settings = _preprocess(content, checkpoint) | (preprocess or {})
     if classes and not {'mean', 'std'} <= set(settings):
         raise ValueError(
-            f'{checkpoint} does not state the mean and std of its input, and whoever loads the folder would take '
+            f'{checkpoint} does not state the mean and std of its input, and whoever loads the folder would use '
             'those of ImageNet; give them: --preprocess \'{"mean": [...], "std": [...]}\''
         )
     facts['dataset_meta'] = json.dumps({'classes': names, 'preprocess': settings})
@@ -183,7 +183,7 @@ def describe(
 
 
 def _preprocess(content: Checkpoint, checkpoint: Path) -> dict[str, Any]:
-    """timm's settings of the input: those that the checkpoint states, else those of the zoo's file that it is."""
+    """timm's settings of the input: those of the checkpoint, otherwise those of the zoo's file that it is."""
     if stated := content.dataset_meta.get('preprocess'):
         return dict(stated)
     facts = {file_sha256(checkpoint), *(content.metadata.get(key) for key in ('source', 'source_sha256'))} - {None}
@@ -216,7 +216,7 @@ def _config(
     settings['input_size'] = [
         chans,
         *settings['input_size'][1:],
-    ]  # our sources show grey images as three equal channels
+    ]  # our sources return grey images as three equal channels
     settings |= {key: settings[key][:chans] for key in ('mean', 'std') if key in settings}
     return {
         'architecture': architecture,
@@ -301,7 +301,7 @@ def _slug(text: str) -> str:
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
-    """Uploads a published folder to the Hugging Face Hub, which needs a token with the right to write.
+    """Uploads a published folder to the Hugging Face Hub, which needs a token with write access.
 
     Args:
         folder: timm's hub folder, as `publish` wrote it.
@@ -309,7 +309,7 @@ def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> s
         private: Whether a new repository is private.
 
     Returns:
-        The commit's address.
+        The URL of the commit.
 
     Raises:
         ValueError: There is no token, or no published folder.

@@ -177,7 +177,7 @@ def table(source: Path, page: Path) -> str:
 
 
 def filled(page: Path, text: str) -> str:
-    """A page's text with its tables as they are now."""
+    """A page's text with its tables as they should be now."""
     return BLOCK.sub(lambda match: match[1] + table(ROOT / match[2], page) + match[3], text)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains what stands under checkpoints/: supernet, linear stage, two searches and retrainings, a detector, a segmentor.
+# Trains the networks under checkpoints/: supernet, linear stage, two searches and retrainings, a detector, a segmentor.
 #
 #   bash tools/dev/nano_weights.sh [ROOT]     default: work_dirs/nano; about 40 minutes on two quiet cores
 #

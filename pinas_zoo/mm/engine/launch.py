@@ -339,7 +339,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
         cfg.resume_with_config = options.resume_with_config
         if saved is None:
-            notes.append(f'--resume: {checkpoint} does not say which config it was written under')
+            notes.append(f'--resume: {checkpoint} does not say with which config it was written')
         else:
             compare_config(cfg, checkpoint, saved, options.resume_with_config, notes)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):

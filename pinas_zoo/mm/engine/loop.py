@@ -243,14 +243,7 @@ class ExactIterLoop(IterBasedTrainLoop):
         super(IterBasedTrainLoop, self).__init__(runner, dataloader)
         if (max_iters is None) == (max_epochs is None):
             raise ValueError(f'ExactIterLoop needs either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
-        batches = self.dataloader.batch_sampler
-        stateless = isinstance(getattr(batches, 'sampler', None), StatelessSampler)
-        if stateless and len(batches.sampler) < batches.batch_size:
-            batches.drop_last = False  # the sampler has no end: batches are full, and an epoch is one of them
-            runner.logger.warning(
-                f'{len(self.dataloader.dataset)} images are fewer than a batch of {batches.batch_size} on '
-                f'{get_world_size()} process(es): they repeat within it, and an epoch is one batch'
-            )
+        self._fill_batches()
         unit = 1
         if max_epochs is not None:
             unit = epoch_length = max(1, len(self.dataloader))
@@ -280,6 +273,17 @@ class ExactIterLoop(IterBasedTrainLoop):
         dataset_meta = getattr(dataset, 'metainfo', None)
         if dataset_meta is not None:
             runner.visualizer.dataset_meta = dataset_meta
+
+    def _fill_batches(self) -> None:
+        """Fewer samples than a batch repeat within it."""
+        batches = self.dataloader.batch_sampler
+        stateless = isinstance(getattr(batches, 'sampler', None), StatelessSampler)
+        if stateless and len(batches.sampler) < batches.batch_size:
+            batches.drop_last = False  # the sampler has no end: batches are full, and an epoch is one of them
+            self.runner.logger.warning(
+                f'{len(self.dataloader.dataset)} images are fewer than a batch of {batches.batch_size} on '
+                f'{get_world_size()} process(es): they repeat within it, and an epoch is one batch'
+            )
 
     def random_state(self) -> RandomState:
         """The training's random states; during a validation those from before it."""

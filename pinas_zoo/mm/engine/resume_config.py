@@ -1,7 +1,7 @@
-"""A run that is continued with another config: what its checkpoint's state would override is compared.
+"""Continuing a run with another config: compares the parts that the checkpoint's state would override.
 
-Learning rates, momenta and schedules come from the checkpoint, and the draws of the samples belong to its data: a
-config that changed in these would have no effect, or another one than it says.
+Learning rates, momenta and schedules come from the checkpoint, and the draws of the samples belong to its data: changes
+of these in a config would have no effect, or a different one than it says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pinas_zoo.mm.preflight.findings import BadInputError
 __all__ = ['compare_config', 'compared_parts', 'take_config']
 
 _OPTIMISER = ('optimizer', 'paramwise_cfg', 'constructor')
-#: Of a data set: where images are finished, and the seed, which is compared by itself.
+#: Entries of a data set: where images are finished, and the seed, which is compared separately.
 _FREE = ('finish', 'seed')
 
 
@@ -36,17 +36,17 @@ def compared_parts(cfg: Config) -> str:
 
 
 def compare_config(cfg: Config, checkpoint: str, saved: str, take_new: bool, notes: list[str]) -> None:
-    """Compare the config of a run with the one that its checkpoint was written under.
+    """Compare the config of a run with the one with which its checkpoint was written.
 
     Args:
-        cfg: As it will run.
+        cfg: The config as it will run.
         checkpoint: Path of the checkpoint, for the message.
         saved: Its `compared_parts`.
-        take_new: Whether the new values are wanted (--resume-with-config).
-        notes: Receives the changes where they are.
+        take_new: Whether to use the new values (--resume-with-config).
+        notes: Receives the changes if the new values are used.
 
     Raises:
-        BadInputError: Something changed and the new values are not wanted, or they cannot be taken.
+        BadInputError: Something changed and the new values are not to be used, or they cannot be used.
     """
     old, new = json.loads(saved), json.loads(compared_parts(cfg))
     lines = [line for key in new for line in changes(old.get(key), new[key], key)]
@@ -56,7 +56,7 @@ def compare_config(cfg: Config, checkpoint: str, saved: str, take_new: bool, not
         raise BadInputError(
             f'--resume: the config changed since {checkpoint} was written, whose state has the old values:\n'
             + '\n'.join(lines)
-            + '\n--resume-with-config takes the new ones; or undo the changes'
+            + '\n--resume-with-config uses the new ones; or undo the changes'
         )
     if kinds := [line for line in lines if line.startswith('optim_wrapper') and '.type: ' in line]:
         raise BadInputError(
@@ -67,12 +67,12 @@ def compare_config(cfg: Config, checkpoint: str, saved: str, take_new: bool, not
 
 
 def take_config(runner: Runner, checkpoint: dict[str, Any]) -> None:
-    """Put the config's settings of optimisers and schedules into a checkpoint that is about to be resumed.
+    """Put the config's optimiser and schedule settings into a checkpoint that is about to be resumed.
 
-    The schedules are stepped to the iteration of the checkpoint; momenta and other state tensors stay.
+    The schedules are stepped to the iteration of the checkpoint; momenta and other state tensors are kept.
 
     Args:
-        runner: With its optimiser and schedules built.
+        runner: The runner, with its optimiser and schedules built.
         checkpoint: Changed in place.
 
     Raises:
@@ -102,7 +102,7 @@ def _take_groups(saved: dict[str, Any], new: dict[str, Any]) -> None:
         return
     old, now = saved['param_groups'], new.get('param_groups', [])
     if [len(group['params']) for group in old] != [len(group['params']) for group in now]:
-        raise BadInputError('--resume-with-config: the optimiser groups its parameters in another way: start a new run')
+        raise BadInputError('--resume-with-config: the optimiser groups its parameters differently: start a new run')
     saved['param_groups'] = [{**group, 'params': before['params']} for before, group in zip(old, now, strict=True)]
     if 'base_param_settings' in new:
         saved['base_param_settings'] = new['base_param_settings']

@@ -1,4 +1,4 @@
-"""Our data set, metrics and loading steps in place of mmdet's and mmseg's own, so that every sample is looked at."""
+"""Replaces data sets, metrics and loading steps of mmdet and mmseg by ours, so that every sample is checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ['check_samples', 'name_bad_input']
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
-#: By default scope: what takes the place of a type of theirs.
+#: By default scope: the replacements, by type.
 _OURS = {
     'mmdet': {
         'CocoDataset': 'pinas_zoo.mm.detection.CocoDataset',
@@ -30,10 +30,10 @@ _CHECK = 'pinas_zoo.mm.preflight.check_image.CheckImage'
 
 
 def check_samples(cfg: Config) -> None:
-    """Put ours in the place of what mmdet and mmseg call by its plain name; subclasses stay. May be applied twice.
+    """Replace what mmdet and mmseg call by its plain name by ours; subclasses are kept. May be applied twice.
 
     Args:
-        cfg: With its default scope set.
+        cfg: Config with its default scope set.
     """
     scope = cfg.default_scope
     ours = {name: new for old, new in _OURS[scope].items() for name in (old, f'{scope}.{old}')}
@@ -50,8 +50,8 @@ def name_bad_input(cfg: Config, splits: Sequence[str]) -> None:
     """Let mmdet's and mmseg's data sets name the file that a sample failed on.
 
     Args:
-        cfg: A config; the wrapper for seeds stays outside.
-        splits: Of 'train', 'val', 'test'.
+        cfg: A config; the seeding wrapper stays outermost.
+        splits: Some of 'train', 'val', 'test'.
     """
     for name in (f'{split}_dataloader' for split in splits):
         loader = cfg.get(name)

@@ -1,4 +1,4 @@
-"""A COCO annotation file as it is read: its lists, the fields of their entries, and ids that occur once."""
+"""A COCO annotation file as it is read: its lists, the fields of their entries, and the uniqueness of ids."""
 
 import gc
 import json
@@ -24,13 +24,13 @@ class AnnotationFile:
     """A COCO annotation file, read once.
 
     Attributes:
-        errors: What is wrong with fields and ids, one line each; the entries can be relied on where there is none.
+        errors: What is wrong with fields and ids, one line each; if there are none, the entries are reliable.
 
     Args:
         path: JSON file.
 
     Raises:
-        BadInputError: When it is no such file.
+        BadInputError: It is not such a file.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,7 +51,7 @@ class AnnotationFile:
         self.image_ids = set() if self.errors else {image['id'] for image in self.images}
 
     def say(self, wrong: Sequence[dict[str, Any]], what: str, text: str) -> str:
-        """A line on the first of some entries.
+        """A line about the first of some entries.
 
         Args:
             wrong: The entries; the line counts them.
@@ -63,10 +63,10 @@ class AnnotationFile:
         return f'{self.path}: {what} {first} {text}{more}'
 
     def _check_fields(self, what: str, entries: list[Any]) -> bool:
-        """Returns whether ids can be looked at."""
+        """Returns whether ids can be checked."""
         if not _only(entries, (dict,)):
             wrong = [entry for entry in entries if type(entry) is not dict]
-            self.errors.append(self.say(wrong, what, f'is {brief(wrong[0])}, an object with keys is wanted'))
+            self.errors.append(self.say(wrong, what, f'is {brief(wrong[0])}, but must be an object with keys'))
             return False
         before = len(self.errors)
         missing = [entry for entry in entries if not entry.keys() >= _FIELDS[what].keys()]
@@ -77,7 +77,7 @@ class AnnotationFile:
         for key, types in _FIELDS[what].items():
             if not _only(map(itemgetter(key), entries), types):
                 wrong = [entry for entry in entries if type(entry[key]) not in types]
-                text = f'has {key} {brief(wrong[0][key])}, {_WANTED[types]} is wanted'
+                text = f'has {key} {brief(wrong[0][key])}, which must be {_WANTED[types]}'
                 self.errors.append(self.say(wrong, what, text))
         return len(self.errors) == before
 
@@ -85,24 +85,24 @@ class AnnotationFile:
         if what != 'annotation' and len(set(map(type, ids))) > 1:
             text = next(value for value in ids if type(value) is str)
             number = next(value for value in ids if type(value) is int)
-            self.errors.append(f'{self.path}: {what} ids are integers and texts, such as {number} and {text!r}')
+            self.errors.append(f'{self.path}: {what} ids mix integers and texts, such as {number} and {text!r}')
         if len(set(ids)) < len(ids):
             twice = repeated(ids)
             more = f'; {len(twice) - 1:,} more like it' if len(twice) > 1 else ''
             self.errors.append(f'{self.path}: {what} id {brief(twice[0])} occurs twice{more}')
 
     def _check_sizes(self) -> None:
-        # NaN is smaller than nothing, and so is not positive.
+        # NaN compares false, and so is not positive.
         wrong = [image for image in self.images if not (0 < image['height'] < 1e6 and 0 < image['width'] < 1e6)]
         if wrong:
-            size = f'has width {wrong[0]["width"]} and height {wrong[0]["height"]}, pixels are wanted'
+            size = f'has width {wrong[0]["width"]} and height {wrong[0]["height"]}, which must be positive'
             self.errors.append(self.say(wrong, 'image', size))
 
     def category_ids(self, classes: Sequence[str] | None) -> set[Any]:
-        """Ids of the categories that a data set keeps; adds to the errors where `classes` and categories differ.
+        """Ids of the categories that a data set keeps; adds to the errors if `classes` and categories differ.
 
         Args:
-            classes: Of the data set; None keeps all categories.
+            classes: Those of the data set; None keeps all categories.
         """
         named: dict[str, list[Any]] = {}
         for category in self.categories:
@@ -124,7 +124,7 @@ class AnnotationFile:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection: it would go through the millions of objects of COCO's file again and again."""
+    """Disables garbage collection, which would traverse the millions of objects of COCO's file again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -138,7 +138,7 @@ def load(path: str) -> dict[str, list[Any]]:
     """The document of an annotation file, with its three lists.
 
     Raises:
-        BadInputError: It is no JSON, or lacks one of them.
+        BadInputError: It is not JSON, or lacks one of them.
     """
     try:
         with open(path, 'rb') as file, uncollected():
@@ -157,13 +157,13 @@ def load(path: str) -> dict[str, list[Any]]:
 
 
 def brief(value: Any) -> str:
-    """A value of a file, not longer than a line can bear."""
+    """A value of a file, shortened to fit a line."""
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _only(values: Iterable[Any], types: tuple[type, ...]) -> bool:
-    """Whether all values are of these types; True is no number here."""
+    """Whether all values are of these types; True does not count as a number."""
     return set(map(type, values)) <= set(types)
 
 

@@ -87,7 +87,7 @@ def _reads_as(dataset: Any, package: str, name: str) -> bool:
 
 
 def _open(node: ConfigDict) -> Any:
-    """The data set of a config, its files unread; None for kinds and places that are not known here."""
+    """The data set of a config, without reading its files; None for kinds and paths that are unknown here."""
     if node.get('backend_args') or '://' in str(node.get('data_root', '')):
         return None
     with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's, as build() does

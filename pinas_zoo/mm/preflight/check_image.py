@@ -17,17 +17,17 @@ class CheckImage(BaseTransform):
     """Compares an image with its annotation's width and height, and its channels with the model's.
 
     Args:
-        channels: Of images that the model normalises; None does not look.
+        channels: Channels of the images that the model normalises; None does not check them.
     """
 
     def __init__(self, channels: int | None = None) -> None:
         self.channels = channels
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Nothing is changed.
+        """Changes nothing.
 
         Raises:
-            BadInputError: Naming the image.
+            BadInputError: The image does not fit; the message names it.
         """
         shape = results['img'].shape
         height, width = results.get('height'), results.get('width')
@@ -38,5 +38,5 @@ class CheckImage(BaseTransform):
             )
         found = shape[2] if len(shape) > 2 else 1
         if self.channels is not None and found != self.channels:
-            raise BadInputError(f'{results.get("img_path")}: has {found} channel(s), the model takes {self.channels}')
+            raise BadInputError(f'{results.get("img_path")}: has {found} channel(s), the model expects {self.channels}')
         return results

@@ -83,5 +83,5 @@ def warn_of_orientation(path: str, what: str, findings: Findings) -> None:
 
 
 def names_own_classes(node: dict[str, Any]) -> bool:
-    """Whether a config names the classes of its data set, which is then none of the published ones."""
+    """Whether a config names the classes of its data set itself, so that it is not one of the published ones."""
     return bool((node.get('metainfo') or {}).get('classes'))

@@ -16,17 +16,17 @@ _FILLING = {'RandomRotate': 'seg_pad_val'}
 
 
 def ignored_label(cfg: Config) -> int | None:
-    """The label on which the heads compute no loss; None where they have none, or there is no head."""
+    """The label for which the heads compute no loss; None if they have none, or there is no head."""
     return next((value for _, value, _ in _of_heads(cfg)), IGNORED_LABEL)
 
 
 def check_ignored(cfg: Config, splits: tuple[str, ...], findings: Findings) -> None:
-    """Check that the parts of a segmentation config ignore one label.
+    """Check that all parts of a segmentation config ignore the same label.
 
     Args:
-        cfg: Of a training or a test.
-        splits: Of 'train', 'val', 'test'.
-        findings: Receives a line that lists all parts, where they differ.
+        cfg: Config of a training or a test.
+        splits: Some of 'train', 'val', 'test'.
+        findings: Receives a line that lists all parts, if they differ.
     """
     parts = list(_of_heads(cfg))
     if not parts:
@@ -43,7 +43,7 @@ def check_ignored(cfg: Config, splits: tuple[str, ...], findings: Findings) -> N
         for path, node in _dicts((cfg.get(f'{split}_dataloader') or {}).get('dataset'), f'{split}_dataloader.dataset'):
             key = _FILLING.get(str(node.get('type')).rsplit('.', 1)[-1])
             parts += [(f'{path}.{key}', *_value(node, key))] if key and split == 'train' else []
-            # mmseg's data sets and crops have a value of their own, which changes little: only one that is set counts.
+            # mmseg's data sets and crops have their own value, which has little effect: it counts only if it is set.
             if isinstance(node.get('ignore_index'), int):
                 parts.append((f'{path}.ignore_index', *_value(node, 'ignore_index')))
             if node.get('reduce_zero_label') and wanted not in (None, IGNORED_LABEL):

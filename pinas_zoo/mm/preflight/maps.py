@@ -15,19 +15,19 @@ from pinas_zoo.mm.preflight.findings import BadInputError, Findings, lacks, name
 
 __all__ = ['check_maps']
 
-#: Label maps that are opened where few do not show every class, and where nothing but one class was seen.
+#: Label maps that are opened if a few do not show every class, and if only one class was seen.
 MORE, MANY = 64, 256
 
 
 @dataclass
 class _Labels:
-    """What label maps are compared with, and what they showed.
+    """What label maps are compared with, and what they contain.
 
     Args:
-        classes: Of the head, or the data set; None where neither says it.
-        ignored: The label that is no class.
+        classes: Those of the head, or of the data set; None if neither states them.
+        ignored: The label that is not a class.
         seen: Labels as the network sees them.
-        opened: How many maps.
+        opened: Number of maps.
     """
 
     classes: int | None
@@ -50,7 +50,7 @@ def check_maps(
         findings: Receives the lines.
 
     Returns:
-        The samples, none where something is missing.
+        The samples; none if something is missing.
     """
     images, maps = dataset.data_prefix.get('img_path') or '', dataset.data_prefix.get('seg_map_path')
     listed = bool(dataset.ann_file) and not os.path.isdir(dataset.ann_file)
@@ -112,14 +112,14 @@ def _check_map(entry: dict[str, Any], image: tuple[int, int], known: _Labels, fi
 
 
 def _learnt(labels: np.ndarray, entry: dict[str, Any]) -> list[int]:
-    """The labels of a map as the network sees them; -1 stands for a zero label that is taken away."""
+    """The labels of a map as the network sees them; -1 for a zero label that is removed."""
     reduced, mapping = bool(entry['reduce_zero_label']), entry['label_map'] or {}
     values = [value - 1 if reduced and value != 255 else value for value in np.unique(labels).tolist()]
     return [mapping.get(value, value) for value in values]
 
 
 def _check_seen(entries: Sequence[dict[str, Any]], names: Sequence[str], known: _Labels, findings: Findings) -> None:
-    """Whether the label maps show the classes; opens more of them where the first do not."""
+    """Whether the label maps show the classes; opens more of them if the first do not."""
     classes = known.classes
     assert classes is not None
     for limit in (MORE, MANY):
@@ -141,7 +141,7 @@ def _check_seen(entries: Sequence[dict[str, Any]], names: Sequence[str], known: 
         only = f'class {names[min(shown)]!r}' if shown else 'no class'
         hint = '; in masks of 0 and 255 the second class has to become 1' if known.ignored == 255 else ''
         findings.errors.append(
-            f'{folder}: {opened} label maps were looked at and show {only} and the ignored label {known.ignored} '
+            f'{folder}: {opened} label maps were checked and show {only} and the ignored label {known.ignored} '
             f'only, of {classes} classes{hint}'
         )
     elif unseen := [name for label, name in enumerate(names) if label not in shown and label != known.ignored]:

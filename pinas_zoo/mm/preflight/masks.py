@@ -20,9 +20,9 @@ def usable_polygons(mask: list[Any]) -> list[Any]:
 
 
 def is_plain(polygon: Any, width: float, height: float) -> bool:
-    """Whether a polygon is beyond doubt: numbers from 0 on that do not leave the image by far.
+    """Whether a polygon is certainly valid: numbers from 0 on that do not exceed the image by far.
 
-    Quick, for files with a million of them: what it does not take, `mask_fault` looks at.
+    Fast, for files with a million of them: `mask_fault` checks what it does not accept.
     """
     try:
         return (
@@ -31,36 +31,36 @@ def is_plain(polygon: Any, width: float, height: float) -> bool:
             and not len(polygon) & 1
             and min(polygon) >= 0
             and max(polygon) <= 2 * max(width, height)
-            and sum(polygon) >= 0  # not NaN, which min and max may pass over
+            and sum(polygon) >= 0  # not NaN, which min and max may miss
         )
     except TypeError:
         return False
 
 
 def mask_fault(mask: Any, height: float, width: float) -> str:
-    """Why a mask cannot be used; '' where it can.
+    """Why a mask cannot be used; '' if it can.
 
     The run lengths of compressed masks are left to `wrong_counts`.
 
     Args:
         mask: An annotation's segmentation.
-        height: Of its image in px, as the file says.
-        width: The same.
+        height: Height of its image in px, according to the file.
+        width: Width, likewise.
     """
     if type(mask) is list:
         try:
             return _polygons_fault(mask, max(height, width))
         except (TypeError, OverflowError):
-            return f'has a polygon with a coordinate that is no number: {brief(mask)}'
+            return f'has a polygon with a coordinate that is not a number: {brief(mask)}'
     if type(mask) is not dict or 'counts' not in mask or 'size' not in mask:
-        return f'has segmentation {brief(mask)}, a list of polygons or an RLE with counts and size is wanted'
+        return f'has segmentation {brief(mask)}, which must be a list of polygons or an RLE with counts and size'
     if mask['size'] != [height, width]:
         return f'has an RLE of size {brief(mask["size"])}, its image is [{height:.0f}, {width:.0f}] (height, width)'
     counts = mask['counts']
     if type(counts) is str:
         return ''
     if type(counts) is not list or not all(type(count) is int and count >= 0 for count in counts):
-        return f'has an RLE with counts {brief(counts)}, a text or a list of run lengths is wanted'
+        return f'has an RLE with counts {brief(counts)}, which must be a text or a list of run lengths'
     if sum(counts) != height * width:
         return f'has an RLE of {sum(counts):,} px, its image has {int(height * width):,}'
     return ''
@@ -71,28 +71,28 @@ def _polygons_fault(mask: list[Any], side: float) -> str:
     for polygon in mask:
         if type(polygon) is not list:
             if type(polygon) in (int, float):
-                return f'has a flat list of {len(mask)} numbers as segmentation, a list of polygons is wanted'
-            return f'has segmentation {brief(mask)}, a list of polygons is wanted'
+                return f'has a flat list of {len(mask)} numbers as segmentation, which must be a list of polygons'
+            return f'has segmentation {brief(mask)}, which must be a list of polygons'
         if len(polygon) < 6 or len(polygon) % 2:
             continue
         kept += 1
         # pycocotools walks along every edge: a coordinate of 1e9 costs gigabytes.
         if not math.isfinite(sum(polygon)) or min(polygon) < -side or max(polygon) > 2 * side:
-            return f'has a polygon that is not finite or reaches beyond its image by its whole size: {brief(polygon)}'
+            return f'has a polygon that is not finite or exceeds its image by its full size: {brief(polygon)}'
     return '' if kept else f'has no polygon of {_POINTS}: {brief(mask)}'
 
 
 def wrong_counts(masks: Sequence[dict[str, Any]], pixels: Sequence[float]) -> Iterator[int]:
     """Which compressed masks are damaged or do not have as many pixels as their image.
 
-    pycocotools unpacks such a text into memory that is not its own.
+    pycocotools unpacks such a text beyond the end of its memory.
 
     Args:
         masks: RLEs whose counts are texts.
-        pixels: Of their images.
+        pixels: Pixels of their images.
 
     Yields:
-        Places in `masks`.
+        Indices into `masks`.
     """
     for start in range(0, len(masks), _CHUNK):
         texts = [mask['counts'] for mask in masks[start : start + _CHUNK]]
@@ -103,11 +103,11 @@ def wrong_counts(masks: Sequence[dict[str, Any]], pixels: Sequence[float]) -> It
 
 
 def _totals(texts: Sequence[str]) -> np.ndarray:
-    """Pixels that each text of run lengths stands for; -1 for a damaged one."""
+    """Number of pixels in each text of run lengths; -1 for a damaged one."""
     coded = [text.encode('utf-8', 'replace') for text in texts]
     sizes = np.array([len(text) for text in coded])
     totals = np.full(len(texts), -1, np.int64)
-    # Of six bits in each character the highest says that the number goes on.
+    # Of six bits in each character the highest says that the number continues.
     sound = np.array([bool(c) and min(c) >= 48 and max(c) < 112 and not (c[-1] - 48) & 32 for c in coded], bool)
     if not sound.any():
         return totals
@@ -129,7 +129,7 @@ def _sum_runs(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Sums of runs that are, from the fourth on, coded as differences to the last but one; -1 for a negative run."""
     firsts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
     place = np.arange(len(values)) - firsts[owner]
-    # The first run stands alone; the odd ones and the even ones from the third on are two chains.
+    # The first run is absolute; the odd ones and the even ones from the third on form two chains.
     chain = np.where(place == 0, 0, 1 + place % 2) + 3 * owner
     order = np.argsort(chain, kind='stable')
     summed = np.cumsum(values[order])

@@ -18,15 +18,15 @@ __all__ = ['Objects', 'check_masks', 'check_objects', 'left_over', 'unseen_class
 
 
 class Objects:
-    """Annotations of known images, their boxes as arrays.
+    """Annotations of known images, with their boxes as arrays.
 
     Args:
-        file: Without errors.
-        annotations: Of images and categories that it names.
+        file: The file, without errors.
+        annotations: Those of images and categories in the file.
 
     Attributes:
         sizes: float64 (N, 2), width and height of each annotation's image.
-        boxes: float64 (N, 4) as x, y, width, height; None where one is no box.
+        boxes: float64 (N, 4) as x, y, width, height; None if one is not a box.
         crowd: bool (N,).
     """
 
@@ -50,7 +50,7 @@ class Objects:
 
     @cached_property
     def read(self) -> np.ndarray:
-        """Which ones mmdet does not leave out for their box or area.
+        """Which ones mmdet does not leave out because of their box or area.
 
         Shape: bool (N,)
         """
@@ -65,13 +65,13 @@ def check_objects(objects: Objects, findings: Findings) -> bool:
     """Check boxes, areas and crowds.
 
     Returns:
-        Whether they can be relied on.
+        Whether they are reliable.
     """
     file, before = objects.file, len(findings.errors)
     _check_fields(objects, findings)
     if objects.boxes is None:
         wrong = [annotation for annotation in objects.annotations if not _is_box(annotation['bbox'])]
-        text = f'has bbox {brief(wrong[0]["bbox"])}, four numbers are a box'
+        text = f'has bbox {brief(wrong[0]["bbox"])}, which must be four numbers'
         findings.errors.append(file.say(wrong, 'annotation', text))
         return False
     boxes, limits = objects.boxes, objects.sizes
@@ -79,12 +79,12 @@ def check_objects(objects: Objects, findings: Findings) -> bool:
         ends = boxes[:, :2] + boxes[:, 2:]
     finite = np.isfinite(boxes).all(1)
     empty = ~(boxes[:, 2:] > 0).all(1)
-    # A pixel of rounding is nothing.
+    # A pixel of rounding is tolerated.
     outside = ~empty & ((boxes[:, :2] >= limits + 1) | (ends <= -1)).any(1)
     if not finite.all():
         findings.errors.append(f'{file.path}: a box that is not finite, {objects.describe(~finite)}')
     if outside.any():
-        findings.errors.append(f'{file.path}: a box wholly outside the image, {objects.describe(outside)}')
+        findings.errors.append(f'{file.path}: a box entirely outside the image, {objects.describe(outside)}')
     if (empty & finite).any():
         line = objects.describe(empty & finite)
         findings.warnings.append(f'{file.path}: a box without area, which mmdet leaves out, {line}')
@@ -98,10 +98,10 @@ def check_objects(objects: Objects, findings: Findings) -> bool:
 
 
 def _check_fields(objects: Objects, findings: Findings) -> None:
-    """iscrowd, and areas that are no numbers."""
+    """iscrowd, and areas that are not numbers."""
     file, annotations = objects.file, objects.annotations
     if wrong := [a for a in annotations if (flag := a.get('iscrowd', 0)) not in (0, 1) or type(flag) is float]:
-        text = f'has iscrowd {brief(wrong[0]["iscrowd"])}, 0 or 1 is wanted'
+        text = f'has iscrowd {brief(wrong[0]["iscrowd"])}, which must be 0 or 1'
         findings.errors.append(file.say(wrong, 'annotation', text))
     if wrong := [a for a in annotations if 'iscrowd' not in a]:
         text = f'has no iscrowd, which is taken as 0 ({len(wrong):,} of {len(annotations):,} annotations)'
@@ -114,7 +114,7 @@ def check_masks(objects: Objects, training: bool, filled: bool, findings: Findin
     """Check the masks of annotations.
 
     Args:
-        objects: With boxes.
+        objects: Annotations with boxes.
         training: Only what mmdet reads for training counts; pycocotools reads all.
         filled: Whether masks become bitmaps (poly2mask); otherwise RLEs are left out in training.
         findings: Receives the lines.
@@ -156,7 +156,7 @@ def check_masks(objects: Objects, training: bool, filled: bool, findings: Findin
     if partial:
         mask = partial[0]['segmentation']
         dropped = next(polygon for polygon in mask if polygon not in usable_polygons(mask))
-        text = f'has a polygon of {len(dropped)} numbers, which is left out; its others stay'
+        text = f'has a polygon of {len(dropped)} numbers, which is left out; its other polygons are kept'
         findings.warnings.append(file.say(partial, 'annotation', text))
     if training and not filled:
         looked &= np.array([type(annotation.get('segmentation')) is list for annotation in annotations], bool)
@@ -173,12 +173,12 @@ def _check_counts(objects: Objects, coded: Sequence[int], findings: Findings) ->
 
 
 def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
-    """Why no object is left to learn from, or to compare with; '' where there are some.
+    """Why no object is left to learn from, or to compare with; '' if there are some.
 
     Args:
-        objects: With boxes, of the categories that the data set keeps.
+        objects: Annotations with boxes, of the categories that the data set keeps.
         used: Those with a mask that is used, or all.
-        training: What mmdet leaves out for training does not count.
+        training: Do not count what mmdet leaves out for training.
     """
     crowd, read = objects.crowd, objects.read if training else np.ones(len(used), bool)
     if (used & read & ~crowd).any():
@@ -192,7 +192,7 @@ def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
 
 
 def _boxes(found: list[list[Any]]) -> np.ndarray | None:
-    """Boxes as an array; None where one is not four numbers."""
+    """Boxes as an array; None if one is not four numbers."""
     try:
         sum(map(sum, found))  # texts and lists do not add to a number
         if set(map(len, found)) - {4}:
@@ -207,7 +207,7 @@ def _is_box(value: list[Any]) -> bool:
 
 
 def unseen_classes(file: AnnotationFile, annotations: Iterable[dict[str, Any]], classes: Sequence[str]) -> list[str]:
-    """Classes that no annotation shows."""
+    """Classes without any annotation."""
     found = set(map(itemgetter('category_id'), annotations))
     seen = {category['name'] for category in file.categories if category['id'] in found}
     return [name for name in classes if name not in seen]

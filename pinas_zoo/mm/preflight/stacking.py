@@ -12,7 +12,7 @@ from pinas_zoo.mm.preflight.findings import Findings
 
 __all__ = ['check_crop', 'check_stacking']
 
-#: Steps that leave the size of an image alone.
+#: Steps that do not change the size of an image.
 _KEEPING = {
     'CheckImage', 'LoadAnnotations', 'LoadImageFromFile', 'PackSegInputs', 'PhotoMetricDistortion', 'RandomFlip',
     'CLAHE', 'AdjustGamma', 'RandomCutOut', 'GenerateEdge', 'Rerange', 'RGB2Gray',
@@ -22,12 +22,12 @@ _KEEPING = {
 def check_crop(cfg: Config, node: ConfigDict, findings: Findings) -> None:
     """Check that a batch of crops can be stacked.
 
-    A crop that is larger than its image is legal: mmseg takes the whole image and pads it to data_preprocessor.size,
-    with labels that are ignored. So that size must not be below the crop.
+    A crop that is larger than its image is legal: mmseg uses the whole image and pads it to data_preprocessor.size,
+    with ignored labels. So that size must not be smaller than the crop.
 
     Args:
-        cfg: Of the run.
-        node: Of its training set.
+        cfg: Config of the run.
+        node: Config of its training set.
         findings: Receives the lines.
     """
     for step in node.get('pipeline', ()):
@@ -46,14 +46,14 @@ def check_crop(cfg: Config, node: ConfigDict, findings: Findings) -> None:
 def check_stacking(
     cfg: Config, split: str, node: ConfigDict, entries: Sequence[dict[str, Any]], findings: Findings
 ) -> None:
-    """Check that the images of a set come out of its pipeline in one size, where batches hold several.
+    """Check that the pipeline gives all images of a set one size, if batches have several.
 
-    Only pipelines of known steps are looked at; of the images, only their headers.
+    Only pipelines of known steps are checked; of the images, only their headers are read.
 
     Args:
-        cfg: Of the run.
+        cfg: Config of the run.
         split: 'train', 'val' or 'test'.
-        node: Of the data set.
+        node: Config of the data set.
         entries: Its samples.
         findings: Receives the line.
     """
@@ -69,7 +69,7 @@ def check_stacking(
     first: dict[tuple[int, int], str] = {}
     for entry in entries:
         found = _upright_size(entry['img_path'])
-        if found is None:  # named elsewhere
+        if found is None:  # reported elsewhere
             continue
         for scale in scales:
             found = mmcv.rescale_size(found, scale)
@@ -90,7 +90,7 @@ def check_stacking(
 
 
 def _scales(pipeline: Sequence[dict[str, Any]]) -> list[Any] | None:
-    """Scales of a pipeline that keeps the ratio of sides; None where all come out alike, or nobody knows how."""
+    """Scales of a pipeline that keeps the aspect ratio; None if all sizes are equal, or if it is unknown."""
     scales: list[Any] = []
     for step in pipeline:
         name = str(step.get('type')).rsplit('.', 1)[-1]
@@ -107,5 +107,5 @@ def _upright_size(path: str) -> tuple[int, int] | None:
         with Image.open(path) as file:
             width, height = file.size
             return (height, width) if orientation(file) >= 5 else (width, height)
-    except Exception:  # a damaged file raises anything
+    except Exception:  # a damaged file can raise anything
         return None

@@ -29,7 +29,7 @@ __all__ = [
 
 #: The command line of this project, called as a module: where it is installed and in a clone.
 PINAS = ('-m', 'pinas_cli')
-#: In a clone as everywhere in its documents, else in the installed package.
+#: In a clone relative, as in its documentation, otherwise in the installed package.
 CONFIGS = Path('configs/quickstart')
 if not CONFIGS.is_dir():
     CONFIGS = Path(pinas_zoo.__file__).parent / '.mim' / CONFIGS

@@ -174,13 +174,13 @@ def run_job(root: Path | None = None, quick: bool = False, seed: int = 0, plan: 
     """Runs the job.
 
     Args:
-        root: Where everything goes; None for work_dirs/quickstart (work_dirs/quickstart-quick).
-        quick: A few iterations a stage: checks the way, not the numbers.
+        root: Folder for everything; None for work_dirs/quickstart (work_dirs/quickstart-quick).
+        quick: A few iterations per stage: checks that everything runs, not the numbers.
         seed: See `Job`.
         plan: Only say which stages are done, stale (and why) or new.
 
     Returns:
-        0; 1 with a failed stage's message, 130 where it was interrupted.
+        0; 1 with a failed stage's message; 130 if it was interrupted.
     """
     root = root or Path('work_dirs/quickstart-quick' if quick else 'work_dirs/quickstart')
     start = time.perf_counter()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinas_zoo.methods.pinas import PiNAS
-from pinas_zoo.models.graphs import CudaRecorder
+from pinas_zoo.models.recorder import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import PINAS_TINY
