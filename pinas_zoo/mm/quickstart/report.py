@@ -57,7 +57,7 @@ __all__ = ['write_page']
 #: Held-out scenes that are shown: always the first ones, whatever the result.
 SHOWN = range(4)
 #: Smallest score of a drawn object.
-SCORE = 0.5
+SCORE = 0.3
 #: Colours of the curves by what they show.
 LOSS, FEATURES, OTHER = LINES[3], LINES[2], LINES[4]
 
@@ -98,6 +98,7 @@ def _search_effect(results: Results) -> list[Any]:
     listed = results.shortlist
     chosen, random, top, tau = listed['chosen'], listed['random'], listed['top'], listed['kendall_tau']
     networks = networks_of(listed)
+    worse = sum('random' in net.groups and net.accuracy < chosen['value'] for net in networks)
     beats = 'beats' if chosen['gain'] > 0 else 'does not beat'
     spread = (
         '' if random['std'] is None else f', {abs(chosen["gain"] / random["std"]):.1f} times their standard deviation'
@@ -106,14 +107,14 @@ def _search_effect(results: Results) -> list[Any]:
         f'{chosen["networks"]} networks were trained alone with the same budget: the best {top["count"]} of the search '
         f'and {random["count"]} random ones. The chosen one has {chosen["value"]:.2f} % and is number {chosen["rank"]} '
         f'of them. It {beats} the mean of the random networks, {random["mean"]:.2f} %: the difference is '
-        f'{chosen["gain"]:+.2f} points{spread}.'
+        f'{chosen["gain"]:+.2f} points{spread}. It is better than {worse} of the {random["count"]} random networks.'
     )
     deviation = '' if random['std'] is None else f' ± {random["std"]:.1f}'
     defined = tau['tau'] is not None
     tiles = {
         'chosen network': f'{chosen["value"]:.1f} %',
         f'mean and deviation of random networks, n = {random["count"]}': f'{random["mean"]:.1f}{deviation} %',
-        'rank of the chosen one': f'{chosen["rank"]} of {chosen["networks"]}',
+        'rank of the chosen network': f'{chosen["rank"]} of {chosen["networks"]}',
         f'Kendall tau of the estimates, n = {tau["count"]}': f'{tau["tau"]:.2f}' if defined else 'not defined',
     }
     n = f'Kendall tau = {tau["tau"]:.2f}, n = {tau["count"]}, p = {tau["p"]:.2g}' if defined else f'n = {tau["count"]}'

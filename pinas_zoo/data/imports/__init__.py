@@ -1,0 +1,1 @@
+"""Annotations as people have them, written as files in COCO's format: `voc`, `labelme`, one mask per object."""

@@ -1,0 +1,62 @@
+"""CamVid as published for SegNet: pictures in train/ and val/, their label maps in trainannot/ and valannot/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pinas_zoo.data.images import find_images
+from pinas_zoo.data.imports.coco_file import AnnotationError, picture_size
+
+__all__ = ['CLASSES', 'VOID', 'check_camvid']
+
+CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist')
+#: The label of pixels without class, which training and metric ignore.
+VOID = 11
+
+
+def check_camvid(root: Path, origin: str) -> tuple[dict[str, int], str]:
+    """Check that every picture has a label map of its size with labels of 0 to 11.
+
+    Args:
+        root: With these folders.
+        origin: Where the set is to be had, for the message.
+
+    Returns:
+        Pictures by split, and the suffix that they have.
+
+    Raises:
+        AnnotationError: One line per problem.
+    """
+    wrong: list[str] = []
+    counts: dict[str, int] = {}
+    suffixes: set[str] = set()
+    for split in ('train', 'val', 'test'):
+        if not (root / split).is_dir():
+            wrong += [f'{root / split}: no such folder{origin}'] if split != 'test' else []
+            continue
+        names = find_images(root / split).paths
+        counts[split] = len(names)
+        suffixes |= {Path(name).suffix for name in names}
+        for name in names:
+            path = (root / f'{split}annot' / name).with_suffix('.png')
+            try:
+                size = picture_size(root / split / name)
+                with Image.open(path) as file:
+                    labels = np.asarray(file)
+            except (OSError, ValueError) as error:
+                wrong.append(str(error) if isinstance(error, AnnotationError) else f'{path}: no label map ({error})')
+                continue
+            if labels.shape != (size[1], size[0]) or labels.max() > VOID:
+                wrong.append(
+                    f'{path}: shape {labels.shape}, labels up to {labels.max()}; {size} px and {VOID} are wanted'
+                )
+        if not names:
+            wrong.append(f'{root / split}: no picture')
+    if len(suffixes) > 1:
+        wrong.append(f'{root}: pictures of several suffixes ({", ".join(sorted(suffixes))}): a data set reads one')
+    if wrong:
+        raise AnnotationError('\n'.join(wrong[:20] + ([f'and {len(wrong) - 20} more'] if len(wrong) > 20 else [])))
+    return counts, suffixes.pop()

@@ -1,0 +1,164 @@
+"""A file in COCO's format, built image by image and checked with pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pinas_zoo.data.images import orientation
+from pinas_zoo.files import write_text
+
+__all__ = ['AnnotationError', 'CocoFile', 'hold_out', 'picture_size', 'write_all']
+
+
+class AnnotationError(ValueError):
+    """Annotations that cannot be converted; one line per problem, naming file and value."""
+
+
+class CocoFile:
+    """Images and objects of one split.
+
+    Attributes:
+        left_out: Objects that were not taken, counted by reason.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.left_out: Counter[str] = Counter()
+        self.names: set[str] = set()
+
+    def add_image(self, name: str, size: tuple[int, int]) -> None:
+        """Starts an image; the objects that follow are its.
+
+        Args:
+            name: Path relative to the folder of the images.
+            size: Width and height in px.
+        """
+        number = len(self.images) + 1
+        self.images.append({'id': number, 'file_name': name, 'width': size[0], 'height': size[1]})
+
+    def add_object(self, label: str, box: Sequence[float], crowd: bool = False, **more: Any) -> None:
+        """An object of the last image.
+
+        Args:
+            label: Name of its class.
+            box: x1, y1, x2, y2 in px; what lies outside the image is cut off.
+            crowd: Whether detectors and metrics leave it out.
+            more: `segmentation` and `area`.
+        """
+        image = self.images[-1]
+        (x1, x2), (y1, y2) = (
+            [min(max(float(value), 0.0), limit) for value in sides]
+            for sides, limit in ((box[::2], image['width']), (box[1::2], image['height']))
+        )
+        if x2 - x1 < 1 or y2 - y1 < 1:
+            self.left_out['objects without a pixel in their image'] += 1
+            return
+        self.names.add(label)
+        found = {'area': (x2 - x1) * (y2 - y1), 'segmentation': [], **more}
+        self.annotations.append(
+            {
+                'id': len(self.annotations) + 1,
+                'image_id': image['id'],
+                'label': label,
+                'bbox': [x1, y1, x2 - x1, y2 - y1],
+                'iscrowd': int(crowd),
+                **found,
+            }
+        )
+
+    def document(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The file's content, with categories numbered from 1 in the order of `classes`."""
+        numbers = {name: number for number, name in enumerate(classes, 1)}
+        annotations = [{**entry, 'category_id': numbers[entry['label']]} for entry in self.annotations]
+        for entry in annotations:
+            del entry['label']
+        categories = [{'id': number, 'name': name} for name, number in numbers.items()]
+        return {'images': self.images, 'annotations': annotations, 'categories': categories}
+
+
+def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Write the files of all splits with one list of classes, and read them again with pycocotools.
+
+    Args:
+        splits: By name.
+        out: Folder that gets SPLIT.json.
+        classes: Names in the order of their ids; None sorts those that occur.
+
+    Returns:
+        The classes.
+
+    Raises:
+        AnnotationError: A split has no image, or no object, or an object of a class that is not among `classes`.
+    """
+    found = sorted({name for file in splits.values() for name in file.names})
+    names = tuple(classes or found)
+    if strange := [name for name in found if name not in names]:
+        raise AnnotationError(
+            f'objects of {", ".join(map(repr, strange))}, the classes are {", ".join(map(repr, names))}'
+        )
+    for split, file in splits.items():
+        if not file.images or not file.annotations:
+            raise AnnotationError(
+                f'{split}: {len(file.images)} images with {len(file.annotations)} objects; none to use'
+            )
+    for split, file in splits.items():
+        write_text(out / f'{split}.json', json.dumps(file.document(names)))
+        _read_again(out / f'{split}.json', file)
+    return names
+
+
+def _read_again(path: Path, file: CocoFile) -> None:
+    try:
+        from pycocotools.coco import COCO
+    except ImportError:  # the core environment has none
+        return
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(str(path))
+        masks = [api.annToRLE(entry) for entry in api.anns.values() if entry['segmentation']]
+    counts = len(api.imgs), len(api.anns)
+    if counts != (len(file.images), len(file.annotations)):
+        raise AnnotationError(f'{path}: pycocotools reads {counts} images and objects ({len(masks)} masks)')
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, from its header.
+
+    Raises:
+        AnnotationError: It is missing or no picture, or carries an orientation, under which annotations are ambiguous.
+    """
+    try:
+        with Image.open(path) as file:
+            turn, size = orientation(file), file.size
+    except FileNotFoundError:
+        raise AnnotationError(f'{path}: no such picture') from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise AnnotationError(f'{path}: the picture does not decode ({error})') from None
+    if turn != 1:
+        raise AnnotationError(
+            f'{path}: EXIF orientation {turn}: annotations may be of the stored or of the upright picture; save it '
+            'upright, without the orientation'
+        )
+    return size
+
+
+def hold_out(names: Sequence[str], share: float, seed: int = 0) -> dict[str, list[str]]:
+    """Split names into 'train' and 'val', at random but always alike.
+
+    Raises:
+        AnnotationError: The share leaves one of them empty.
+    """
+    count = round(share * len(names))
+    if not 0 < count < len(names):
+        raise AnnotationError(f'--val {share} of {len(names)} images leaves {count} to validate on')
+    held = set(random.Random(seed).sample(sorted(names), count))
+    return {'train': [n for n in sorted(names) if n not in held], 'val': [n for n in sorted(names) if n in held]}

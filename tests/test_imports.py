@@ -1,0 +1,211 @@
+"""Pascal-VOC XML, labelme JSON, masks and CamVid's layout: converted, checked, refused by line, and trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pinas_cli.main import main
+
+SIDE = 96
+ROOT = Path(__file__).parents[1]
+
+
+def picture(path: Path, size: tuple[int, int] = (SIDE, SIDE)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def write_voc(root: Path, train: int = 4, val: int = 2, lists: bool = True) -> None:
+    (root / 'Annotations').mkdir(parents=True)
+    (root / 'ImageSets/Main').mkdir(parents=True)
+    names = [f'cell_{number}' for number in range(train + val)]
+    for number, name in enumerate(names):
+        picture(root / 'JPEGImages' / f'{name}.jpg')
+        boxes = (('RBC', 1, 1, 40, 30, 0), ('WBC', 30, 40, 96, 96, 0), ('Platelets', 5, 50, 25, 70, number % 2))
+        objects = ''.join(
+            f'<object><name>{label}</name><difficult>{hard}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>'
+            f'<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>'
+            for label, a, b, c, d, hard in boxes
+        )
+        text = f'<annotation><filename>{name}.jpg</filename><size><width>0</width></size>{objects}</annotation>'
+        (root / 'Annotations' / f'{name}.xml').write_text(text)
+    if lists:
+        (root / 'ImageSets/Main/train.txt').write_text('\n'.join(names[:train]) + '\n')
+        (root / 'ImageSets/Main/val.txt').write_text('\n'.join(f'{name} 1' for name in names[train:]))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
+    """The error of a command."""
+    try:
+        status = main(['prepare', *words])
+    except SystemExit as stopped:
+        status = stopped.code if isinstance(stopped.code, int) else 1
+        if not isinstance(stopped.code, int):
+            return str(stopped.code)
+    assert status
+    return capsys.readouterr().err
+
+
+def test_voc(tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_voc(tmp_path)
+    assert main(['prepare', 'voc', '--root', str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts['counts'] == {'train': [4, 12], 'val': [2, 6]} and facts['classes'] == ['Platelets', 'RBC', 'WBC']
+    found = read(tmp_path / 'annotations/train.json')
+    assert found['images'][0] == {'id': 1, 'file_name': 'cell_0.jpg', 'width': SIDE, 'height': SIDE}
+    first, second, third = found['annotations'][:3]
+    assert first['bbox'] == [0, 0, 40, 30] and first['area'] == 1200 and first['category_id'] == 2
+    assert second['bbox'] == [29, 39, 67, 57]  # to the last pixel
+    assert [entry['iscrowd'] for entry in found['annotations'][2:6:3]] == [0, 1] and third['image_id'] == 1
+
+
+def test_voc_without_lists_and_with_an_order_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_voc(tmp_path, lists=False)
+    words = ['prepare', 'voc', '--root', str(tmp_path), '--classes', 'WBC', 'RBC', 'Platelets', '--val', '0.5']
+    texts = []
+    for _ in range(2):
+        assert main(words) == 0
+        texts.append((tmp_path / 'annotations/val.json').read_text())
+    assert texts[0] == texts[1] and len(json.loads(texts[0])['images']) == 3
+    assert json.loads(texts[0])['categories'][0] == {'id': 1, 'name': 'WBC'}
+    assert "objects of 'Platelets'" in refused(capsys, 'voc', '--root', str(tmp_path), '--classes', 'WBC', 'RBC')
+
+
+def test_voc_that_cannot_be_used_is_named_file_by_file(tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_voc(tmp_path)
+    files = sorted((tmp_path / 'Annotations').iterdir())
+    files[0].write_text('<annotation><object>')
+    files[1].write_text(files[1].read_text().replace('<xmin>1<', '<xmin>one<'))
+    files[2].write_text(files[2].read_text().replace('<xmax>40<', '<xmax>-3<'))
+    (tmp_path / 'JPEGImages/cell_3.jpg').unlink()
+    files[4].unlink()
+    text = refused(capsys, 'voc', '--root', str(tmp_path))
+    for line in (
+        f'{files[0]}: no XML',
+        f"{files[1]}: object 1 has the box ['one', '1', '40', '30'], four numbers are wanted",
+        f"{files[2]}: object 1 has the name 'RBC' and the box",
+        f'{tmp_path}/JPEGImages/cell_3.jpg: no such picture',
+        f'{files[4]}: no such file',
+    ):
+        assert line in text
+    assert not (tmp_path / 'annotations').exists()
+
+
+def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture):
+    shapes = [
+        {'label': 'cat', 'points': [[10, 10], [30, 10], [30, 30]], 'shape_type': 'polygon', 'group_id': 1},
+        {'label': 'cat', 'points': [[40, 40], [60, 40], [60, 60], [40, 60]], 'group_id': 1},
+        {'label': 'cat', 'points': [[5, 5], [15, 25]], 'shape_type': 'rectangle', 'group_id': None},
+        {'label': 'dog', 'points': [[50, 50], [60, 50]], 'shape_type': 'circle'},
+        {'label': 'dog', 'points': [[50, 50]], 'shape_type': 'point'},
+    ]
+    for split, count in (('train', 3), ('val', 1)):
+        for number in range(count):
+            picture(tmp_path / split / f'{number}.jpg')
+            content = {'shapes': shapes, 'imagePath': f'..\\elsewhere\\{number}.jpg', 'imageData': None}
+            (tmp_path / split / f'{number}.json').write_text(json.dumps(content))
+    assert main(['prepare', 'labelme', '--root', str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts['counts'] == {'train': [3, 9], 'val': [1, 3]} and facts['left_out'] == {'shapes of kind point': 4}
+    found = read(tmp_path / 'annotations/train.json')
+    both, box, circle = found['annotations'][:3]
+    assert found['images'][0]['file_name'] == 'train/0.jpg'
+    assert both['bbox'] == [10, 10, 50, 50] and both['area'] == 600 and len(both['segmentation']) == 2
+    assert box['segmentation'] == [[5, 5, 15, 5, 15, 25, 5, 25]] and box['area'] == 200
+    assert circle['bbox'] == pytest.approx([40, 40, 20, 20]) and circle['area'] == pytest.approx(314, rel=0.01)
+    (tmp_path / 'val/0.json').write_text(json.dumps({'shapes': [{'points': 3}], 'imagePath': '0.jpg'}))
+    (tmp_path / 'train/0.json').write_text('{')
+    text = refused(capsys, 'labelme', '--root', str(tmp_path))
+    assert f'{tmp_path}/val/0.json: not as labelme writes it' in text and f'{tmp_path}/train/0.json: not as' in text
+
+
+def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
+    pytest.importorskip('pycocotools')
+    for split in ('train', 'val'):
+        picture(tmp_path / f'images/{split}/a.jpg')
+        folder = tmp_path / f'masks/{split}/a'
+        folder.mkdir(parents=True)
+        for name, rows in (('nucleus_1', (4, 10)), ('nucleus_2', (20, 50)), ('7', (60, 70)), ('dust 3', (0, 0))):
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            mask[rows[0] : rows[1], 5:25] = 255
+            Image.fromarray(mask).save(folder / f'{name}.png')
+        picture(tmp_path / f'images/{split}/b.jpg')
+    assert main(['prepare', 'masks', '--root', str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts['counts']['train'] == [2, 3] and facts['classes'] == ['nucleus', 'object']
+    assert facts['left_out'] == {'empty masks': 2, 'images without masks': 2}
+    found = read(tmp_path / 'annotations/train.json')
+    assert [entry['area'] for entry in found['annotations']] == [200, 120, 600]
+    assert found['annotations'][1]['bbox'] == [5, 4, 20, 6] and found['images'][0]['file_name'] == 'train/a.jpg'
+    Image.new('L', (8, 8)).save(tmp_path / 'masks/val/a/nucleus_1.png')
+    assert f'{tmp_path}/masks/val/a/nucleus_1.png: is 8x8 px, its image 96x96' in refused(
+        capsys, 'masks', '--root', str(tmp_path)
+    )
+
+
+def write_camvid(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 4), ('val', 2)):
+        (root / f'{split}annot').mkdir(parents=True)
+        for number in range(count):
+            picture(root / split / f'{number}.png')
+            labels = rng.permutation(np.resize(np.arange(12, dtype=np.uint8), SIDE * SIDE)).reshape(SIDE, SIDE)
+            Image.fromarray(labels).save(root / f'{split}annot' / f'{number}.png')
+
+
+def test_camvid(tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_camvid(tmp_path)
+    assert main(['prepare', 'camvid', '--root', str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[-1])['counts'] == {'train': 4, 'val': 2} and "img_suffix='.png'" in out
+    Image.new('L', (SIDE, SIDE), 12).save(tmp_path / 'valannot/0.png')
+    (tmp_path / 'trainannot/1.png').unlink()
+    text = refused(capsys, 'camvid', '--root', str(tmp_path))
+    assert f'{tmp_path}/valannot/0.png: shape (96, 96), labels up to 12' in text
+    assert f'{tmp_path}/trainannot/1.png: no label map' in text
+
+
+# ---- the page's configs ----------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / 'docs/ten_minutes.md').read_text()
+CONFIGS = {
+    Path(name).stem: code for name, code in re.findall(r'```python\n# (configs/own/\S+\.py)\n(.*?)```', PAGE, re.DOTALL)
+}
+LAYOUTS = {'cells': ('bccd', write_voc, 'coco/bbox_mAP'), 'camvid': ('camvid', write_camvid, 'mIoU')}
+
+
+@pytest.mark.mm
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_the_pages_configs_train(name: str, tmp_path: Path):
+    pytest.importorskip('mmdet')
+    from downstream import make_small
+    from mmengine.config import Config
+
+    from pinas_zoo.mm.engine.launch import Options, train
+
+    command, write, metric = LAYOUTS[name]
+    root = tmp_path / 'data'
+    write(root)
+    assert f'pinas prepare {command} --root data/{command}' in PAGE
+    assert main(['prepare', command, '--root', str(root)]) == 0
+    code = re.sub(r"_base_ = '\.\./(.*)'", rf"_base_ = '{ROOT}/configs/\1'", CONFIGS[name])
+    (tmp_path / f'{name}.py').write_text(re.sub(r"'data/\w+/", f"'{root}/", code))
+    cfg = Config.fromfile(tmp_path / f'{name}.py')
+    make_small(cfg)
+    cfg.dump(tmp_path / 'small.py')
+    assert train(tmp_path / 'small.py', Options(work_dir=str(tmp_path / 'run'), launcher='none')).iter == 2
+    (log,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(metric in line for line in lines) and np.isfinite([x['loss'] for x in lines if 'loss' in x]).all()
