@@ -92,8 +92,8 @@ def test_voc_that_cannot_be_used_is_named_file_by_file(tmp_path: Path, capsys: p
     files[4].unlink()
     text = refused(capsys, 'voc', '--root', str(tmp_path))
     for line in (
-        f'{files[0]}: no XML',
-        f"{files[1]}: object 1 has the box ['one', '1', '40', '30'], four numbers are wanted",
+        f'{files[0]}: not XML',
+        f"{files[1]}: object 1 has the box ['one', '1', '40', '30'], which must be four numbers",
         f"{files[2]}: object 1 has the name 'RBC' and the box",
         f'{tmp_path}/JPEGImages/cell_3.jpg: no such picture',
         f'{files[4]}: no such file',
@@ -127,7 +127,7 @@ def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / 'val/0.json').write_text(json.dumps({'shapes': [{'points': 3}], 'imagePath': '0.jpg'}))
     (tmp_path / 'train/0.json').write_text('{')
     text = refused(capsys, 'labelme', '--root', str(tmp_path))
-    assert f'{tmp_path}/val/0.json: not as labelme writes it' in text and f'{tmp_path}/train/0.json: not as' in text
+    assert f'{tmp_path}/val/0.json: not in the format of labelme' in text and f'{tmp_path}/train/0.json: not in' in text
 
 
 def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -173,7 +173,7 @@ def test_camvid(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / 'trainannot/1.png').unlink()
     text = refused(capsys, 'camvid', '--root', str(tmp_path))
     assert f'{tmp_path}/valannot/0.png: shape (96, 96), labels up to 12' in text
-    assert f'{tmp_path}/trainannot/1.png: no label map' in text
+    assert f'{tmp_path}/trainannot/1.png: not a label map' in text
 
 
 # ---- the page's configs ----------------------------------------------------------------------------------------------

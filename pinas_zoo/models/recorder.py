@@ -1,4 +1,4 @@
-"""What captures work of a device and replays it: CUDA graphs, for `pinas_zoo.models.graphs`."""
+"""Captures work of a device and replays it: CUDA graphs, for `pinas_zoo.models.graphs`."""
 
 from __future__ import annotations
 

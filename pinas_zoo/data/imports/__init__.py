@@ -1,1 +1,1 @@
-"""Annotations as people have them, written as files in COCO's format: `voc`, `labelme`, one mask per object."""
+"""Converts common annotation formats to files in COCO's format: `voc`, `labelme`, one mask per object."""

@@ -13,7 +13,7 @@ from pinas_zoo.data.imports.coco_file import AnnotationError, picture_size
 __all__ = ['CLASSES', 'VOID', 'check_camvid']
 
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist')
-#: The label of pixels without class, which training and metric ignore.
+#: The label of pixels without a class, which training and metric ignore.
 VOID = 11
 
 
@@ -21,11 +21,11 @@ def check_camvid(root: Path, origin: str) -> tuple[dict[str, int], str]:
     """Check that every picture has a label map of its size with labels of 0 to 11.
 
     Args:
-        root: With these folders.
-        origin: Where the set is to be had, for the message.
+        root: Folder that contains these folders.
+        origin: Where to get the set, for the message.
 
     Returns:
-        Pictures by split, and the suffix that they have.
+        Pictures by split, and their suffix.
 
     Raises:
         AnnotationError: One line per problem.
@@ -47,16 +47,16 @@ def check_camvid(root: Path, origin: str) -> tuple[dict[str, int], str]:
                 with Image.open(path) as file:
                     labels = np.asarray(file)
             except (OSError, ValueError) as error:
-                wrong.append(str(error) if isinstance(error, AnnotationError) else f'{path}: no label map ({error})')
+                wrong.append(str(error) if isinstance(error, AnnotationError) else f'{path}: not a label map ({error})')
                 continue
             if labels.shape != (size[1], size[0]) or labels.max() > VOID:
                 wrong.append(
-                    f'{path}: shape {labels.shape}, labels up to {labels.max()}; {size} px and {VOID} are wanted'
+                    f'{path}: shape {labels.shape}, labels up to {labels.max()}; must be {size} px and at most {VOID}'
                 )
         if not names:
-            wrong.append(f'{root / split}: no picture')
+            wrong.append(f'{root / split}: no pictures')
     if len(suffixes) > 1:
-        wrong.append(f'{root}: pictures of several suffixes ({", ".join(sorted(suffixes))}): a data set reads one')
+        wrong.append(f'{root}: pictures of several suffixes ({", ".join(sorted(suffixes))}): a data set reads only one')
     if wrong:
         raise AnnotationError('\n'.join(wrong[:20] + ([f'and {len(wrong) - 20} more'] if len(wrong) > 20 else [])))
     return counts, suffixes.pop()

@@ -27,7 +27,7 @@ class CocoFile:
     """Images and objects of one split.
 
     Attributes:
-        left_out: Objects that were not taken, counted by reason.
+        left_out: Objects that were left out, counted by reason.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class CocoFile:
         self.names: set[str] = set()
 
     def add_image(self, name: str, size: tuple[int, int]) -> None:
-        """Starts an image; the objects that follow are its.
+        """Starts an image; the objects that follow belong to it.
 
         Args:
             name: Path relative to the folder of the images.
@@ -47,12 +47,12 @@ class CocoFile:
         self.images.append({'id': number, 'file_name': name, 'width': size[0], 'height': size[1]})
 
     def add_object(self, label: str, box: Sequence[float], crowd: bool = False, **more: Any) -> None:
-        """An object of the last image.
+        """Adds an object to the last image.
 
         Args:
             label: Name of its class.
-            box: x1, y1, x2, y2 in px; what lies outside the image is cut off.
-            crowd: Whether detectors and metrics leave it out.
+            box: x1, y1, x2, y2 in px; parts outside the image are cut off.
+            crowd: Whether detectors and metrics ignore it.
             more: `segmentation` and `area`.
         """
         image = self.images[-1]
@@ -87,18 +87,18 @@ class CocoFile:
 
 
 def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Write the files of all splits with one list of classes, and read them again with pycocotools.
+    """Write the files of all splits with one list of classes, and read them back with pycocotools.
 
     Args:
-        splits: By name.
-        out: Folder that gets SPLIT.json.
-        classes: Names in the order of their ids; None sorts those that occur.
+        splits: Files by split.
+        out: Folder for SPLIT.json.
+        classes: Names in the order of their ids; None sorts the names that occur.
 
     Returns:
         The classes.
 
     Raises:
-        AnnotationError: A split has no image, or no object, or an object of a class that is not among `classes`.
+        AnnotationError: A split has no images, or no objects, or an object of a class that is not in `classes`.
     """
     found = sorted({name for file in splits.values() for name in file.names})
     names = tuple(classes or found)
@@ -109,7 +109,7 @@ def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | N
     for split, file in splits.items():
         if not file.images or not file.annotations:
             raise AnnotationError(
-                f'{split}: {len(file.images)} images with {len(file.annotations)} objects; none to use'
+                f'{split}: {len(file.images)} images with {len(file.annotations)} objects: one of each is needed'
             )
     for split, file in splits.items():
         write_text(out / f'{split}.json', json.dumps(file.document(names)))
@@ -120,7 +120,7 @@ def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | N
 def _read_again(path: Path, file: CocoFile) -> None:
     try:
         from pycocotools.coco import COCO
-    except ImportError:  # the core environment has none
+    except ImportError:  # not in the core environment
         return
     with contextlib.redirect_stdout(io.StringIO()):
         api = COCO(str(path))
@@ -134,7 +134,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture, from its header.
 
     Raises:
-        AnnotationError: It is missing or no picture, or carries an orientation, under which annotations are ambiguous.
+        AnnotationError: It is missing or not a picture, or has an orientation, which makes annotations ambiguous.
     """
     try:
         with Image.open(path) as file:
@@ -145,14 +145,14 @@ def picture_size(path: Path) -> tuple[int, int]:
         raise AnnotationError(f'{path}: the picture does not decode ({error})') from None
     if turn != 1:
         raise AnnotationError(
-            f'{path}: EXIF orientation {turn}: annotations may be of the stored or of the upright picture; save it '
+            f'{path}: EXIF orientation {turn}: annotations may refer to the stored or to the upright picture; save it '
             'upright, without the orientation'
         )
     return size
 
 
 def hold_out(names: Sequence[str], share: float, seed: int = 0) -> dict[str, list[str]]:
-    """Split names into 'train' and 'val', at random but always alike.
+    """Split names into 'train' and 'val', at random but always in the same way.
 
     Raises:
         AnnotationError: The share leaves one of them empty.

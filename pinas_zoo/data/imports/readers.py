@@ -30,8 +30,8 @@ def read_voc(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     crowds, which neither training nor the metric counts.
 
     Args:
-        root: With these folders.
-        share: Of the images that are held out where there are no lists.
+        root: Folder that contains these folders.
+        share: Share of the images that is held out if there are no lists.
 
     Returns:
         Files by split; the folder of the images relative to the root.
@@ -53,7 +53,7 @@ def _voc(file: CocoFile, root: Path, name: str) -> None:
     except FileNotFoundError:
         raise AnnotationError(f'{path}: no such file') from None
     except ElementTree.ParseError as error:
-        raise AnnotationError(f'{path}: no XML ({error})') from None
+        raise AnnotationError(f'{path}: not XML ({error})') from None
     picture = tree.findtext('filename') or f'{name}.jpg'
     if not (root / 'JPEGImages' / picture).is_file():
         picture = next((p.name for p in (root / 'JPEGImages').glob(f'{name}.*')), picture)
@@ -64,7 +64,9 @@ def _voc(file: CocoFile, root: Path, name: str) -> None:
         try:
             x1, y1, x2, y2 = (float(text or '') for text in corners)
         except (TypeError, ValueError):
-            raise AnnotationError(f'{path}: object {number} has the box {corners}, four numbers are wanted') from None
+            raise AnnotationError(
+                f'{path}: object {number} has the box {corners}, which must be four numbers'
+            ) from None
         if not label or not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
             raise AnnotationError(f'{path}: object {number} has the name {label!r} and the box {corners}')
         file.add_object(label, (x1 - 1, y1 - 1, x2, y2), crowd=(found.findtext('difficult') or '0').strip() == '1')
@@ -76,8 +78,8 @@ def read_labelme(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     Shapes of one label and group are one object. Points and lines are counted and left out.
 
     Args:
-        root: With these files.
-        share: Of the images that are held out where there are no folders.
+        root: Folder that contains these files.
+        share: Share of the images that is held out if there are no folders.
 
     Returns:
         Files by split; the folder of the images relative to the root.
@@ -105,13 +107,13 @@ def _labelme(file: CocoFile, root: Path, name: str) -> None:
             group = shape.get('group_id')
             groups.setdefault((shape['label'], number if group is None else f'group {group}'), []).append(points)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(f'{path}: not as labelme writes it ({error!r})') from None
+        raise AnnotationError(f'{path}: not in the format of labelme ({error!r})') from None
     place = path.parent / picture
     place = place if place.is_file() else path.parent / Path(picture).name
     file.add_image(Path(os.path.relpath(place, root)).as_posix(), picture_size(place))
     for (label, _), outlines in groups.items():
         if not isinstance(label, str) or not label:
-            raise AnnotationError(f'{path}: a shape has the label {label!r}, a name is wanted')
+            raise AnnotationError(f'{path}: a shape has the label {label!r}, which must be a name')
         xs, ys = zip(*(point for points in outlines for point in points), strict=True)
         file.add_object(
             label,
@@ -122,7 +124,7 @@ def _labelme(file: CocoFile, root: Path, name: str) -> None:
 
 
 def _outline(shape: dict[str, Any]) -> list[list[float]] | None:
-    """Corners of a shape; None where it has no area."""
+    """Corners of a shape; None if it has no area."""
     points = [[float(x), float(y)] for x, y in shape['points']]
     kind = shape.get('shape_type') or 'polygon'
     if not all(math.isfinite(value) for point in points for value in point):
@@ -147,11 +149,11 @@ def _area(points: list[list[float]]) -> float:
 def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     """One mask PNG per object: images/{train,val}/NAME.jpg and masks/{train,val}/NAME/CLASS_1.png.
 
-    Pixels above 0 are the object. The class is the file's name without its number; without name it is 'object'.
+    Pixels above 0 are the object. The class is the file's name without its number, or 'object' if that is empty.
 
     Args:
-        root: With these folders.
-        share: Not used: the folders say the splits.
+        root: Folder that contains these folders.
+        share: Not used: the folders define the splits.
 
     Returns:
         Files by split; the folder of the images relative to the root.
@@ -199,7 +201,7 @@ def _masks(file: CocoFile, root: Path, name: str) -> None:
 
 
 def _collect(splits: dict[str, list[str]], read: Callable[[CocoFile, str], None]) -> dict[str, CocoFile]:
-    """Reads all files of all splits, and lists what cannot be read at once."""
+    """Reads all files of all splits, and lists everything that cannot be read in one error."""
     files: dict[str, CocoFile] = {}
     wrong: list[str] = []
     for split, names in splits.items():

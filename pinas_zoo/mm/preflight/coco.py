@@ -29,10 +29,10 @@ def check_coco(
     """Check an annotation file and the images that it names.
 
     Args:
-        dataset: A CocoDataset that has not read anything.
+        dataset: A CocoDataset that has not read anything yet.
         node: Its config.
-        evaluators: Of its loader; without boxes they have nothing to compare with.
-        listing: Of folders.
+        evaluators: Those of its loader; without boxes they have nothing to compare with.
+        listing: Listing of folders.
         findings: Receives the lines.
     """
     folder = dataset.data_prefix.get('img') or dataset.data_prefix.get('img_path') or ''
@@ -54,8 +54,8 @@ def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[Config
     """Check that COCO metrics read the annotations of the set that they evaluate.
 
     Args:
-        evaluators: Of a loader.
-        nodes: Of the loader's data sets.
+        evaluators: Those of a loader.
+        nodes: Configs of the loader's data sets.
         findings: Receives the lines.
     """
     files = {os.path.realpath(os.path.join(n.get('data_root') or '', n.get('ann_file') or '')) for n in nodes}
@@ -126,11 +126,11 @@ def _known(file: AnnotationFile, wanted: set[Any], findings: Findings) -> list[d
 
 
 def _warn_of_order(file: AnnotationFile, classes: Sequence[str], findings: Findings) -> None:
-    """mmdet's own data set numbers labels in the file's order; ours, in that of `classes`."""
+    """mmdet's own data set numbers labels in the file's order; ours in the order of `classes`."""
     named = [category['name'] for category in file.categories if category['name'] in set(classes)]
     if named != list(classes):
         findings.warnings.append(
-            f'{file.path}: its categories come in another order than metainfo.classes, and this data set numbers them '
+            f'{file.path}: its categories have another order than metainfo.classes, and this data set numbers them '
             f"in the file's: what it calls {classes[0]!r} in pictures and tables is {named[0]!r}"
         )
 
@@ -148,7 +148,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
         return
     if len(set(names)) < len(names):
         twice = repeated(names)
-        findings.warnings.append(f'{file.path}: {len(twice):,} images come twice, under two ids: {shorten(twice)}')
+        findings.warnings.append(f'{file.path}: {len(twice):,} images occur twice, under two ids: {shorten(twice)}')
     for index in spaced(len(paths)):
         try:
             height, width = read_image(paths[index]).shape[:2]

@@ -39,14 +39,14 @@ class _Labels:
 def check_maps(
     dataset: Any, node: ConfigDict, classes: int | None, ignored: int | None, listing: Listing, findings: Findings
 ) -> list[dict[str, Any]]:
-    """Check files, and a few images and label maps by their content.
+    """Check files, and the content of a few images and label maps.
 
     Args:
-        dataset: A BaseSegDataset that has not read anything.
+        dataset: A BaseSegDataset that has not read anything yet.
         node: Its config.
-        classes: Of the head; None takes the data set's.
+        classes: Classes of the head; None takes the data set's.
         ignored: The label that its config ignores.
-        listing: Of folders.
+        listing: Listing of folders.
         findings: Receives the lines.
 
     Returns:
