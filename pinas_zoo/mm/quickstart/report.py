@@ -204,7 +204,7 @@ def _transfer_config(job: Job, config: Path, name: str) -> tuple[Config, list[st
 
 def _detection_pictures(job: Job) -> list[Any]:
     cfg, classes = _transfer_config(job, DETECTION, 'detection')
-    figures = []
+    figures: list[Figure] = []
     for image, sample in predict(cfg, job.checkpoint('detection'), SHOWN):
         gt, pred = sample.gt_instances, sample.pred_instances
         pred = pred[pred.scores > SCORE]
@@ -219,7 +219,7 @@ def _detection_pictures(job: Job) -> list[Any]:
 
 def _segmentation_pictures(job: Job) -> list[Any]:
     cfg, classes = _transfer_config(job, SEGMENTATION, 'segmentation')
-    figures = []
+    figures: list[Figure] = []
     for image, sample in predict(cfg, job.checkpoint('segmentation'), SHOWN):
         maps = (maps.data[0].numpy().astype(np.uint8) for maps in (sample.gt_sem_seg, sample.pred_sem_seg))
         pictures = (draw_segments(image, labels, classes=classes) for labels in maps)
