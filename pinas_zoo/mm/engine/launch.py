@@ -337,7 +337,9 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
         name_bad_input(cfg, splits)
     if checkpoint is not None:
         saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
-        cfg.resume_with_config = options.resume_with_config
+        cfg.pop('resume_with_config', None)
+        if options.resume_with_config:  # otherwise the dumped config is that of an uninterrupted run
+            cfg.resume_with_config = True
         if saved is None:
             notes.append(f'--resume: {checkpoint} does not say with which config it was written')
         else:

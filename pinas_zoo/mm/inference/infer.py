@@ -106,6 +106,7 @@ def _predicted(
     named: Iterator[tuple[str, np.ndarray]], predictor: Predictor, batch_size: int, outcome: Outcome
 ) -> Iterator[tuple[str, np.ndarray, Prediction]]:
     while batch := list(islice(named, batch_size)):
+        found: Sequence[Prediction | None]
         try:
             found = predictor.run([image for _, image in batch])
         except _UNFIT:
