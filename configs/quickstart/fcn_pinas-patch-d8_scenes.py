@@ -30,7 +30,7 @@ model = dict(
     auxiliary_head=None,
     test_cfg=dict(mode='whole'),
 )
-max_iters = 1400
+max_iters = 1200
 train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [

@@ -38,7 +38,7 @@ test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = (96, 96)
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-max_iters = 700
+max_iters = 550
 train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [

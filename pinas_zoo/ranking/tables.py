@@ -76,7 +76,8 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
     ]
     for name, entry in part['contestants'].items():
         cells = [report['labels'][name], _with_interval(entry['tau'])]
-        cells += [f'{entry["tau"]["mean"] / part["attainable_tau"]:.0%}', _spread(entry['tau']['seeds'])]
+        share = entry['tau']['mean'] / part['attainable_tau'] if part['attainable_tau'] > 0 else None
+        cells += ['none' if share is None else f'{share:.0%}', _spread(entry['tau']['seeds'])]
         cells += [f'{entry[key]["mean"]:.2f}' if key in entry else '' for key in ('tau_of_mean', 'agreement')]
         cells += [_with_interval(entry['spearman']), f'{entry["tau_top_half"]["mean"]:.2f}']
         cells += [f'{entry["precision_top10"]["mean"]:.2f}', f'{entry["best_rank"]["mean"]:.1f}']
