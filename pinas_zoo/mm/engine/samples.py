@@ -13,8 +13,7 @@ from pinas_zoo.registry import type_name
 
 __all__ = ['check_samples', 'name_bad_input']
 
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_EVALUATORS = ('val_evaluator', 'test_evaluator')
+SPLITS = ('train', 'val', 'test')
 #: By default scope: the replacements, by type.
 _OURS = {
     'mmdet': {
@@ -29,17 +28,20 @@ _OURS = {
 _CHECK = 'pinas_zoo.mm.preflight.check_image.CheckImage'
 
 
-def check_samples(cfg: Config) -> None:
+def check_samples(cfg: Config, splits: Sequence[str] = SPLITS) -> None:
     """Replace what mmdet and mmseg call by its plain name by ours; subclasses are kept. May be applied twice.
 
     Args:
         cfg: Config with its default scope set.
+        splits: Some of `SPLITS`: those that are read. The test pipeline of a training is left as it is, since mmdet's
+            and mmseg's Inferencers take it from the dumped config and know only their own loading steps.
     """
     scope = cfg.default_scope
     ours = {name: new for old, new in _OURS[scope].items() for name in (old, f'{scope}.{old}')}
     mean = (cfg.model.get('data_preprocessor') or {}).get('mean')
     channels = len(mean) if isinstance(mean, (list, tuple)) and len(mean) > 1 else None
-    for node in _dicts([cfg.get(key) for key in (*_LOADERS, *_EVALUATORS)]):
+    keys = [f'{split}_{part}' for split in splits for part in ('dataloader', 'evaluator')]
+    for node in _dicts([cfg.get(key) for key in keys]):
         if isinstance(node.get('type'), str):
             node['type'] = ours.get(node['type'], node['type'])
         if isinstance(node.get('pipeline'), (list, tuple)):
