@@ -245,7 +245,7 @@ def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: 
     if labelled:
         pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
     if not own:
-        check_samples(cfg, splits)
+        check_samples(cfg, parts)
     if not cfg.get('preflight', True):
         notes.append('preflight=False: the data were not checked')
         return
