@@ -15,10 +15,10 @@ __all__ = ['draw', 'is_current', 'table', 'write_page']
 
 #: Arm -> its row, and its name in the figure.
 TITLES = {
-    'random': ('nano network', 'random weights', 'random'),
-    'supervised': ('nano network', 'with labels', 'labels'),
-    'pinas': ('nano network', "Pi-NAS supernet's weights, no labels", 'Pi-NAS'),
-    'resnet': ('plain ResNet', 'with labels', 'ResNet,\nlabels'),
+    'random': ('nano network', 'random weights', 'random\nweights'),
+    'supervised': ('nano network', 'with labels', 'with\nlabels'),
+    'pinas': ('nano network', "Pi-NAS supernet's weights, no labels", 'Pi-NAS,\nno labels'),
+    'resnet': ('plain ResNet', 'with labels', 'plain ResNet,\nwith labels'),
 }
 COLUMNS = (('detection', 'box AP'), ('detection', 'mask AP'), ('segmentation', 'mIoU'))
 BLOCK = re.compile(r'(<!-- table: benchmarks/transfer/results\.json -->\n).*?(<!-- end of table -->)', re.DOTALL)
@@ -93,6 +93,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 axes.plot([place] * len(found), found, 'o', color=color, markersize=5, alpha=0.6)
         axes.set_xticks(range(len(TITLES)), [short for *_, short in TITLES.values()], fontsize=8)
         axes.set_title(f'{task}: {metric}', fontsize=10)
+        axes.set_ylim(bottom=0)
         axes.grid(axis='y', alpha=0.2)
         axes.spines[['top', 'right']].set_visible(False)
     write_atomic(path, lambda temporary: canvas.savefig(temporary, format='png', dpi=160))
