@@ -39,10 +39,10 @@ build_docs() (
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir "$site"
 )
 
-test_jobs() { # a process with the mm packages and a model takes up to 3 GB
+test_jobs() { # a process with the mm packages and a model takes up to 3 GB; what is available varies with the page cache
     local jobs by_memory
     jobs=$(nproc)
-    by_memory=$(awk '/MemAvailable/ { print int($2 / 3145728) }' /proc/meminfo)
+    by_memory=$(awk '/MemTotal/ { print int($2 / 3670016) }' /proc/meminfo)
     if [ "$by_memory" -lt "$jobs" ]; then jobs=$by_memory; fi
     printf '%s\n' "$((jobs > 8 ? 8 : jobs > 0 ? jobs : 1))"
 }
