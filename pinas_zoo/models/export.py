@@ -9,8 +9,10 @@ import copy
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import floordiv
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +20,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pinas_zoo.files import write_atomic, write_bytes
 from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.pooling import with_dynamic_pooling
 
 __all__ = [
-    'AveragePool',
     'Features',
     'compare',
     'export_onnx',
@@ -29,7 +31,6 @@ __all__ = [
     'import_onnxruntime',
     'run_onnx',
     'save_program',
-    'with_dynamic_pooling',
 ]
 
 #: What has to be installed for ONNX.
@@ -94,44 +95,6 @@ def _fold(parent: nn.Module) -> int:
     return folded
 
 
-class AveragePool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` as two matrix products, since ONNX has no such operator for a dynamic size.
-
-    Args:
-        bins: Height and width of the output.
-
-    Shape:
-        (N, C, H, W) -> (N, C, bins, bins)
-    """
-
-    def __init__(self, bins: int) -> None:
-        super().__init__()
-        self.bins = bins
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        return self.weights(height, x) @ x @ self.weights(width, x).T
-
-    def weights(self, size: int, like: Tensor) -> Tensor:
-        """(bins, size): the share of each pixel in each bin, which is floor(i size / bins) to ceil((i + 1) size / bins)."""
-        place, index = torch.arange(size, device=like.device), torch.arange(self.bins, device=like.device)[:, None]
-        start, end = index * size // self.bins, ((index + 1) * size + self.bins - 1) // self.bins
-        return ((place >= start) & (place < end)).to(like) / (end - start).to(like)
-
-
-def with_dynamic_pooling(module: nn.Module) -> nn.Module:
-    """A copy in eval mode whose adaptive average pools of more than one bin export with any size."""
-    module = copy.deepcopy(module).eval()
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
-                size = child.output_size
-                if not isinstance(size, int):
-                    raise ValueError(f'{name}: only square adaptive pools can be exported, got {size}')
-                setattr(parent, name, AveragePool(size))
-    return module
-
-
 def export_program(
     module: nn.Module, example: Tensor, dynamic_size: bool = False, dynamic_batch: bool = True
 ) -> torch.export.ExportedProgram:
@@ -144,7 +107,12 @@ def export_program(
         dynamic_batch: Whether the batch size is dynamic.
     """
     axes = ((0,) if dynamic_batch else ()) + ((2, 3) if dynamic_size else ())
-    with torch.no_grad():
+    if dynamic_size:
+        module = with_dynamic_pooling(module)
+    # torch asks whether the size of a pool's input leaves a remainder, which would limit the program to such sizes; the
+    # answer does not matter where a division rounds down, as in Python.
+    rounded = mock.patch('torch._meta_registrations.div_rtn', floordiv, create=True)
+    with torch.no_grad(), rounded:
         return torch.export.export(module.eval(), (example,), dynamic_shapes=(_dynamic(axes),), strict=False)
 
 
@@ -189,6 +157,8 @@ def export_onnx(
         import onnx
     except ImportError as error:
         raise ImportError(f'ONNX export needs onnx: {ONNX_ADVICE}') from error
+    if dynamic_size:
+        module = with_dynamic_pooling(module, ceil=False)
     axes = {**({0: 'batch'} if dynamic_batch else {}), **({2: 'height', 3: 'width'} if dynamic_size else {})}
     outputs = outputs or _outputs(module, example, dynamic_size)
 
@@ -221,7 +191,7 @@ def _outputs(module: nn.Module, example: Tensor, dynamic_size: bool) -> dict[str
     count = len(found) if isinstance(found, (tuple, list)) else 1
     names = ['output'] if count == 1 else [f'output{index}' for index in range(count)]
     axes = {0: 'batch', **({2: 'height_out', 3: 'width_out'} if dynamic_size else {})}
-    return {name: axes for name in names}
+    return dict.fromkeys(names, axes)
 
 
 def import_onnxruntime() -> Any:

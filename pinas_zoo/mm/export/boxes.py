@@ -121,7 +121,7 @@ def pool_regions(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> T
 def paste_masks(masks: Tensor, boxes: Tensor, like: Tensor) -> Tensor:
     """Masks of boxes as masks of the image, by bilinear interpolation; zero outside of the boxes.
 
-    The weights of the two axes are separate, so two matrix products replace a sampling grid of the image's size per box.
+    The weights of the axes are separate, so two matrix products replace a sampling grid of the image's size per box.
 
     Args:
         masks: (N, s, s) probabilities.
@@ -144,4 +144,3 @@ def _pasting_weights(start: Tensor, end: Tensor, size: int, masks: Tensor) -> Te
     side = (end - start).clamp(min=1e-6)[:, None]  # a box without area has no pixels
     place = (pixel - start[:, None]) / side * cells - 0.5
     return (1 - (place[..., None] - torch.arange(cells, device=masks.device).to(masks)).abs()).clamp(min=0)
-

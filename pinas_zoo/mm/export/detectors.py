@@ -232,7 +232,9 @@ class TwoStage(Detector):
                 side = maps.shape[-1]
                 maps = maps.gather(1, labels[:, None, None, None].expand(-1, 1, side, side))
             parts.append(maps[:, 0])
-        return paste_masks(sum(parts[1:], parts[0]) / len(parts), boxes, x) >= self.model.roi_head.test_cfg.mask_thr_binary
+        return (
+            paste_masks(sum(parts[1:], parts[0]) / len(parts), boxes, x) >= self.model.roi_head.test_cfg.mask_thr_binary
+        )
 
 
 def _stages(part: Any) -> list[Any]:

@@ -35,7 +35,19 @@ from pinas_zoo.weights.load import load_weights, read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file
 from pinas_zoo.weights.released.remap import strip_module
 
-__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'Segments', 'build_network', 'load_network', 'open_predictor']
+__all__ = [
+    'Choice',
+    'Dense',
+    'Instances',
+    'Predictor',
+    'Ranking',
+    'Segments',
+    'build_network',
+    'load_network',
+    'open_config',
+    'open_dense',
+    'open_predictor',
+]
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
@@ -131,6 +143,26 @@ def open_predictor(
         if cfg_options:
             raise ValueError(f'--cfg-options {cfg_options}: {name} is a timm model, it has no config')
         return _timm_predictor(name, checkpoint, device, choice)
+    cfg, checkpoint = open_config(name, checkpoint, cfg_options)
+    if type_name(cfg.get('model') or {}) == 'Classifier':
+        return _classifier(cfg, checkpoint, device, choice)
+    return _dense(cfg, checkpoint, device, choice)
+
+
+def open_config(
+    name: str, checkpoint: str | Path | None = None, cfg_options: dict[str, Any] | None = None
+) -> tuple[Config, str | Path]:
+    """The config of a single network and its weights.
+
+    Args:
+        name: A config file, or a name of the manifest that has one.
+        checkpoint: Weights; required with a config file.
+        cfg_options: Dotted keys that override the config.
+
+    Raises:
+        ValueError: There is no such config, it is that of a supernet, or the weights are missing.
+    """
+    entry = entries().get(name)
     if entry is not None:
         file = package_file(entry.config or '')
         if file is None:
@@ -143,9 +175,7 @@ def open_predictor(
     if checkpoint is None:
         raise ValueError(f'{name} is a config: give its weights with --checkpoint')
     override(cfg, cfg_options or {})
-    if type_name(cfg.get('model') or {}) == 'Classifier':
-        return _classifier(cfg, checkpoint, device, choice)
-    return _dense(cfg, checkpoint, device, choice)
+    return cfg, checkpoint
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -215,21 +245,48 @@ def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[s
 # ---- detectors and segmentors ----------------------------------------------------------------------------------------
 
 
-def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
-    """mmdet's or mmseg's model behind its config's test pipeline."""
+@dataclass(frozen=True)
+class Dense:
+    """A detector or segmentor with what its config and weights say about its input and classes.
+
+    Args:
+        model: mmdet's or mmseg's model.
+        steps: The test pipeline without annotations.
+        classes: Names by label.
+        palette: RGB by label, if the weights or the data set define it.
+    """
+
+    model: BaseModel
+    steps: list[dict[str, Any]]
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]] | None
+
+
+def open_dense(cfg: Config, checkpoint: str | Path, device: str) -> Dense:
+    """Loads mmdet's or mmseg's model of a config, strictly.
+
+    Raises:
+        ValueError: The weights are unreadable or do not fit, or name another number of classes.
+    """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     steps = [dict(step) for step in dataset.pipeline if 'Annotations' not in type_name(step)]
     model, meta = load_network(cfg, checkpoint, device)
+    sources = {str(checkpoint): meta, 'the config': dataset.get('metainfo') or {}, 'the data set': _usual(dataset)}
+    origin, known = next(((origin, said) for origin, said in sources.items() if said.get('classes')), ('', {}))
+    classes = _named(known.get('classes'), _num_classes(model), origin)
+    return Dense(model, steps, classes, known.get('palette'))
+
+
+def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
+    """mmdet's or mmseg's model behind its config's test pipeline."""
+    network = open_dense(cfg, checkpoint, device)
+    model, steps = network.model, network.steps
     for step in steps:
         if type_name(step) == 'LoadImageFromFile':
             step['type'] = 'LoadImageFromNDArray'
     pipeline = Compose(steps)
-    sources = {str(checkpoint): meta, 'the config': dataset.get('metainfo') or {}, 'the data set': _usual(dataset)}
-    origin, known = next(((origin, said) for origin, said in sources.items() if said.get('classes')), ('', {}))
-    count = _num_classes(model)
-    classes = _named(known.get('classes'), count, origin)
 
     def run(images: Sequence[np.ndarray]) -> list[Prediction]:
         samples = [pipeline({'img': image, 'img_id': 0}) for image in images]
@@ -242,7 +299,7 @@ def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> 
             found |= {index: _prediction(output, choice) for index, output in zip(members, outputs, strict=True)}
         return [found[index] for index in range(len(images))]
 
-    return Predictor(run, classes, known.get('palette'))
+    return Predictor(run, network.classes, network.palette)
 
 
 def _usual(dataset: Mapping[str, Any]) -> dict[str, Any]:
