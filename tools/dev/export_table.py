@@ -4,13 +4,14 @@
     python tools/dev/export_table.py --int8             python tools/dev/export_table.py --full --only fcos
 
 Heads keep their kinds and settings; channels are few and the backbone is nano, unless --full keeps the config's own.
-Weights are random, with BN statistics of the pictures and scores that spread, so that detectors find many objects. The
+Weights are random, with BN statistics of the pictures, and scores and offsets scaled as after a training. The
 pictures are composed scenes (Fashion-MNIST, 256 px and three odd sizes). --int8 scores our own classifiers on the
 10,000 test images instead. Results go to benchmarks/export.json by row, and from there into docs/export.md.
 """
 
 import argparse
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / 'benchmarks' / 'export.json', ROOT / 'docs' / 'export.md'
 #: One config of each distinct head.
 CONFIGS = {
-    'DeepLabV3, paper': 'ade20k/deeplabv3_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
+    'DeepLabV3 (paper)': 'ade20k/deeplabv3_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
     'DeepLabV3': 'ade20k/deeplabv3-plain_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
     'DeepLabV3+': 'ade20k/deeplabv3plus_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
     'UPerNet': 'ade20k/upernet_pinas-a_4xb4-80k_ade20k-512x512.py',
@@ -54,8 +55,21 @@ CONFIGS = {
     'FCOS': 'coco/fcos_pinas-a_fpn_1x_coco.py',
     'Faster R-CNN': 'coco/faster-rcnn_pinas-a_fpn_1x_coco.py',
     'Mask R-CNN': 'coco/mask-rcnn_pinas-a_fpn-plain_1x_coco.py',
-    'Mask R-CNN, paper': 'coco/mask-rcnn_pinas-a_fpn_1x_coco.py',
+    'Mask R-CNN (paper)': 'coco/mask-rcnn_pinas-a_fpn_1x_coco.py',
     'Cascade Mask R-CNN': 'coco/cascade-mask-rcnn_pinas-a_fpn_1x_coco.py',
+}
+#: Layers of scores and of offsets, in the order in which they run: standard deviation and mean as after a training.
+LAYERS = {
+    'conv_seg': (2.0, 0.0),
+    'rpn_cls': (2.0, 0.0),
+    'rpn_reg': (0.3, 0.0),
+    'retina_cls': (2.0, -5.0),
+    'retina_reg': (0.3, 0.0),
+    'conv_cls': (2.0, -5.0),
+    'conv_reg': (1.0, 2.0),
+    'fc_cls': (2.0, 0.0),
+    'fc_reg': (1.0, 0.0),
+    'conv_logits': (2.0, 0.0),
 }
 #: The nano backbone with the strides of the large ones.
 SPACE = replace(PINAS_NANO, name='export_nano', stem_pool=True)
@@ -115,7 +129,7 @@ def open_random(config: str, full: bool, pictures: Sequence[Image.Image]) -> Den
 
 
 def enliven(network: DenseExport, images: Sequence[Tensor]) -> None:
-    """Takes BN statistics from the pictures, and spreads the scores of a detector's heads."""
+    """Takes BN statistics from the pictures, and scales scores and offsets as after a training."""
     model: Any = network.model
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     batch = torch.cat([image[..., :128, :128] for image in images])
@@ -125,28 +139,26 @@ def enliven(network: DenseExport, images: Sequence[Tensor]) -> None:
             norm.momentum = None
             norm.train()
         features = model.extract_feat(batch)
-        heads = [getattr(model, name, None) for name in ('decode_head', 'rpn_head', 'bbox_head')]
-        outputs = [head(features) for head in heads if head is not None]
+        for name in ('decode_head', 'rpn_head', 'bbox_head'):
+            if hasattr(model, name):
+                getattr(model, name)(features)
         for norm in norms:
             norm.eval()
-    if not network.detects:
-        assert outputs
-        return
-    for name, shift in (('rpn_cls', 0.0), ('retina_cls', -5.0), ('conv_cls', -5.0), ('fc_cls', 0.0)):
+    for name, (deviation, mean) in LAYERS.items():
         for key, layer in model.named_modules():
             if key.rpartition('.')[2] == name:
-                _spread(network, layer, images[0], shift)
+                _spread(network, layer, images[0], deviation, mean)
 
 
-def _spread(network: DenseExport, layer: Any, image: Tensor, shift: float) -> None:
-    """Scales a layer of scores so that they have a standard deviation of 2 in a picture."""
+def _spread(network: DenseExport, layer: Any, image: Tensor, deviation: float, mean: float) -> None:
+    """Scales a layer so that its outputs have a standard deviation, and about a mean, in a picture."""
     seen: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten()))
     with torch.no_grad():
         network.eager(image)
         hook.remove()
-        layer.weight.mul_(2 / torch.cat(seen).std().clamp(min=1e-6))
-        layer.bias.fill_(shift)
+        layer.weight.mul_(deviation / torch.cat(seen).std().clamp(min=1e-6))
+        layer.bias.fill_(mean)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -166,12 +178,14 @@ def _input(network: DenseExport, picture: Image.Image) -> Tensor:
     return torch.from_numpy(view(picture))[None]
 
 
-def measure(network: DenseExport, pictures: Sequence[Image.Image], folder: Path, suffix: str) -> dict[str, Any]:
+def measure(
+    network: DenseExport, pictures: Sequence[Image.Image], folder: Path, suffix: str, sizes: Any = SIZES
+) -> dict[str, Any]:
     """The differences of one file, or why there is none."""
     inputs = [_input(network, picture) for picture in pictures]
-    inputs = [x[..., :height, :width].contiguous() for x, (height, width) in zip(inputs, SIZES, strict=True)]
+    inputs = [x[..., :height, :width].contiguous() for x, (height, width) in zip(inputs, sizes, strict=False)]
     if not network.detects:
-        inputs = [x.expand(count, -1, -1, -1).contiguous() for x, count in zip(inputs, (2, 1, 3, 1), strict=True)]
+        inputs = [x.expand(count, -1, -1, -1).contiguous() for x, count in zip(inputs, (2, 1, 3, 1), strict=False)]
     out = folder / f'network{suffix}'
     try:
         network.write(out, inputs[0])
@@ -283,9 +297,8 @@ def write_tables(results: dict[str, Any]) -> None:
     write_text(RESULTS, json.dumps(results, indent=1) + '\n')
     text = PAGE.read_text()
     for name, table in (('heads', head_table(results['heads'])), ('int8', int8_table(results['int8']))):
-        mark, end = f'<!-- table: {name} -->\n', '\n<!-- end of table -->'
-        head, rest = text.split(mark)
-        text = head + mark + table + end + rest.split(end, 1)[1]
+        block = re.compile(f'(<!-- table: {name} -->\n).*?(<!-- end of table -->)', re.DOTALL)
+        text = block.sub(lambda found, table=table: f'{found[1]}{table}\n{found[2]}', text)  # type: ignore[misc]
     write_text(PAGE, text)
 
 
