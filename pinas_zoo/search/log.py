@@ -1,4 +1,4 @@
-"""Limits on cost, records of evaluations, their append-only log and their Pareto front.
+"""Records of evaluations and their append-only log.
 
 Pure Python. The log is the entire state of a search: a searcher that replays the recorded
 evaluations (`Searcher.replay`) continues exactly as if it had never been stopped.
@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from pinas_zoo.files import numbered_lines, sync_folder
-from pinas_zoo.space import Arch
 
 __all__ = [
     'OBJECTIVES',
-    'Cost',
-    'Limits',
     'SearchLog',
     'SearchRecord',
     'objective_of',
-    'pareto_front',
     'score_of',
 ]
 
@@ -52,63 +48,6 @@ def objective_of(header: Mapping[str, Any]) -> str:
     return str(header.get('objective', 'top1'))
 
 
-class Cost(Protocol):
-    """What a cost function returns for an architecture: multiply-accumulates and parameters."""
-
-    @property
-    def macs(self) -> float: ...
-
-    @property
-    def params(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Upper bounds on the cost of a proposed architecture; call it to test one.
-
-    Args:
-        cost: Function from an architecture to an object with `macs` and `params`.
-        max_macs: Largest number of multiply-accumulates, in the unit of `cost`; None for no limit.
-        max_params: Largest number of parameters; None for no limit.
-
-    Raises:
-        ValueError: No limit is given, or one is not a positive number.
-
-    Examples:
-        >>> from types import SimpleNamespace
-        >>> limits = Limits(lambda arch: SimpleNamespace(macs=sum(arch), params=1), max_macs=3)
-        >>> limits((1, 2)), limits((2, 2))
-        (True, False)
-    """
-
-    cost: Callable[[Arch], Cost]
-    max_macs: float | None = None
-    max_params: float | None = None
-
-    def __post_init__(self) -> None:
-        if not callable(self.cost):
-            raise ValueError(f'Limits.cost must be a function of an arch, got {self.cost!r}')
-        if self.max_macs is None and self.max_params is None:
-            raise ValueError('Limits needs max_macs or max_params, got neither')
-        for name in ('max_macs', 'max_params'):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f'Limits.{name} must be a positive number, got {value!r}')
-
-    def excess(self, arch: Arch) -> float:
-        """By how much an architecture exceeds the limits, as a sum of fractions; 0 if it fits."""
-        cost = self.cost(arch)
-        pairs = ((cost.macs, self.max_macs), (cost.params, self.max_params))
-        return sum(max(0.0, value / most - 1) for value, most in pairs if most is not None)
-
-    def __call__(self, arch: Arch) -> bool:
-        return self.excess(arch) <= 0
-
-    def __str__(self) -> str:
-        pairs = (('macs', self.max_macs), ('params', self.max_params))
-        return ', '.join(f'{name} <= {most:,.12g}' for name, most in pairs if most is not None)
-
-
 @dataclass(frozen=True)
 class SearchRecord:
     """One evaluated architecture, one line of the log.
@@ -119,6 +58,8 @@ class SearchRecord:
         score: What the search maximises, see `score_of`; finite.
         loss: Evaluation loss, if known.
         top1: Accuracy in percent, if known.
+        images: Held-out images on which the path itself was scored; a race scores bad paths on fewer.
+        latency: Seconds by the latency table of the limits, if there is one.
         macs: Multiply-accumulates, if known.
         params: Parameters, if known.
         seconds: Wall-clock time of the evaluation, if known.
@@ -135,44 +76,18 @@ class SearchRecord:
     params: float | None = None
     seconds: float | None = None
     top1: float | None = None
+    images: int | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         if self.index < 0:
             raise ValueError(f'SearchRecord.index must be at least 0, got {self.index}')
-        for name in ('score', 'loss', 'macs', 'params', 'seconds', 'top1'):
+        for name in ('score', 'loss', 'macs', 'params', 'seconds', 'top1', 'latency'):
             value = getattr(self, name)
             if value is None and name != 'score':
                 continue
             if value is None or not math.isfinite(value):
                 raise ValueError(f'{name} of arch {self.arch} must be finite, got {value!r}')
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Finds the points that no other point beats in both cost (lower) and score (higher).
-
-    Args:
-        points: Pairs of (cost, score).
-
-    Returns:
-        Indices into `points`, by ascending cost; the first of equal points.
-
-    Raises:
-        ValueError: A number is not finite.
-
-    Examples:
-        >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7)])
-        [1, 3, 0]
-    """
-    for cost, score in points:
-        if not (math.isfinite(cost) and math.isfinite(score)):
-            raise ValueError(f'a Pareto front needs finite points, got {(cost, score)}')
-    front: list[int] = []
-    best = -math.inf
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
-        if points[index][1] > best:
-            front.append(index)
-            best = points[index][1]
-    return front
 
 
 class SearchLog:
@@ -277,7 +192,7 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     records: list[SearchRecord] = []
     size = 0
     names = {field.name for field in fields(SearchRecord)}
-    always = names - {'top1'}  # missing in logs that ranked by accuracy
+    always = names - {'top1', 'images', 'latency'}  # missing in older logs
     for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.space import Arch, SearchSpace
 
 Constraint = Callable[[Arch], bool]
@@ -180,7 +180,7 @@ class Searcher(ABC):
         """
         limits: Any = self.constraint
         if isinstance(limits, Limits):
-            limits = {'max_macs': limits.max_macs, 'max_params': limits.max_params}
+            limits = limits.facts()
         elif limits is not None:
             limits = getattr(limits, '__qualname__', type(limits).__qualname__)
         settings = {**self._settings(), 'block': self.block, 'limits': limits}

@@ -16,15 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.search.log import (
-    OBJECTIVES,
-    Limits,
-    SearchLog,
-    SearchRecord,
-    objective_of,
-    pareto_front,
-    score_of,
-)
+from pinas_zoo.search.limits import Limits
+from pinas_zoo.search.log import OBJECTIVES, SearchLog, SearchRecord, objective_of, score_of
+from pinas_zoo.search.pareto import pareto_front
 from pinas_zoo.search.partition_tree import PartitionTree, TreeSettings
 from pinas_zoo.search.searcher import Constraint, Searcher, check_least
 from pinas_zoo.space import Arch, SearchSpace
