@@ -45,7 +45,7 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['derive_best', 'score_path', 'search', 'searcher_of']
+__all__ = ['derive_all', 'derive_best', 'score_path', 'search', 'searcher_of']
 
 #: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -280,11 +280,17 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
     Raises:
         ValueError: The architecture is malformed or the checkpoint does not fit.
     """
+    if arch.endswith('.json'):
+        arch = json.loads(Path(arch).read_text())['arch']
+    derive_all(config, checkpoint, {arch: out}, options)
+
+
+def derive_all(config: str | Path, checkpoint: str, files: Mapping[str, str | Path], options: Options) -> None:
+    """As `derive_best`, for several architectures; `files` has the file to write of each."""
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
     set_up(cfg, 'none', [])
-    if arch.endswith('.json'):
-        arch = json.loads(Path(arch).read_text())['arch']
     supernet = load_supernet(checkpoint, get_space(cfg.space)).to(get_device())
-    net = derive(supernet, arch, FixedBatches(**cfg.calibration, device=get_device()))
-    save_backbone(out, net, checkpoint)
+    calibration = FixedBatches(**cfg.calibration, device=get_device())
+    for arch, out in files.items():
+        save_backbone(out, derive(supernet, arch, calibration), checkpoint)

@@ -36,6 +36,9 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f'{1e3 * self.median:.3f} ({1e3 * self.low:.3f}-{1e3 * self.high:.3f})'
+
 
 @dataclass(frozen=True)
 class Conditions:

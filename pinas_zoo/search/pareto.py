@@ -8,9 +8,9 @@ from typing import Any
 
 from pinas_zoo.search.log import SearchRecord, objective_of
 
-__all__ = ['COSTS', 'front_of', 'pareto_front']
+__all__ = ['COSTS', 'front_of', 'pareto_front', 'table_of']
 
-#: Costs that a log may have, with their unit in a table and what it is in that of the log.
+#: Costs that a log may have: the unit in a table, and its size in the log's unit.
 COSTS = {'macs': ('M MACs', 1e6), 'params': ('M parameters', 1e6), 'latency': ('ms', 1e-3)}
 
 
@@ -71,3 +71,15 @@ def front_of(header: Mapping[str, Any], records: Sequence[SearchRecord], cost: s
     if objective_of(header) == 'top1':  # a log that ranked by accuracy
         rows = [row | {'top1': row['score']} for row in rows]
     return rows
+
+
+def table_of(front: Sequence[Mapping[str, Any]], cost: str) -> str:
+    """The front as lines of text: architecture, cost, score, loss and top-1."""
+    unit, scale = COSTS[cost]
+    width = max(len('arch'), *(len(row['arch']) for row in front))
+    lines = [f'{"arch":{width}}  {unit:>12}  {"score":>9}  {"loss":>7}  {"top-1 %":>7}']
+    for row in front:
+        loss = '' if row['loss'] is None else f'{row["loss"]:.4f}'
+        top1 = '' if row['top1'] is None else f'{row["top1"]:.2f}'
+        lines.append(f'{row["arch"]:{width}}  {row[cost] / scale:>12.4g}  {row["score"]:>9.4f}  {loss:>7}  {top1:>7}')
+    return '\n'.join(lines)
