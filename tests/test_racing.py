@@ -23,7 +23,7 @@ from pinas_zoo.space import Arch, Candidate, SearchSpace
 SPACE = SearchSpace(
     'raced',
     depths=(1, 2),
-    planes=(8, 16),
+    planes=(16, 32),
     strides=(1, 2),
     stem_widths=(8, 8, 8),
     stem_pool=False,
@@ -55,7 +55,7 @@ def losses(mean: float, noise: np.ndarray) -> np.ndarray:
 
 
 def test_pairing_sees_what_means_hide() -> None:
-    """Losses vary by 1 from image to image, but alike in two paths 0.05 apart: the pair is told apart, means are not."""
+    """Losses vary by 1 per image, but alike in two paths 0.05 apart: the pair is told apart, means are not."""
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=400), rng.normal(scale=0.1, size=(2, 400))
     worse, better = losses(1.05, shared + own[0]), losses(1.0, shared + own[1])
