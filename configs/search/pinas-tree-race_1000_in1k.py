@@ -1,4 +1,4 @@
-# The paper's search by racing: 8 instead of 49 calibration batches, and bad paths leave after 3,000 of the 50,000 images
+# The paper's search by racing: 8 instead of 49 calibration batches, bad paths leave after 3,000 of the 50,000 images
 # (docs/benchmark.md). Not run here: no ImageNet.
 _base_ = './pinas-tree_1000_in1k.py'
 
