@@ -44,6 +44,7 @@ class PADA(SupervisedMethod):
         ValueError: A number is out of its range.
     """
 
+    fits: Tensor
     probability: Tensor
     norms: Tensor
     counts: Tensor
@@ -123,7 +124,8 @@ class PADA(SupervisedMethod):
 
     def _watch(self, arch: Arch) -> None:
         """Lets the next backward pass add the gradient norms of a path's blocks."""
-        blocks = [list(p[c].parameters()) for p, c in zip(self.supernet.blocks, arch, strict=True)]
+        chosen = self.supernet.space.single(arch)
+        blocks = [list(p[c].parameters()) for p, c in zip(self.supernet.blocks, chosen, strict=True)]
         parameters = [parameter for block in blocks for parameter in block]
         if not parameters:
             return
@@ -134,7 +136,7 @@ class PADA(SupervisedMethod):
             handle.remove()
             present = [(o, g) for o, g in zip(owner, gradients, strict=True) if g is not None]
             squares = torch.stack(torch._foreach_norm([g for _, g in present])).double() ** 2
-            index, choices = (on_device(np.array(x), squares.device) for x in ([o for o, _ in present], arch))
+            index, choices = (on_device(np.array(x), squares.device) for x in ([o for o, _ in present], chosen))
             sums = squares.new_zeros(len(blocks)).index_add_(0, index, squares)
             place = torch.arange(len(blocks), device=sums.device), choices
             self.norms.index_put_(place, sums.sqrt(), accumulate=True)

@@ -148,6 +148,7 @@ class DenseNet(nn.Module):
         channels = sum(info['num_chs'] for info in net.feature_info[1:])
         self.classify = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classify.weight, std=0.01)
+        assert self.classify.bias is not None
         nn.init.zeros_(self.classify.bias)
 
     def forward(self, x: Tensor) -> Tensor:

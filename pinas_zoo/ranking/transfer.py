@@ -63,8 +63,11 @@ class TransferStudy:
     def settings(self) -> dict[str, Any]:
         """What one training depends on, as plain values."""
         source = self.source
-        parts = {'task': self.task, 'recipe': self.recipe, 'source_task': source.task, 'source_recipe': source.recipe}
-        return {name: asdict(part) for name, part in parts.items()} | {
+        return {
+            'task': asdict(self.task),
+            'recipe': asdict(self.recipe),
+            'source_task': asdict(source.task),
+            'source_recipe': asdict(source.recipe),
             'space': source.space.to_dict(),
             'frozen': self.frozen,
         }
