@@ -370,12 +370,25 @@ def train(path: str | Path, options: Options) -> Runner:
     return runner
 
 
+#: What a batch norm says, ours or torch's, that would normalise over one value.
+_ONE_IMAGE = ('has no variance', 'Expected more than 1 value per channel when training')
+
+
 @contextmanager
 def bad_input_in_log(runner: Runner) -> Iterator[None]:
-    """Logs an error in the data as the last line, without the traceback of a data worker."""
+    """Logs an error in the data, or a batch of one image, as the last line, without a traceback."""
     try:
         yield
-    except BadInputError as error:
-        line = last_line(error)
+    except ValueError as error:
+        if isinstance(error, BadInputError):
+            line = last_line(error)
+        elif any(text in str(error) for text in _ONE_IMAGE):
+            loader = runner.cfg.train_dataloader
+            line = (
+                f'a training batch has one image per device (train_dataloader.batch_size is {loader.batch_size}), '
+                f'and a batch norm needs several: {error}; drop_last=True leaves out an incomplete last batch'
+            )
+        else:
+            raise
         runner.logger.error(line)
         raise BadInputError(line) from None

@@ -35,20 +35,37 @@ from pinas_zoo.weights.load import load_weights, read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file
 from pinas_zoo.weights.released.remap import strip_module
 
-__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'Segments', 'build_network', 'load_network', 'open_predictor']
+__all__ = [
+    'Choice',
+    'Instances',
+    'Predictor',
+    'Ranking',
+    'RunLengths',
+    'Segments',
+    'build_network',
+    'load_network',
+    'open_predictor',
+]
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
 
 
+#: A mask as pycocotools codes it: size and counts.
+RunLengths = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Instances:
-    """Objects of one image. Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool."""
+    """Objects of one image; masks of tiled pictures are run lengths.
+
+    Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool.
+    """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
-    masks: Tensor | None
+    masks: Tensor | Sequence[RunLengths] | None
 
 
 @dataclass(frozen=True)
@@ -94,11 +111,13 @@ class Predictor:
         run: Predictions of a batch of BGR images, (H, W, 3) uint8.
         classes: Names by label.
         palette: RGB by label, if the weights or the data set define it.
+        tileable: Whether parts of a picture can be predicted, as by detectors and segmentors.
     """
 
     run: Callable[[Sequence[np.ndarray]], list[Prediction]]
     classes: Sequence[str]
     palette: Sequence[Sequence[int]] | None = None
+    tileable: bool = True
 
 
 def open_predictor(
@@ -281,7 +300,7 @@ def _ranked(
         scores, labels = logits.float().softmax(dim=1).cpu().topk(min(choice.topk, logits.shape[1]))
         return [Ranking(label, score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
-    return Predictor(run, classes)
+    return Predictor(run, classes, tileable=False)
 
 
 def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choice: Choice) -> Predictor:
