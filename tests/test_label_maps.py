@@ -132,7 +132,7 @@ def test_a_crop_ignores_what_the_heads_ignore(tmp_path: Path):
         assert bool(found(cfg)[0]) == (ignored is None)  # label 11
     cfg = config(tmp_path, 11)
     cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='RandomCrop', crop_size=(8, 8), ignore_index=255))
-    assert 'train_dataloader.dataset.pipeline.2.ignore_index is 255' in found(cfg)[0][0]
+    assert 'train_dataloader.dataset.pipeline.3.ignore_index is 255' in found(cfg)[0][0]
 
 
 # ---- while reading ---------------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -70,13 +71,16 @@ def suffixes() -> frozenset[str]:
 # ---- one picture -----------------------------------------------------------------------------------------------------
 
 
-def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[np.ndarray, float]:
+def read_picture(
+    path: str | Path | IO[bytes], reduction: Reduction | None = None, name: Callable[[], str] | None = None
+) -> tuple[np.ndarray, float]:
     """Decode one picture, upright.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, or the file, open.
         reduction: Called with the upright picture's height and width; returns the factor by which it may be smaller.
             JPEG files decode at 1/2, 1/4 or 1/8. None reads the full size.
+        name: Returns the picture's name for messages; None uses the path.
 
     Returns:
         RGB, and the factor by which it is smaller; 1 for the full size.
@@ -87,7 +91,7 @@ def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[
     Raises:
         BrokenImageError: The file is missing, damaged, or of a kind whose range is unknown.
     """
-    with naming_damage(path), Image.open(path) as file:
+    with naming_damage(name or path), Image.open(path) as file:
         width, height = file.size
         turn = UPRIGHT.get(orientation(file)) if file.format != 'TIFF' else None  # Pillow turns TIFF itself
         sideways = turn is not None and turn not in (UPRIGHT[2], UPRIGHT[3], UPRIGHT[4])
@@ -102,8 +106,11 @@ def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[
 
 
 @contextmanager
-def naming_damage(path: str | Path) -> Iterator[None]:
+def naming_damage(name: object) -> Iterator[None]:
     """Turns what PIL raises for a damaged picture into an error that names it.
+
+    Args:
+        name: The picture's path, or a function that returns its name.
 
     Raises:
         BrokenImageError: The picture does not decode.
@@ -111,9 +118,11 @@ def naming_damage(path: str | Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise BrokenImageError(f'cannot read image {str(path)!r}: {error or type(error).__name__}') from error
+        what = str(name() if callable(name) else name)
+        raise BrokenImageError(f'cannot read image {what!r}: {error or type(error).__name__}') from error
     except Image.DecompressionBombError as error:
-        raise BrokenImageError(f'image {str(path)!r} is implausibly large: {error}') from error
+        what = str(name() if callable(name) else name)
+        raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
 
 
 def limit_pictures(megapixels: int) -> None:

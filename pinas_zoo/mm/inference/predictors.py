@@ -28,6 +28,7 @@ from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, 
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
 from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.preflight.bad_input import read_config
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
@@ -154,9 +155,9 @@ def open_predictor(
         file = package_file(entry.config or '')
         if file is None:
             raise ValueError(f'{name}: its config {entry.config} does not exist')
-        cfg, checkpoint = Config.fromfile(file), checkpoint or f'{SCHEME}{name}'
+        cfg, checkpoint = read_config(file), checkpoint or f'{SCHEME}{name}'
     else:
-        cfg = Config.fromfile(name)
+        cfg = read_config(name)
     if 'model' not in cfg:
         raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py extracts one from it')
     if checkpoint is None:
