@@ -12,6 +12,7 @@ import argparse
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 from pinas_cli.machine import cores, cpu_model
 from pinas_cli.options import config_path, errors_as_line
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _space(name: str) -> object:
+def _space(name: str) -> str | dict[str, Any]:
     """A name, or the space of a search's config."""
     if not name.endswith('.py'):
         return name

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import partial
+from pathlib import Path as FilePath
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from pinas_zoo.files import write_text
 from pinas_zoo.models.cost import Size
-from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import Arch, SearchSpace
 
@@ -138,9 +139,9 @@ class LatencyTable:
         """Seconds of the parts that every architecture has."""
         return {name: part.median for name, part in self.fixed.items()}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | FilePath) -> None:
         """Writes the table as JSON, atomically."""
-        values = {'space': self.space.to_dict(), 'conditions': asdict(self.conditions)}
+        values: dict[str, Any] = {'space': self.space.to_dict(), 'conditions': asdict(self.conditions)}
         values |= {'fixed': {name: asdict(part) for name, part in self.fixed.items()}}
         values |= {'table': [[None if one is None else asdict(one) for one in row] for row in self.table]}
         values |= {'checks': [asdict(check) for check in self.checks]}
@@ -148,14 +149,14 @@ class LatencyTable:
         write_text(path, json.dumps(values, indent=1) + '\n')
 
     @classmethod
-    def read(cls, path: str | Path) -> LatencyTable:
+    def read(cls, path: str | FilePath) -> LatencyTable:
         """Reads a table.
 
         Raises:
             ValueError: The file is not a latency table.
         """
         try:
-            values = json.loads(Path(path).read_text())
+            values = json.loads(FilePath(path).read_text())
             conditions = values['conditions'] | {'size': tuple(values['conditions']['size'])}
             return cls(
                 SearchSpace.from_dict(values['space']),
@@ -225,7 +226,7 @@ def measure_table(
             progress(f'position {index + 1} of {len(supernet.blocks)}')
             row: list[Interval | None] = [None] * len(position)
             for choice in space.choices(index):
-                row[choice] = timer(lambda position=position, x=x, choice=choice: position(x, choice))
+                row[choice] = timer(partial(position, x, choice))
             rows.append(tuple(row))
             x = position(x, space.choices(index)[0])
         fixed['head'] = timer(lambda: head(x.mean((2, 3))))
@@ -234,14 +235,18 @@ def measure_table(
             channels_last, num_classes,
         )  # fmt: skip
         table = LatencyTable(space, conditions, fixed, tuple(rows))
-        found = []
+        found: list[Check] = []
         for arch in _random_archs(space, checks, seed):
             progress(f'whole network {len(found) + 1} of {checks}')
-            path = supernet.path(arch)
-            whole = timer(lambda path=path: head(path(images).mean((2, 3))))
+            whole = timer(partial(_whole, supernet.path(arch), head, images))
             found.append(Check(space.format(arch), whole, table.of(arch)))
     supernet.train(training)
     return LatencyTable(space, conditions, fixed, tuple(rows), tuple(found))
+
+
+def _whole(path: Path, head: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = head(path(images).mean((2, 3)))
+    return logits
 
 
 def _random_archs(space: SearchSpace, count: int, seed: int) -> list[Arch]:

@@ -1,8 +1,7 @@
 """Paths of a supernet, merged where they have the same beginning: BN re-estimation and evaluation.
 
-A node of the tree is one block after one prefix; with batch statistics its activations, and so its re-estimated BN
-statistics, depend only on that prefix. Data batches are the outer loop and the tree the inner one, so that memory is
-one batch times the depth.
+A node of the tree is one block after one prefix; its activations, and so its re-estimated BN statistics, depend only on
+that prefix. Batches are the outer loop and the tree the inner one, so that memory is one batch times the depth.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -262,7 +262,7 @@ class PrefixTree:
         identity: Tensor | None = None
         for choice, child in node.children.items():
 
-            def run(choice: int = choice) -> Tensor:
+            def run(choice: int = choice) -> Any:
                 nonlocal identity
                 if identity is None:  # not needed if the cache has all children
                     node.shortcut.bind(node.calibrated)
@@ -271,14 +271,14 @@ class PrefixTree:
 
             yield from self._descend(child, self._output(child, slot, run), slot)
 
-    def _output(self, node: _Node, slot: Slot, run: Callable[[], Tensor]) -> Tensor:
+    def _output(self, node: _Node, slot: Slot, run: Callable[[], Any]) -> Tensor:
         """A node's output on a batch: from the cache, or by running its block."""
         # Statistics that are not final have to see every batch.
         known = self.cache.outputs.get((slot, node.prefix)) if node.calibrated else None
         if known is not None:
             return known
         node.block.bind(node.calibrated)
-        x = run()
+        x: Tensor = run()
         self.cache.put(slot, node.prefix, x)
         return x
 

@@ -26,7 +26,8 @@ from pinas_zoo.files import write_atomic, write_text
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
-from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe, build_method, training_units
+from pinas_zoo.ranking.contestants import CONTESTANTS, build_method, training_units
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.task import PairTask, compose, normalise
 from pinas_zoo.ranking.train import cosine, optimise, train_linear_head, view_batches
