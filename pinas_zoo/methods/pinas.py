@@ -34,10 +34,7 @@ __all__ = ['InfoNCE', 'PiNAS', 'Projector']
 class Projector(nn.Sequential):
     """Global average pooling and a two-layer perceptron.
 
-    Args:
-        channels: Channels of the input.
-        dim: Embedding dimensions.
-        released_init: Weights start Kaiming-normal and biases at 0, as released, instead of torch's default.
+    With `released_init` weights start Kaiming-normal and biases at 0, as released, instead of torch's default.
 
     Shape:
         (N, channels, H, W) -> (N, dim)

@@ -171,14 +171,11 @@ class PrefixTree:
 
     @torch.no_grad()
     def evaluate(self, batches: Labelled, head: nn.Module) -> list[PathScore]:
-        """Evaluates every path in eval mode with the tree's statistics.
+        """Evaluates every path in eval mode with the tree's statistics: one score per path, in their order.
 
         Args:
             batches: Pairs of images (N, C, H, W) and labels (N,).
             head: Classifier on globally averaged features, (N, num_features) -> (N, classes).
-
-        Returns:
-            One score per path, in the order of the paths.
 
         Raises:
             ValueError: There was no image.
