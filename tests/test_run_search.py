@@ -279,8 +279,12 @@ def test_latency_as_a_limit(search_case: tuple[Path, Path], tmp_path: Path) -> N
     table.save(tmp_path / 'latency.json')
     limit = sorted(map(table.of, SPACE.all_archs()))[30]
     limits = dict(max_latency=limit, latency_table=str(tmp_path / 'latency.json'))
-    changes = {'limits': limits, 'budget': 12, 'searcher': dict(name='random', _delete_=True)}
-    search(search_case, tmp_path / 'run', **changes)
+
+    def run(folder: str) -> None:
+        searcher = dict(name='random', _delete_=True)  # mmengine takes `_delete_` out
+        search(search_case, tmp_path / folder, limits=dict(limits), budget=12, searcher=searcher)
+
+    run('run')
     header, *lines = records(tmp_path / 'run')
     assert len(lines) == 12 and all(line['latency'] == table.of(line['arch']) <= limit for line in lines)
     recorded = header['settings']['limits']
@@ -289,10 +293,10 @@ def test_latency_as_a_limit(search_case: tuple[Path, Path], tmp_path: Path) -> N
         tmp_path / 'latency.json'
     )
     with pytest.raises(ValueError, match='belongs to another search; settings: recorded'):
-        search(search_case, tmp_path / 'run', **changes)
+        run('run')
     measure_table(SuperNet('pinas_patch'), 'x', checks=0, min_seconds=1e-4).save(tmp_path / 'latency.json')
     with pytest.raises(ValueError, match="is of the space 'pinas_patch', the search of 'small'"):
-        search(search_case, tmp_path / 'other', **changes)
+        run('other')
 
 
 def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None:
