@@ -234,7 +234,7 @@ def test_tree_height_follows_the_number_of_evaluations() -> None:
             return np.ones(len(codes), dtype=bool)
 
     for samples, levels in ((400, 1), (408, 2), (800, 2), (1600, 3), (3200, 4), (3208, 5)):
-        tree = PartitionTree(PINAS, settings=TreeSettings(folds=0))
+        tree = PartitionTree(PINAS, settings=TreeSettings())
         tree._classifier = Constant
         rng = np.random.default_rng(0)
         archs = list(dict.fromkeys(tuple(a) for a in tree.uniform(rng, samples).tolist()))

@@ -1,6 +1,5 @@
 # The search that found pinas_nano_a, without limits.
 _base_ = '../quickstart/pinas-nano-tree_128_fmnist.py'
 
-searcher = dict(folds=0)  # the tree had no quality gate then
 calibration = dict(view=dict(source=dict(limit=50000)))
 evaluation = dict(view=dict(source=dict(limit=2000)))

@@ -29,7 +29,8 @@ class TreeSettings:
         estimators: Boosting rounds of a node's classifier, at least 1.
         depth: Depth of its trees, at least 1.
         folds: The quality gate: a node is split only if its classifier, fitted without each of this many parts of the
-            node's evaluations, is right about more of them than by chance; at least 2, or 0 for no gate.
+            node's evaluations, is right about more of them than by chance; at least 2, or 0 for no gate. With few
+            evaluations a useful classifier often fails it (docs/methods.md).
     """
 
     initial: int = 80
@@ -39,7 +40,7 @@ class TreeSettings:
     min_samples: int = 16
     estimators: int = 50
     depth: int = 3
-    folds: int = 5
+    folds: int = 0
 
     def __post_init__(self) -> None:
         check_least(self, initial=1, ucb=0, max_draws=1, min_samples=4, estimators=1, depth=1, folds=0)
