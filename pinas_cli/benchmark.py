@@ -137,7 +137,7 @@ def run_racing(args: argparse.Namespace, names: list[str]) -> int:
     import torch
 
     from pinas_zoo.files import write_text
-    from pinas_zoo.speed.racing import CASES, measure
+    from pinas_zoo.speed.racing import CASES, markdown, measure
 
     if unknown := sorted(set(names) - set(CASES)):
         raise UsageError(f'--only got {unknown}, allowed: {", ".join(CASES)}')
@@ -146,12 +146,7 @@ def run_racing(args: argparse.Namespace, names: list[str]) -> int:
     results = measure(out, args.quick, names, args.seed)
     values = {'environment': describe_environment(args.threads), 'quick': args.quick, 'seed': args.seed}
     write_text(out / 'racing.json', json.dumps(values | {'cases': results}, indent=1) + '\n')
-    for name, case in results.items():
-        images, rates = case['images_per_path'], case['paths_per_hour']
-        print(
-            f'{name}: {images["full"]:.0f} and {images["race"]:.0f} images per path, {rates["full"]:.0f} and '
-            f'{rates["race"]:.0f} paths per hour ({case["speedup"]:.1f} times as many), tau {case["tau"]:.3f}'
-        )
+    print(markdown(results))
     print(f'written: {out / "racing.json"}')
     return 0
 

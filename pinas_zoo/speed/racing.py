@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -40,7 +40,7 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['CASES', 'Case', 'measure']
+__all__ = ['CASES', 'Case', 'markdown', 'measure']
 
 #: Images per calibration batch, as released, and batches of the full procedure.
 BATCH, FULL_BATCHES = 128, 49
@@ -243,3 +243,21 @@ def _race(case: Case, archs: list[Arch]) -> tuple[list[PathScore], float]:
         scores += race(archs[len(scores) : end], None if rival is None else rival[0])
         told = [(score.arch, -score.loss, score.images) for score in scores]
     return scores, time.perf_counter() - begin
+
+
+def markdown(cases: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of docs/benchmark.md."""
+    names = ('supernet', 'images per path', 'paths per hour', 'ratio', 'tau', "rank of the race's best")
+    lines = [f'| {" | ".join(names)} |', f'|{"---|" * len(names)}']
+    for name, case in cases.items():
+        images, rates = case['images_per_path'], case['paths_per_hour']
+        cells = (
+            f'{name}, {case["paths"]} paths',
+            f'{images["full"]:,.0f} / {images["race"]:,.0f}',
+            f'{rates["full"]:,.0f} / {rates["race"]:,.0f}',
+            f'**{case["speedup"]:.1f}**',
+            f'**{case["tau"]:.3f}**',
+            f'{case["best_of_the_race"]["rank"]}',
+        )
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
