@@ -9,9 +9,10 @@ import timm
 import torch
 from test_supernet import randomised
 
-from pinas_zoo.models.blocks import Bottleneck, MixedBottleneck
+from pinas_zoo.models.blocks import Bottleneck
 from pinas_zoo.models.cost import CostTable, count
 from pinas_zoo.models.export import export_onnx, export_program, fold_batch_norms, run_onnx
+from pinas_zoo.models.mixed import MixedBottleneck
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.derive import derive, save_backbone

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,11 +18,11 @@ from pinas_zoo.models.blocks import (
     Bottleneck,
     Skeleton,
     Skip,
-    add_branches,
     init_weights,
     make_candidate,
     make_shortcut,
 )
+from pinas_zoo.models.mixed import add_branches
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.typed import ModuleList
 from pinas_zoo.space import PINAS, Arch, SearchSpace, get_space, kept
@@ -78,7 +79,7 @@ class Position(nn.Module):
         blocks = [self.candidates[one] for one in choice]
         places = [place for place, block in enumerate(blocks) if not isinstance(block, Skip)]
         branches = [block.branch(x) for block in blocks if not isinstance(block, Skip)]
-        return add_branches(x if identity is None else identity, branches, factors[places])
+        return F.relu(add_branches(x if identity is None else identity, branches, factors[places]))
 
 
 class Path:
