@@ -7,6 +7,7 @@
     pinas prepare fashion-mnist
     pinas prepare voc --root data/cells
     pinas prepare camvid
+    pinas prepare shards 'train-{0000..1023}.tar' --root /archive
 
 coco, ade20k and cityscapes check a tree, link data from elsewhere and make a mini set; cityscapes also makes the train
 ids. scenes composes detection and segmentation sets from real pixels. fashion-mnist finds or downloads the four files
@@ -222,6 +223,32 @@ def run_camvid(args: argparse.Namespace) -> None:
     print(json.dumps({'root': args.root, 'counts': counts}))
 
 
+def run_shards(args: argparse.Namespace) -> None:
+    """Indexes tar shards."""
+    from pinas_zoo.data import open_source
+
+    start = time.monotonic()
+    spec = {'kind': 'shards', 'shards': args.shards, 'root': args.root, 'broken_limit': args.broken_limit}
+    source = open_source(spec | ({'image': args.image} if args.image else {}) | {'label': args.label})
+    for note in source.look():
+        print(note)
+    facts = {**source.description, 'classes': len(source.classes)}
+    print(f'{facts["shards"]} shards with {len(source):,} images, indexed in {time.monotonic() - start:.1f} s')
+    print(json.dumps(facts))
+
+
+def _add_shards_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser('shards', help='index tar shards (WebDataset) before a run, and check them')
+    parser.add_argument('shards', nargs='+', help="paths or patterns such as 'train-{0000..1023}.tar'")
+    parser.add_argument('--root', default='.', help='folder that they are relative to (default: the current one)')
+    parser.add_argument('--image', help="extension of a sample's picture (default: the first that is a picture)")
+    parser.add_argument('--label', default='cls', help="extension of a sample's label (default: %(default)s)")
+    parser.add_argument(
+        '--broken-limit', type=float, default=0.01, help='tolerated share of broken samples (default: %(default)s)'
+    )
+    parser.set_defaults(run_part=run_shards, prog=parser.prog)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands of `pinas prepare`."""
     commands = parser.add_subparsers(dest='part', required=True, metavar='WHAT')
@@ -230,6 +257,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_scenes_parser(commands)
     _add_fashion_mnist_parser(commands)
     _add_import_parsers(commands)
+    _add_shards_parser(commands)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pinas_cli.options import UsageError
 
 if TYPE_CHECKING:
-    from pinas_zoo.ranking.contestants import SupernetRecipe
+    from pinas_zoo.ranking.recipe import SupernetRecipe
     from pinas_zoo.search.log import SearchRecord
 
 TRUTH = Path('benchmarks', 'rank', 'truth.jsonl')
@@ -103,7 +103,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def recipe_of(args: argparse.Namespace) -> SupernetRecipe:
     """The recipe that --set defines."""
-    from pinas_zoo.ranking.contestants import SupernetRecipe
+    from pinas_zoo.ranking.recipe import SupernetRecipe
 
     return SupernetRecipe().changed(dict(pair.split('=', 1) for pair in args.set))
 

@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from pinas_zoo.methods import LinearHead
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe, build_method
+from pinas_zoo.ranking.contestants import CONTESTANTS, build_method
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.train import optimise, to_device
 from pinas_zoo.search.evaluate import PrefixTree

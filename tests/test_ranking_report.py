@@ -14,10 +14,12 @@ from scipy.stats import kendalltau
 
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.cost import CostTable
-from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL, SupernetRecipe
+from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL
 from pinas_zoo.ranking.publish import fill_page, write_report
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.report import VIEWS, compute, curves, of_recipe, trials
 from pinas_zoo.ranking.standalone import Recipe
+from pinas_zoo.ranking.study import Job, is_result_of
 from pinas_zoo.ranking.tables import markdown
 from pinas_zoo.ranking.task import PairTask
 from pinas_zoo.ranking.truth import Study, Truth, draw_paths, extend, read_truth
@@ -115,6 +117,23 @@ def test_reporting_does_not_look_at_the_tuning_half(files: Any) -> None:
         for path in truth.half('tuning'):
             row['scores'][SPACE.format(path.arch)] = [0.0, 99.0]
     assert compute(truth, spoiled, RECIPE) == compute(truth, rows, RECIPE)
+
+
+def test_lines_of_other_constants_do_not_count(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without constants counts as long as its contestant's are those of its time, a line with some by them."""
+    truth, rows, _ = files
+    assert 'constants' not in rows[0] and set(of_recipe(rows, truth, RECIPE.id)) == {'pinas', 'spos'}
+    archs = tuple(row.arch for row in truth.rows)
+    job = Job('spos', 0, SPACE, STUDY.task, RECIPE, archs)
+    row = next(row for row in rows if row['contestant'] == 'spos')
+    assert is_result_of(job, row) and is_result_of(job, row | {'constants': CONTESTANTS['spos'].constants})
+    assert not is_result_of(job, row | {'constants': 'other'})
+    for change in (dict(lr_factor=2.0), dict(switches={'x': 1}), dict(scaled=lambda units: {'steps': units})):
+        monkeypatch.setitem(CONTESTANTS, 'spos', dataclasses.replace(CONTESTANTS['spos'], **change))
+        assert not is_result_of(job, row) and set(of_recipe(rows, truth, RECIPE.id)) == {'pinas'}
+        now = [line | {'constants': CONTESTANTS[line['contestant']].constants} for line in rows]
+        assert set(of_recipe(now, truth, RECIPE.id)) == {'pinas', 'spos'}
+        monkeypatch.undo()
 
 
 def test_contestants_and_differences(files: Any) -> None:
@@ -283,7 +302,9 @@ def test_the_published_report_is_that_of_the_committed_files() -> None:
     lines = of_recipe(read_lines(root / 'benchmarks/rank/scores.jsonl'), truth, SupernetRecipe().id)
     assert len(truth.rows) >= 192 and report['recipe'] == SupernetRecipe().id and report['half'] == 'reporting'
     assert {'pinas', 'spos', 'fairnas', 'fpnas', 'sparse', 'entrannas', 'attentivenas', 'bnnas_tenth'} <= set(lines)
-    assert [[row['seed'] for row in rows] for rows in lines.values()] == [[0, 1, 2]] * len(lines)
+    assert all([row['seed'] for row in rows] == list(range(len(rows))) for rows in lines.values())
+    assert all(report['runs'][name]['seeds'] == [row['seed'] for row in rows] for name, rows in lines.items())
+    assert min(map(len, lines.values())) >= 3
     paths, page = truth.half('reporting'), (root / 'docs/ranking.md').read_text()
     true = [sum(path.top1) / 2 for path in paths]
     for view, index, sign in (('accuracy', 0, 1), ('loss_to_accuracy', 1, -1)):

@@ -20,10 +20,10 @@ from pinas_zoo.ranking import study
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
     GROUPS,
-    SupernetRecipe,
     build_method,
     training_units,
 )
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.study import Job, is_result_of, missing_jobs, train_contestant
 from pinas_zoo.ranking.task import PairTask, compose, normalise
 from pinas_zoo.ranking.train import (

@@ -15,6 +15,7 @@ from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
 from pinas_zoo.data.image_list import ListSource
 from pinas_zoo.data.images import BrokenImageError, FileSource, FolderSource, find_images, read_picture
+from pinas_zoo.data.shards import LostShardError, ShardSource
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
     DIGITS_MEAN,
@@ -72,6 +73,8 @@ __all__ = [
     'HalvedView',
     'ImageReader',
     'ListSource',
+    'LostShardError',
+    'ShardSource',
     'Source',
     'SubsetSource',
     'SupervisedView',

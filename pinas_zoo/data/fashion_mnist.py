@@ -102,16 +102,16 @@ class Located:
     problems: tuple[str, ...] = ()
 
 
-def cache_folder() -> Path:
-    """Where downloaded files are kept; the folder need not exist.
+def cache_folder(name: str = 'fashion-mnist') -> Path:
+    """Where downloaded files, or others of that name, are kept; the folder need not exist.
 
     Raises:
         OSError: There is no home folder, and $PINAS_CACHE_DIR is not set.
     """
     if folder := os.environ.get('PINAS_CACHE_DIR'):
-        return Path(folder).expanduser() / 'fashion-mnist'
+        return Path(folder).expanduser() / name
     try:
-        return Path.home() / '.cache' / 'pinas_zoo' / 'fashion-mnist'
+        return Path.home() / '.cache' / 'pinas_zoo' / name
     except RuntimeError as error:
         raise OSError('there is no home folder; set $PINAS_CACHE_DIR') from error
 

@@ -10,10 +10,11 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -66,13 +67,16 @@ def suffixes() -> frozenset[str]:
 # ---- one picture -----------------------------------------------------------------------------------------------------
 
 
-def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[np.ndarray, float]:
+def read_picture(
+    path: str | Path | IO[bytes], reduction: Reduction | None = None, name: Callable[[], str] | None = None
+) -> tuple[np.ndarray, float]:
     """Decode one picture, upright.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, or the file, open.
         reduction: Called with the upright picture's height and width; returns the factor by which it may be smaller.
             JPEG files decode at 1/2, 1/4 or 1/8. None reads the full size.
+        name: Returns the picture's name for messages; None uses the path.
 
     Returns:
         RGB, and the factor by which it is smaller; 1 for the full size.
@@ -97,9 +101,11 @@ def read_picture(path: str | Path, reduction: Reduction | None = None) -> tuple[
             factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.width)
             return np.array(pixels if turn is None else pixels.transpose(turn)), factor
     except _DAMAGED as error:
-        raise BrokenImageError(f'cannot read image {str(path)!r}: {error or type(error).__name__}') from error
+        what = str(name() if name else path)
+        raise BrokenImageError(f'cannot read image {what!r}: {error or type(error).__name__}') from error
     except Image.DecompressionBombError as error:
-        raise BrokenImageError(f'image {str(path)!r} is implausibly large: {error}') from error
+        what = str(name() if name else path)
+        raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
 
 
 def limit_pictures(megapixels: int) -> None:

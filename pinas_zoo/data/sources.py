@@ -95,6 +95,16 @@ class Source:
         """
         return list(self.notes)
 
+    def epoch_order(self, seed: int, epoch: int, world_size: int) -> Any:
+        """The order in which an epoch is best read: a map from positions to indices; None for any order.
+
+        Args:
+            seed: Of the run.
+            epoch: Number of the epoch.
+            world_size: Number of ranks; position p is read by rank (p + const) % world_size.
+        """
+        return None
+
     def shrink(self, count: int) -> int:
         """A count or index of the requested set, converted to the set that is used instead; here unchanged."""
         return count
@@ -137,7 +147,8 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
             f'source {kind!r} has no setting {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}'
         )
     optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
-    optional |= {'root'} if kind in ('fashion-mnist', 'pairs') else set()
+    optional |= {'image', 'label', 'window', 'broken_limit'}  # of shards
+    optional |= {'root'} if kind in ('fashion-mnist', 'pairs', 'shards') else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
     source = _open(cls, {k: spec[k] for k in keys if k in spec})

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import cast
 
 import torch
 import torch.fx
 from timm.layers import DropPath, create_act_layer, get_act_layer, get_norm_layer
 from torch import Tensor, nn
 
-from pinas_zoo.models.mixed import MixedBottleneck
 from pinas_zoo.space import Candidate, SearchSpace
 
 __all__ = [
+    'DEFAULT_LAYERS',
     'Bottleneck',
     'Layers',
     'Skeleton',
     'Skip',
     'SplitAttention',
     'init_weights',
-    'make_block',
     'make_candidate',
     'make_shortcut',
 ]
@@ -254,38 +251,6 @@ def make_shortcut(
     )
 
 
-def make_block(
-    space: SearchSpace,
-    position: int,
-    choice: int | tuple[int, ...],
-    *,
-    shortcut: nn.Module | None = None,
-    stride: int | None = None,
-    dilation: int = 1,
-    drop_path: float = 0.0,
-    layers: Layers = DEFAULT_LAYERS,
-) -> Bottleneck | Skip | MixedBottleneck:
-    """Builds a candidate at one position, or the mixture of several.
-
-    Args:
-        space: The space.
-        position: Position from 0.
-        choice: Candidate index, one of ``space.choices(position)``; several give the mixture of a mixed path.
-        shortcut: Shortcut that the block owns; the supernet shares one per position and passes none.
-        stride: Stride, where a dilated network changes that of the space.
-        dilation: Dilation of the 3x3.
-        drop_path: Probability of dropping the branch.
-        layers: Activation and normalisation.
-    """
-    make = partial(
-        make_candidate, space, position, stride=stride, dilation=dilation, drop_path=drop_path, layers=layers
-    )
-    if isinstance(choice, tuple):
-        blocks = {c: cast(Bottleneck, make(c)) for c in choice}  # a skip is never mixed
-        return MixedBottleneck(blocks, shortcut, layers.activation())
-    return make(choice, shortcut=shortcut)
-
-
 def make_candidate(
     space: SearchSpace,
     position: int,
@@ -297,7 +262,7 @@ def make_candidate(
     drop_path: float = 0.0,
     layers: Layers = DEFAULT_LAYERS,
 ) -> Bottleneck | Skip:
-    """Builds one candidate at one position; the arguments are those of `make_block`."""
+    """Builds one candidate at one position; the arguments are those of `pinas_zoo.models.mixed.make_block`."""
     candidate = space.candidates[choice]
     if candidate.skip:
         return Skip()

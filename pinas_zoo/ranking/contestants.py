@@ -1,40 +1,35 @@
 """The compared methods (contestants), their recipes and their costs.
 
-Cost is counted in path units: forward and backward of one path on one batch are one unit, a forward pass alone is a
-third. Every contestant has the same budget unless its label says otherwise; the linear stage of the unsupervised ones
-is part of it. BN re-estimation and scoring are the same for all and not counted.
+Every contestant has the same budget in path units (`recipe`) unless its label says otherwise; the linear stage of the
+unsupervised ones is part of it. BN re-estimation and scoring are the same for all and not counted.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from pinas_zoo.methods import METHODS, AdamProximal, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.ranking.recipe import FORWARD, SupernetRecipe, short_hash
 
 __all__ = [
     'CONTESTANTS',
-    'FORWARD',
     'GROUPS',
     'GROUP_WORDS',
     'TRIVIAL',
     'Contestant',
-    'SupernetRecipe',
     'build_method',
+    'constants_of',
     'linear_units',
     'training_units',
 ]
 
-#: Path units of a forward pass without a backward pass.
-FORWARD = 1 / 3
 #: Scores that need no training.
 TRIVIAL = ('random', 'macs', 'params')
 
@@ -69,6 +64,23 @@ class Contestant:
     def supervised(self) -> bool:
         """Whether it trains with labels, and so has a head without a linear stage."""
         return self.method != 'PiNAS'
+
+    @property
+    def constants(self) -> str:
+        """Short hash of everything that a training depends on here; lines of other constants are other contestants."""
+        lengths = (1000.0, 6000.0)  # trainings for which what grows with the length is compared
+        values: dict[str, Any] = {'method': self.method, 'switches': dict(self.switches), 'share': self.share}
+        values |= {'lr_factor': self.lr_factor, 'clip_value': self.clip_value}
+        values['scaled'] = [dict(self.scaled(units)) for units in lengths]
+        if self.arch_optimiser is not None:
+            built = [self.arch_optimiser([nn.Parameter(torch.zeros(1, 1))], units) for units in lengths]
+            values['arch_optimiser'] = [[type(one).__name__, _plain(one.defaults)] for one in built]
+        return short_hash(values)
+
+
+def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an optimiser that some value was given."""
+    return {name: value for name, value in defaults.items() if value is not None and value is not False}
 
 
 def _adam(lr: float) -> Callable[[list[Any], float], torch.optim.Optimizer]:
@@ -138,95 +150,28 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 
 
-@dataclass(frozen=True)
-class SupernetRecipe:
-    """What a run depends on besides contestant, seed and task. Pi-NAS and its variants share the contrast settings.
+#: The constants of lines that were written before lines recorded them: those of `CONTESTANTS` at that time.
+UNRECORDED: dict[str, str] = {
+    'pinas': '61d93db5d7',
+    'no_cross_path': 'ae801ff393',
+    'no_teacher': '81c465efcf',
+    'no_negatives': 'bce0c98a52',
+    'moco': '21165a77b6',
+    'spos': '7c4459d86a',
+    'fairnas': '151d1467ee',
+    'bnnas': 'a9c0c474ce',
+    'bnnas_tenth': '3c4f213d74',
+    'bnnas_p_tenth': '0e1a5b1b90',
+    'attentivenas': '28bc7aefc1',
+    'fpnas': 'e344104461',
+    'sparse': 'b161a572c3',
+    'entrannas': '8c97268387',
+}
 
-    A contestant's constants are code: if you change them, delete the contestant's lines in scores.jsonl.
 
-    Args:
-        units: Budget in path units.
-        batch: Images per step, in every stage.
-        warmup: Steps in which the learning rate rises to its full value.
-        zero_init_last: Blocks of the supernet start as their shortcut.
-        bfloat16: Train under autocast to bfloat16.
-        contrast_lr: Learning rate of the contrast, which decays to 0 as a cosine.
-        contrast_decay: Its weight decay.
-        dim: Embedding dimensions.
-        queue_length: Negative keys.
-        teacher_momentum: m of the mean teacher.
-        temperature: T of the logits.
-        crop_area: Smallest share of the image's area in a view.
-        jitter: Largest change of brightness and contrast in a view.
-        blur: Probability of a blurred view.
-        flip: Probability of a mirrored view.
-        supervised_lr: Learning rate of the supervised methods, which decays to 0 linearly, times
-            `Contestant.lr_factor`.
-        supervised_decay: Their weight decay; none on BN and biases.
-        label_smoothing: Label smoothing of the supervised methods.
-        linear_steps: Steps of the linear stage, one path each.
-        linear_lr: Its learning rate, a tenth of it after 60 % and a hundredth after 80 % of the steps.
-        calibration_batches: Batches of training images for BN re-estimation.
-        held_out: Held-out images that score a path.
-        probes: Points at which the shifts are measured.
-        checkpoints: Points during the training at which paths are scored.
-        checkpoint_linear_steps: Steps of the linear stage there, outside the budget.
-        checkpoint_paths: Paths of the tuning half that are scored there.
-    """
-
-    units: float = 6000
-    batch: int = 32
-    warmup: int = 20
-    zero_init_last: bool = True
-    bfloat16: bool = False
-    contrast_lr: float = 0.05
-    contrast_decay: float = 1e-4
-    dim: int = 64
-    queue_length: int = 512
-    teacher_momentum: float = 0.99
-    temperature: float = 0.2
-    crop_area: float = 0.8
-    jitter: float = 0.4
-    blur: float = 0.0
-    flip: float = 0.5
-    supervised_lr: float = 0.1
-    supervised_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    linear_steps: int = 1500
-    linear_lr: float = 0.3
-    calibration_batches: int = 32
-    held_out: int = 4000
-    probes: int = 8
-    checkpoints: int = 2
-    checkpoint_linear_steps: int = 300
-    checkpoint_paths: int = 32
-
-    def __post_init__(self) -> None:
-        counts = ('batch', 'dim', 'queue_length', 'calibration_batches', 'held_out')
-        if bad := {name: getattr(self, name) for name in counts if getattr(self, name) < 1}:
-            raise ValueError(f'counts of a recipe must be at least 1, got {bad}')
-        if self.linear_steps * FORWARD >= self.units:
-            raise ValueError(f'{self.linear_steps} linear steps use up all of the {self.units} path units')
-
-    @property
-    def id(self) -> str:
-        """Short hash of the values, which identifies the results of a recipe."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-    def changed(self, values: Mapping[str, str]) -> SupernetRecipe:
-        """A recipe with some fields set from text, as the command line gives them.
-
-        Raises:
-            ValueError: A field is unknown, or a value does not fit its type.
-        """
-        kinds: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(self)}
-        if unknown := set(values) - set(kinds):
-            raise ValueError(f'a recipe has no field {sorted(unknown)}, allowed: {sorted(kinds)}')
-        parsed: dict[str, Any] = {}
-        for name, text in values.items():
-            parsed[name] = json.loads(text.lower()) if kinds[name] is bool else kinds[name](text)
-        return dataclasses.replace(self, **parsed)
+def constants_of(row: Mapping[str, Any]) -> str | None:
+    """The hash of the constants that a line of scores.jsonl was trained with; None if nothing is known of them."""
+    return row.get('constants', UNRECORDED.get(row['contestant']))
 
 
 #: The groups that share a picture, by the suffix of the picture's name, with the words of its caption.

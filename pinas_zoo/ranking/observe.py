@@ -11,7 +11,7 @@ import numpy as np
 from pinas_zoo.methods import Method
 from pinas_zoo.methods.mixture import MixtureMethod
 from pinas_zoo.methods.pinas import PiNAS
-from pinas_zoo.ranking.contestants import SupernetRecipe
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.shifts import UpdateWatch, feature_shift
 from pinas_zoo.ranking.task import PairTask, compose, normalise
 from pinas_zoo.ranking.train import device_of, score_method, supernet_of

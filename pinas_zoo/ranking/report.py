@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.ranking.contestants import CONTESTANTS, SupernetRecipe
+from pinas_zoo.ranking.contestants import CONTESTANTS, constants_of
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.statistics import (
     agreement,
     attainable_tau,
@@ -79,11 +80,15 @@ SIGN = (
 def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[Row]]:
     """The lines of one recipe and of the truth's images and space, by contestant, with seeds in order.
 
-    If a supernet was scored twice, the later line counts.
+    Lines of a contestant whose constants have changed since are left out. If a supernet was scored twice, the later
+    line counts.
     """
     header = truth.header
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
+        known = CONTESTANTS.get(row['contestant'])
+        if known is None or constants_of(row) != known.constants:
+            continue
         if row['recipe'] == recipe and all(row[key] == header[key] for key in ('task', 'space', 'data')):
             found.setdefault(row['contestant'], {})[row['seed']] = row
     return {name: [seeds[s] for s in sorted(seeds)] for name in CONTESTANTS if (seeds := found.get(name))}

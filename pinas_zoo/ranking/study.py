@@ -27,12 +27,13 @@ from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.ranking.contestants import (
     CONTESTANTS,
     Contestant,
-    SupernetRecipe,
     build_method,
+    constants_of,
     linear_units,
     training_units,
 )
 from pinas_zoo.ranking.observe import Observer
+from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.task import PairTask, compose
 from pinas_zoo.ranking.train import (
     cosine,
@@ -82,6 +83,7 @@ class Job:
 def is_result_of(job: Job, row: dict[str, Any]) -> bool:
     """Whether a line of scores.jsonl is the result of this job."""
     same = (row['contestant'], row['seed'], row['recipe']) == (job.contestant, job.seed, job.recipe.id)
+    same = same and constants_of(row) == CONTESTANTS[job.contestant].constants
     same = same and SearchSpace.from_dict(row['space']) == job.space and row['task'] == asdict(job.task)
     return same and {job.space.format(arch) for arch in job.archs} <= set(row['scores'])
 
@@ -183,6 +185,7 @@ def _conditions(job: Job, device: str) -> dict[str, Any]:
     return {
         'contestant': job.contestant,
         'seed': job.seed,
+        'constants': CONTESTANTS[job.contestant].constants,
         'recipe': job.recipe.id,
         'settings': asdict(job.recipe),
         'space': job.space.to_dict(),

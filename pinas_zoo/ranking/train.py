@@ -20,7 +20,7 @@ from pinas_zoo.data import ViewRecipe, augment_batch
 from pinas_zoo.methods import LinearHead, Method, SparseSupernet, SupervisedMethod
 from pinas_zoo.methods.alternating import HELD_OUT
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
-from pinas_zoo.ranking.contestants import FORWARD, SupernetRecipe
+from pinas_zoo.ranking.recipe import FORWARD, SupernetRecipe
 from pinas_zoo.ranking.task import MEAN, STD, PairSet, PairTask, augment, compose, index_batches, normalise, to_patches
 from pinas_zoo.search.evaluate import Evaluator, PathScore
 from pinas_zoo.space import Arch

@@ -71,7 +71,7 @@ def pin_classes(cfg: Config, known: Sequence[str] | None = None) -> None:
 
 
 def _in_files(source: dict[str, Any]) -> bool:
-    return source['kind'] in ('folder', 'list')
+    return source['kind'] in ('folder', 'list', 'shards')
 
 
 def _names(cfg: Config) -> list[str]:
@@ -88,7 +88,7 @@ def _names(cfg: Config) -> list[str]:
             names = list(open_source(source).classes)
         except (OSError, ValueError):
             return []
-        if source['kind'] == 'list' and names:  # numbers, of which the highest need not occur
+        if source['kind'] in ('list', 'shards') and names:  # numbers, of which the highest need not occur
             names = [str(label) for label in range(max(len(names), *class_counts(cfg).values(), 0))]
         if names:
             return names

@@ -20,6 +20,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from pinas_zoo.data.sources import Source
 from pinas_zoo.mm.engine.batches import read_ahead
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
 from pinas_zoo.mm.engine.checkpoint_hook import flush_outputs
@@ -34,7 +35,8 @@ class StatelessSampler(Sampler[Draw]):
     """Endless (index, draw number) pairs from any start, every `world_size`-th for this rank.
 
     Draw d of the endless sequence is member d % size of the permutation of epoch d // size, which
-    depends only on (seed, epoch).
+    depends only on (seed, epoch). Where the images are in shards, their source gives the permutation
+    (`ShardOrder`), which depends on the number of ranks too.
 
     Args:
         dataset: Anything with a length.
@@ -60,21 +62,27 @@ class StatelessSampler(Sampler[Draw]):
         self.start = 0  # samples of this rank that were drawn before
 
     def __iter__(self) -> Iterator[Draw]:
-        size, current, order = len(self.dataset), -1, np.empty(0, int)
+        size, current = len(self.dataset), -1
+        order: Any = None
         for number in itertools.count(self.start):
             draw = number * self.world_size + self.rank
             epoch, position = divmod(draw, size)
             if epoch != current:
-                order, current = self._permutation(epoch, size), epoch
+                order, current = self._order(epoch, size), epoch
             yield (int(order[position]), draw)
 
     def __len__(self) -> int:
         """Samples of one epoch on one rank; the iterator itself has no end."""
         return math.ceil(len(self.dataset) / self.world_size)
 
-    def _permutation(self, epoch: int, size: int) -> np.ndarray:
+    def _order(self, epoch: int, size: int) -> Any:
         if not self.shuffle:
-            return np.arange(size)
+            return range(size)
+        source = getattr(self.dataset, 'source', None)
+        if isinstance(source, Source) and len(source) == size:  # a view may split its source
+            order = source.epoch_order(self.seed, epoch, self.world_size)
+            if order is not None:
+                return order
         return np.random.default_rng([self.seed, epoch]).permutation(size)
 
 

@@ -58,8 +58,8 @@ def _check_batches(cfg: Config, path: str, source: Source, findings: Findings) -
 
 def _wrong_counts(counts: dict[str, int], spec: dict[str, Any], source: Source) -> list[str]:
     shown = len(source.classes)
-    what = {'folder': 'folder', 'list': 'list'}.get(spec['kind'], f'source {spec["kind"]!r}')
-    fewer = spec['kind'] == 'list' and not spec.get('classes')  # its highest labels need not occur
+    what = {'folder': 'folder', 'list': 'list', 'shards': 'set of shards'}.get(spec['kind'], f'source {spec["kind"]!r}')
+    fewer = spec['kind'] in ('list', 'shards') and not spec.get('classes')  # its highest labels need not occur
     hint = '; classes=(...) of its source names them all where some have no image'
     return [
         f'{key} is {count}, the {what} has {shown} classes {few_names(source.classes)}{hint if count > shown else ""}'

@@ -13,7 +13,7 @@ from pinas_zoo.speed.gpu.loaders import loading
 from pinas_zoo.speed.gpu.programs import programs
 from pinas_zoo.speed.gpu.right import amp, graphs, host_syncs, parity
 from pinas_zoo.speed.gpu.session import Part, Session
-from pinas_zoo.speed.gpu.steps import autotune, batches, compiled, step
+from pinas_zoo.speed.gpu.steps import autotune, batches, compiled, profile, step
 
 __all__ = ['PARTS', 'check']
 
@@ -23,6 +23,7 @@ PARTS = (
     Part(graphs, 60),
     Part(host_syncs, 25),
     Part(step, 90),
+    Part(profile, 30),
     Part(programs, 110),
     Part(amp, 30),
     Part(batches, 30),
@@ -32,7 +33,7 @@ PARTS = (
     Part(loading, 40),
     Part(dense, 80),
     Part(autotune, 90),
-    Part(compiled, 120),
+    Part(compiled, 200),
 )
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pinas_zoo.models.blocks import Bottleneck
-from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing
-from pinas_zoo.speed.step import PAPER, QUICK, Sizes, Trainer
+from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.space import get_space
+from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing, kernels
+from pinas_zoo.speed.step import LAYOUTS, PAPER, QUICK, Sizes, Trainer
 
-__all__ = ['autotune', 'batches', 'compiled', 'step']
+__all__ = ['autotune', 'batches', 'compiled', 'profile', 'step']
 
 HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'TF32': None}
 #: Form, precision, layout, graphs; the forms of one trainer are adjacent.
@@ -87,17 +92,9 @@ def _ratios(session: Session, found: dict[str, float]) -> None:
 
 def _kernels(session: Session, trainer: Trainer, form: str) -> float | None:
     """Milliseconds of kernels in one step; None if they cannot be measured."""
-    if not session.cuda:
-        return None
-    try:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            getattr(trainer, form)(0)
-            torch.cuda.synchronize()
-        trainer.clear()
-        events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        return sum(event.time_range.elapsed_us() for event in events) / 1e3 or None
-    except (RuntimeError, AttributeError):
-        return None
+    found = kernels(session, lambda: getattr(trainer, form)(0))
+    trainer.clear()
+    return sum(found.values()) or None
 
 
 def autotune(session: Session) -> None:
@@ -136,20 +133,88 @@ def batches(session: Session) -> None:
 
 
 def compiled(session: Session) -> None:
-    """The blocks of one pair, each compiled, beside the same pair run from graphs."""
+    """Kernels of single blocks, eagerly and compiled; then one pair from graphs, with compiled blocks and without."""
     if not session.cuda:
         raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 256
-    trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, pairs=1)
-    for encoder in filter(None, (trainer.method.student, trainer.method.teacher)):
-        for arch in trainer.paths(0):
-            for module in encoder.backbone.path(arch).children():
-                if isinstance(module, Bottleneck):
-                    module.compile()
+    sizes = _sizes(session)
+    space = get_space(sizes.space)
+    net = SuperNet(space).to(session.device)
+    for stage in range(len(space.depths)):
+        position = sum(space.depths[:stage]) + 1
+        side = sizes.side // (4 * 2**stage)
+        for choice in space.choices(position) if stage == 2 else space.choices(position)[:1]:
+            x = torch.randn(sizes.images, space.in_channels(position), side, side, device=session.device)
+            _compile_block(session, f'stage {stage + 1}, candidate {choice}', net.blocks[position][choice], x)
+    del net
+    session.free()
+    found = {}
+    for how in ('as it is', 'compiled'):
+        trainer = Trainer(sizes, 'contiguous', 0, session.device, torch.bfloat16, graphs=True, pairs=1)
+        if how == 'compiled':
+            for encoder in filter(None, (trainer.method.student, trainer.method.teacher)):
+                for arch in trainer.paths(0):
+                    for module in encoder.backbone.path(arch).modules():
+                        if isinstance(module, Bottleneck):
+                            module.compile()
+        start = time.monotonic()
+        loss = float(trainer.ours(0))
+        seconds = time.monotonic() - start
+        timing = session.time(trainer.ours, rounds=20)
+        found[how] = timing.ms
+        _keep(
+            session, f'one pair, graphs, {how}', timing, sizes.images,
+            first_step_seconds=seconds, loss=loss, log=trainer.lines,
+        )  # fmt: skip
+        del trainer
+        session.free()
+    session.record('as it is / compiled', ratio=found['as it is'] / found['compiled'])
+
+
+def _compile_block(session: Session, name: str, block: torch.nn.Module, x: torch.Tensor) -> None:
+    x = x.relu_().requires_grad_()
+
+    def both() -> torch.Tensor:
+        with torch.autocast(session.device.type, torch.bfloat16, cache_enabled=False):
+            out: torch.Tensor = block(x)
+        out.backward(torch.ones_like(out))
+        return out.detach()
+
+    both()
+    eager, out = sum(kernels(session, both).values()), both()
+    block.compile()
     start = time.monotonic()
-    trainer.ours(0)
-    session.synchronise()
+    both()
     seconds = time.monotonic() - start
-    _keep(session, 'one pair', session.time(trainer.ours, rounds=10), PAPER.images, first_step_seconds=seconds)
+    fused, other = sum(kernels(session, both).values()), both()
+    apart = float((other.float() - out.float()).norm() / out.float().norm())
+    session.record(name, eager_ms=eager, compiled_ms=fused, first_call_seconds=seconds, apart=apart)
+
+
+def profile(session: Session) -> None:
+    """Where a step's time goes: kernels on the device by name, functions on the host."""
+    for layout in LAYOUTS if session.cuda else ('contiguous',):
+        _profile(session, layout)
+        session.free()
+
+
+def _profile(session: Session, layout: str) -> None:
+    trainer = Trainer(_sizes(session), layout, 0, session.device, torch.bfloat16, graphs=session.cuda, pairs=1)
+    for _ in range(3):
+        trainer.ours(0)
+    found = kernels(session, lambda: trainer.ours(0))
+    total = sum(found.values())
+    for name, ms in sorted(found.items(), key=lambda item: -item[1])[:16]:
+        session.record(f'{layout}, {name[:110]}', ms=ms, share=ms / total)
+    session.synchronise()
+    host = cProfile.Profile()
+    host.enable()
+    trainer.ours(0)
+    host.disable()
+    session.synchronise()
+    rows = pstats.Stats(host).get_stats_profile().func_profiles.items()
+    for name, row in sorted(rows, key=lambda item: -item[1].tottime)[:16]:
+        place = f'{Path(row.file_name).name}:{row.line_number} {name}'
+        session.record(f'{layout}, host, {place}', own_ms=1e3 * row.tottime, ms=1e3 * row.cumtime, calls=row.ncalls)
