@@ -4,7 +4,8 @@
     python tools/dev/timm_tests.py timm-1.0.31/tests [pytest's options]
 
 timm's wheel has no tests, so its source distribution is needed, of the installed version. `list_models` is replaced, so
-that the tests run over our names instead of timm's. Tests of names that timm lists by hand are left out. Two of `pinas_a.in1k` download the authors' weights and fail without them.
+that the tests run over our names instead of timm's. Tests of names that timm lists by hand are left out. Two of
+`pinas_a.in1k` download the authors' weights and fail without them.
 """
 
 import sys
