@@ -34,7 +34,7 @@ from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.export.network import DenseExport, Difference, dense_export, difference
-from pinas_zoo.mm.inference.predictors import Dense, build_network
+from pinas_zoo.mm.inference.networks import Dense, build_network
 from pinas_zoo.models.description import timm_preprocessing
 from pinas_zoo.models.export import export_onnx, import_onnxruntime
 from pinas_zoo.models.int8 import quantise_onnx

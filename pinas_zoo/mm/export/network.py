@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from pinas_zoo.mm.export.detectors import detector
 from pinas_zoo.mm.export.segmentors import Segmentor
-from pinas_zoo.mm.inference.predictors import Dense, open_config, open_dense
+from pinas_zoo.mm.inference.networks import Dense, open_config, open_dense
 from pinas_zoo.models.description import Preprocessing, describe
 from pinas_zoo.models.export import compare, export_onnx, export_program, run_onnx, save_program
 from pinas_zoo.registry import type_name
