@@ -77,6 +77,29 @@ def test_a_program_takes_even_and_odd_sizes():
         assert torch.allclose(program(x), net(x), atol=1e-6)
 
 
+@mm
+def test_suppression_of_any_number_of_boxes():
+    from torchvision.ops import batched_nms
+
+    from pinas_zoo.mm.export.boxes import suppress
+
+    class Suppress(nn.Module):
+        def forward(self, x):
+            x = x[x[:, 4] > 0.5]
+            return suppress(x[:, :4], x[:, 4], x[:, 5].long(), 0.5, 5)
+
+    rows = torch.rand(30, 6, generator=torch.Generator().manual_seed(0))
+    rows[:, 2:4] += rows[:, :2] + 0.5
+    rows[:, 5] = torch.arange(30) % 2
+    program = torch.export.export(Suppress(), (rows,), strict=False).module()
+    for scores in (rows[:, 4], rows[:, 4] * 0, torch.eye(30)[3]):
+        x = torch.cat((rows[:, :4], scores[:, None], rows[:, 5:]), dim=1)
+        kept = x[x[:, 4] > 0.5]
+        expected = batched_nms(kept[:, :4], kept[:, 4], kept[:, 5].long(), 0.5)[:5]
+        assert torch.equal(program(x), expected)
+    assert len(expected) == 1
+
+
 class TestPreprocessing:
     @pytest.mark.parametrize('size', [(640, 427), (100, 1000), (333, 500)])
     @mm
