@@ -24,7 +24,7 @@ def prepare(picture: Image.Image, mean: Any, std: Any, channels: str, interpolat
         picture = picture.resize((width, height), Image.Resampling[interpolation.upper()])
     down, right = size.get('crop') or (height, width)
     top, left = round((height - down) / 2), round((width - right) / 2)
-    pixels = np.float32(picture)[top : top + down, left : left + right, :: 1 if channels == 'RGB' else -1]
+    pixels = np.asarray(picture, np.float32)[top : top + down, left : left + right, :: 1 if channels == 'RGB' else -1]
     return ((pixels - np.float32(mean)) / np.float32(std)).transpose(2, 0, 1)[None]
 
 
