@@ -25,7 +25,7 @@ def prepare(picture: Image.Image, mean: Any, std: Any, channels: str, interpolat
     down, right = size.get('crop') or (height, width)
     top, left = round((height - down) / 2), round((width - right) / 2)
     pixels = np.asarray(picture, np.float32)[top : top + down, left : left + right, :: 1 if channels == 'RGB' else -1]
-    return ((pixels - np.float32(mean)) / np.float32(std)).transpose(2, 0, 1)[None]
+    return ((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).transpose(2, 0, 1)[None]
 
 
 def predict(path: str, image: str) -> list[dict[str, Any]]:

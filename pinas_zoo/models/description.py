@@ -49,7 +49,7 @@ class Preprocessing:
             top, left = round((height - self.crop[0]) / 2), round((width - self.crop[1]) / 2)
             picture = picture.crop((left, top, left + self.crop[1], top + self.crop[0]))
         pixels = np.asarray(picture, np.float32)[..., :: 1 if self.channels == 'RGB' else -1]
-        values = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        values = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
     def target(self, width: int, height: int) -> tuple[int, int]:

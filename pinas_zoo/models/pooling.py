@@ -75,7 +75,8 @@ def with_dynamic_pooling(module: nn.Module, ceil: bool = True) -> nn.Module:
                     raise ValueError(f'{name}: only square adaptive pools can be exported, got {child.output_size}')
                 setattr(parent, name, BinPool(child.output_size))
             elif ceil and isinstance(child, nn.AvgPool2d) and child.ceil_mode and child.stride != 1:
-                if child.kernel_size != child.stride or child.padding != 0 or child.count_include_pad:
+                side = child.kernel_size
+                if not isinstance(side, int) or side != child.stride or child.padding != 0 or child.count_include_pad:
                     raise ValueError(f'{name}: {child} cannot be exported with any size')
-                setattr(parent, name, AveragePool(child.kernel_size))
+                setattr(parent, name, AveragePool(side))
     return module

@@ -186,13 +186,13 @@ class TwoStage(Detector):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         features, limits = self.features(x), image_limits(x)
-        rois, total = self.proposals(features, limits), None
+        rois, stages = self.proposals(features, limits), []
         for index, (head, extractor) in enumerate(zip(self.heads, self.extractors, strict=True)):
             logits, deltas = head(pool_regions(extractor, features, rois))
-            total = logits if total is None else total + logits
+            stages.append(logits)
             if index < len(self.heads) - 1:
                 rois = self.of_class(head, rois, deltas, logits[:, :-1].argmax(dim=1), limits)
-        chances = (total / len(self.heads)).softmax(dim=-1)[:, :-1]
+        chances = (sum(stages[1:], stages[0]) / len(stages)).softmax(dim=-1)[:, :-1]
         settings = self.model.roi_head.test_cfg
         place, label = (chances > settings.score_thr).nonzero().unbind(dim=1)
         boxes = self.of_class(self.heads[-1], rois[place], deltas[place], label, limits)

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou
 
-from pinas_zoo.mm.export.detectors import detector
+from pinas_zoo.mm.export.detectors import OneStage, TwoStage, detector
 from pinas_zoo.mm.export.segmentors import Segmentor
 from pinas_zoo.mm.inference.networks import Dense, open_config, open_dense
 from pinas_zoo.models.description import Preprocessing, describe
@@ -36,7 +36,7 @@ class DenseExport:
     """
 
     model: BaseModel
-    network: nn.Module
+    network: Segmentor | OneStage | TwoStage
     preprocessing: Preprocessing
     metadata: Mapping[str, str]
 
@@ -70,7 +70,7 @@ class DenseExport:
         height, width = x.shape[-2:]
         facts = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
         with torch.no_grad():
-            if not self.detects:
+            if isinstance(self.network, Segmentor):
                 logits = self.model.encode_decode(x, [facts] * len(x))
                 return [logits.argmax(dim=1) if self.network.labels else logits]
             from mmdet.structures import DetDataSample
@@ -109,12 +109,12 @@ def dense_export(cfg: Config, dense: Dense, labels: bool = False) -> DenseExport
     """A loaded detector or segmentor for export; arguments as in `open_export`."""
     preprocessing = preprocessing_of(cfg, dense.steps)
     segments = hasattr(dense.model, 'decode_head')
-    network = Segmentor(dense.model, labels) if segments else detector(dense.model)
+    network: Any = Segmentor(dense.model, labels) if segments else detector(dense.model)
     task = 'segmentation' if segments else 'detection'
     return DenseExport(dense.model, network, preprocessing, describe(task, preprocessing, dense.classes, dense.palette))
 
 
-def preprocessing_of(cfg: Config, steps: Sequence[Mapping[str, Any]]) -> Preprocessing:
+def preprocessing_of(cfg: Config, steps: Sequence[dict[str, Any]]) -> Preprocessing:
     """What a config's test pipeline and data preprocessor do to a picture.
 
     Args:
