@@ -186,7 +186,8 @@ class TwoStage(Detector):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         features, limits = self.features(x), image_limits(x)
-        rois, stages = self.proposals(features, limits), []
+        rois = self.proposals(features, limits)
+        stages: list[Tensor] = []
         for index, (head, extractor) in enumerate(zip(self.heads, self.extractors, strict=True)):
             logits, deltas = head(pool_regions(extractor, features, rois))
             stages.append(logits)
