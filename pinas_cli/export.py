@@ -76,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
     if args.int8 and (Path(out).suffix != '.onnx' or not args.images):
         raise UsageError('--int8 writes an .onnx file and needs --images FOLDER to calibrate with')
     with errors_as_line(ValueError, OSError, ImportError):
+        paths = _paths(args.images) if args.images else []
         if args.config or _has_config(name):
-            return _dense(args, config_path(name), out)
-        return _timm(args, name, out)
+            return _dense(args, config_path(name), out, paths)
+        return _timm(args, name, out, paths)
 
 
 def _has_config(name: str) -> bool:
@@ -89,23 +90,28 @@ def _has_config(name: str) -> bool:
     return name.endswith('.py') or (entry is not None and not entry.timm)
 
 
-def _pictures(folder: str, count: int) -> Iterator[Image.Image]:
-    from PIL import Image
-
-    from pinas_zoo.data.images import find_images, read_picture
+def _paths(folder: str) -> list[Path]:
+    from pinas_zoo.data.images import find_images
 
     found = find_images(folder)
     if not found.paths:
         raise ValueError(f'{folder}: no images')
-    step = max(1, len(found.paths) // count)  # evenly: folders are often sorted by class
-    for path in found.paths[::step][:count]:
-        yield Image.fromarray(read_picture(Path(folder) / path)[0])
+    return [Path(folder) / path for path in found.paths]
+
+
+def _pictures(paths: list[Path], count: int) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    from pinas_zoo.data.images import read_picture
+
+    for path in paths[:: max(1, len(paths) // count)][:count]:  # evenly: folders are often sorted by class
+        yield Image.fromarray(read_picture(path)[0])
 
 
 # ---- detectors and segmentors ----------------------------------------------------------------------------------------
 
 
-def _dense(args: argparse.Namespace, name: str, out: str) -> int:
+def _dense(args: argparse.Namespace, name: str, out: str, paths: list[Path]) -> int:
     import torch
 
     from pinas_zoo.mm.export.network import difference, open_export
@@ -116,14 +122,14 @@ def _dense(args: argparse.Namespace, name: str, out: str) -> int:
     side = args.size or 128
     count = 1 if network.detects else 2
     network.write(out, torch.randn(count, 3, side, side))
-    if args.images:
-        pictures = _pictures(args.images, COMPARED)
+    if paths:
+        pictures = _pictures(paths, COMPARED)
         checks = [torch.from_numpy(network.preprocessing(picture))[None] for picture in pictures]
     else:
         checks = [torch.randn(1, 3, side + 32, side + 50)]
     parts = [difference(network.run(out, x), network.eager(x)) for x in checks]
     apart = sum(parts[1:], parts[0])
-    on = f'{len(checks)} pictures' if args.images else 'noise (--images FOLDER compares on pictures)'
+    on = f'{len(checks)} pictures' if paths else 'noise (--images FOLDER compares on pictures)'
     if network.detects:
         print(f'wrote {out}; {apart.objects} boxes on {on}, {apart.unmatched} without partner, smallest overlap '
               f'{apart.iou:.4f}, scores within {apart.value:.1e}')  # fmt: skip
@@ -135,7 +141,7 @@ def _dense(args: argparse.Namespace, name: str, out: str) -> int:
 # ---- timm names ------------------------------------------------------------------------------------------------------
 
 
-def _timm(args: argparse.Namespace, name: str, out: str) -> int:
+def _timm(args: argparse.Namespace, name: str, out: str, paths: list[Path]) -> int:
     import timm
     import torch
 
@@ -143,10 +149,14 @@ def _timm(args: argparse.Namespace, name: str, out: str) -> int:
     from pinas_zoo.models.description import describe, timm_preprocessing
     from pinas_zoo.models.export import Features, compare, fold_batch_norms
     from pinas_zoo.models.int8 import quantise_onnx
+    from pinas_zoo.weights.download import SCHEME
 
     weights = {'pretrained': args.pretrained, 'checkpoint': args.checkpoint}
     count, classes, stated = _classifier(args.checkpoint) if args.checkpoint else ({}, [], {})
     net: Any = timm.create_model(name, arch=args.arch, output_stride=args.output_stride, **weights, **count).eval()
+    own = str(net.pretrained_cfg.get('url') or '')
+    if args.pretrained and own.startswith(SCHEME):
+        classes = _classifier(own)[1]
     classes = classes or list(net.pretrained_cfg.get('label_names') or ())
     side = args.size or net.default_cfg['input_size'][-1]
     chans = net.conv1[0].in_channels
@@ -165,8 +175,8 @@ def _timm(args: argparse.Namespace, name: str, out: str) -> int:
     if apart > (args.tolerance or 1e-4):
         return 1
     if args.int8:
-        quantise_onnx(out, out, (view(picture) for picture in _pictures(args.images, CALIBRATED)))
-        print(f'quantised {out}: {_agreement(module, out, [view(p) for p in _pictures(args.images, COMPARED)])}')
+        quantise_onnx(out, out, (view(picture) for picture in _pictures(paths, CALIBRATED)))
+        print(f'quantised {out}: {_agreement(module, out, [view(p) for p in _pictures(paths, COMPARED)])}')
     return 0
 
 
