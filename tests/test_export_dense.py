@@ -192,7 +192,7 @@ def small(monkeypatch, pictures):
 
 FAMILIES = [
     'FCOS',
-    'Cascade Mask R-CNN',
+    pytest.param('Cascade Mask R-CNN', marks=pytest.mark.slow),
     pytest.param('RetinaNet', marks=pytest.mark.slow),
     pytest.param('UPerNet', marks=pytest.mark.slow),
 ]
