@@ -101,7 +101,18 @@ def read_map(path: str) -> np.ndarray:
         raise BadInputError(f'{path}: the label map does not decode ({_first_line(error)})') from None
     if labels.ndim != 2:
         raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
+    check_whole(path, labels)
     return labels
+
+
+def check_whole(path: str, labels: np.ndarray) -> None:
+    """Check that a map of floats contains whole numbers.
+
+    Raises:
+        BadInputError: It does not.
+    """
+    if labels.dtype.kind == 'f' and (wrong := labels[labels != np.floor(labels)]).size:  # NaN differs from itself
+        raise BadInputError(f'{path}: label value {wrong[0]:g}, labels must be integers')
 
 
 def label_problem(
