@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
+from pinas_zoo.search.jobs import JobEvaluator
 from pinas_zoo.search.strategies import (
     Limits,
     Searcher,
@@ -35,7 +37,7 @@ from pinas_zoo.search.strategies import (
     random_records,
     score_of,
 )
-from pinas_zoo.space import SearchSpace, get_space
+from pinas_zoo.space import Arch, SearchSpace, get_space
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
@@ -63,7 +65,7 @@ def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
     return build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits), costs
 
 
-def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
+def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, scores: Path) -> Evaluator:
     device = get_device()
     supernet = load_supernet(checkpoint, space)
     head = nn.Linear(space.num_features, cfg.num_classes)
@@ -81,7 +83,7 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
     half = HALVES[precision]
     # Scores computed in another precision are not scores of this run; files that do not state one hold a CPU's float32.
     where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
-    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name, *where))
+    cache = ScoreCache(scores, (sha256, calibration.name, evaluation.name, *where))
     return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
 
 
@@ -92,7 +94,7 @@ def _record(index: int, path: PathScore, score: float, space: SearchSpace, cost:
 
 def _run(
     searcher: Searcher,
-    evaluate: Evaluator,
+    evaluate: Callable[[Sequence[Arch]], list[PathScore]],
     costs: CostTable,
     budget: int,
     objective: str,
@@ -145,7 +147,7 @@ def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
 
 
 @opened_once()
-def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
+def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[int, int] | None = None) -> SearchRecord:
     """Searches a supernet, resuming the same search if the work_dir contains one.
 
     Args:
@@ -156,6 +158,8 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
             are written together; the results are the same.
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` has no effect, since a search always continues.
+        shard: Number of this job and number of jobs that share the search and its work_dir; see `JobEvaluator`. Job 0
+            writes the log and the results.
 
     Returns:
         The best record.
@@ -174,12 +178,19 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     # Logs without an objective ranked by accuracy: such a search can be continued.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     header = json.loads(json.dumps(header))
-    log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
-    with nullcontext() if log is None else log:
+    writes = is_main_process() and (shard is None or shard[0] == 0)
+    log = SearchLog(work_dir / 'archs.jsonl', header) if writes else None
+    with ExitStack() as stack:
+        if log is not None:
+            stack.enter_context(log)
+        elif is_main_process():
+            SearchLog.check(work_dir / 'archs.jsonl', header)
         done = [[] if log is None else [(record.arch, record.score) for record in log.records]]
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay(done[0])
-        evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
+        scores = work_dir / ('scores.jsonl' if shard is None else f'scores.job-{shard[0]}.jsonl')
+        here = build_evaluator(cfg, space, checkpoint, sha256, scores)
+        evaluate = here if shard is None else stack.enter_context(JobEvaluator(here, *shard, first=len(done[0])))
         _run(searcher, evaluate, costs, cfg.budget, objective, log, cfg.get('paths_per_pass'))
         if log is None:
             arch, score = searcher.best
@@ -227,7 +238,7 @@ def score_path(config: str | Path, checkpoint: str, options: Options) -> dict[st
     if cfg.get('arch') is None:
         raise ValueError(f'{config} is the config of a search: select a path with --cfg-options arch=DIGITS')
     space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
-    evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)
+    evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir / 'scores.jsonl')
     (score,) = evaluate([space.parse(str(cfg.arch))])
     metrics = {'accuracy/top1': score.top1, 'accuracy/loss': score.loss}
     report = {'config': str(config), 'checkpoint': str(checkpoint), 'arch': str(cfg.arch), 'metrics': metrics}
