@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['gather', 'on_device', 'rank_and_world']
+__all__ = ['average', 'gather', 'on_device', 'rank_and_world']
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -29,6 +32,41 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(ranks)]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def average(tensors: Sequence[Tensor], bucket_bytes: int = 25 * 2**20) -> int:
+    """Replaces tensors by their means over the ranks, several at a time; all ranks give the same shapes in order.
+
+    Args:
+        tensors: Dense tensors.
+        bucket_bytes: How many bytes are reduced together, unless a tensor alone has more.
+
+    Returns:
+        The bytes that each rank contributed.
+    """
+    ranks = rank_and_world()[1]
+    pending = []
+    for bucket in _buckets(tensors, bucket_bytes):
+        flat = _flatten_dense_tensors(bucket).div_(ranks)  # as DDP: divided first, then added
+        pending.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in pending:
+        work.wait()
+        torch._foreach_copy_(bucket, _unflatten_dense_tensors(flat, bucket))
+    return sum(flat.nbytes for _, flat, _ in pending)
+
+
+def _buckets(tensors: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one type, of at most so many bytes together."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.nbytes > most or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
