@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['average', 'gather', 'on_device', 'rank_and_world']
+__all__ = ['average', 'exchange', 'gather', 'on_device', 'rank_and_world']
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -32,6 +32,28 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(ranks)]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def exchange(x: Tensor, order: np.ndarray) -> Tensor:
+    """This rank's share of all ranks' rows in another order; every row travels once.
+
+    Args:
+        x: Rows of this rank, as many as on the others.
+        order: Permutation of all rows in rank order, (ranks * N,); rank r gets its r-th part. Equal on all ranks.
+
+    Shape:
+        (N, ...) -> (N, ...)
+    """
+    rank, ranks = rank_and_world()
+    wanted = order.reshape(ranks, -1)
+    owner = wanted // len(x)
+    send = wanted[owner == rank] - rank * len(x)  # row by row: for rank 0, then for rank 1, ...
+    counts = (owner == rank).sum(axis=1).tolist(), np.bincount(owner[rank], minlength=ranks).tolist()
+    received = torch.empty_like(x, memory_format=torch.contiguous_format)
+    rows = x.index_select(0, on_device(send, x.device)).contiguous()
+    dist.all_to_all_single(received, rows, counts[1], counts[0])
+    # They arrive by rank of origin, and in the wanted order within one.
+    return received.index_select(0, on_device(owner[rank].argsort(kind='stable').argsort(), x.device))
 
 
 def average(tensors: Sequence[Tensor], bucket_bytes: int = 25 * 2**20) -> int:

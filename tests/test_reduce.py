@@ -4,6 +4,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.mm, pytest.mark.processes]
 from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.optim import OptimWrapper  # noqa: E402
 
-from pinas_zoo.dist import average  # noqa: E402
+from pinas_zoo.dist import average, exchange, gather  # noqa: E402
 from pinas_zoo.mm.pretrain import MethodDistributedDataParallel, SupernetPretraining  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402
 
@@ -62,6 +63,13 @@ def train(rank: int, reduce: str, accumulate: int = 1) -> dict[str, Any]:
     return {'state': model.state_dict(), 'bytes': per_step, 'active': expected, 'total': total}
 
 
+def exchanged(rank: int, seed: int) -> bool:
+    """Whether shuffling over the ranks equals gathering everything and taking this rank's part."""
+    order = np.random.default_rng(seed).permutation(10)
+    x = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(rank)).movedim(1, 2)
+    return torch.equal(exchange(x, order), gather(x)[torch.from_numpy(order.reshape(2, 5)[rank])])
+
+
 def on_ranks(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     limit = datetime.timedelta(seconds=120)
@@ -69,6 +77,7 @@ def on_ranks(rank: int, folder: Path) -> None:
     results = {f'{mode} {n}': train(rank, mode, n) for mode in ('all', 'active') for n in (1, 2)}
     numbers = [torch.full((3,), float(rank)), torch.full((4, 5), 2.0 * rank), torch.ones(2, dtype=torch.float64)]
     results['averaged'] = {'bytes': average(numbers, bucket_bytes=50), 'means': numbers}
+    results['exchanged'] = [exchanged(rank, seed) for seed in range(4)]
     wrapper = MethodDistributedDataParallel(torch.nn.Linear(2, 2), reduce='active')
     wrapper.module.bias.grad = torch.ones(2) if rank else None
     with pytest.raises(RuntimeError, match=r'different parameters \(numbers: \[0, 1\]\)'):
@@ -101,6 +110,10 @@ def test_bytes_of_a_step(ranks: list[dict[str, Any]]) -> None:
     # With accumulation, once per optimiser step.
     assert ranks[0]['active 2']['bytes'][::2] == [0, 0] and ranks[0]['active 2']['bytes'][1] > 0
     print(f'bytes per step: all {whole["total"]}, active {active["bytes"]}')
+
+
+def test_rows_are_exchanged_as_if_gathered(ranks: list[dict[str, Any]]) -> None:
+    assert [found['exchanged'] for found in ranks] == [[True] * 4] * 2
 
 
 def test_means_in_buckets(ranks: list[dict[str, Any]]) -> None:

@@ -92,6 +92,7 @@ class MethodDistributedDataParallel(MMDistributedDataParallel):
             raise ValueError(f"reduce={reduce!r}, allowed: 'all', 'active'")
         super().__init__(module, **kwargs)
         self.reduce, self.reduced_steps = reduce, 0
+        self.parameter_list = list(module.parameters())  # the walk over the modules takes milliseconds
 
     def reduce_active(self) -> int:
         """Averages the gradients that exist over the ranks. Returns the bytes that this rank contributed.
@@ -99,7 +100,7 @@ class MethodDistributedDataParallel(MMDistributedDataParallel):
         Raises:
             RuntimeError: Another rank has gradients of other parameters.
         """
-        parameters = list(self.module.parameters())
+        parameters = self.parameter_list
         active = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
         if self.reduced_steps < self.COMPARED:
             found: list[Any] = [None] * get_world_size()
