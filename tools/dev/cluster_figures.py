@@ -96,12 +96,8 @@ def table() -> str:
         for ranks in RANKS
     ]
     ways = ['as before', "'all'", "'active'"]
-    time_header = [
-        'cards',
-        *(f'{n} GB/s: {way}' for n in ('400', '12.5') for way in ways),
-        'images/s at 400',
-        'at 12.5',
-    ]
+    columns = [f'{n} GB/s: {way}' for n in ('400', '12.5') for way in ways]
+    time_header = ['cards', *columns, 'images/s at 400', 'at 12.5']
     time_rows = []
     for ranks in RANKS:
         times = [
@@ -114,11 +110,11 @@ def table() -> str:
     jobs = (1, 2, 4, 8, 16, 64)
     searches = markdown(['jobs', *map(str, jobs)], [['times as fast', *(f'{search_speedup(n):.1f}' for n in jobs)]])
     parts = (
-        f'MB per card and step, for {whole / 1e6:.1f} MB of gradients, of which {active / 1e6:.1f} MB are active (mean):\n\n',
+        f'MB per card and step; of {whole / 1e6:.1f} MB of gradients {active / 1e6:.1f} MB are active (mean):\n\n',
         markdown(bytes_header, bytes_rows),
         '\nMilliseconds of a step by the bandwidth of a node:\n\n',
         markdown(time_header, time_rows),
-        f'\nA search of {BUDGET} paths, {INITIAL} random ones and then blocks of {BLOCK}, shared by jobs of one card:\n\n',
+        f'\nA search of {BUDGET} paths, {INITIAL} random ones, then blocks of {BLOCK}, by several jobs:\n\n',
         searches,
     )
     return ''.join(parts)
