@@ -13,7 +13,8 @@ from golden import arrays, filled, image, keys
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import pinas_zoo
-from pinas_zoo.models.blocks import Bottleneck, make_block
+from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.mixed import make_block
 from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet, stage_geometry
 from pinas_zoo.space import PINAS, PINAS_NANO, Candidate, SearchSpace
 from pinas_zoo.weights.load import read_weights, save_weights

@@ -17,7 +17,7 @@ from pinas_zoo.methods.bnnas import BNNAS, last_norm
 from pinas_zoo.methods.knapsack import best_arch, search_by_score
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.search.strategies import build_searcher
 from pinas_zoo.space import PINAS, PINAS_TINY, Arch, SearchSpace
 

@@ -9,8 +9,9 @@ import timm
 import torch
 from torch import nn
 
-from pinas_zoo.models.blocks import make_block, make_shortcut
+from pinas_zoo.models.blocks import make_shortcut
 from pinas_zoo.models.export import Features, compare, export_onnx, export_program, fold_batch_norms, run_onnx
+from pinas_zoo.models.mixed import make_block
 from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
 from pinas_zoo.space import PINAS, PINAS_TINY
 from tools.export import main

@@ -19,7 +19,7 @@ from pinas_zoo.methods.fpnas import FPNAS, factor_matrix
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_PATCH, Arch
 
 ARCHS = list(SMALL.all_archs())

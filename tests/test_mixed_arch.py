@@ -9,9 +9,11 @@ import timm
 import torch
 from test_supernet import randomised
 
-from pinas_zoo.models.blocks import Bottleneck, MixedBottleneck
+from pinas_zoo.methods.predictor import one_hot
+from pinas_zoo.models.blocks import Bottleneck
 from pinas_zoo.models.cost import CostTable, count
 from pinas_zoo.models.export import export_onnx, export_program, fold_batch_norms, run_onnx
+from pinas_zoo.models.mixed import MixedBottleneck
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.derive import derive, save_backbone
@@ -77,7 +79,7 @@ def test_where_one_a_position_is_needed() -> None:
 
 
 def test_multi_hot() -> None:
-    code = SMALL.one_hot(['3-10', PARSED])
+    code = one_hot(SMALL, ['3-10', PARSED])
     assert code.dtype == np.uint8
     assert code.reshape(2, 3, 4).tolist() == [
         [[0, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 0]],

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 #: Modules that a stage may load, whose code its result does not depend on.
 WITHOUT_EFFECT = ('__init__.py', '*/__init__.py', 'report/*', 'mm/quickstart/*', 'mm/inference/*')
 #: And those that the first import of the package loads, since it registers the names of the networks.
-NAMES = {'scenes': ('models/*', 'weights/*', 'dist.py', 'space.py')}
+NAMES = {'scenes': ('models/*', 'weights/*', 'dist.py', 'space/*')}
 
 
 @pytest.fixture(scope='module')

@@ -30,7 +30,7 @@ from pinas_zoo.mm.engine.launch import Options  # noqa: E402
 from pinas_zoo.models.cost import CostTable  # noqa: E402
 from pinas_zoo.search.evaluate import PrefixTree  # noqa: E402
 from pinas_zoo.search.jobs import JobEvaluator  # noqa: E402
-from pinas_zoo.search.strategies import SearchLog  # noqa: E402
+from pinas_zoo.search.log import SearchLog  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402
 from pinas_zoo.weights.load import read_weights  # noqa: E402
 

@@ -13,16 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pinas_zoo.search.strategies import (
-    Limits,
-    PartitionTree,
-    RandomSearch,
-    Searcher,
-    SearchLog,
-    SearchRecord,
-    TreeSettings,
-    build_searcher,
-)
+from pinas_zoo.search.limits import Limits
+from pinas_zoo.search.log import SearchLog, SearchRecord
+from pinas_zoo.search.partition_tree import PartitionTree, TreeSettings
+from pinas_zoo.search.searcher import Searcher
+from pinas_zoo.search.strategies import RandomSearch, build_searcher
 from pinas_zoo.space import PINAS, PINAS_NANO, Arch, Candidate, SearchSpace
 
 Objective = Callable[[Arch], float]

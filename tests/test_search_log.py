@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinas_zoo.search.log import Limits, SearchLog, SearchRecord, pareto_front
+from pinas_zoo.search.limits import Limits
+from pinas_zoo.search.log import SearchLog, SearchRecord, pareto_front
 from pinas_zoo.search.strategies import RandomSearch
 from pinas_zoo.space import PINAS
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from pinas_zoo.methods.predictor import one_hot
+from pinas_zoo.search.strategies import cross, mutate
 from pinas_zoo.space import (
     PINAS,
     PINAS_NANO,
@@ -250,7 +252,7 @@ def test_a_single_candidate_has_no_pair_and_no_mutation() -> None:
     with pytest.raises(ValueError, match='position 0 has only one candidate'):
         single.distinct_pair(rng)
     with pytest.raises(ValueError, match='only one architecture'):
-        single.mutate((0,) * 8, rng)
+        mutate(single, (0,) * 8, rng)
 
 
 @ALL
@@ -260,7 +262,7 @@ def test_mutations_change_at_least_one_position(space: SearchSpace, probability:
     arch = space.sample(rng)
     changes = []
     for _ in range(300):
-        child = space.mutate(arch, rng, probability)
+        child = mutate(space, arch, rng, probability)
         assert space.parse(child) == child
         changes.append(sum(a != b for a, b in zip(arch, child, strict=True)))
     assert min(changes) >= 1
@@ -275,7 +277,7 @@ def test_mutations_change_at_least_one_position(space: SearchSpace, probability:
 @pytest.mark.parametrize('probability', [-0.1, 1.1, math.nan])
 def test_mutation_probability_is_checked(probability: float) -> None:
     with pytest.raises(ValueError, match=r'in 0\.\.1'):
-        PINAS.mutate(PINAS_A, np.random.default_rng(0), probability)
+        mutate(PINAS, PINAS_A, np.random.default_rng(0), probability)
 
 
 def test_crossover_takes_every_position_from_a_parent() -> None:
@@ -283,11 +285,11 @@ def test_crossover_takes_every_position_from_a_parent() -> None:
     first, second = PINAS.distinct_pair(rng)
     takes = []
     for _ in range(500):
-        child = PINAS.cross(first, second, rng)
+        child = cross(PINAS, first, second, rng)
         takes.append([c == a for a, b, c in zip(first, second, child, strict=True) if c in (a, b)])
     share = np.array(takes).mean(axis=0)
     assert share.shape == (16,) and (abs(share - 0.5) < 0.1).all()
-    assert PINAS.cross(first, first, rng) == first
+    assert cross(PINAS, first, first, rng) == first
 
 
 # ---- skips ------------------------------------------------------------------------------------------
@@ -319,12 +321,12 @@ def test_canonical_moves_skips_to_the_end_of_their_stage() -> None:
 def test_one_hot(space: SearchSpace) -> None:
     rng = np.random.default_rng(0)
     archs = [space.sample(rng) for _ in range(10)]
-    codes = space.one_hot(archs)
+    codes = one_hot(space, archs)
     assert codes.shape == (10, space.num_positions * len(space.candidates)) and codes.dtype == np.uint8
     cube = codes.reshape(10, space.num_positions, -1)
     assert (cube.sum(-1) == 1).all()
     assert [tuple(row) for row in cube.argmax(-1).tolist()] == archs
-    assert space.one_hot([]).shape == (0, space.num_positions * len(space.candidates))
+    assert one_hot(space, []).shape == (0, space.num_positions * len(space.candidates))
 
 
 def test_all_archs_of_a_small_space() -> None:

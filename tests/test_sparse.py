@@ -15,7 +15,7 @@ from test_methods import CLASSES, SKIPPING, SMALL, batch, gradients, make, on_pa
 
 from pinas_zoo.methods import AdamProximal, ProximalGradient, SparseSupernet
 from pinas_zoo.models.cost import CostTable
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 
 
 def sparse(**settings: Any) -> SparseSupernet:

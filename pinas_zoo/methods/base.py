@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pinas_zoo.models.graphs import BlockGraphs
 from pinas_zoo.models.recorder import Recorder
 from pinas_zoo.models.supernet import Path, SuperNet
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.space import Arch
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from pinas_zoo.models.supernet import SuperNet
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.search.searcher import Searcher
 from pinas_zoo.space import Arch, SearchSpace
 

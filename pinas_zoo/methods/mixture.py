@@ -14,7 +14,7 @@ from torch import Tensor
 from pinas_zoo.methods.alternating import AlternatingMethod
 from pinas_zoo.methods.knapsack import best_arch
 from pinas_zoo.models.supernet import Path
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.space import Arch, kept
 
 __all__ = ['MixtureMethod']

@@ -8,9 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from pinas_zoo.search.log import SearchLog
-from pinas_zoo.space import Arch, SearchSpace
+from pinas_zoo.space import Arch, SearchSpace, kept
 
-__all__ = ['AccuracyPredictor']
+__all__ = ['AccuracyPredictor', 'one_hot']
+
+
+def one_hot(space: SearchSpace, archs: Sequence[Arch]) -> np.ndarray:
+    """Encodes architectures as rows of zeros and ones, with a one for each candidate that a position keeps.
+
+    Shape:
+        Output: (len(archs), num_positions * num candidates), uint8.
+    """
+    code = np.zeros((len(archs), space.num_positions, len(space.candidates)), dtype=np.uint8)
+    for rows, arch in zip(code, archs, strict=True):
+        for row, choice in zip(rows, space.parse(arch), strict=True):
+            row[kept(choice),] = 1
+    return code.reshape(len(archs), space.num_positions * len(space.candidates))
 
 
 class AccuracyPredictor:
@@ -41,7 +54,7 @@ class AccuracyPredictor:
             )
         self.space = space
         self.forest = RandomForestRegressor(100, criterion='squared_error', max_depth=15, random_state=seed)
-        self.forest.fit(space.one_hot(archs), np.asarray(scores, dtype=float))
+        self.forest.fit(one_hot(space, archs), np.asarray(scores, dtype=float))
 
     @classmethod
     def from_log(cls, path: str | Path, space: SearchSpace, seed: int = 0) -> AccuracyPredictor:
@@ -51,4 +64,4 @@ class AccuracyPredictor:
 
     def __call__(self, archs: Sequence[Arch]) -> np.ndarray:
         """Predicted scores. Shape: (len(archs),)"""
-        return self.forest.predict(self.space.one_hot(archs))
+        return self.forest.predict(one_hot(self.space, archs))

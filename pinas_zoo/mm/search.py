@@ -28,15 +28,10 @@ from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
 from pinas_zoo.search.jobs import JobEvaluator
-from pinas_zoo.search.strategies import (
-    Limits,
-    Searcher,
-    SearchLog,
-    SearchRecord,
-    build_searcher,
-    random_records,
-    score_of,
-)
+from pinas_zoo.search.limits import Limits
+from pinas_zoo.search.log import SearchLog, SearchRecord, score_of
+from pinas_zoo.search.searcher import Searcher
+from pinas_zoo.search.strategies import build_searcher, random_records
 from pinas_zoo.space import Arch, SearchSpace, get_space
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights

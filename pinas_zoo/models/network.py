@@ -16,7 +16,8 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import Skeleton, init_weights, make_block, make_shortcut
+from pinas_zoo.models.blocks import Skeleton, init_weights, make_shortcut
+from pinas_zoo.models.mixed import make_block
 from pinas_zoo.space import PINAS, SearchSpace, get_space
 
 __all__ = ['PINAS_A', 'PINAS_B', 'STAGES', 'PiNASNet', 'stage_geometry']

@@ -17,11 +17,11 @@ from pinas_zoo.models.blocks import (
     Bottleneck,
     Skeleton,
     Skip,
-    add_branches,
     init_weights,
     make_candidate,
     make_shortcut,
 )
+from pinas_zoo.models.mixed import add_branches
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.typed import ModuleList
 from pinas_zoo.space import PINAS, Arch, SearchSpace, get_space, kept

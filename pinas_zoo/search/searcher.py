@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.search.log import Limits
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.space import Arch, SearchSpace
 
 Constraint = Callable[[Arch], bool]

@@ -16,36 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.search.log import (
-    OBJECTIVES,
-    Limits,
-    SearchLog,
-    SearchRecord,
-    objective_of,
-    pareto_front,
-    score_of,
-)
+from pinas_zoo.search.limits import Limits
 from pinas_zoo.search.partition_tree import PartitionTree, TreeSettings
 from pinas_zoo.search.searcher import Constraint, Searcher, check_least
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = [
-    'OBJECTIVES',
     'SEARCHERS',
     'EvolutionSettings',
-    'Limits',
-    'PartitionTree',
     'RandomSearch',
     'RegularizedEvolution',
-    'SearchLog',
-    'SearchRecord',
-    'Searcher',
-    'TreeSettings',
     'build_searcher',
-    'objective_of',
-    'pareto_front',
+    'cross',
+    'mutate',
     'random_records',
-    'score_of',
 ]
 
 
@@ -66,6 +50,32 @@ class RandomSearch(Searcher):
 
     def _needs_results(self) -> bool:
         return False
+
+
+def mutate(space: SearchSpace, arch: Arch, rng: np.random.Generator, probability: float = 0.1) -> Arch:
+    """Redraws each position with a probability, among the other candidates; at least one position changes.
+
+    Raises:
+        ValueError: The probability is outside 0..1, or no position has a second candidate.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f'probability must be in 0..1, got {probability}')
+    arch = space.parse(arch)
+    free = [p for p, choices in enumerate(map(space.choices, range(space.num_positions))) if len(choices) > 1]
+    if not free:
+        raise ValueError(f'{space.name} has only one architecture, so nothing can mutate')
+    chosen = [p for p in free if rng.random() < probability] or [int(rng.choice(free))]
+    out = list(arch)
+    for position in chosen:
+        out[position] = int(rng.choice([c for c in space.choices(position) if c != arch[position]]))
+    return tuple(out)
+
+
+def cross(space: SearchSpace, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
+    """Uniform crossover: every position comes from one of the two parents."""
+    take_first = rng.random(space.num_positions) < 0.5
+    pairs = zip(space.parse(first), space.parse(second), take_first, strict=True)
+    return tuple(a if take else b for a, b, take in pairs)
 
 
 @dataclass(frozen=True)
@@ -133,8 +143,8 @@ class RegularizedEvolution(Searcher):
     def _child(self, alive: list[tuple[Arch, float]], rng: np.random.Generator) -> Arch:
         arch = self._winner(alive, rng)
         if rng.random() < self.settings.crossover:
-            arch = self.space.cross(arch, self._winner(alive, rng), rng)
-        return self.space.mutate(arch, rng, self.settings.mutation)
+            arch = cross(self.space, arch, self._winner(alive, rng), rng)
+        return mutate(self.space, arch, rng, self.settings.mutation)
 
     def _winner(self, alive: list[tuple[Arch, float]], rng: np.random.Generator) -> Arch:
         picks: list[int] = rng.choice(len(alive), min(self.settings.sample, len(alive)), replace=False).tolist()

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.evaluate import Evaluator, PathScore, PrefixTree
+from pinas_zoo.search.strategies import mutate
 from pinas_zoo.space import PINAS_NANO, Arch, SearchSpace
 from pinas_zoo.speed.timing import Settings, alternate, compare, row
 
@@ -53,7 +54,7 @@ def mutations(space: SearchSpace, parents: int, count: int, seed: int) -> list[A
     rng = np.random.default_rng(seed)
     origins, found = [space.sample(rng) for _ in range(parents)], dict[Arch, None]()
     while len(found) < count:
-        found[space.mutate(origins[len(found) % parents], rng)] = None
+        found[mutate(space, origins[len(found) % parents], rng)] = None
     return list(found)
 
 

@@ -14,7 +14,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from pinas_zoo.models.blocks import Skeleton, make_block
+from pinas_zoo.models.blocks import Skeleton
+from pinas_zoo.models.mixed import make_block
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import SPACES, Arch, SearchSpace

@@ -33,9 +33,9 @@ __all__ = ['STAGES', 'find_data', 'open_engine', 'run_job']
 DATA = ('data', 'files.py')
 #: Code that every training, and everything that reads a supernet, may run.
 TRAINING = (
-    *DATA, 'space.py', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
-    'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/log.py',
-    'search/searcher.py',
+    *DATA, 'space', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
+    'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/limits.py',
+    'search/log.py', 'search/searcher.py',
 )  # fmt: skip
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')

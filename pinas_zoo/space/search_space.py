@@ -1,16 +1,9 @@
-"""The search space: candidates, positions and architectures. Pure Python and numpy, no torch.
-
-An architecture (`Arch`) is a tuple with one candidate index per position. It is written by stage, one digit per
-block: ``301-3231-203213-032`` is the paper's Pi-NAS-cls. A position of a mixed path keeps several candidates, in
-brackets: ``3(01)1-3231-203213-032``. A space is data: the paper's is the value `PINAS`, and any
-other skeleton or candidate list is another `SearchSpace` value.
-"""
+"""Candidates, and the space of architectures that choose one of them at each position."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,29 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    'PINAS',
-    'PINAS_NANO',
-    'PINAS_PATCH',
-    'PINAS_TINY',
-    'SPACES',
-    'Arch',
-    'Candidate',
-    'SearchSpace',
-    'get_space',
-    'kept',
-]
+from pinas_zoo.space.notation import Arch, kept, read_arch, read_single, write_arch
 
-#: One entry per position: the candidate, or the several (ascending) that a position of a mixed path keeps.
-Arch = tuple[int | tuple[int, ...], ...]
-
-_BLOCK = re.compile(r'([0-9])|\(([0-9]+)\)')
-_STAGE = re.compile(r'(?:[0-9]|\([0-9]+\))+')
-
-
-def kept(choice: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The candidates that an entry of an arch keeps: one, or several in a mixed path."""
-    return choice if isinstance(choice, tuple) else (choice,)
+__all__ = ['SPACES', 'Candidate', 'SearchSpace', 'get_space']
 
 
 def _is_count(value: object) -> bool:
@@ -171,8 +144,6 @@ class SearchSpace:
                         f'be a multiple of its cardinality'
                     )
 
-    # ---- the skeleton -------------------------------------------------------------------------------------------
-
     @property
     def num_positions(self) -> int:
         """Number of positions, the length of an arch."""
@@ -224,8 +195,6 @@ class SearchSpace:
         shaped = tuple(c for c in everything if not self.candidates[c].skip)
         return tuple(shaped if self.has_projection(p) else tuple(everything) for p in range(self.num_positions))
 
-    # ---- architectures ------------------------------------------------------------------------------------------
-
     def parse(self, arch: str | Sequence[int | Sequence[int]]) -> Arch:
         """Reads an architecture and checks it against the space.
 
@@ -240,75 +209,18 @@ class SearchSpace:
             ValueError: Wrong type, length, stage lengths or candidate; the message has what was given and what is
                 allowed.
         """
-        if isinstance(arch, str):
-            parts = arch.strip().split('-')
-            if not all(map(_STAGE.fullmatch, parts)):
-                why = 'only digits, dashes between stages, and brackets around several digits are allowed'
-                raise self._malformed(arch, why)
-            stages = [[int(m[1]) if m[1] else tuple(map(int, m[2])) for m in _BLOCK.finditer(part)] for part in parts]
-            if len(stages) > 1 and tuple(map(len, stages)) != self.depths:
-                raise self._malformed(arch, f'its stages have {tuple(map(len, stages))} blocks')
-            digits: tuple[Any, ...] = tuple(digit for stage in stages for digit in stage)
-        elif isinstance(arch, (tuple, list, np.ndarray)):
-            digits = tuple(arch)
-        else:
-            raise self._malformed(arch, f'its type is {type(arch).__name__}')
-        return self._validate(digits, arch)
-
-    def _validate(self, digits: tuple[Any, ...], came: object) -> Arch:
-        if len(digits) != self.num_positions:
-            raise self._malformed(came, f'it has {len(digits)} positions')
-        return tuple(
-            self._several(position, digit, came)
-            if isinstance(digit, (tuple, list))
-            else self._one(position, digit, digit, came)
-            for position, digit in enumerate(digits)
-        )
-
-    def _one(self, position: int, digit: Any, entry: Any, came: object) -> int:
-        """A candidate index at a position, from the entry that contains it."""
-        if isinstance(digit, bool) or not isinstance(digit, (int, np.integer)):
-            raise self._malformed(came, f'position {position} is {entry!r}, not an integer')
-        if int(digit) not in self._choices[position]:
-            raise self._malformed(came, f'position {position} is {entry}, allowed there: {self._choices[position]}')
-        return int(digit)
-
-    def _several(self, position: int, digits: Sequence[Any], came: object) -> tuple[int, ...]:
-        choices = tuple(sorted(self._one(position, digit, digits, came) for digit in digits))
-        if len(choices) < 2 or len(set(choices)) < len(choices):
-            why = f'position {position} is {digits}, brackets keep at least two different candidates'
-            raise self._malformed(came, why)
-        if any(self.candidates[choice].skip for choice in choices):
-            raise self._malformed(came, f'position {position} is {digits}, a skip adds nothing to its neighbours')
-        return choices
+        drawn = arch if isinstance(arch, tuple) and len(arch) == self.num_positions else ()
+        if drawn and all(type(c) is int and c in choices for c, choices in zip(drawn, self._choices)):
+            return drawn  # every step draws some: nothing to read
+        return read_arch(self, arch)
 
     def single(self, arch: str | Sequence[int | Sequence[int]]) -> tuple[int, ...]:
-        """Reads an architecture as `parse` does, and refuses a mixed path.
-
-        Raises:
-            ValueError: The architecture is malformed, or some position keeps several candidates.
-        """
-        single: list[int] = []
-        for position, choice in enumerate(self.parse(arch)):
-            if isinstance(choice, tuple):
-                why = f'position {position} keeps {len(choice)} candidates, but only one per position is allowed here'
-                raise self._malformed(arch, why)
-            single.append(choice)
-        return tuple(single)
-
-    def _malformed(self, came: object, why: str) -> ValueError:
-        stages = '-'.join('d' * depth for depth in self.depths)
-        return ValueError(
-            f'{came!r} is not an architecture of space {self.name!r}: {why}; allowed: {self.num_positions} digits '
-            f'of 0..{len(self.candidates) - 1}, by stage {stages}, or a sequence of as many integers; '
-            'several candidates of one position are put in brackets, as in (01)'
-        )
+        """Reads an architecture as `parse` does; a mixed path is a ValueError."""
+        return read_single(self, arch)
 
     def format(self, arch: str | Sequence[int | Sequence[int]]) -> str:
         """Writes an architecture by stage, one digit per block, several in brackets."""
-        blocks = [f'({"".join(map(str, c))})' if isinstance(c, tuple) else str(c) for c in self.parse(arch)]
-        ends = list(accumulate(self.depths))
-        return '-'.join(''.join(blocks[end - depth : end]) for depth, end in zip(self.depths, ends, strict=True))
+        return write_arch(self, self.parse(arch))
 
     def canonical(self, arch: str | Sequence[int | Sequence[int]]) -> Arch:
         """The representative of all architectures that are the same network: skips moved to the end of their stage."""
@@ -336,47 +248,9 @@ class SearchSpace:
         first, second = zip(*pairs, strict=True)
         return tuple(map(int, first)), tuple(map(int, second))
 
-    def mutate(self, arch: Arch, rng: np.random.Generator, probability: float = 0.1) -> Arch:
-        """Redraws each position with a probability, among the other candidates; at least one position changes.
-
-        Raises:
-            ValueError: The probability is outside 0..1, or no position has a second candidate.
-        """
-        if not 0 <= probability <= 1:
-            raise ValueError(f'probability must be in 0..1, got {probability}')
-        arch = self.parse(arch)
-        free = [p for p, choices in enumerate(self._choices) if len(choices) > 1]
-        if not free:
-            raise ValueError(f'{self.name} has only one architecture, so nothing can mutate')
-        chosen = [p for p in free if rng.random() < probability] or [int(rng.choice(free))]
-        out = list(arch)
-        for position in chosen:
-            out[position] = int(rng.choice([c for c in self._choices[position] if c != arch[position]]))
-        return tuple(out)
-
-    def cross(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
-        """Uniform crossover: every position comes from one of the two parents."""
-        take_first = rng.random(self.num_positions) < 0.5
-        pairs = zip(self.parse(first), self.parse(second), take_first, strict=True)
-        return tuple(a if take else b for a, b, take in pairs)
-
-    def one_hot(self, archs: Sequence[Arch]) -> np.ndarray:
-        """Encodes architectures as rows of zeros and ones, with a one for each candidate that a position keeps.
-
-        Shape:
-            Output: (len(archs), num_positions * num candidates), uint8.
-        """
-        code = np.zeros((len(archs), self.num_positions, len(self.candidates)), dtype=np.uint8)
-        for rows, arch in zip(code, archs, strict=True):
-            for row, choice in zip(rows, self.parse(arch), strict=True):
-                row[kept(choice),] = 1
-        return code.reshape(len(archs), self.num_positions * len(self.candidates))
-
     def all_archs(self) -> Iterator[Arch]:
         """Iterates over every architecture in lexicographic order; meant for small spaces."""
         return product(*self._choices)
-
-    # ---- metadata -----------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint's metadata; `from_dict` reads them back.
@@ -406,47 +280,8 @@ class SearchSpace:
         return cls(**plain)
 
 
-#: The paper's space: 4^16 architectures on the ResNeSt-50 skeleton.
-PINAS = SearchSpace('pinas')
-#: A space for CPUs: 28-32 px images, 4^8 architectures, well under 1 M parameters per path.
-PINAS_NANO = SearchSpace(
-    'pinas_nano',
-    depths=(2, 2, 2, 2),
-    planes=(16, 32, 64, 96),
-    stem_widths=(16, 16, 32),
-    stem_pool=False,
-    input_size=28,
-)
-#: The paper's depths at a quarter of its width, for golden tensors and tests.
-PINAS_TINY = SearchSpace('pinas_tiny', planes=(16, 32, 64, 128), stem_widths=(8, 8, 16), input_size=64)
-
-#: The ranking study's space behind a patch stem, for plain images: 4 positions, 625 architectures of different kinds,
-#: three of the candidates at equal cost. The stem sees single patches, so that only the candidates mix neighbours:
-#: two narrow ones with kernels of 1 and 3, and three of about equal cost with kernels of 1, 3 and 5. None
-#: is a skip, which not every method can rank. docs/ranking_truth.md describes the designs that were tried.
-PINAS_PATCH = SearchSpace(
-    'pinas_patch',
-    depths=(2, 2),
-    planes=(16, 32),
-    strides=(1, 2),
-    stem_widths=(16, 16, 16),
-    stem_stride=1,
-    stem_pool=False,
-    stem_kernel=1,
-    stem_patch=4,
-    candidates=(
-        Candidate(kernel=1, base_width=16),
-        Candidate(base_width=16),
-        Candidate(kernel=1, base_width=128),
-        Candidate(),
-        Candidate(cardinality=2, base_width=28, kernel=5),
-    ),
-    expansion=2,
-    min_attention_width=8,
-    input_size=20,
-)
-
-SPACES = {space.name: space for space in (PINAS, PINAS_NANO, PINAS_PATCH, PINAS_TINY)}
+#: Spaces by name; `pinas_zoo.space.named` defines them.
+SPACES: dict[str, SearchSpace] = {}
 
 
 def get_space(space: str | dict[str, Any] | SearchSpace) -> SearchSpace:
