@@ -10,17 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip('mmengine')
-pytestmark = [pytest.mark.mm, pytest.mark.slow, pytest.mark.processes]
+pytestmark = pytest.mark.mm
 
 import engine_utils  # noqa: E402
 import fork_ranks  # noqa: E402
+from mmengine.logging import MessageHub  # noqa: E402
 from test_engine import toy_settings, write  # noqa: E402
 from test_shards import picture, write_shard  # noqa: E402
+
+from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook  # noqa: E402
+from pinas_zoo.mm.engine.preemption import SIGNALS, PreemptionHook  # noqa: E402
 
 TESTS = engine_utils.ROOT / 'tests'
 SLURM = {'GPUS': '2', 'GPUS_PER_NODE': '0'}
@@ -128,6 +133,8 @@ def assert_equal(reference: Path, other: Path) -> None:
     assert len({tuple(sorted(path.name for path in folder.glob('*.pth'))) for folder in (reference, other)}) == 1
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_ranks_are_equal_and_another_number_is_refused(case: Path, reference: Path) -> None:
     ranks = [torch.load(reference / f'rank{rank}.pth', weights_only=True)['parameters'] for rank in range(2)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
@@ -136,6 +143,8 @@ def test_ranks_are_equal_and_another_number_is_refused(case: Path, reference: Pa
     assert result.returncode != 0 and 'world_size 2 in the checkpoint, 1 now' in result.stdout
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_preempted_job_is_requeued(case: Path, forks: dict[str, str], reference: Path, tmp_path: Path) -> None:
     """The signal reaches one rank, before iteration 7; both stop after 8, between the saves at 6 and 9."""
     words = ('gpu', 'job', str(case / 'toy.py'), '--work-dir', str(tmp_path / 'run'))
@@ -146,8 +155,34 @@ def test_a_preempted_job_is_requeued(case: Path, forks: dict[str, str], referenc
     assert_equal(reference, tmp_path / 'run')  # the interim checkpoint is gone
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_killed_process_is_started_again(case: Path, reference: Path, tmp_path: Path) -> None:
     words = (str(case / 'toy.py'), '2', '--work-dir', str(tmp_path / 'run'))
     text = launch(case, 'dist_train.sh', *words, MAX_RESTARTS='1', TOY_SIGNAL='1 8 SIGKILL')
     assert 'nothing was saved' in text and 'resumed epoch: 0, iter: 6' in text
     assert_equal(reference, tmp_path / 'run')
+
+
+def test_a_signal_within_an_accumulation_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {'optim_wrapper': SimpleNamespace(_accumulative_counts=2), 'max_iters': 9, 'message_hub': MessageHub('x')}
+    checkpoint, hook, saved = ExactCheckpointHook(interval=100), PreemptionHook(), []
+    monkeypatch.setattr(checkpoint, '_save_checkpoint', lambda runner: saved.append(runner.iter + 1))
+    messages: list[str] = []
+    others = {'logger': SimpleNamespace(warning=messages.append), 'visualizer': SimpleNamespace(close=lambda: None)}
+    runner = SimpleNamespace(iter=1, hooks=[checkpoint, hook], **steps, **others)
+    before = [signal.getsignal(number) for number in SIGNALS]
+    try:
+        hook.before_train(runner)
+        hook.after_train_iter(runner, 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        runner.iter = 2  # the third iteration begins an accumulation
+        hook.after_train_iter(runner, 0)
+        assert saved == []
+        runner.iter = 3
+        with pytest.raises(SystemExit) as stopped:
+            hook.after_train_iter(runner, 0)
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    assert stopped.value.code == 75 and saved == [4] and 'after iteration 4' in messages[0]
