@@ -191,7 +191,7 @@ class SupernetPretraining(SteppedModel):
         supernet = SuperNet(self.space, zero_init_last=zero_init_last)
         self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
         if channels_last:  # a convolution uses the format of its weights, so the images need not change
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in torch's stub
+            self.to(memory_format=torch.channels_last)
         if cuda_graphs not in (True, False, 'auto'):
             raise ValueError(f"cuda_graphs must be True, False or 'auto', got {cuda_graphs!r}")
         use_graphs = getattr(self.method, 'use_graphs', None)
