@@ -21,6 +21,7 @@ COMMANDS = {
     'shortlist': 'train the best of a search and random architectures alone, and choose one',
     'derive': 'write the backbone that a search found',
     'infer': 'draw predictions onto images, folders or a video',
+    'probe': 'how good frozen features are: kNN and linear probes',
     'analyze': 'parameters, MACs and latency of networks; learning curves of runs',
     'export': 'write a network as ONNX or torch.export',
     'download': 'download weights by name',
