@@ -10,7 +10,8 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,14 +25,17 @@ from torch import Tensor
 from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source
 
 __all__ = [
+    'UPRIGHT',
     'BrokenImageError',
     'FileSource',
     'FolderSource',
     'ImageFiles',
     'Reduction',
+    'eight_bits',
     'few_names',
     'find_images',
     'limit_pictures',
+    'naming_damage',
     'orientation',
     'read_picture',
     'spaced',
@@ -40,7 +44,7 @@ __all__ = [
 
 ORIENTATION = 0x0112
 #: How to turn a stored picture upright, by the value of the tag.
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -87,24 +91,37 @@ def read_picture(
     Raises:
         BrokenImageError: The file is missing, damaged, or of a kind whose range is unknown.
     """
+    with naming_damage(name or path), Image.open(path) as file:
+        width, height = file.size
+        turn = UPRIGHT.get(orientation(file)) if file.format != 'TIFF' else None  # Pillow turns TIFF itself
+        sideways = turn is not None and turn not in (UPRIGHT[2], UPRIGHT[3], UPRIGHT[4])
+        wanted = 1.0 if reduction is None else reduction(*((width, height) if sideways else (height, width)))
+        if wanted >= 2:
+            power = 2 ** min(3, int(math.log2(wanted)))
+            file.draft(None, (max(1, width // power), max(1, height // power)))
+        pixels = eight_bits(file)
+        # A reduced side is rounded up.
+        factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.width)
+        return np.array(pixels if turn is None else pixels.transpose(turn)), factor
+
+
+@contextmanager
+def naming_damage(name: object) -> Iterator[None]:
+    """Turns what PIL raises for a damaged picture into an error that names it.
+
+    Args:
+        name: The picture's path, or a function that returns its name.
+
+    Raises:
+        BrokenImageError: The picture does not decode.
+    """
     try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turn = _UPRIGHT.get(orientation(file)) if file.format != 'TIFF' else None  # Pillow turns TIFF itself
-            sideways = turn is not None and turn not in (_UPRIGHT[2], _UPRIGHT[3], _UPRIGHT[4])
-            wanted = 1.0 if reduction is None else reduction(*((width, height) if sideways else (height, width)))
-            if wanted >= 2:
-                power = 2 ** min(3, int(math.log2(wanted)))
-                file.draft(None, (max(1, width // power), max(1, height // power)))
-            pixels = _eight_bits(file)
-            # A reduced side is rounded up.
-            factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.width)
-            return np.array(pixels if turn is None else pixels.transpose(turn)), factor
+        yield
     except _DAMAGED as error:
-        what = str(name() if name else path)
+        what = str(name() if callable(name) else name)
         raise BrokenImageError(f'cannot read image {what!r}: {error or type(error).__name__}') from error
     except Image.DecompressionBombError as error:
-        what = str(name() if name else path)
+        what = str(name() if callable(name) else name)
         raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
 
 
@@ -126,11 +143,15 @@ def orientation(file: Image.Image) -> int:
         value = file.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged metadata of a good picture can raise anything, including struct.error
         return 1
-    return value if value in _UPRIGHT else 1
+    return value if value in UPRIGHT else 1
 
 
-def _eight_bits(file: Image.Image) -> Image.Image:
-    """RGB with 8 bits per channel; alpha is dropped."""
+def eight_bits(file: Image.Image) -> Image.Image:
+    """A decoded picture, or a part of one, as RGB with 8 bits per channel; alpha is dropped.
+
+    Raises:
+        ValueError: It is a 32-bit or float picture with values outside the range that is known.
+    """
     if file.mode.startswith('I'):
         values = np.asarray(file).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.fx
@@ -56,7 +57,7 @@ class Layers:
                 "'silu' and 'groupnorm1'"
             ) from error
 
-    def normalisation(self, channels: int) -> nn.Module:
+    def normalisation(self, channels: int) -> Any:  # methods read the tensors of the default's layers
         """A new normalisation.
 
         Raises:

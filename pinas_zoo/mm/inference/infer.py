@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,20 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from pinas_zoo.data.images import BrokenImageError, ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.tiles import Tiling, open_tiled
 from pinas_zoo.files import write_atomic
-from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
-from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking
+from pinas_zoo.mm.inference.predictors import Prediction, Predictor
+from pinas_zoo.mm.inference.records import draw, line
+from pinas_zoo.mm.inference.tiled import Tiled, predict_tiled
 
-__all__ = ['VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
+__all__ = ['VIDEOS', 'Outcome', 'infer']
 
 #: Suffixes of videos; pictures are what `pinas_zoo.data.images` reads.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -53,7 +53,12 @@ class Outcome:
 
 
 def infer(
-    source: str | Path, predictor: Predictor, out: str | Path, batch_size: int = 1, progress: bool = True
+    source: str | Path,
+    predictor: Predictor,
+    out: str | Path,
+    batch_size: int = 1,
+    progress: bool = True,
+    tiling: Tiling | None = None,
 ) -> Outcome:
     """Runs a predictor over everything at `source`.
 
@@ -63,12 +68,14 @@ def infer(
         out: Folder for the pictures (named as their images), the video (as MP4) and `predictions.jsonl`.
         batch_size: Images per batch.
         progress: Show a bar.
+        tiling: How pictures are cut into tiles, for large ones; None passes them whole.
 
     Returns:
         What was written, and what could not be read, which is skipped.
 
     Raises:
-        ValueError: There is nothing to read at `source`, a video does not decode, or `out` would overwrite `source`.
+        ValueError: There is nothing to read at `source`, a video does not decode, `out` would overwrite `source`, or
+            a video or a classifier should be tiled.
     """
     source, out = Path(source), Path(out)
     if batch_size < 1:
@@ -77,11 +84,17 @@ def infer(
         raise ValueError(f'{source} does not exist; give an image, a folder or a video')
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
         raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
-    outcome, run = Outcome(out / 'predictions.jsonl'), _pictures
-    if source.suffix.lower() in VIDEOS and source.is_file():
-        run = _video
+    outcome = Outcome(out / 'predictions.jsonl')
+    film = source.suffix.lower() in VIDEOS and source.is_file()
+    if film and tiling is not None:
+        raise ValueError(f'{source} is a video: only pictures are cut into tiles')
+    if tiling is not None and not predictor.tileable:
+        raise ValueError('tiles are for detectors and segmentors: a classifier judges the whole picture')
     with _lines(outcome.predictions) as write_line:
-        run(source, predictor, batch_size, progress, outcome, write_line)
+        if film:
+            _video(source, predictor, batch_size, progress, outcome, write_line)
+        else:
+            _pictures(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
     return outcome
 
 
@@ -121,22 +134,50 @@ def _alone(predictor: Predictor, name: str, image: np.ndarray, outcome: Outcome)
     try:
         return predictor.run([image])[0]
     except _UNFIT as error:
-        size = f'{image.shape[1]}x{image.shape[0]} px'
-        outcome.failed[name] = ' '.join(f'the network does not take its {size} ({error})'.split())
+        outcome.failed[name] = _unfit(image.shape[:2], error)
         return None
+
+
+def _unfit(size: tuple[int, int], error: Exception) -> str:
+    return ' '.join(f'the network does not take its {size[1]}x{size[0]} px ({error})'.split())
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def _pictures(
-    source: Path,
-    predictor: Predictor,
-    batch_size: int,
-    progress: bool,
-    outcome: Outcome,
-    write_line: Callable[[str], object],
-) -> None:
+@dataclass(frozen=True)
+class _Run:
+    """What is done with every picture; as the arguments of `infer`."""
+
+    predictor: Predictor
+    batch_size: int
+    tiling: Tiling | None
+
+    def results(self, names: Iterable[str], root: Path, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
+        """Names and results, one picture, or batch of pictures, after the other."""
+        if self.tiling is not None:
+            yield from self._tiled(names, root, self.tiling, outcome)
+            return
+        for name, image, found in _predicted(
+            _read_images(names, root, outcome), self.predictor, self.batch_size, outcome
+        ):
+            yield name, Tiled(image.shape[:2], image, found, found)
+
+    def _tiled(self, names: Iterable[str], root: Path, tiling: Tiling, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
+        for name in names:
+            found = None
+            with _noting(name, outcome), open_tiled(root / name) as picture:
+                try:
+                    found = predict_tiled(picture, self.predictor, tiling, self.batch_size)
+                except _UNFIT as error:
+                    if isinstance(error, BrokenImageError):
+                        raise
+                    outcome.failed[name] = _unfit((picture.height, picture.width), error)
+            if found is not None:
+                yield name, found
+
+
+def _pictures(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
     out = outcome.predictions.parent
     root = source if source.is_dir() else source.parent
     found = find_images(source, skip=[out]) if source.is_dir() else ImageFiles([source.name])
@@ -149,11 +190,12 @@ def _pictures(
         )
     pictures = _picture_names(found.paths)
     names = tqdm(found.paths, disable=not progress, unit='image')
-    for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size, outcome):
+    for name, result in run.results(names, root, outcome):
         path = out / pictures[name]
-        picture = draw(image, prediction, predictor)
+        picture = draw(result.image, result.shown, run.predictor)
         write_atomic(path, _saver(picture, path.suffix))
-        write_line(_line({'image': name, 'picture': str(path.relative_to(out))}, image, prediction, predictor.classes))
+        facts = {'image': name, 'picture': str(path.relative_to(out))}
+        write_line(line(facts, result.size, result.prediction, run.predictor.classes))
         outcome.written += 1
 
 
@@ -172,13 +214,22 @@ def _picture_names(names: Sequence[str]) -> dict[str, str]:
 def _read_images(names: Iterable[str], root: Path, outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
     """Names and BGR images."""
     for name in names:
-        try:
+        pixels = None
+        with _noting(name, outcome):
             pixels, _ = read_picture(root / name)
-        except BrokenImageError as error:
-            hint = '; --max-megapixels allows it' if isinstance(error.__cause__, Image.DecompressionBombError) else ''
-            outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
-        else:
+        if pixels is not None:
             yield name, np.ascontiguousarray(pixels[..., ::-1])
+
+
+@contextmanager
+def _noting(name: str, outcome: Outcome) -> Iterator[None]:
+    """Notes why a picture is skipped."""
+    try:
+        yield
+    except BrokenImageError as error:
+        large = isinstance(error.__cause__, Image.DecompressionBombError)
+        hint = '; --tile 1024 cuts it, --max-megapixels allows more' if large else ''
+        outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
 
 
 def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
@@ -218,7 +269,7 @@ def _video(
         def pictures() -> Iterator[Image.Image]:
             for number, image, prediction in _predicted(frames(), predictor, batch_size, outcome):
                 facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
-                write_line(_line(facts, image, prediction, predictor.classes))
+                write_line(line(facts, image.shape[:2], prediction, predictor.classes))
                 outcome.written += 1
                 yield draw(image, prediction, predictor)
 
@@ -246,55 +297,3 @@ def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: float) -> None
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-# ---- one prediction --------------------------------------------------------------------------------------------------
-
-
-def draw(image: np.ndarray, prediction: Prediction, predictor: Predictor) -> Image.Image:
-    """Draws a prediction onto its BGR image."""
-    pixels, classes, palette = image[..., ::-1], predictor.classes, predictor.palette
-    if isinstance(prediction, Ranking):
-        return draw_ranking(pixels, [classes[label] for label in prediction.labels], prediction.scores)
-    if isinstance(prediction, Instances):
-        found = (prediction.boxes, prediction.labels, prediction.masks, prediction.scores)
-        return draw_instances(pixels, *found, classes, palette=palette)
-    return draw_segments(pixels, prediction.labels, classes=classes, palette=palette)
-
-
-def _line(facts: dict[str, Any], image: np.ndarray, prediction: Prediction, classes: Sequence[str]) -> str:
-    height, width = image.shape[:2]
-    record = {**facts, 'height': height, 'width': width, **describe(prediction, classes)}
-    return json.dumps(record, ensure_ascii=False) + '\n'
-
-
-def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """A prediction as plain values: `ranking`, `instances` or `segments`, masks in COCO's run-length form."""
-    if isinstance(prediction, Ranking):
-        pairs = zip(prediction.labels, prediction.scores, strict=True)
-        return {'ranking': [{'class': classes[label], 'label': label, 'score': round(s, 6)} for label, s in pairs]}
-    if isinstance(prediction, Instances):
-        rows = []
-        for index, label in enumerate(prediction.labels.tolist()):
-            box = [round(value, 2) for value in prediction.boxes[index].tolist()]
-            row = {
-                'class': classes[label],
-                'label': label,
-                'score': round(float(prediction.scores[index]), 6),
-                'box': box,
-            }
-            rows.append(
-                row if prediction.masks is None else {**row, 'mask': _run_lengths(prediction.masks[index].numpy())}
-            )
-        return {'instances': rows}
-    rows = []
-    for label in np.unique(prediction.labels).tolist():
-        here = prediction.labels == label
-        row = {'class': classes[label], 'label': label, 'share': round(float(here.mean()), 6)}
-        rows.append({**row, 'mask': _run_lengths(here)})
-    return {'segments': rows}
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {'size': list(found['size']), 'counts': found['counts'].decode()}

@@ -28,6 +28,7 @@ from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, 
 from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
 from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.preflight.bad_input import read_config
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
@@ -35,20 +36,37 @@ from pinas_zoo.weights.load import load_weights, read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file
 from pinas_zoo.weights.released.remap import strip_module
 
-__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'Segments', 'build_network', 'load_network', 'open_predictor']
+__all__ = [
+    'Choice',
+    'Instances',
+    'Predictor',
+    'Ranking',
+    'RunLengths',
+    'Segments',
+    'build_network',
+    'load_network',
+    'open_predictor',
+]
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
 
 
+#: A mask as pycocotools codes it: size and counts.
+RunLengths = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Instances:
-    """Objects of one image. Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool."""
+    """Objects of one image; masks of tiled pictures are run lengths.
+
+    Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool.
+    """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
-    masks: Tensor | None
+    masks: Tensor | Sequence[RunLengths] | None
 
 
 @dataclass(frozen=True)
@@ -94,11 +112,13 @@ class Predictor:
         run: Predictions of a batch of BGR images, (H, W, 3) uint8.
         classes: Names by label.
         palette: RGB by label, if the weights or the data set define it.
+        tileable: Whether parts of a picture can be predicted, as by detectors and segmentors.
     """
 
     run: Callable[[Sequence[np.ndarray]], list[Prediction]]
     classes: Sequence[str]
     palette: Sequence[Sequence[int]] | None = None
+    tileable: bool = True
 
 
 def open_predictor(
@@ -135,9 +155,9 @@ def open_predictor(
         file = package_file(entry.config or '')
         if file is None:
             raise ValueError(f'{name}: its config {entry.config} does not exist')
-        cfg, checkpoint = Config.fromfile(file), checkpoint or f'{SCHEME}{name}'
+        cfg, checkpoint = read_config(file), checkpoint or f'{SCHEME}{name}'
     else:
-        cfg = Config.fromfile(name)
+        cfg = read_config(name)
     if 'model' not in cfg:
         raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py extracts one from it')
     if checkpoint is None:
@@ -281,7 +301,7 @@ def _ranked(
         scores, labels = logits.float().softmax(dim=1).cpu().topk(min(choice.topk, logits.shape[1]))
         return [Ranking(label, score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
-    return Predictor(run, classes)
+    return Predictor(run, classes, tileable=False)
 
 
 def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choice: Choice) -> Predictor:
