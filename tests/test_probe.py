@@ -121,8 +121,8 @@ def test_the_command(tmp_path, capsys):
     save_weights(tmp_path / 'derived.safetensors', small.state_dict(), {})
     words = ['probe', str(tmp_path / 'supernet.safetensors'), str(tmp_path / 'derived.safetensors'), 'pinas_nano']
     words += ['--random', '--train', 'kind=digits', 'split=train', '--test', 'kind=digits', 'split=test']
-    words += ['--train-limit', '120', '--test-limit', '40', '--shares', '0.2', '--draws', '2', '--calibration', '60']
-    words += ['--arch', '30-32-20-03', '00-00-00-00', '--json', str(tmp_path / 'probes.json'), '--batch-size', '60']
+    words += ['--train-limit', '60', '--test-limit', '30', '--shares', '0.2', '--draws', '2', '--calibration', '30']
+    words += ['--arch', '30-32-20-03', '00-00-00-00', '--json', str(tmp_path / 'probes.json'), '--batch-size', '30']
     assert main(words) == 0
     shown = capsys.readouterr().out
     report = json.loads((tmp_path / 'probes.json').read_text())
@@ -130,10 +130,11 @@ def test_the_command(tmp_path, capsys):
     assert [row['kind'] for row in rows] == ['path', 'path', 'derived', 'timm']
     assert [row['arch'] for row in rows[:3]] == ['30-32-20-03', '00-00-00-00', '01-23-01-23']
     assert all(row['name'] in shown for row in rows) and rows[3]['name'] == 'pinas_nano (random)'
-    assert report['data']['train']['images'] == 120 and len(rows[0]['probes']) == 4
-    assert main([*words[:-4], '--arch', '30-32-20-03', '--json', str(tmp_path / 'again.json')]) == 0
+    assert report['data']['train']['images'] == 60 and len(rows[0]['probes']) == 4
+    again = ['--probes', 'knn', '--arch', '30-32-20-03', '--json', str(tmp_path / 'again.json')]
+    assert main([words[0], words[1], *words[4:], *again]) == 0
     again = json.loads((tmp_path / 'again.json').read_text())['networks'][0]
-    assert again['probes'] == rows[0]['probes']
+    assert again['probes'] == [one for one in rows[0]['probes'] if one['probe'] == 'knn']
 
 
 @pytest.mark.parametrize(
