@@ -62,6 +62,8 @@ def test_a_table_is_of_its_space_and_adds_up(table: LatencyTable) -> None:
         table.of('2-00')  # a skip does not fit the first position
     with pytest.raises(ValueError, match='precision float32, bfloat16, float16'):
         measure_table(SuperNet(SPACE), 'x', precision='int8')
+    with pytest.raises(ValueError, match="clock must be 'wall', or 'processor' on a CPU with one thread; got 'sun'"):
+        measure_table(SuperNet(SPACE), 'x', clock='sun')
 
 
 def test_what_the_checks_say(known: LatencyTable) -> None:
@@ -126,23 +128,11 @@ def test_fpnas_pays_for_latency(known: LatencyTable, tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     out = tmp_path / 'latency.json'
-    words = [
-        'pinas_patch',
-        '--out',
-        str(out),
-        '--seconds',
-        '1e-4',
-        '--checks',
-        '2',
-        '--classes',
-        '55',
-        '--threads',
-        '1',
-    ]
+    words = f'pinas_patch --out {out} --seconds 1e-4 --checks 2 --classes 55 --threads 1 --processor-time'.split()
     assert command('latency')(words) == 0
     torch.set_num_threads(threads)
     made = LatencyTable.read(out)
-    assert made.space.name == 'pinas_patch' and made.conditions.threads == 1 and len(made.checks) == 2
+    assert made.space.name == 'pinas_patch' and made.conditions.clock == 'processor' and len(made.checks) == 2
     assert made.conditions.device and made.conditions.torch == torch.__version__
     assert 'sums against 2 whole networks' in capsys.readouterr().out
     assert command('latency')(['nothing', '--out', str(out)]) == 1
