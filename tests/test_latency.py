@@ -41,7 +41,7 @@ def table() -> LatencyTable:
 
 def with_seconds(table: LatencyTable, seconds: list[list[float | None]]) -> LatencyTable:
     rows = tuple(tuple(None if s is None else Interval(s, s, s) for s in row) for row in seconds)
-    return replace(table, fixed={'stem': Interval(1.0, 1.0, 1.0)}, table=rows, checks=())
+    return replace(table, fixed={'stem': Interval(1.0, 1.0, 1.0)}, table=rows, checks=(), scale=1.0)
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +56,8 @@ def test_a_table_is_of_its_space_and_adds_up(table: LatencyTable) -> None:
     assert set(table.fixed) == {'stem', 'head'} and table.conditions.batch == 2 and table.conditions.size == (16, 16)
     rows = [table.table[p][c] for p, c in enumerate((0, 3, 2))]
     total = sum(part.median for part in table.fixed.values()) + sum(one.median for one in rows if one is not None)
-    assert table.of('0-32') == table.of((0, 3, 2)) == pytest.approx(total)
+    assert table.of('0-32') == table.of((0, 3, 2)) == pytest.approx(table.scale * total)
+    assert table.scale > 0 and table.scale != 1
     assert len(table.checks) == 3 and all(check.total == table.of(check.arch) for check in table.checks)
     with pytest.raises(ValueError):
         table.of('2-00')  # a skip does not fit the first position

@@ -31,6 +31,8 @@ PRECISIONS: dict[str, torch.dtype | None] = {'float32': None, 'bfloat16': torch.
 
 #: Times that everything is measured in turn.
 TURNS = 5
+#: Whole networks that determine a table's scale, besides the checks.
+FITS = 10
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class LatencyTable:
         fixed: Stem, and head with its global pooling: the parts that every architecture has.
         table: ``table[position][candidate]``, with the position's shortcut; None where a candidate does not fit.
         checks: Whole networks that were measured too.
+        scale: Factor of every sum. Blocks that are timed in a loop find their weights in the cache, those of a network do
+            not; it is the median ratio over whole networks other than the checks.
     """
 
     space: SearchSpace
@@ -105,14 +109,16 @@ class LatencyTable:
     fixed: dict[str, Interval]
     table: tuple[tuple[Interval | None, ...], ...]
     checks: tuple[Check, ...] = field(default=())
+    scale: float = 1.0
 
     def of(self, arch: str | Sequence[int | Sequence[int]]) -> float:
-        """Seconds of one architecture: the sum of the medians.
+        """Seconds of one architecture: the sum of the medians, times `scale`.
 
         Raises:
             ValueError: The architecture is malformed, or keeps several candidates at a position.
         """
-        return self._fixed + sum(row[choice] for row, choice in zip(self._rows, self.space.single(arch), strict=True))
+        pairs = zip(self._rows, self.space.single(arch), strict=True)
+        return self.scale * (self._fixed + sum(row[choice] for row, choice in pairs))
 
     @property
     def _fixed(self) -> float:
@@ -138,17 +144,13 @@ class LatencyTable:
 
     def identity(self) -> dict[str, Any]:
         """The conditions and a hash of the latencies: part of the identity of a search with such a limit."""
-        text = json.dumps([self.fixed_values(), self._rows])
+        text = json.dumps([self._fixed, self._rows, self.scale])
         return {**asdict(self.conditions), 'sha256': hashlib.sha256(text.encode()).hexdigest()[:16]}
-
-    def fixed_values(self) -> dict[str, float]:
-        """Seconds of the parts that every architecture has."""
-        return {name: part.median for name, part in self.fixed.items()}
 
     def save(self, path: str | FilePath) -> None:
         """Writes the table as JSON, atomically."""
         values: dict[str, Any] = {'space': self.space.to_dict(), 'conditions': asdict(self.conditions)}
-        values |= {'fixed': {name: asdict(part) for name, part in self.fixed.items()}}
+        values |= {'scale': self.scale, 'fixed': {name: asdict(part) for name, part in self.fixed.items()}}
         values |= {'table': [[None if one is None else asdict(one) for one in row] for row in self.table]}
         values |= {'checks': [asdict(check) for check in self.checks]}
         values |= {'errors': self.errors()} if self.checks else {}
@@ -170,6 +172,7 @@ class LatencyTable:
                 {name: Interval(**part) for name, part in values['fixed'].items()},
                 tuple(tuple(None if one is None else Interval(**one) for one in row) for row in values['table']),
                 tuple(Check(one['arch'], Interval(**one['whole']), one['total']) for one in values['checks']),
+                values['scale'],
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f'{path} is not a latency table; `pinas latency` makes one ({error!r})') from error
@@ -203,7 +206,7 @@ def measure_table(
         num_classes: Classes of the linear layer.
         precision: A key of `PRECISIONS`.
         channels_last: Memory format.
-        checks: Random whole networks that are measured too.
+        checks: Random whole networks that are measured too, besides `FITS` for the scale; 0 for neither.
         min_seconds: Minimum time per entry.
         seed: Seed of images and networks.
         clock: See `Conditions`.
@@ -229,7 +232,7 @@ def measure_table(
     draw = torch.Generator().manual_seed(seed)
     images = torch.rand(batch, supernet.in_chans, *size, generator=draw).to(device, memory_format=memory_format)
     head = nn.Linear(space.num_features, num_classes, device=device)
-    archs = _random_archs(space, checks, seed)
+    archs = _random_archs(space, checks + FITS if checks else 0, seed)
     half = PRECISIONS[precision]
     with nullcontext() if half is None else torch.autocast(device.type, half):
         found = _time_in_turn(_calls(supernet, head, images, archs), min_seconds, clock, progress)
@@ -240,7 +243,10 @@ def measure_table(
     )
     fixed = {name: found[name] for name in ('stem', 'head')}
     table = LatencyTable(space, conditions, fixed, tuple(map(tuple, rows)))
-    whole = [Check(space.format(arch), found[arch], table.of(arch)) for arch in archs]
+    if not checks:
+        return table
+    table = replace(table, scale=median(found[arch].median / table.of(arch) for arch in archs[:FITS]))
+    whole = [Check(space.format(arch), found[arch], table.of(arch)) for arch in archs[FITS:]]
     return replace(table, checks=tuple(whole))
 
 

@@ -107,7 +107,7 @@ def ranking_case(folder: Path, quick: bool) -> Case:
     calibration = [normalise(x, task.patch) for x in train.images[: batches * BATCH].split(BATCH)]
     pairs = zip(held.images.split(500), held.labels.split(500), strict=True)
     evaluation = [(normalise(x, task.patch), y) for x, y in pairs]
-    race = RaceSettings((500, 1000) if quick else (3000, 12_000, 50_000), group=INITIAL)
+    race = RaceSettings((500, 1000) if quick else (4000, 12_000, 24_000), group=INITIAL, cache_gib=1.0)
     return Case(net, head, calibration, evaluation, 1 if quick else 8, race)
 
 
@@ -123,7 +123,7 @@ def nano_case(folder: Path, quick: bool) -> Case:
     calibration = FixedBatches(dict(source=dict(source, limit=50_000), size=28), BATCH, batches)
     held = dict(source=dict(source, start=50_000, limit=images), size=28)
     evaluation = FixedBatches(held, 500, labelled=True)
-    race = RaceSettings((500, 1000) if quick else (1500, 4000, 10_000), group=INITIAL)
+    race = RaceSettings((500, 1000) if quick else (1000, 2500, 5000), group=INITIAL, cache_gib=1.0)
     to_memory_format(net, torch.channels_last)
     layout = torch.channels_last
     return Case(
