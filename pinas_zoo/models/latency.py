@@ -100,8 +100,8 @@ class LatencyTable:
         fixed: Stem, and head with its global pooling: the parts that every architecture has.
         table: ``table[position][candidate]``, with the position's shortcut; None where a candidate does not fit.
         checks: Whole networks that were measured too.
-        scale: Factor of every sum. Blocks that are timed in a loop find their weights in the cache, those of a network do
-            not; it is the median ratio over whole networks other than the checks.
+        scale: Factor of every sum, the median ratio over whole networks other than the checks: blocks that are timed in
+            a loop find their weights in the cache, those of a network do not.
     """
 
     space: SearchSpace
