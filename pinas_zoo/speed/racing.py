@@ -140,7 +140,9 @@ def nano_case(folder: Path, quick: bool) -> Case:
 CASES: dict[str, Callable[[Path, bool], Case]] = {'ranking': ranking_case, 'nano': nano_case}
 
 
-def measure(folder: Path, quick: bool = False, names: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
+def measure(
+    folder: Path, quick: bool = False, names: Sequence[str] = (), seed: int = 0, paths: int = PATHS
+) -> dict[str, Any]:
     """Measures the cases; a stopped run continues where it was.
 
     Args:
@@ -148,6 +150,7 @@ def measure(folder: Path, quick: bool = False, names: Sequence[str] = (), seed: 
         quick: Tiny sizes, to see that everything runs.
         names: Keys of `CASES`; none means all.
         seed: Seed of the paths.
+        paths: Number of paths.
 
     Returns:
         The results by case; each is also written to the folder.
@@ -160,7 +163,7 @@ def measure(folder: Path, quick: bool = False, names: Sequence[str] = (), seed: 
             continue
         folder.mkdir(parents=True, exist_ok=True)
         case = CASES[name](folder, quick)
-        archs = _draw(case, 2 * BLOCK if quick else PATHS, seed)
+        archs = _draw(case, 2 * BLOCK if quick else paths, seed)
         full = _full_losses(case, archs, folder / f'{name}_full')
         results[name] = _compare(case, archs, full, quick)
         write_text(file, json.dumps(results[name], indent=1) + '\n')
