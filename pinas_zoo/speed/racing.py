@@ -107,7 +107,7 @@ def ranking_case(folder: Path, quick: bool) -> Case:
     calibration = [normalise(x, task.patch) for x in train.images[: batches * BATCH].split(BATCH)]
     pairs = zip(held.images.split(500), held.labels.split(500), strict=True)
     evaluation = [(normalise(x, task.patch), y) for x, y in pairs]
-    race = RaceSettings((500, 1000) if quick else (4000, 12_000, 24_000), group=INITIAL, cache_gib=1.0)
+    race = RaceSettings((500, 1000) if quick else (3000, 12_000, 50_000), group=INITIAL, cache_gib=1.0)
     return Case(net, head, calibration, evaluation, 1 if quick else 8, race)
 
 
@@ -213,7 +213,13 @@ def _compare(case: Case, archs: list[Arch], full: np.ndarray, quick: bool) -> di
         'space': case.supernet.space.name,
         'paths': len(archs),
         'full': {'calibration': BATCH * len(case.calibration), 'held_out': case.held_out},
-        'race': {'calibration': calibration, **case.race.facts(), 'initial': INITIAL, 'block': BLOCK},
+        'race': {
+            'calibration': calibration,
+            **case.race.facts(),
+            'initial': INITIAL,
+            'block': BLOCK,
+            'cache_gib': case.race.cache_gib,
+        },
         'images_per_path': {'full': full_images, 'race': images},
         'paths_by_images': {str(n): sum(s.images == n for s in scores) for n in sorted({s.images for s in scores})},
         'seconds_full_one_by_one': alone,
