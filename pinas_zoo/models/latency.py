@@ -283,7 +283,7 @@ def _time_in_turn(
     """Median and quartiles over the blocks of calls of `torch.utils.benchmark`, which waits for the device."""
     from torch.utils.benchmark import Timer  # searches for compilers when it is imported
 
-    own = {} if clock == 'wall' else {'timer': time.process_time}
+    own: dict[str, Any] = {} if clock == 'wall' else {'timer': time.process_time}
     times: dict[Any, list[float]] = {key: [] for key in calls}
     for turn in range(TURNS):
         progress(f'turn {turn + 1} of {TURNS}')
