@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates."""
     from mmengine.config import Config
 
-    from pinas_zoo.mm.engine.launch import BadInputError
     from pinas_zoo.mm.engine.testing import test
+    from pinas_zoo.mm.preflight.findings import BadInputError
     from pinas_zoo.mm.search import score_path
 
     path = config_path(args.config)

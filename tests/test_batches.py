@@ -30,7 +30,8 @@ from pinas_zoo.data import (  # noqa: E402
 from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.mm.classify import Classifier, TopAccuracy  # noqa: E402
 from pinas_zoo.mm.engine import launch  # noqa: E402
-from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, finish_on_device, read_ahead  # noqa: E402
+from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, read_ahead  # noqa: E402
+from pinas_zoo.mm.engine.machine import finish_on_device  # noqa: E402
 
 
 @pytest.fixture(scope='module')

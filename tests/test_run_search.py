@@ -24,7 +24,7 @@ from mmengine.config import Config  # noqa: E402
 from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.mm import search as run_search  # noqa: E402
 from pinas_zoo.mm.classify import LinearStage  # noqa: E402
-from pinas_zoo.mm.engine.launch import Options  # noqa: E402
+from pinas_zoo.mm.engine.options import Options  # noqa: E402
 from pinas_zoo.models.cost import CostTable  # noqa: E402
 from pinas_zoo.search.evaluate import PrefixTree  # noqa: E402
 from pinas_zoo.search.log import SearchLog  # noqa: E402

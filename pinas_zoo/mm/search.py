@@ -20,7 +20,8 @@ from pinas_zoo.data.fixed_batches import FixedBatches
 from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
+from pinas_zoo.mm.engine.launch import check_data, load_config, set_up, tell
+from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure

@@ -29,7 +29,8 @@ from mmengine.config import Config
 
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.engine.from_data import fill_from_data
-from pinas_zoo.mm.engine.launch import Options, load_config, train
+from pinas_zoo.mm.engine.launch import load_config, train
+from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.mm.engine.sampling import die_with_parent
 from pinas_zoo.mm.search import searcher_of
 from pinas_zoo.search.log import SearchLog, objective_of

@@ -256,3 +256,10 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{error}; --resume may name another') from None
     return None if saved is None else str(saved)
+
+
+def saved_seed(checkpoint: str | Path) -> int | None:
+    """The seed of the run that wrote a checkpoint; None if it does not say."""
+    content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
+    seed = content.get('engine', {}).get('seed', content.get('meta', {}).get('seed'))
+    return None if seed is None else int(seed)
