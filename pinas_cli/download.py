@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def print_list() -> None:
     """All weights of the manifest, one line each, and the cache's folder."""
-    from pinas_zoo.weights.download import cache_dir
+    from pinas_zoo.weights.cache import cache_dir
     from pinas_zoo.weights.manifest import entries
 
     for entry in entries().values():

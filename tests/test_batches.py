@@ -29,7 +29,7 @@ from pinas_zoo.data import (  # noqa: E402
 )
 from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.mm.classify import Classifier, TopAccuracy  # noqa: E402
-from pinas_zoo.mm.engine import launch  # noqa: E402
+from pinas_zoo.mm.engine import machine  # noqa: E402
 from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, read_ahead  # noqa: E402
 from pinas_zoo.mm.engine.machine import finish_on_device  # noqa: E402
 
@@ -187,11 +187,11 @@ def test_cores_are_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(10)), raising=False)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '5')
     monkeypatch.delenv('SLURM_CPUS_PER_TASK', raising=False)
-    assert [launch._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 2]
+    assert [machine.own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 2]
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '10')  # srun has bound the task to its ten cores
-    assert [launch._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 10]
+    assert [machine.own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 10]
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '4')  # or has not
-    assert launch._own_cores('slurm') == 4
+    assert machine.own_cores('slurm') == 4
 
 
 def test_accuracies_of_a_batch_are_those_of_its_images() -> None:

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from pinas_zoo.data.image_list import ListSource
-from pinas_zoo.data.images import BrokenImageError, read_picture
+from pinas_zoo.data.images import read_picture
 from pinas_zoo.data.imports import readers
+from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.weights.load import read_checkpoint, save_weights
 

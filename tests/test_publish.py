@@ -17,7 +17,8 @@ from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY
 from pinas_zoo.weights import publish as publish_module
 from pinas_zoo.weights.load import read_weights, save_weights
 from pinas_zoo.weights.manifest import find_entry
-from pinas_zoo.weights.publish import Card, publish
+from pinas_zoo.weights.model_card import Card
+from pinas_zoo.weights.publish import publish
 from tools.publish_model import main
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,17 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source
+from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source, few_names
 
 __all__ = [
-    'BrokenImageError',
     'FileSource',
     'FolderSource',
     'ImageFiles',
-    'Reduction',
-    'few_names',
     'find_images',
-    'limit_pictures',
     'orientation',
     'read_picture',
     'spaced',
@@ -106,18 +101,6 @@ def read_picture(
     except Image.DecompressionBombError as error:
         what = str(name() if name else path)
         raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
-
-
-def limit_pictures(megapixels: int) -> None:
-    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
-
-    Raises:
-        ValueError: The limit is not positive.
-    """
-    if megapixels < 1:
-        raise ValueError(f'the limit must be at least 1 megapixel, got {megapixels}')
-    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 
 def orientation(file: Image.Image) -> int:
@@ -230,17 +213,10 @@ def _identity(folder: str) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 
-# ---- sources
-# -----------------------------------------------------------------------------------------------------------
+# ---- sources ---------------------------------------------------------------------------------------------------------
 
 #: Images, or label maps, of a set that are decoded before a run.
 SAMPLES = 8
-
-
-def few_names(names: Sequence[str], most: int = 5) -> str:
-    """Names in brackets; of many, the first ones and the number of the others."""
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'({", ".join(names[:most])}{more})'
 
 
 def spaced(count: int) -> list[int]:

@@ -12,7 +12,6 @@ Shape suffixes: N images on this rank, D embedding dimensions, K queue length.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ __all__ = ['InfoNCE', 'PiNAS', 'Projector']
 
 
 class Projector(nn.Sequential):
-    """Global average pooling and a two-layer perceptron.
+    """Global average pooling and a two-layer perceptron, whose output has unit length.
 
     Shape:
         (N, channels, H, W) -> (N, dim)
@@ -42,16 +41,8 @@ class Projector(nn.Sequential):
         pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
         super().__init__(*pool, nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, dim))
 
-
-class UnitLength(nn.Module):
-    """A projector whose output has unit length. Shape: (N, channels, H, W) -> (N, D)"""
-
-    def __init__(self, projector: nn.Module) -> None:
-        super().__init__()
-        self.projector = projector
-
     def forward(self, x: Tensor) -> Tensor:
-        out_ND = self.projector(x)
+        out_ND = super().forward(x)
         # Half types lack the precision for a norm; the embeddings are small.
         return F.normalize(out_ND if out_ND.dtype == torch.float64 else out_ND.float(), dim=1)
 
@@ -63,14 +54,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone, self.projector = backbone, projector
         self.graphs: BlockGraphs | None = None
-        self._by_block: dict[tuple[int, int], list[nn.Parameter]] = {}
+        self._by_block: dict[tuple[int, int | tuple[int, ...]], list[nn.Parameter]] = {}
         self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())  # noqa: SLF001 - its own
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
         if self.graphs is not None and self.graphs.accepts(x, arch):
             return self.graphs(x, arch)
-        return UnitLength(self.projector)(self.backbone(x, arch))
+        return self.projector(self.backbone(x, arch))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         self._by_block.clear()  # torch may replace the parameters by new ones
@@ -78,13 +69,10 @@ class Encoder(nn.Module):
 
     def on_path(self, arch: Arch) -> list[nn.Parameter]:
         """Stem, chosen blocks with their shortcuts, and projector; a teacher's in the order of its student's."""
-        return [parameter for place in enumerate(arch) for parameter in self._on_block(place)]
-
-    def _on_block(self, place: tuple[int, Any]) -> list[nn.Parameter]:
-        """Walking the modules of two paths takes milliseconds in every step, so the lists are cached by block."""
-        if place not in self._by_block:
-            self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
-        return self._by_block[place]
+        for place in enumerate(arch):
+            if place not in self._by_block:  # walking the modules of two paths takes milliseconds in every step
+                self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
+        return [parameter for place in enumerate(arch) for parameter in self._by_block[place]]
 
 
 class InfoNCE(torch.autograd.Function):
@@ -203,8 +191,8 @@ class PiNAS(nn.Module):
         Returns:
             'loss', to be differentiated; 'top1', the accuracy of the contrast in percent among the queue's keys (at a
             high learning rate these differ from new ones by age alone); 'top1_batch', the same among the batch's own,
-            new keys; and 'feature_std', the standard deviation
-            over the batch of an embedding dimension times sqrt(D): about 1 when spread out, 0 when collapsed.
+            new keys; 'feature_std', the standard deviation over the batch of an embedding dimension times sqrt(D):
+            about 1 when spread out, 0 when collapsed.
         """
         views, queries, keys = batch['views'], [], []
         for index, arch in enumerate(self.paths(step)):
@@ -221,7 +209,7 @@ class PiNAS(nn.Module):
             'loss': torch.stack([loss for loss, _ in terms]).sum(),
             'top1': torch.stack([top1 for _, top1 in terms]).mean(),
             'top1_batch': torch.stack([batch_top1(q, k) for q, k in zip(queries, partners, strict=True)]).mean(),
-            'feature_std': spread * math.sqrt(queries[0].shape[1]),
+            'feature_std': spread * queries[0].shape[1] ** 0.5,
         }
 
     def update_teacher(self, arch: Arch) -> None:
@@ -267,7 +255,7 @@ class PiNAS(nn.Module):
             log: Called with one line of text at a time.
         """
         for encoder in filter(None, (self.student, self.teacher)):
-            encoder.graphs = BlockGraphs(encoder.backbone, UnitLength(encoder.projector), recorder, log)
+            encoder.graphs = BlockGraphs(encoder.backbone, encoder.projector, recorder, log)
 
     # ---- the interface of a method --------------------------------------------------------------
 

@@ -13,41 +13,28 @@ on. A bad file is renamed to `.bad` and downloaded once more.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from pinas_zoo.dist import rank_and_world
-from pinas_zoo.files import file_lock, file_sha256, write_text
+from pinas_zoo.files import file_lock
 from pinas_zoo.space import get_space
+from pinas_zoo.weights.cache import cache_dir, hash_of, is_good, record, record_path, recorded, set_aside
 from pinas_zoo.weights.fetch import Policy, TransferError, copy_file, from_drive, from_url, offline
 from pinas_zoo.weights.manifest import Entry, find_entry, package_file
 from pinas_zoo.weights.released.convert import convert_file
 
-__all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
+__all__ = ['SCHEME', 'DownloadError', 'fetch', 'find_weights']
 
 SCHEME = 'pinas://'
-
-_logger = logging.getLogger('pinas_zoo')
-#: Hashes that this process has computed, by path, size and modification time.
-_hashes: dict[tuple[str, int, int], str] = {}
 
 
 class DownloadError(RuntimeError):
     """Weights could not be obtained. The message says what was tried, where they are looked for and what to do."""
-
-
-def cache_dir() -> Path:
-    """The folder of downloaded weights; it need not exist."""
-    if home := os.environ.get('PINAS_ZOO_HOME'):
-        return Path(home).expanduser()
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'pinas_zoo' / 'weights'
 
 
 def find_weights(checkpoint: str | Path) -> Path:
@@ -104,16 +91,16 @@ def _fetch(entry: Entry, policy: Policy) -> Path:
     problems: list[str] = []
     for source in entry.sources:
         if 'package' in source and (path := package_file(source['package'])) is not None:
-            if entry.sha256 is None or _sha256(path) == entry.sha256:
+            if entry.sha256 is None or hash_of(path) == entry.sha256:
                 return path
             problems.append(f'{path}, which is part of the package, is damaged')
     final = cache_dir() / entry.file
-    if _is_good(final, entry.sha256):
+    if is_good(final, entry.sha256):
         return final
     with _locked(final):
-        if _is_good(final, entry.sha256):  # another process was faster
+        if is_good(final, entry.sha256):  # another process was faster
             return final
-        _set_aside(final)
+        set_aside(final)
         if entry.released is None:
             if _bring(entry, final, entry.file, entry.size, entry.sha256, policy, problems):
                 return final
@@ -130,16 +117,16 @@ def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[st
 
     def convert() -> None:
         convert_file(source, final, released.kind, entry.arch, get_space(entry.space))
-        _record(final, {'converted from': source.name, 'source_sha256': _sha256(source)})
+        record(final, {'converted from': source.name, 'source_sha256': hash_of(source)})
 
     if source.is_file():  # placed by hand, or from an earlier conversion
         try:
-            if _is_good(source, released.sha256, record=True):
+            if is_good(source, released.sha256, record=True):
                 convert()
                 return True
         except ValueError as error:
             problems.append(f'{source} was refused: {error}')
-        _set_aside(source)
+        set_aside(source)
     return _bring(entry, source, released.file, released.size, released.sha256, policy, problems, convert)
 
 
@@ -155,7 +142,7 @@ def _bring(
 ) -> bool:
     """Downloads a file from the first source that has a good one; `accept` may still refuse it with a ValueError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    expected = sha256 or _recorded(target)
+    expected = sha256 or recorded(target)
     part = target.with_name(f'.{target.name}.part')
     for label, get in _sources(entry, file, size, policy):
         for _ in range(2):  # a bad file is downloaded once more
@@ -171,9 +158,9 @@ def _bring(
                 problems.append(f'{label}: {error}')
                 part.replace(target.with_name(f'{target.name}.bad'))
                 continue
-            digest = _sha256(part)
-            known = _recorded(target) is not None
-            _record(target, {'from': label}, digest, part.stat().st_size)
+            digest = hash_of(part)
+            known = recorded(target) is not None
+            record(target, {'from': label}, digest, part.stat().st_size)
             part.replace(target)
             part.with_name(part.name + '.etag').unlink(missing_ok=True)
             try:
@@ -181,9 +168,9 @@ def _bring(
                 return True
             except ValueError as error:
                 problems.append(f'{label}: {error}')
-                _set_aside(target)
+                set_aside(target)
                 if not known:
-                    _record_path(target).unlink(missing_ok=True)
+                    record_path(target).unlink(missing_ok=True)
     return False
 
 
@@ -220,61 +207,8 @@ def _offline(part: Path) -> None:
 def _check(part: Path, size: int | None, expected: str | None) -> None:
     if size is not None and part.stat().st_size != size:
         raise ValueError(f'it gave {part.stat().st_size} bytes, the manifest has {size}')
-    if expected is not None and (came := _sha256(part)) != expected:
+    if expected is not None and (came := hash_of(part)) != expected:
         raise ValueError(f'it gave a file of sha256 {came}, expected is {expected}')
-
-
-# ---- hashes and records ---------------------------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _hashes:
-        _hashes[key] = file_sha256(path)
-    return _hashes[key]
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(f'{path.name}.json')
-
-
-def _recorded(path: Path) -> str | None:
-    """The hash that was recorded when the file was first downloaded."""
-    try:
-        return json.loads(_record_path(path).read_text(encoding='utf-8'))['sha256']
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _record(path: Path, origin: dict[str, Any], digest: str | None = None, size: int | None = None) -> None:
-    content = {'sha256': digest or _sha256(path), 'size': path.stat().st_size if size is None else size, **origin}
-    write_text(_record_path(path), json.dumps(content, indent=1) + '\n')
-
-
-def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
-    """Whether a file exists and has the recorded hash, or that of the manifest.
-
-    Args:
-        path: File in the cache.
-        sha256: The manifest's hash; None if unknown.
-        record: Record the hash of a file that was placed by hand.
-    """
-    if not path.is_file():
-        return False
-    expected = sha256 or _recorded(path)
-    if expected is None:
-        _logger.warning('%s was placed by hand and its sha256 is not published: %s', path, _sha256(path))
-        if record:
-            _record(path, {'from': 'placed by hand'})
-        return True
-    return _sha256(path) == expected
-
-
-def _set_aside(path: Path) -> None:
-    if path.is_file():
-        _logger.warning('%s is damaged (its sha256 is not the recorded one): renamed to %s.bad', path, path.name)
-        path.replace(path.with_name(f'{path.name}.bad'))
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Training that starts at any iteration: data that are functions of (seed, draw number), and the loop.
 
 mmengine's loop resumes by reading k batches again, which neither gives the same random numbers nor ends in reasonable
-time. Here the sampler (`StatelessSampler`) computes where iteration k begins, and the data set wrapper seeds each sample
-separately, so batches do not depend on the number of workers, on their persistence, or on how often a run was stopped.
+time. Here the sampler (`StatelessSampler`) computes where iteration k begins, and the data set wrapper seeds every
+sample, so batches do not depend on the number of workers, on their persistence, or on how often a run was stopped.
 """
 
 import math

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,15 +16,15 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from pinas_zoo.data.images import BrokenImageError, ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.images import ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.files import write_atomic
 from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
-from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking
+from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking, describe
 
-__all__ = ['VIDEOS', 'Outcome', 'describe', 'draw', 'infer']
+__all__ = ['VIDEOS', 'Outcome', 'draw', 'infer', 'limit_pictures']
 
 #: Suffixes of videos; pictures are what `pinas_zoo.data.images` reads.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -52,6 +53,18 @@ class Outcome:
     left_out: str = ''
 
 
+def limit_pictures(megapixels: int) -> None:
+    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
+
+    Raises:
+        ValueError: The limit is not positive.
+    """
+    if megapixels < 1:
+        raise ValueError(f'the limit must be at least 1 megapixel, got {megapixels}')
+    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+
+
 def infer(
     source: str | Path, predictor: Predictor, out: str | Path, batch_size: int = 1, progress: bool = True
 ) -> Outcome:
@@ -77,11 +90,10 @@ def infer(
         raise ValueError(f'{source} does not exist; give an image, a folder or a video')
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
         raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
-    outcome, run = Outcome(out / 'predictions.jsonl'), _pictures
-    if source.suffix.lower() in VIDEOS and source.is_file():
-        run = _video
+    outcome = Outcome(out / 'predictions.jsonl')
+    run = _video if source.suffix.lower() in VIDEOS and source.is_file() else _pictures
     with _lines(outcome.predictions) as write_line:
-        run(source, predictor, batch_size, progress, outcome, write_line)
+        run(_Job(source, predictor, batch_size, progress, outcome, write_line))
     return outcome
 
 
@@ -102,43 +114,52 @@ def _copy(stream: IO[str], path: Path) -> None:
         shutil.copyfileobj(stream, target)
 
 
-def _predicted(
-    named: Iterator[tuple[str, np.ndarray]], predictor: Predictor, batch_size: int, outcome: Outcome
-) -> Iterator[tuple[str, np.ndarray, Prediction]]:
-    while batch := list(islice(named, batch_size)):
-        found: Sequence[Prediction | None]
+@dataclass(frozen=True)
+class _Job:
+    """A call of `infer`, with the writer of its lines."""
+
+    source: Path
+    predictor: Predictor
+    batch_size: int
+    progress: bool
+    outcome: Outcome
+    write_line: Callable[[str], object]
+
+    def predicted(self, named: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray, Prediction]]:
+        """Names and images with their predictions; images that the network does not take are left out."""
+        while batch := list(islice(named, self.batch_size)):
+            found: Sequence[Prediction | None]
+            try:
+                found = self.predictor.run([image for _, image in batch])
+            except _UNFIT:
+                found = [self._alone(name, image) for name, image in batch]
+            for (name, image), prediction in zip(batch, found, strict=True):
+                if prediction is not None:
+                    yield name, image, prediction
+
+    def _alone(self, name: str, image: np.ndarray) -> Prediction | None:
+        """The prediction of an image whose batch failed; None, and a reason, if it failed because of this one."""
         try:
-            found = predictor.run([image for _, image in batch])
-        except _UNFIT:
-            found = [_alone(predictor, name, image, outcome) for name, image in batch]
-        for (name, image), prediction in zip(batch, found, strict=True):
-            if prediction is not None:
-                yield name, image, prediction
+            return self.predictor.run([image])[0]
+        except _UNFIT as error:
+            size = f'{image.shape[1]}x{image.shape[0]} px'
+            self.outcome.failed[name] = ' '.join(f'the network does not take its {size} ({error})'.split())
+            return None
 
-
-def _alone(predictor: Predictor, name: str, image: np.ndarray, outcome: Outcome) -> Prediction | None:
-    """The prediction of an image whose batch failed; None, and a reason, if it failed because of this one."""
-    try:
-        return predictor.run([image])[0]
-    except _UNFIT as error:
-        size = f'{image.shape[1]}x{image.shape[0]} px'
-        outcome.failed[name] = ' '.join(f'the network does not take its {size} ({error})'.split())
-        return None
+    def write(self, facts: dict[str, Any], image: np.ndarray, prediction: Prediction) -> None:
+        """Writes the line of a prediction."""
+        height, width = image.shape[:2]
+        record = {**facts, 'height': height, 'width': width, **describe(prediction, self.predictor.classes)}
+        self.write_line(json.dumps(record, ensure_ascii=False) + '\n')
+        self.outcome.written += 1
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def _pictures(
-    source: Path,
-    predictor: Predictor,
-    batch_size: int,
-    progress: bool,
-    outcome: Outcome,
-    write_line: Callable[[str], object],
-) -> None:
-    out = outcome.predictions.parent
-    root = source if source.is_dir() else source.parent
+def _pictures(job: _Job) -> None:
+    source, outcome = job.source, job.outcome
+    out, root = outcome.predictions.parent, source if source.is_dir() else source.parent
     found = find_images(source, skip=[out]) if source.is_dir() else ImageFiles([source.name])
     outcome.left_out = found.summary()
     if not found.paths or (source.is_file() and source.suffix.lower() not in suffixes()):
@@ -148,13 +169,11 @@ def _pictures(
             f'({" ".join(VIDEOS)}){left_out}'
         )
     pictures = _picture_names(found.paths)
-    names = tqdm(found.paths, disable=not progress, unit='image')
-    for name, image, prediction in _predicted(_read_images(names, root, outcome), predictor, batch_size, outcome):
+    names = tqdm(found.paths, disable=not job.progress, unit='image')
+    for name, image, prediction in job.predicted(_read_images(names, root, outcome)):
         path = out / pictures[name]
-        picture = draw(image, prediction, predictor)
-        write_atomic(path, _saver(picture, path.suffix))
-        write_line(_line({'image': name, 'picture': str(path.relative_to(out))}, image, prediction, predictor.classes))
-        outcome.written += 1
+        write_atomic(path, _saver(draw(image, prediction, job.predictor), path.suffix))
+        job.write({'image': name, 'picture': str(path.relative_to(out))}, image, prediction)
 
 
 def _picture_names(names: Sequence[str]) -> dict[str, str]:
@@ -189,21 +208,15 @@ def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
 # ---- video -----------------------------------------------------------------------------------------------------------
 
 
-def _video(
-    source: Path,
-    predictor: Predictor,
-    batch_size: int,
-    progress: bool,
-    outcome: Outcome,
-    write_line: Callable[[str], object],
-) -> None:
+def _video(job: _Job) -> None:
+    source, outcome = job.source, job.outcome
     video = cv2.VideoCapture(str(source))
     try:
         ok, first = video.read() if video.isOpened() else (False, None)
         if not ok:
             raise ValueError(f'{source} does not decode as a video; OpenCV reads what FFmpeg reads')
         rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        bar = tqdm(total=max(count, 0) or None, disable=not progress, unit='frame')
+        bar = tqdm(total=max(count, 0) or None, disable=not job.progress, unit='frame')
 
         def frames() -> Iterator[tuple[str, np.ndarray]]:
             number, frame = 0, first
@@ -216,11 +229,10 @@ def _video(
                 outcome.failed[source.name] = f'only {number} of {count} frames decode'
 
         def pictures() -> Iterator[Image.Image]:
-            for number, image, prediction in _predicted(frames(), predictor, batch_size, outcome):
+            for number, image, prediction in job.predicted(frames()):
                 facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
-                write_line(_line(facts, image, prediction, predictor.classes))
-                outcome.written += 1
-                yield draw(image, prediction, predictor)
+                job.write(facts, image, prediction)
+                yield draw(image, prediction, job.predictor)
 
         with bar:
             target = outcome.predictions.with_name(f'{source.stem}.mp4')
@@ -248,7 +260,7 @@ def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: float) -> None
         part.unlink(missing_ok=True)
 
 
-# ---- one prediction --------------------------------------------------------------------------------------------------
+# ---- drawing --------------------------------------------------------------------------------------------------
 
 
 def draw(image: np.ndarray, prediction: Prediction, predictor: Predictor) -> Image.Image:
@@ -260,41 +272,3 @@ def draw(image: np.ndarray, prediction: Prediction, predictor: Predictor) -> Ima
         found = (prediction.boxes, prediction.labels, prediction.masks, prediction.scores)
         return draw_instances(pixels, *found, classes, palette=palette)
     return draw_segments(pixels, prediction.labels, classes=classes, palette=palette)
-
-
-def _line(facts: dict[str, Any], image: np.ndarray, prediction: Prediction, classes: Sequence[str]) -> str:
-    height, width = image.shape[:2]
-    record = {**facts, 'height': height, 'width': width, **describe(prediction, classes)}
-    return json.dumps(record, ensure_ascii=False) + '\n'
-
-
-def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """A prediction as plain values: `ranking`, `instances` or `segments`, masks in COCO's run-length form."""
-    if isinstance(prediction, Ranking):
-        pairs = zip(prediction.labels, prediction.scores, strict=True)
-        return {'ranking': [{'class': classes[label], 'label': label, 'score': round(s, 6)} for label, s in pairs]}
-    if isinstance(prediction, Instances):
-        rows = []
-        for index, label in enumerate(prediction.labels.tolist()):
-            box = [round(value, 2) for value in prediction.boxes[index].tolist()]
-            row = {
-                'class': classes[label],
-                'label': label,
-                'score': round(float(prediction.scores[index]), 6),
-                'box': box,
-            }
-            rows.append(
-                row if prediction.masks is None else {**row, 'mask': _run_lengths(prediction.masks[index].numpy())}
-            )
-        return {'instances': rows}
-    rows = []
-    for label in np.unique(prediction.labels).tolist():
-        here = prediction.labels == label
-        row = {'class': classes[label], 'label': label, 'share': round(float(here.mean()), 6)}
-        rows.append({**row, 'mask': _run_lengths(here)})
-    return {'segments': rows}
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {'size': list(found['size']), 'counts': found['counts'].decode()}

@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pinas_zoo.mm.inference.predictors import load_network
+from pinas_zoo.mm.inference.networks import load_network
 
 __all__ = ['draw_instances', 'draw_ranking', 'draw_segments', 'predict', 'sheet']
 

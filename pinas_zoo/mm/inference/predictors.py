@@ -19,23 +19,21 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from PIL import Image
+from pycocotools import mask as coco_mask
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
-from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
-from pinas_zoo.mm.engine.machine import replace_sync_bn
 from pinas_zoo.mm.engine.overrides import override
-from pinas_zoo.mm.preflight.findings import BadInputError
+from pinas_zoo.mm.inference.networks import load_network
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
-from pinas_zoo.weights.load import load_weights, read_checkpoint
+from pinas_zoo.weights.load import read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file
-from pinas_zoo.weights.released.remap import strip_module
 
-__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'Segments', 'build_network', 'load_network', 'open_predictor']
+__all__ = ['Choice', 'Instances', 'Prediction', 'Predictor', 'Ranking', 'Segments', 'describe', 'open_predictor']
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
@@ -101,6 +99,38 @@ class Predictor:
     palette: Sequence[Sequence[int]] | None = None
 
 
+def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """A prediction as plain values: `ranking`, `instances` or `segments`, masks in COCO's run-length form."""
+    if isinstance(prediction, Ranking):
+        pairs = zip(prediction.labels, prediction.scores, strict=True)
+        return {'ranking': [{'class': classes[label], 'label': label, 'score': round(s, 6)} for label, s in pairs]}
+    if isinstance(prediction, Instances):
+        rows = []
+        for index, label in enumerate(prediction.labels.tolist()):
+            box = [round(value, 2) for value in prediction.boxes[index].tolist()]
+            row = {
+                'class': classes[label],
+                'label': label,
+                'score': round(float(prediction.scores[index]), 6),
+                'box': box,
+            }
+            rows.append(
+                row if prediction.masks is None else {**row, 'mask': _run_lengths(prediction.masks[index].numpy())}
+            )
+        return {'instances': rows}
+    rows = []
+    for label in np.unique(prediction.labels).tolist():
+        here = prediction.labels == label
+        row = {'class': classes[label], 'label': label, 'share': round(float(here.mean()), 6)}
+        rows.append({**row, 'mask': _run_lengths(here)})
+    return {'segments': rows}
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {'size': list(found['size']), 'counts': found['counts'].decode()}
+
+
 def open_predictor(
     name: str,
     checkpoint: str | Path | None = None,
@@ -146,61 +176,6 @@ def open_predictor(
     if type_name(cfg.get('model') or {}) == 'Classifier':
         return _classifier(cfg, checkpoint, device, choice)
     return _dense(cfg, checkpoint, device, choice)
-
-
-# ---- weights ---------------------------------------------------------------------------------------------------------
-
-
-def build_network(cfg: Config) -> BaseModel:
-    """Builds a config's model for a single process, in eval mode, with random weights.
-
-    Args:
-        cfg: Config with a model. If it takes its classes from the data, the training set has to be there. Norms
-            become ones that need no process group, and the pre-trained backbone is not loaded.
-
-    Raises:
-        BadInputError: The data that define the classes are missing.
-    """
-    if is_open(cfg.model):
-        try:
-            fill_from_data(cfg)
-        except BadInputError as error:
-            hint = f'or give a number for every num_classes={FROM_DATA!r} by --cfg-options'
-            raise BadInputError(f'{error}; {hint}') from None
-    init_default_scope(cfg.get('default_scope') or 'pinas_zoo')
-    replace_sync_bn(cfg, [])
-    for node in (cfg.model, cfg.model.get('backbone') or {}):
-        for key in ('pretrained', 'init_cfg'):
-            if node.get(key):
-                node[key] = None
-    return MODELS.build(cfg.model).eval()
-
-
-def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[BaseModel, dict[str, Any]]:
-    """Builds a config's model with `build_network` and loads weights; everything has to fit.
-
-    Args:
-        cfg: Config with a model.
-        checkpoint: Weight file, or ``pinas://NAME``.
-        device: Where the model goes.
-
-    Returns:
-        The model in eval mode, and the file's description of the data (`dataset_meta`: classes, palette).
-
-    Raises:
-        ValueError: The file is unreadable or does not fit.
-    """
-    file = find_weights(checkpoint)
-    content = read_checkpoint(file)
-    state, meta = strip_module(content.state), content.dataset_meta
-    if is_open(cfg):
-        numbers = [str(index) for name in ('fc.weight', 'net.fc.weight') for index in range(len(state.get(name, ())))]
-        fill_from_data(cfg, ('test', 'train'), meta.get('classes') or numbers or None)
-    model = build_network(cfg)
-    if content.metadata.get('kind') == 'classifier':
-        state = {f'net.{name.removeprefix("net.")}': tensor for name, tensor in state.items()}
-    load_weights(model, state, str(file))
-    return model.to(device), meta
 
 
 def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[str]:
