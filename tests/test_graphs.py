@@ -1,9 +1,11 @@
 """Captured blocks against eager ones, with a recorder for the CPU that has the semantics of static memory."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+import torch._dynamo.utils
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from peer_toys import train_both
@@ -13,7 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pinas_zoo.methods import METHODS
+from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models import graphs
+from pinas_zoo.models.compiling import compile_blocks
 from pinas_zoo.models.recorder import WARM_UPS
 from pinas_zoo.models.supernet import SuperNet
 
@@ -99,6 +103,25 @@ def test_steps_equal_eager_ones_bit_for_bit(switches, accumulate):
     student = graphed.student.graphs
     assert student.replayed and not student.eager
     assert set(graphed.state_dict()) == set(eager.state_dict())
+
+
+def test_compiled_blocks_train_as_eager_ones():
+    """With the backend that traces but generates no code, which needs a compiler. Blocks of equal shapes share it."""
+    space = replace(SMALL, depths=(3,), planes=(16,), strides=(1,), candidates=SMALL.candidates[1:3])
+    eager, compiled = (PiNAS(SuperNet(space), dim=16, queue_length=24, seed=0).double().train() for _ in range(2))
+    compiled.load_state_dict(eager.state_dict())
+    compiled.use_graphs(CpuRecorder(), [].append)
+    counts = torch._dynamo.utils.counters['stats']
+    before = counts['unique_graphs']
+    assert compile_blocks(compiled, backend='aot_eager') == 2 * 3 * 2
+    for (wanted, gradients), (seen, own_gradients) in zip(train(eager, 4), train(compiled, 4), strict=True):
+        assert own_gradients == gradients
+        assert seen['loss'] == pytest.approx(wanted['loss'], rel=1e-5)
+    # Two candidates, in the first position (with a shortcut) and in the others; of the student, of the teacher, and of
+    # the teacher as this recorder replays it, with gradients switched on.
+    assert counts['unique_graphs'] - before == 2 * 2 * 3
+    assert compiled.student.graphs.replayed and not compiled.student.graphs.eager
+    assert set(compiled.state_dict()) == set(eager.state_dict())
 
 
 def test_a_capture_leaves_weights_statistics_and_gradients_alone():

@@ -125,6 +125,7 @@ class SupernetPretraining(SteppedModel):
         channels_last: Memory format of the networks; measure which one is faster on the device.
         cuda_graphs: On a GPU, run the blocks from CUDA graphs captured at their first use
             (`pinas_zoo.models.graphs`): 'auto' if the method supports it, True requires it, False is eager.
+        compiled: Compile the blocks by `torch.compile` at their first use, which takes minutes; see docs/gpu.md.
         data_preprocessor: Settings of the `BatchPreprocessor`, which moves the batch to the device; or another one.
     """
 
@@ -135,6 +136,7 @@ class SupernetPretraining(SteppedModel):
         zero_init_last: bool = True,
         channels_last: bool = False,
         cuda_graphs: bool | str = 'auto',
+        compiled: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(preprocessor_config(data_preprocessor, channels_last))
@@ -153,6 +155,10 @@ class SupernetPretraining(SteppedModel):
             )
         if cuda_graphs and use_graphs is not None and get_device() == 'cuda':
             use_graphs(CudaRecorder(), partial(print_log, logger='current'))
+        if compiled:
+            from pinas_zoo.models.compiling import compile_blocks
+
+            compile_blocks(self)
         self.last_step = 0
 
     @property

@@ -26,7 +26,7 @@ PARTS = (
     Part(profile, 30),
     Part(programs, 110),
     Part(amp, 30),
-    Part(batches, 30),
+    Part(batches, 60),
     Part(precision, 30),
     Part(inference, 45),
     Part(paths, 30),

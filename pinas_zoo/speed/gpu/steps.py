@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.compiling import compile_blocks
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import get_space
 from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing, kernels
@@ -136,9 +136,6 @@ def compiled(session: Session) -> None:
     """Kernels of single blocks, eagerly and compiled; then one pair from graphs, with compiled blocks and without."""
     if not session.cuda:
         raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = 256
     sizes = _sizes(session)
     space = get_space(sizes.space)
     net = SuperNet(space).to(session.device)
@@ -154,11 +151,7 @@ def compiled(session: Session) -> None:
     for how in ('as it is', 'compiled'):
         trainer = Trainer(sizes, 'contiguous', 0, session.device, torch.bfloat16, graphs=True, pairs=1)
         if how == 'compiled':
-            for encoder in filter(None, (trainer.method.student, trainer.method.teacher)):
-                for arch in trainer.paths(0):
-                    for module in encoder.backbone.path(arch).modules():
-                        if isinstance(module, Bottleneck):
-                            module.compile()
+            compile_blocks(trainer.method)
         start = time.monotonic()
         loss = float(trainer.ours(0))
         seconds = time.monotonic() - start
@@ -184,7 +177,7 @@ def _compile_block(session: Session, name: str, block: torch.nn.Module, x: torch
 
     both()
     eager, out = sum(kernels(session, both).values()), both()
-    block.compile()
+    compile_blocks(block)
     start = time.monotonic()
     both()
     seconds = time.monotonic() - start
