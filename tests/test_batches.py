@@ -94,7 +94,7 @@ def test_views_are_finished_in_the_wanted_form(folder: Path) -> None:
 
 
 def test_batches_survive_pinning(folder: Path) -> None:
-    """What pin_memory does to an unfinished batch, without a card: its tensors are found, the rest stays."""
+    """What pin_memory does to an unfinished batch, without a GPU: its tensors are found, the rest is unchanged."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
     raw = collate_views(samples(FourViews(FolderSource(folder), 32, finish=False)))

@@ -69,7 +69,7 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 
 class TestCopies:
-    """Help does not import pinas_zoo, so a few names and defaults stand in pinas_cli too."""
+    """Help does not import pinas_zoo, so a few names and defaults are repeated in pinas_cli."""
 
     def test_names(self):
         from pinas_cli import convert, prepare, rank

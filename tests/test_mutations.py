@@ -1,4 +1,4 @@
-"""Every reader of files against 200 damaged copies of a good one: it reads them or says in a line what is wrong."""
+"""Every reader of files against 200 damaged copies of a good one: it reads them, or says in one line what is wrong."""
 
 from __future__ import annotations
 

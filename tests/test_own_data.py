@@ -1,4 +1,4 @@
-"""The configs of docs/own_data.md run on generated data, as they stand there."""
+"""The configs of docs/own_data.md run on generated data, unchanged."""
 
 from __future__ import annotations
 

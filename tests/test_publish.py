@@ -29,7 +29,7 @@ STATISTICS = {'mean': [0.2] * 3, 'std': [0.3] * 3}
 
 
 def checkpoint(folder: Path, prefix: str = 'net.', **kwargs) -> tuple[PiNASNet, Path]:
-    """A training checkpoint of the retraining stage, with what the runner leaves in it."""
+    """A checkpoint of the retraining stage, with everything that the runner stores in it."""
     net = PiNASNet(ARCH, PINAS_NANO, **dict(num_classes=10) | kwargs).eval()
     state = {f'{prefix}{name}': tensor for name, tensor in net.state_dict().items()}
     meta = {'seed': 1, 'cfg': 'x', 'dataset_meta': {'classes': NAMES, 'preprocess': INPUT}}

@@ -1,4 +1,4 @@
-"""The study's trainer: its cost, that it repeats, that measuring changes nothing, that it goes on after a stop."""
+"""The study's trainer: its cost, that it repeats, that measuring changes nothing, that it continues after a stop."""
 
 import copy
 import dataclasses

@@ -215,7 +215,7 @@ def test_another_checkpoint_is_refused(reference: Path, search_case: tuple[Path,
 
 
 def test_accuracy_as_objective(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:
-    """As released: its log has no objective, so that logs from before there was a choice go on."""
+    """As released: its log has no objective, so that logs from before there was a choice can be continued."""
     changes = {'objective': 'top1', 'budget': 16}
     best = search(search_case, tmp_path, **changes)
     header, *lines = records(tmp_path)

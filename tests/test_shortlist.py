@@ -1,4 +1,4 @@
-"""The shortlist: who is on it, what it says, and a stage that is killed loses and repeats nothing."""
+"""The shortlist: what is on it, what it reports, and that a killed stage loses and repeats nothing."""
 
 from __future__ import annotations
 

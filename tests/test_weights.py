@@ -1,4 +1,4 @@
-"""One safe way to load: what is refused, what is reported, and that every door leads to it."""
+"""One safe way to load: what is refused, what is reported, and that every entry point uses it."""
 
 import collections
 import json
