@@ -3,6 +3,7 @@
     pinas infer photo.jpg --model pinas_nano_a.fmnist
     pinas infer folder/ --model configs/coco/....py --checkpoint FILE --out drawn --batch-size 8
     pinas infer film.mp4 --model NAME --score-thr 0.5
+    pinas infer scan.tif --model NAME --tile 1024
 
 The pictures or the video and predictions.jsonl are written to --out. Images that do not decode are named and skipped;
 the exit status is then 1. docs/tools.md describes the lines.
@@ -31,8 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--max-megapixels',
         type=int,
-        default=178,
-        help='larger pictures are skipped: a small file may decode to gigabytes; default 178',
+        help='larger pictures are skipped: a small file may decode to gigabytes; default 178, with --tile 1000',
+    )
+    parser.add_argument(
+        '--tile', type=int, metavar='SIDE', help='cut pictures into tiles of this side in px, for large ones'
+    )
+    parser.add_argument(
+        '--tile-overlap', type=int, metavar='PX', help='smallest overlap of neighbouring tiles; default SIDE / 4'
     )
     add_cfg_options(parser)
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -41,14 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts and draws."""
     with errors_as_line(ValueError, OSError, ImportError, RuntimeError):
-        from pinas_zoo.mm.inference.infer import infer, limit_pictures
+        from pinas_zoo.data.tiles import Tiling, limit_pictures
+        from pinas_zoo.mm.inference.infer import infer
         from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
-        limit_pictures(args.max_megapixels)
+        if args.tile is None and args.tile_overlap is not None:
+            raise ValueError('--tile-overlap has no effect without --tile')
+        tiling = None if args.tile is None else Tiling(args.tile, args.tile_overlap)
+        limit_pictures((178 if tiling is None else 1000) if args.max_megapixels is None else args.max_megapixels)
         choice = Choice(args.score_thr, args.topk)
         model, changes = config_path(args.model), overrides(args.cfg_options)
         predictor = open_predictor(model, args.checkpoint, args.device, choice, changes)
-        outcome = infer(args.source, predictor, args.out, args.batch_size, not args.quiet)
+        outcome = infer(args.source, predictor, args.out, args.batch_size, not args.quiet, tiling)
     print(f'{args.out}: {outcome.written} drawn, predictions in {outcome.predictions}')
     if outcome.left_out:
         print(f'{args.out}: left out {outcome.left_out}')

@@ -25,14 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates."""
-    from mmengine.config import Config
-
     from pinas_zoo.mm.engine.testing import test
+    from pinas_zoo.mm.preflight.bad_input import read_config
     from pinas_zoo.mm.preflight.findings import BadInputError
     from pinas_zoo.mm.search import score_path
 
     path = config_path(args.config)
-    if 'model' not in Config.fromfile(path):
+    with errors_as_line(BadInputError):
+        single = 'model' in read_config(path)
+    if not single:
         if args.out or args.show_dir or args.tta or args.amp:
             raise UsageError('a path of a supernet has no --out, --show-dir, --tta or --amp')
         with errors_as_line(BadInputError):

@@ -117,6 +117,24 @@ def test_parts_that_ignore_different_labels_are_listed(tmp_path: Path):
     assert 'train_dataloader.dataset.reduce_zero_label turns label 0 into 255, but the ignored' in found(cfg)[0][0]
 
 
+def test_a_crop_ignores_what_the_heads_ignore(tmp_path: Path):
+    """mmseg's crop would count another ignored label than 255 as a class; the value of a config is compared."""
+    from pinas_zoo.mm.engine.samples import check_samples
+
+    write_maps(tmp_path, (0, 1, 2, 11))
+    for ignored in (11, None):
+        cfg = config(tmp_path, ignored)
+        steps = cfg.train_dataloader.dataset.pipeline
+        steps.insert(2, dict(type='RandomCrop', crop_size=(8, 8), cat_max_ratio=0.75))
+        check_samples(cfg)
+        crop = next(step for step in cfg.train_dataloader.dataset.pipeline if step['type'] == 'RandomCrop')
+        assert crop.get('ignore_index') == ignored
+        assert bool(found(cfg)[0]) == (ignored is None)  # label 11
+    cfg = config(tmp_path, 11)
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='RandomCrop', crop_size=(8, 8), ignore_index=255))
+    assert 'train_dataloader.dataset.pipeline.3.ignore_index is 255' in found(cfg)[0][0]
+
+
 # ---- while reading ---------------------------------------------------------------------------------------------------
 
 

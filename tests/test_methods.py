@@ -31,7 +31,12 @@ def make(method: type[SupervisedMethod], space: SearchSpace = SMALL, **settings:
 def batch(step: int = 0, images: int = 6) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(step)
     image = torch.from_numpy(rng.standard_normal((images, 3, 16, 16)))
-    return {'image': image, 'label': torch.from_numpy(rng.integers(0, CLASSES, images)), 'name': ['x'] * images}
+    return {
+        'image': image,
+        'label': torch.from_numpy(rng.integers(0, CLASSES, images)),
+        'name': ['x'] * images,
+        'index': torch.arange(images) + images * step,
+    }
 
 
 def train(method: SupervisedMethod, steps: int, optimiser: torch.optim.Optimizer | None = None) -> None:
@@ -63,7 +68,12 @@ def test_every_method_meets_the_interface(name: str) -> None:
     net = SuperNet(SMALL)
     method = PiNAS(net, dim=8, queue_length=16) if name == 'PiNAS' else METHODS[name](net, num_classes=CLASSES)
     assert isinstance(method, Method)
-    facts = {'views': torch.randn(4, 4, 3, 16, 16), 'image': torch.randn(4, 3, 16, 16), 'label': torch.arange(4)}
+    facts = {
+        'views': torch.randn(4, 4, 3, 16, 16),
+        'image': torch.randn(4, 3, 16, 16),
+        'label': torch.arange(4),
+        'index': torch.arange(4),
+    }
     assert method.parts(0) >= 1
     for part in range(method.parts(0)):
         terms = method.loss(facts, 0, part)

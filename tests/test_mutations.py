@@ -140,6 +140,53 @@ def test_damaged_files_are_read_or_named(name: str, tmp_path: Path):
     assert refused > 0
 
 
+CONFIG = """
+_base_ = {base!r}
+model = dict(model=dict(_delete_=True, model_name='pinas_nano', arch='30-32-20-03'), num_classes=2)
+images = dict(kind='folder', root={root!r})
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    dataset=dict(_delete_=True, type='pinas_zoo.SupervisedView', source=images, size=28, train=False),
+)
+val_dataloader = dict(num_workers=0, dataset=dict(source=images, size=28))
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2, val_interval=2)
+"""
+
+
+@pytest.mark.mm
+@pytest.mark.filterwarnings('ignore')
+def test_damaged_configs(tmp_path: Path):
+    """All of what happens before the Runner is built."""
+    pytest.importorskip('mmengine')
+    from pinas_zoo.mm.engine.launch import Options, prepare_training
+    from pinas_zoo.mm.preflight.findings import BadInputError
+
+    for name in ('a', 'b'):
+        for number in range(2):
+            (tmp_path / 'images' / name).mkdir(parents=True, exist_ok=True)
+            picture(tmp_path / 'images' / name / f'{number}.png')
+    base = Path(__file__).parents[1] / 'configs/imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
+    good = CONFIG.format(base=str(base), root=str(tmp_path / 'images')).encode()
+    path, options = tmp_path / 'config.py', Options(work_dir=str(tmp_path / 'run'))
+    path.write_bytes(good)
+    assert prepare_training(path, options, []).model.num_classes == 2
+    rng, refused, unreadable = np.random.default_rng(7), 0, 0
+    for number in range(MUTATIONS):
+        path.write_bytes(mutate(good, rng))
+        try:
+            prepare_training(path, options, [])
+        except BadInputError as error:
+            refused += 1
+            unreadable += str(error).startswith(f'{path}: ')
+            assert str(error), number
+    assert MUTATIONS // 4 < unreadable <= refused < MUTATIONS
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.mm
 def test_damaged_annotation_files_and_label_maps(tmp_path: Path):
     pytest.importorskip('mmdet')

@@ -564,3 +564,35 @@ def test_bad_sample_in_a_run_loses_nothing(workers: int, case, tmp_path: Path):
     assert (tmp_path / 'run/last_checkpoint').read_text().endswith('iter_1.pth')
     file.write_bytes(content)
     assert launch(cfg, tmp_path / 'run', resume='auto').iter == 3
+
+
+def test_a_batch_of_one_image_is_one_line():
+    """torch's batch norm and split attention, whose mean over one value says nothing."""
+    from types import SimpleNamespace
+
+    import torch
+    from torch import nn
+
+    from pinas_zoo.mm.engine.launch import bad_input_in_log
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
+    from pinas_zoo.models.blocks import several_images
+
+    lines: list[str] = []
+    runner: Any = SimpleNamespace(logger=SimpleNamespace(error=lines.append))
+    one = torch.zeros(1, 2, 1, 1)
+    for norm in (nn.BatchNorm2d(2), lambda pooled: several_images(pooled, True)):
+        with pytest.raises(BadInputError, match='one image per device.*raise train_dataloader.batch_size'):
+            with bad_input_in_log(runner):
+                norm(one)
+    assert len(lines) == 2 and not any('\n' in line for line in lines)
+    with pytest.raises(ValueError, match='^other$'), bad_input_in_log(runner):
+        raise ValueError('other')
+
+
+def test_a_data_set_that_cannot_be_built_is_named(case):
+    from pinas_zoo.mm.preflight.check import find_problems
+
+    cfg, _ = case('coco')
+    cfg.train_dataloader.dataset.data_prefx = dict(img='x')
+    errors = find_problems(cfg, ('train',)).errors
+    assert [line for line in errors if 'CocoDataset cannot be built' in line and "'data_prefx'" in line] == errors

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,13 +21,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pinas_zoo.data.more_bits import from_more_bits
 from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source, few_names
 
 __all__ = [
+    'UPRIGHT',
     'FileSource',
     'FolderSource',
     'ImageFiles',
+    'eight_bits',
     'find_images',
+    'naming_damage',
     'orientation',
     'read_picture',
     'spaced',
@@ -35,7 +40,7 @@ __all__ = [
 
 ORIENTATION = 0x0112
 #: How to turn a stored picture upright, by the value of the tag.
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -74,32 +79,35 @@ def read_picture(
         name: Returns the picture's name for messages; None uses the path.
 
     Returns:
-        RGB, and the factor by which it is smaller; 1 for the full size.
-
-    Shape:
-        uint8 (H, W, 3)
+        RGB, uint8 (H, W, 3), and the factor by which it is smaller; 1 for the full size.
 
     Raises:
         BrokenImageError: The file is missing, damaged, or of a kind whose range is unknown.
     """
+    with naming_damage(name or path), Image.open(path) as file:
+        width, height = file.size
+        turn = UPRIGHT.get(orientation(file)) if file.format != 'TIFF' else None  # Pillow turns TIFF itself
+        sideways = turn is not None and turn not in (UPRIGHT[2], UPRIGHT[3], UPRIGHT[4])
+        wanted = 1.0 if reduction is None else reduction(*((width, height) if sideways else (height, width)))
+        if wanted >= 2:
+            power = 2 ** min(3, int(math.log2(wanted)))
+            file.draft(None, (max(1, width // power), max(1, height // power)))
+        pixels = eight_bits(file)
+        # A reduced side is rounded up.
+        factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.width)
+        return np.array(pixels if turn is None else pixels.transpose(turn)), factor
+
+
+@contextmanager
+def naming_damage(name: object) -> Iterator[None]:
+    """Raises a BrokenImageError for a picture that does not decode; `name` is its path, or returns its name."""
     try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turn = _UPRIGHT.get(orientation(file)) if file.format != 'TIFF' else None  # Pillow turns TIFF itself
-            sideways = turn is not None and turn not in (_UPRIGHT[2], _UPRIGHT[3], _UPRIGHT[4])
-            wanted = 1.0 if reduction is None else reduction(*((width, height) if sideways else (height, width)))
-            if wanted >= 2:
-                power = 2 ** min(3, int(math.log2(wanted)))
-                file.draft(None, (max(1, width // power), max(1, height // power)))
-            pixels = _eight_bits(file)
-            # A reduced side is rounded up.
-            factor = next(k for k in (1.0, 2.0, 4.0, 8.0) if math.ceil(width / k) == pixels.width)
-            return np.array(pixels if turn is None else pixels.transpose(turn)), factor
+        yield
     except _DAMAGED as error:
-        what = str(name() if name else path)
+        what = str(name() if callable(name) else name)
         raise BrokenImageError(f'cannot read image {what!r}: {error or type(error).__name__}') from error
     except Image.DecompressionBombError as error:
-        what = str(name() if name else path)
+        what = str(name() if callable(name) else name)
         raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
 
 
@@ -109,21 +117,13 @@ def orientation(file: Image.Image) -> int:
         value = file.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged metadata of a good picture can raise anything, including struct.error
         return 1
-    return value if value in _UPRIGHT else 1
+    return value if value in UPRIGHT else 1
 
 
-def _eight_bits(file: Image.Image) -> Image.Image:
-    """RGB with 8 bits per channel; alpha is dropped."""
-    if file.mode.startswith('I'):
-        values = np.asarray(file).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f'its values go from {values.min()} to {values.max()}, allowed: 0 to 65535')
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
-    if file.mode == 'F':
-        shades = np.asarray(file)
-        if not (shades.min() >= 0 and shades.max() <= 1):  # NaN fails as well
-            raise ValueError(f'its values go from {shades.min()} to {shades.max()}, allowed: 0.0 to 1.0')
-        return Image.fromarray((shades * 255 + 0.5).astype(np.uint8)).convert('RGB')
+def eight_bits(file: Image.Image) -> Image.Image:
+    """A decoded picture, or a part of one, as RGB with 8 bits per channel, without alpha; see `from_more_bits`."""
+    if file.mode.startswith(('I', 'F')):
+        return from_more_bits(file)
     if file.mode == 'RGB':
         file.load()
         return file

@@ -7,12 +7,17 @@ from pinas_zoo.methods.entrannas import EnTranNAS
 from pinas_zoo.methods.fairnas import FairNAS
 from pinas_zoo.methods.fpnas import FPNAS
 from pinas_zoo.methods.linear import LinearHead
+from pinas_zoo.methods.pada import PADA
 from pinas_zoo.methods.proximal import AdamProximal, ProximalGradient
+from pinas_zoo.methods.rlnas import RLNAS
 from pinas_zoo.methods.sparse import SparseSupernet
 from pinas_zoo.methods.spos import SPOS
 
 #: Every peer by the name that configs and tools use (`type='pinas_zoo.SPOS'`).
-METHODS = {method.__name__: method for method in (SPOS, FairNAS, BNNAS, AttentiveNAS, FPNAS, SparseSupernet, EnTranNAS)}
+METHODS = {
+    method.__name__: method
+    for method in (SPOS, FairNAS, BNNAS, AttentiveNAS, FPNAS, SparseSupernet, EnTranNAS, RLNAS, PADA)
+}
 #: Optimisers of architecture parameters beside torch's, by their names in configs.
 ARCH_OPTIMISERS = {optimiser.__name__: optimiser for optimiser in (ProximalGradient, AdamProximal)}
 
@@ -21,6 +26,8 @@ __all__ = [
     'BNNAS',
     'FPNAS',
     'METHODS',
+    'PADA',
+    'RLNAS',
     'SPOS',
     'AdamProximal',
     'ArchitectureMethod',

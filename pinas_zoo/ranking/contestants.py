@@ -46,6 +46,7 @@ class Contestant:
         share: Its share of the budget.
         lr_factor: Factor of the recipe's learning rate.
         clip_value: Largest gradient entry; None does not clip.
+        images: Number of training images; None for all.
         arch_optimiser: Builds the optimiser of the architecture parameters, from them and the training's path units.
         headline: What the method's paper claims, for other data, spaces and budgets; never a result of ours.
     """
@@ -57,13 +58,19 @@ class Contestant:
     share: float = 1.0
     lr_factor: float = 1.0
     clip_value: float | None = None
+    images: int | None = None
     arch_optimiser: Callable[[list[Any], float], torch.optim.Optimizer] | None = None
     headline: str = ''
 
     @property
     def supervised(self) -> bool:
-        """Whether it trains with labels, and so has a head without a linear stage."""
+        """Whether it trains by cross-entropy, with the rates of the supervised methods."""
         return self.method != 'PiNAS'
+
+    @property
+    def linear_stage(self) -> bool:
+        """Whether it reads no labels, so that its head is trained in a linear stage."""
+        return self.method in ('PiNAS', 'RLNAS')
 
     @property
     def constants(self) -> str:
@@ -72,6 +79,8 @@ class Contestant:
         values: dict[str, Any] = {'method': self.method, 'switches': dict(self.switches), 'share': self.share}
         values |= {'lr_factor': self.lr_factor, 'clip_value': self.clip_value}
         values['scaled'] = [dict(self.scaled(units)) for units in lengths]
+        if self.images is not None:
+            values['images'] = self.images
         if self.arch_optimiser is not None:
             built = [self.arch_optimiser([nn.Parameter(torch.zeros(1, 1))], units) for units in lengths]
             values['arch_optimiser'] = [[type(one).__name__, _plain(one.defaults)] for one in built]
@@ -117,6 +126,13 @@ CONTESTANTS: dict[str, Contestant] = {
     'bnnas_p_tenth': Contestant(
         'BN-NAS (P), a tenth of the budget', 'BNNAS', {'variant': 'P'}, share=0.1, lr_factor=0.6, clip_value=5.0
     ),
+    # With the classifier trained, what the paper freezes is the only difference to SPOS.
+    'bnnas_head': Contestant(
+        'BN-NAS (R), trained head', 'BNNAS', {'variant': 'R', 'train_head': True}, lr_factor=0.6, clip_value=5.0
+    ),
+    'bnnas_p_head': Contestant(
+        'BN-NAS (P), trained head', 'BNNAS', {'variant': 'P', 'train_head': True}, lr_factor=0.6, clip_value=5.0
+    ),
     'attentivenas': Contestant(
         'AttentiveNAS (BestUp-3)', 'AttentiveNAS', {'arm': 'best'}, headline='ImageNet 77.3-80.7 %', **_ATTENTIVE
     ),
@@ -146,6 +162,13 @@ CONTESTANTS: dict[str, Contestant] = {
         scaled=lambda units: {'warmup_steps': round(0.13 * units), 'anneal_steps': max(1, round(0.2 * units))},
         arch_optimiser=_adam(0.05),
         headline='CIFAR-10 error 2.22 % in 0.07 GPU-days; ImageNet 76.2 %',
+    ),
+    # Random labels have to be memorised: 2,000 images give 88 epochs where all would give 4.
+    'rlnas': Contestant('RLNAS', 'RLNAS', images=2000, clip_value=5.0),
+    'pada': Contestant(
+        'PA&DA, path sampling',
+        'PADA',
+        scaled=lambda units: {'steps': round(units), 'interval': max(1, round(units / 60))},
     ),
 }
 
@@ -208,4 +231,4 @@ def training_units(contestant: Contestant, recipe: SupernetRecipe) -> float:
 
 def linear_units(contestant: Contestant, recipe: SupernetRecipe) -> float:
     """Path units of the linear stage, which the supervised ones do not need."""
-    return 0 if contestant.supervised else recipe.linear_steps * FORWARD
+    return recipe.linear_steps * FORWARD if contestant.linear_stage else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +19,9 @@ from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.ranking.task import PairTask, augment, compose, index_batches, normalise
 from pinas_zoo.space import Arch, SearchSpace
 
-__all__ = ['Recipe', 'Result', 'train_path']
+__all__ = ['Recipe', 'Result', 'clock_of', 'fit', 'train_net', 'train_path']
+
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 #: Test images per batch.
 TEST_BATCH = 500
@@ -75,17 +78,34 @@ class Result:
 def train_path(
     space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int, device: torch.device | str = 'cpu'
 ) -> Result:
-    """Trains one path from scratch on a device and tests it.
-
-    Batches and augmentation depend only on the seed: all paths of one seed see the same images in the same order, so
-    that common effects do not blur their ranking; two seeds share nothing.
+    """Trains one path from scratch on a device and tests it, see `train_net`.
 
     Raises:
         FloatingPointError: The loss is not finite.
     """
     device = torch.device(device)
-    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    clock = clock_of(device)
     begin = clock()
+    net = train_net(space, task, recipe, arch, seed, device)
+    top1, test_loss = score_net(net, recipe, task, device)
+    if not math.isfinite(test_loss):
+        raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')
+    return Result(top1, test_loss, clock() - begin)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Processor time for a CPU, elapsed time for other devices; in seconds."""
+    return time.process_time if device.type == 'cpu' else time.perf_counter
+
+
+def train_net(
+    space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int, device: torch.device
+) -> PiNASNet:
+    """Trains one path from scratch on a device.
+
+    Batches and augmentation depend only on the seed: all paths of one seed see the same images in the same order, so
+    that common effects do not blur their ranking; two seeds share nothing.
+    """
     pairs = compose(task, 'train')
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.random.fork_rng(devices=[]):
@@ -93,18 +113,41 @@ def train_path(
         net = PiNASNet(arch, space, num_classes=task.num_classes, in_chans=task.in_chans)
         init_weights(net, zero_init_last=True)  # as the supernet starts; two seeds then differ less
     net = to_memory_format(net.to(device), torch.channels_last)
-    parameters = list(net.parameters())
+
+    def batches() -> Batches:
+        for chosen in index_batches(len(pairs), recipe.batch, draw):
+            images = normalise(augment(pairs.images[chosen], draw, recipe.shift).to(device), task.patch)
+            yield images, pairs.labels[chosen].to(device)
+
+    def plain() -> Iterator[Tensor]:
+        for chosen in index_batches(len(pairs), recipe.batch, draw):
+            yield normalise(pairs.images[chosen].to(device), task.patch)
+
+    fit(net, recipe, batches(), plain(), device)
+    return net
+
+
+def fit(net: nn.Module, recipe: Recipe, batches: Batches, plain: Iterator[Tensor], device: torch.device) -> None:
+    """Trains a network by cross-entropy, averages its weights and re-estimates its BN statistics.
+
+    Args:
+        net: The network; its outputs are class scores, one set per image or per location.
+        recipe: How it is trained.
+        batches: Inputs and labels, one pair per step.
+        plain: Inputs without augmentation, for the BN statistics; read after the last step.
+        device: Where all of this is.
+    """
+    parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
         parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=True
     )
     average: list[Tensor] = []
-    for step, chosen in enumerate(islice(index_batches(len(pairs), recipe.batch, draw), recipe.steps)):
+    for step, (images, labels) in enumerate(islice(batches, recipe.steps)):
         for group in optimizer.param_groups:
             group['lr'] = recipe.lr_at(step)
-        images = normalise(augment(pairs.images[chosen], draw, recipe.shift).to(device), task.patch)
         with recipe.autocast(device):
             logits = net(images)
-        loss = F.cross_entropy(logits.float(), pairs.labels[chosen].to(device))
+        loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
@@ -116,16 +159,12 @@ def train_path(
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
-        calibration = islice(index_batches(len(pairs), recipe.batch, draw), recipe.calibration)
         with recipe.autocast(device):
-            update_bn((normalise(pairs.images[i].to(device), task.patch) for i in calibration), net.train())
-        top1, test_loss = _test(net, recipe, task, device)
-    if not math.isfinite(test_loss):
-        raise FloatingPointError(f'the test loss of arch {space.format(arch)} with seed {seed} is {test_loss}')
-    return Result(top1, test_loss, clock() - begin)
+            update_bn(islice(plain, recipe.calibration), net.train())
 
 
-def _test(net: nn.Module, recipe: Recipe, task: PairTask, device: torch.device) -> tuple[float, float]:
+@torch.no_grad()
+def score_net(net: nn.Module, recipe: Recipe, task: PairTask, device: torch.device) -> tuple[float, float]:
     """Top-1 in percent and mean cross-entropy on the test pairs."""
     pairs, hits, loss = compose(task, 'test'), 0, 0.0
     net.eval()

@@ -211,7 +211,7 @@ def _batches(
     if contestant.arch_optimiser:
         return halved_batches(task, recipe.batch, seed)
     if contestant.supervised:
-        return labelled_batches(task, recipe.batch, seed)
+        return labelled_batches(task, recipe.batch, seed, contestant.images)
     return view_batches(task, recipe, 2 * len(method.paths(0)), seed)
 
 

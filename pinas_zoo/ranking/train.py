@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pinas_zoo.data import ViewRecipe, augment_batch
-from pinas_zoo.methods import LinearHead, Method, SparseSupernet, SupervisedMethod
+from pinas_zoo.methods import RLNAS, LinearHead, Method, SparseSupernet, SupervisedMethod
 from pinas_zoo.methods.alternating import HELD_OUT
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
 from pinas_zoo.ranking.recipe import FORWARD, SupernetRecipe
@@ -62,10 +62,10 @@ class Training:
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def labelled_batches(task: PairTask, batch: int, seed: int) -> Batches:
-    """Augmented images with their labels, without end."""
+def labelled_batches(task: PairTask, batch: int, seed: int, images: int | None = None) -> Batches:
+    """Augmented images with their labels, without end; of the first `images` alone if this is given."""
     pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
-    for chosen in index_batches(len(pairs), batch, draw):
+    for chosen in index_batches(len(pairs) if images is None else min(images, len(pairs)), batch, draw):
         yield _labelled(task, pairs, chosen, draw)
 
 
@@ -82,7 +82,7 @@ def halved_batches(task: PairTask, batch: int, seed: int) -> Batches:
 
 def _labelled(task: PairTask, pairs: PairSet, chosen: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
     images = augment(pairs.images[chosen], draw)
-    return {'image': normalise(images, task.patch), 'label': pairs.labels[chosen]}
+    return {'image': normalise(images, task.patch), 'label': pairs.labels[chosen], 'index': chosen}
 
 
 def view_batches(task: PairTask, recipe: SupernetRecipe, views: int, seed: int) -> Batches:
@@ -264,7 +264,7 @@ def score_method(
 ) -> dict[str, list[float]]:
     """Top-1 in percent and loss of each path by name; a method without a head gets one in the linear stage."""
     net = method.folded() if isinstance(method, SparseSupernet) else method.supernet
-    if isinstance(method, SupervisedMethod):
+    if isinstance(method, SupervisedMethod) and not isinstance(method, RLNAS):
         head: nn.Module = method.head
     else:
         head = train_linear_head(net, task, recipe, linear_steps, seed)

@@ -131,13 +131,15 @@ class Truth:
     rows: tuple[TruthRow, ...]
 
     def half(self, name: str) -> tuple[TruthRow, ...]:
-        """The rows of one half.
+        """The rows of one half, or of 'both'.
 
         Raises:
             ValueError: The half is unknown.
         """
+        if name == 'both':
+            return self.rows
         if name not in HALVES:
-            raise ValueError(f'unknown half {name!r}, allowed: {", ".join(HALVES)}')
+            raise ValueError(f'unknown half {name!r}, allowed: {", ".join(HALVES)}, both')
         return tuple(row for row in self.rows if row.half == name)
 
 

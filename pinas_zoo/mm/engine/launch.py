@@ -29,7 +29,7 @@ from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.resume_config import compare_config
 from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
-from pinas_zoo.mm.preflight.bad_input import last_line
+from pinas_zoo.mm.preflight.bad_input import last_line, unreadable_config
 from pinas_zoo.mm.preflight.check import find_problems
 from pinas_zoo.mm.preflight.findings import BadInputError, Findings
 from pinas_zoo.mm.preflight.views import check_views
@@ -55,9 +55,12 @@ def load_config(path: str | Path, options: Options) -> Config:
     """Read a config, apply the options that override it, and set its work_dir.
 
     Raises:
-        BadInputError: An override has no effect.
+        BadInputError: The config is not readable, or an override has no effect.
     """
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # configs are Python
+        raise unreadable_config(path, error) from error
     _reach_inside(cfg)
     if options.cfg_options:
         override(cfg, options.cfg_options)
@@ -290,7 +293,8 @@ def bad_input_in_log(runner: Runner) -> Iterator[None]:
     """Logs an error in the data as the last line, without the traceback of a data worker."""
     try:
         yield
-    except BadInputError as error:
-        line = last_line(error)
+    except ValueError as error:
+        if not (line := last_line(error)):
+            raise
         runner.logger.error(line)
         raise BadInputError(line) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL
 from pinas_zoo.mm.preflight.check import head_classes
 from pinas_zoo.mm.preflight.ignored import ignored_label
 from pinas_zoo.registry import type_name
@@ -31,6 +32,8 @@ _CHECK = 'pinas_zoo.mm.preflight.check_image.CheckImage'
 def check_samples(cfg: Config, splits: Sequence[str] = SPLITS) -> None:
     """Replace what mmdet and mmseg call by its plain name by ours; subclasses are kept. May be applied twice.
 
+    A RandomCrop of mmseg that names no ignored label, and would count it as a class, takes that of the heads.
+
     Args:
         cfg: Config with its default scope set.
         splits: Some of `SPLITS`: those that are read. The test pipeline of a training is left as it is, since mmdet's
@@ -40,10 +43,13 @@ def check_samples(cfg: Config, splits: Sequence[str] = SPLITS) -> None:
     ours = {name: new for old, new in _OURS[scope].items() for name in (old, f'{scope}.{old}')}
     mean = (cfg.model.get('data_preprocessor') or {}).get('mean')
     channels = len(mean) if isinstance(mean, (list, tuple)) and len(mean) > 1 else None
+    ignored = ignored_label(cfg) if scope == 'mmseg' else None
     keys = [f'{split}_{part}' for split in splits for part in ('dataloader', 'evaluator')]
     for node in _dicts([cfg.get(key) for key in keys]):
         if isinstance(node.get('type'), str):
             node['type'] = ours.get(node['type'], node['type'])
+            if node['type'] in ('RandomCrop', 'mmseg.RandomCrop') and ignored not in (None, IGNORED_LABEL):
+                node.setdefault('ignore_index', ignored)
         if isinstance(node.get('pipeline'), (list, tuple)):
             node['pipeline'] = _with_checks(node['pipeline'], channels)
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.inference.networks import build_network, load_network
+from pinas_zoo.mm.preflight.bad_input import read_config
 from pinas_zoo.models.cost import Cost
 from pinas_zoo.registry import type_name
 
@@ -101,7 +102,7 @@ def analyze(
             raise ValueError(f'{name!r} is neither a config file (.py) nor a model that timm {timm.__version__} knows')
         net = timm.create_model(name, checkpoint_path=checkpoint).eval()
         return _plain(name, net, size, device, timing)
-    cfg = Config.fromfile(name)
+    cfg = read_config(name)
     override(cfg, cfg_options or {})
     model: BaseModel = build_network(cfg) if checkpoint is None else load_network(cfg, checkpoint, 'cpu')[0]
     if type_name(cfg.model) == 'Classifier':

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import cv2
 import numpy as np
@@ -20,11 +18,13 @@ from tqdm import tqdm
 
 from pinas_zoo.data.images import ImageFiles, find_images, read_picture, suffixes
 from pinas_zoo.data.sources import BrokenImageError
+from pinas_zoo.data.tiles import Tiling, open_tiled
 from pinas_zoo.files import write_atomic
-from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
-from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking, describe
+from pinas_zoo.mm.inference.predictors import Prediction, Predictor
+from pinas_zoo.mm.inference.records import draw, line
+from pinas_zoo.mm.inference.tiled import Tiled, predict_tiled
 
-__all__ = ['VIDEOS', 'Outcome', 'draw', 'infer', 'limit_pictures']
+__all__ = ['VIDEOS', 'Outcome', 'infer']
 
 #: Suffixes of videos; pictures are what `pinas_zoo.data.images` reads.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -53,20 +53,13 @@ class Outcome:
     left_out: str = ''
 
 
-def limit_pictures(megapixels: int) -> None:
-    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
-
-    Raises:
-        ValueError: The limit is not positive.
-    """
-    if megapixels < 1:
-        raise ValueError(f'the limit must be at least 1 megapixel, got {megapixels}')
-    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-
-
 def infer(
-    source: str | Path, predictor: Predictor, out: str | Path, batch_size: int = 1, progress: bool = True
+    source: str | Path,
+    predictor: Predictor,
+    out: str | Path,
+    batch_size: int = 1,
+    progress: bool = True,
+    tiling: Tiling | None = None,
 ) -> Outcome:
     """Runs a predictor over everything at `source`.
 
@@ -76,12 +69,14 @@ def infer(
         out: Folder for the pictures (named as their images), the video (as MP4) and `predictions.jsonl`.
         batch_size: Images per batch.
         progress: Show a bar.
+        tiling: How pictures are cut into tiles, for large ones; None passes them whole.
 
     Returns:
         What was written, and what could not be read, which is skipped.
 
     Raises:
-        ValueError: There is nothing to read at `source`, a video does not decode, or `out` would overwrite `source`.
+        ValueError: There is nothing to read at `source`, a video does not decode, `out` would overwrite `source`, or
+            a video or a classifier should be tiled.
     """
     source, out = Path(source), Path(out)
     if batch_size < 1:
@@ -91,9 +86,14 @@ def infer(
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
         raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
     outcome = Outcome(out / 'predictions.jsonl')
-    run = _video if source.suffix.lower() in VIDEOS and source.is_file() else _pictures
+    film = source.suffix.lower() in VIDEOS and source.is_file()
+    if film and tiling is not None:
+        raise ValueError(f'{source} is a video: only pictures are cut into tiles')
+    if tiling is not None and not predictor.tileable:
+        raise ValueError('tiles are for detectors and segmentors: a classifier judges the whole picture')
     with _lines(outcome.predictions) as write_line:
-        run(_Job(source, predictor, batch_size, progress, outcome, write_line))
+        handle = _video if film else _pictures
+        handle(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
     return outcome
 
 
@@ -114,52 +114,71 @@ def _copy(stream: IO[str], path: Path) -> None:
         shutil.copyfileobj(stream, target)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A call of `infer`, with the writer of its lines."""
-
-    source: Path
-    predictor: Predictor
-    batch_size: int
-    progress: bool
-    outcome: Outcome
-    write_line: Callable[[str], object]
-
-    def predicted(self, named: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray, Prediction]]:
-        """Names and images with their predictions; images that the network does not take are left out."""
-        while batch := list(islice(named, self.batch_size)):
-            found: Sequence[Prediction | None]
-            try:
-                found = self.predictor.run([image for _, image in batch])
-            except _UNFIT:
-                found = [self._alone(name, image) for name, image in batch]
-            for (name, image), prediction in zip(batch, found, strict=True):
-                if prediction is not None:
-                    yield name, image, prediction
-
-    def _alone(self, name: str, image: np.ndarray) -> Prediction | None:
-        """The prediction of an image whose batch failed; None, and a reason, if it failed because of this one."""
+def _predicted(
+    named: Iterator[tuple[str, np.ndarray]], predictor: Predictor, batch_size: int, outcome: Outcome
+) -> Iterator[tuple[str, np.ndarray, Prediction]]:
+    while batch := list(islice(named, batch_size)):
+        found: Sequence[Prediction | None]
         try:
-            return self.predictor.run([image])[0]
-        except _UNFIT as error:
-            size = f'{image.shape[1]}x{image.shape[0]} px'
-            self.outcome.failed[name] = ' '.join(f'the network does not take its {size} ({error})'.split())
-            return None
+            found = predictor.run([image for _, image in batch])
+        except _UNFIT:
+            found = [_alone(predictor, name, image, outcome) for name, image in batch]
+        for (name, image), prediction in zip(batch, found, strict=True):
+            if prediction is not None:
+                yield name, image, prediction
 
-    def write(self, facts: dict[str, Any], image: np.ndarray, prediction: Prediction) -> None:
-        """Writes the line of a prediction."""
-        height, width = image.shape[:2]
-        record = {**facts, 'height': height, 'width': width, **describe(prediction, self.predictor.classes)}
-        self.write_line(json.dumps(record, ensure_ascii=False) + '\n')
-        self.outcome.written += 1
+
+def _alone(predictor: Predictor, name: str, image: np.ndarray, outcome: Outcome) -> Prediction | None:
+    """The prediction of an image whose batch failed; None, and a reason, if it failed because of this one."""
+    try:
+        return predictor.run([image])[0]
+    except _UNFIT as error:
+        outcome.failed[name] = _unfit(image.shape[:2], error)
+        return None
+
+
+def _unfit(size: tuple[int, int], error: Exception) -> str:
+    return ' '.join(f'the network does not take its {size[1]}x{size[0]} px ({error})'.split())
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def _pictures(job: _Job) -> None:
-    source, outcome = job.source, job.outcome
-    out, root = outcome.predictions.parent, source if source.is_dir() else source.parent
+@dataclass(frozen=True)
+class _Run:
+    """What is done with every picture; as the arguments of `infer`."""
+
+    predictor: Predictor
+    batch_size: int
+    tiling: Tiling | None
+
+    def results(self, names: Iterable[str], root: Path, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
+        """Names and results, one picture, or batch of pictures, after the other."""
+        if self.tiling is not None:
+            yield from self._tiled(names, root, self.tiling, outcome)
+            return
+        for name, image, found in _predicted(
+            _read_images(names, root, outcome), self.predictor, self.batch_size, outcome
+        ):
+            yield name, Tiled(image.shape[:2], image, found, found)
+
+    def _tiled(self, names: Iterable[str], root: Path, tiling: Tiling, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
+        for name in names:
+            found = None
+            with _noting(name, outcome), open_tiled(root / name) as picture:
+                try:
+                    found = predict_tiled(picture, self.predictor, tiling, self.batch_size)
+                except _UNFIT as error:
+                    if isinstance(error, BrokenImageError):
+                        raise
+                    outcome.failed[name] = _unfit((picture.height, picture.width), error)
+            if found is not None:
+                yield name, found
+
+
+def _pictures(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
+    out = outcome.predictions.parent
+    root = source if source.is_dir() else source.parent
     found = find_images(source, skip=[out]) if source.is_dir() else ImageFiles([source.name])
     outcome.left_out = found.summary()
     if not found.paths or (source.is_file() and source.suffix.lower() not in suffixes()):
@@ -169,11 +188,14 @@ def _pictures(job: _Job) -> None:
             f'({" ".join(VIDEOS)}){left_out}'
         )
     pictures = _picture_names(found.paths)
-    names = tqdm(found.paths, disable=not job.progress, unit='image')
-    for name, image, prediction in job.predicted(_read_images(names, root, outcome)):
+    names = tqdm(found.paths, disable=not progress, unit='image')
+    for name, result in run.results(names, root, outcome):
         path = out / pictures[name]
-        write_atomic(path, _saver(draw(image, prediction, job.predictor), path.suffix))
-        job.write({'image': name, 'picture': str(path.relative_to(out))}, image, prediction)
+        picture = draw(result.image, result.shown, run.predictor)
+        write_atomic(path, _saver(picture, path.suffix))
+        facts = {'image': name, 'picture': str(path.relative_to(out))}
+        write_line(line(facts, result.size, result.prediction, run.predictor.classes))
+        outcome.written += 1
 
 
 def _picture_names(names: Sequence[str]) -> dict[str, str]:
@@ -191,13 +213,22 @@ def _picture_names(names: Sequence[str]) -> dict[str, str]:
 def _read_images(names: Iterable[str], root: Path, outcome: Outcome) -> Iterator[tuple[str, np.ndarray]]:
     """Names and BGR images."""
     for name in names:
-        try:
+        pixels = None
+        with _noting(name, outcome):
             pixels, _ = read_picture(root / name)
-        except BrokenImageError as error:
-            hint = '; --max-megapixels allows it' if isinstance(error.__cause__, Image.DecompressionBombError) else ''
-            outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
-        else:
+        if pixels is not None:
             yield name, np.ascontiguousarray(pixels[..., ::-1])
+
+
+@contextmanager
+def _noting(name: str, outcome: Outcome) -> Iterator[None]:
+    """Notes why a picture is skipped."""
+    try:
+        yield
+    except BrokenImageError as error:
+        large = isinstance(error.__cause__, Image.DecompressionBombError)
+        hint = '; --tile 1024 cuts it, --max-megapixels allows more' if large else ''
+        outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
 
 
 def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
@@ -208,15 +239,14 @@ def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
 # ---- video -----------------------------------------------------------------------------------------------------------
 
 
-def _video(job: _Job) -> None:
-    source, outcome = job.source, job.outcome
+def _video(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
     video = cv2.VideoCapture(str(source))
     try:
         ok, first = video.read() if video.isOpened() else (False, None)
         if not ok:
             raise ValueError(f'{source} does not decode as a video; OpenCV reads what FFmpeg reads')
         rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        bar = tqdm(total=max(count, 0) or None, disable=not job.progress, unit='frame')
+        bar = tqdm(total=max(count, 0) or None, disable=not progress, unit='frame')
 
         def frames() -> Iterator[tuple[str, np.ndarray]]:
             number, frame = 0, first
@@ -229,10 +259,11 @@ def _video(job: _Job) -> None:
                 outcome.failed[source.name] = f'only {number} of {count} frames decode'
 
         def pictures() -> Iterator[Image.Image]:
-            for number, image, prediction in job.predicted(frames()):
+            for number, image, prediction in _predicted(frames(), run.predictor, run.batch_size, outcome):
                 facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
-                job.write(facts, image, prediction)
-                yield draw(image, prediction, job.predictor)
+                write_line(line(facts, image.shape[:2], prediction, run.predictor.classes))
+                outcome.written += 1
+                yield draw(image, prediction, run.predictor)
 
         with bar:
             target = outcome.predictions.with_name(f'{source.stem}.mp4')
@@ -258,17 +289,3 @@ def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: float) -> None
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-# ---- drawing --------------------------------------------------------------------------------------------------
-
-
-def draw(image: np.ndarray, prediction: Prediction, predictor: Predictor) -> Image.Image:
-    """Draws a prediction onto its BGR image."""
-    pixels, classes, palette = image[..., ::-1], predictor.classes, predictor.palette
-    if isinstance(prediction, Ranking):
-        return draw_ranking(pixels, [classes[label] for label in prediction.labels], prediction.scores)
-    if isinstance(prediction, Instances):
-        found = (prediction.boxes, prediction.labels, prediction.masks, prediction.scores)
-        return draw_instances(pixels, *found, classes, palette=palette)
-    return draw_segments(pixels, prediction.labels, classes=classes, palette=palette)

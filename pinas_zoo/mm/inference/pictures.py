@@ -15,9 +15,11 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from pinas_zoo.mm.inference.networks import load_network
+from pinas_zoo.mm.inference.predictors import RunLengths
 
 __all__ = ['draw_instances', 'draw_ranking', 'draw_segments', 'predict', 'sheet']
 
@@ -74,7 +76,7 @@ def draw_instances(
     image: np.ndarray,
     boxes: Tensor,
     labels: Tensor,
-    masks: Tensor | None,
+    masks: Tensor | Sequence[RunLengths] | None,
     scores: Tensor | None,
     classes: Sequence[str],
     zoom: int | None = None,
@@ -86,7 +88,7 @@ def draw_instances(
         image: RGB, (H, W, 3), uint8.
         boxes: (N, 4) as x1 y1 x2 y2 in pixels.
         labels: (N,).
-        masks: (N, H, W), bool; None without masks.
+        masks: (N, H, W), bool, or N run lengths as COCO codes them; None without masks.
         scores: (N,) in 0..1; None without.
         classes: Names by label.
         zoom: Enlargement; None makes small images legible.
@@ -97,9 +99,10 @@ def draw_instances(
     colours = [_colour(label, palette) for label in labels.tolist()]
     pixels = image.astype(np.float32)
     if masks is not None:
-        shapes = masks.numpy()
         for index in order:
-            pixels[shapes[index]] = 0.5 * pixels[shapes[index]] + 0.5 * np.array(colours[index], dtype=np.float32)
+            mask = masks[index]
+            here = mask.numpy() if isinstance(mask, Tensor) else coco_mask.decode(mask).astype(bool)
+            pixels[here] = 0.5 * pixels[here] + 0.5 * np.array(colours[index], dtype=np.float32)
     picture = _enlarge(pixels, zoom)
     pen, font = ImageDraw.Draw(picture), _font(picture)
     for index in order:

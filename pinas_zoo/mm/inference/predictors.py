@@ -21,32 +21,47 @@ from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from PIL import Image
-from pycocotools import mask as coco_mask
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
 from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.inference.networks import load_network
+from pinas_zoo.mm.preflight.bad_input import read_config
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
 from pinas_zoo.weights.load import read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry, package_file
 
-__all__ = ['Choice', 'Instances', 'Prediction', 'Predictor', 'Ranking', 'Segments', 'describe', 'open_predictor']
+__all__ = [
+    'Choice',
+    'Instances',
+    'Predictor',
+    'Ranking',
+    'RunLengths',
+    'Segments',
+    'open_predictor',
+]
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
 
 
+#: A mask as pycocotools codes it: size and counts.
+RunLengths = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Instances:
-    """Objects of one image. Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool."""
+    """Objects of one image; masks of tiled pictures are run lengths.
+
+    Shape: boxes (N, 4) as x1 y1 x2 y2 in px, labels and scores (N,), masks (N, H, W) bool.
+    """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
-    masks: Tensor | None
+    masks: Tensor | Sequence[RunLengths] | None
 
 
 @dataclass(frozen=True)
@@ -92,43 +107,13 @@ class Predictor:
         run: Predictions of a batch of BGR images, (H, W, 3) uint8.
         classes: Names by label.
         palette: RGB by label, if the weights or the data set define it.
+        tileable: Whether parts of a picture can be predicted, as by detectors and segmentors.
     """
 
     run: Callable[[Sequence[np.ndarray]], list[Prediction]]
     classes: Sequence[str]
     palette: Sequence[Sequence[int]] | None = None
-
-
-def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """A prediction as plain values: `ranking`, `instances` or `segments`, masks in COCO's run-length form."""
-    if isinstance(prediction, Ranking):
-        pairs = zip(prediction.labels, prediction.scores, strict=True)
-        return {'ranking': [{'class': classes[label], 'label': label, 'score': round(s, 6)} for label, s in pairs]}
-    if isinstance(prediction, Instances):
-        rows = []
-        for index, label in enumerate(prediction.labels.tolist()):
-            box = [round(value, 2) for value in prediction.boxes[index].tolist()]
-            row = {
-                'class': classes[label],
-                'label': label,
-                'score': round(float(prediction.scores[index]), 6),
-                'box': box,
-            }
-            rows.append(
-                row if prediction.masks is None else {**row, 'mask': _run_lengths(prediction.masks[index].numpy())}
-            )
-        return {'instances': rows}
-    rows = []
-    for label in np.unique(prediction.labels).tolist():
-        here = prediction.labels == label
-        row = {'class': classes[label], 'label': label, 'share': round(float(here.mean()), 6)}
-        rows.append({**row, 'mask': _run_lengths(here)})
-    return {'segments': rows}
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {'size': list(found['size']), 'counts': found['counts'].decode()}
+    tileable: bool = True
 
 
 def open_predictor(
@@ -165,9 +150,9 @@ def open_predictor(
         file = package_file(entry.config or '')
         if file is None:
             raise ValueError(f'{name}: its config {entry.config} does not exist')
-        cfg, checkpoint = Config.fromfile(file), checkpoint or f'{SCHEME}{name}'
+        cfg, checkpoint = read_config(file), checkpoint or f'{SCHEME}{name}'
     else:
-        cfg = Config.fromfile(name)
+        cfg = read_config(name)
     if 'model' not in cfg:
         raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py extracts one from it')
     if checkpoint is None:
@@ -256,7 +241,7 @@ def _ranked(
         scores, labels = logits.float().softmax(dim=1).cpu().topk(min(choice.topk, logits.shape[1]))
         return [Ranking(label, score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
-    return Predictor(run, classes)
+    return Predictor(run, classes, tileable=False)
 
 
 def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choice: Choice) -> Predictor:

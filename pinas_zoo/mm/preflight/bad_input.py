@@ -1,9 +1,12 @@
 """Reports bad data by name: the one error, and a data set that names the file on which a sample failed."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from pinas_zoo.mm.engine.loop import DatasetWrapper
@@ -14,9 +17,50 @@ IGNORED_LABEL = 255  # mmseg's default
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def last_line(error: BadInputError) -> str:
-    """The message of an error that a data worker may have wrapped in its traceback."""
+#: What a batch norm says, ours or torch's, that would normalise over one value.
+_ONE_IMAGE = ('has no variance', 'Expected more than 1 value per channel when training')
+
+
+def read_config(path: str | Path) -> Config:
+    """Reads a config file.
+
+    Raises:
+        BadInputError: It is missing, not valid Python, or does not run; the message names file and line.
+    """
+    try:
+        return Config.fromfile(path)
+    except Exception as error:
+        raise unreadable_config(path, error) from error
+
+
+def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
+    """The error for a config that cannot be read.
+
+    Args:
+        path: The file.
+        error: What was raised: a config is Python, and may raise anything.
+    """
+    if isinstance(error, FileNotFoundError) and not os.path.exists(path):
+        return BadInputError(f'{path}: no such config')
+    if isinstance(error, SyntaxError):
+        return BadInputError(f'{path}: not valid Python ({error.msg}, line {error.lineno})')
+    kind = '' if isinstance(error, OSError) else f'{type(error).__name__}: '
+    return BadInputError(f'{path}: the config cannot be read ({kind}{_first_line(error)})')
+
+
+def last_line(error: ValueError) -> str:
+    """The line that explains an error in a training without its traceback; '' if only a traceback does.
+
+    Args:
+        error: What a run raised. The message of a `BadInputError` may be wrapped in the traceback of a data worker.
+    """
     text = str(error)
+    if not isinstance(error, BadInputError):
+        alone = any(known in text for known in _ONE_IMAGE)
+        hint = 'a training batch has one image per device, which a batch norm cannot use'
+        return (
+            f'{hint}: {_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True' if alone else ''
+        )
     marker = f'{BadInputError.__name__}: '
     return text.rsplit(marker, 1)[-1].strip() if marker in text else text
 

@@ -33,7 +33,12 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
         if loader is None:
             continue
         for node in _leaves(loader['dataset']):
-            dataset = _open(node)
+            try:
+                dataset = _open(node)
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                reason = ' '.join(str(error).split())
+                findings.errors.append(f'{split}_dataloader: its data set {node.get("type")} cannot be built: {reason}')
+                continue
             if dataset is None:
                 continue
             _check_classes(cfg, dataset, f'{split}_dataloader', findings)

@@ -24,7 +24,7 @@ PARTS = (
     Part(host_syncs, 25),
     Part(step, 90),
     Part(profile, 30),
-    Part(programs, 110),
+    Part(programs, 150),
     Part(amp, 30),
     Part(batches, 60),
     Part(precision, 30),

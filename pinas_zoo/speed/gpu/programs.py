@@ -46,9 +46,14 @@ def programs(session: Session) -> None:
     amp = ['--amp']
     launch = python('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1')
     backend = ['--launcher', 'pytorch', *(amp if session.cuda else [])]
-    kinds = {'resume, amp': amp, 'resume, fp32': []}
+    kinds: dict[str, tuple[list[str], dict[str, str]]] = {
+        'resume, amp': (amp, EXACT),
+        'resume, fp32': ([], EXACT),
+    }
+    if session.cuda:
+        kinds['resume, amp, channels-last'] = amp, EXACT | {'model.channels_last': 'True'}
     logs = session.commands(
-        {name: python(*_train(session, name, 8, *more, **EXACT)) for name, more in kinds.items()}
+        {name: python(*_train(session, name, 8, *more, **options)) for name, (more, options) in kinds.items()}
         | {
             'torchrun, BN': [*launch, *_train(session, 'torchrun, BN', 4, *backend)],
             'torchrun, SyncBN': [*launch, *_train(session, 'torchrun, SyncBN', 4, *backend, sync_bn='torch')],
@@ -59,10 +64,10 @@ def programs(session: Session) -> None:
         status, log = logs[name]
         warned = [word for word in WARNINGS if any('arn' in line and word in line for line in log.splitlines())]
         session.record(name, status=status, losses=_losses(log), warned_of=warned, log=_last(status, log))
-    begun = {name: more for name, more in kinds.items() if logs[name][0] == 0}
+    begun = {name: kind for name, kind in kinds.items() if logs[name][0] == 0}
     again = {
-        name: python(*_train(session, f'{name}, again', 8, *more, '--resume', _saved(session, name, 4), **EXACT))
-        for name, more in begun.items()
+        name: python(*_train(session, f'{name}, again', 8, *more, '--resume', _saved(session, name, 4), **options))
+        for name, (more, options) in begun.items()
     }
     continued = session.commands(again, LIMIT)
     failed = [name for name, (status, _) in logs.items() if status]

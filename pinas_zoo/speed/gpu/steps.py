@@ -15,6 +15,7 @@ import torch
 
 from pinas_zoo.models.compiling import compile_blocks
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import get_space
 from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing, kernels
 from pinas_zoo.speed.step import LAYOUTS, PAPER, QUICK, Sizes, Trainer
@@ -31,6 +32,7 @@ STEPS = (
     ('released', 'fp16', 'contiguous', False),
     ('ours', 'fp16', 'contiguous', True),
     ('ours', 'bf16', 'channels_last', True),
+    ('floor', 'bf16', 'channels_last', True),
     ('ours', 'TF32', 'contiguous', True),
     ('floor', 'TF32', 'contiguous', False),
     ('ours', 'fp16', 'channels_last', True),
@@ -82,9 +84,10 @@ def step(session: Session) -> None:
 
 def _ratios(session: Session, found: dict[str, float]) -> None:
     """The goals: at most 1.25 times the floor in the same precision, 1.5 times the released form in fp16."""
-    floor, ours = 'floor, bf16, contiguous, graphs', 'ours, bf16, contiguous, graphs'
-    if floor in found and ours in found:
-        session.record('ours / floor, graphs, bf16', ratio=found[ours] / found[floor])
+    for layout in LAYOUTS:
+        floor, ours = (f'{form}, bf16, {layout}, graphs' for form in ('floor', 'ours'))
+        if floor in found and ours in found:
+            session.record(f'ours / floor, graphs, bf16, {layout}', ratio=found[ours] / found[floor])
     released, ours = 'released, fp16, contiguous', 'ours, fp16, contiguous, graphs'
     if released in found and ours in found:
         session.record('released / ours, fp16', ratio=found[released] / found[ours])
@@ -138,18 +141,19 @@ def compiled(session: Session) -> None:
         raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
     sizes = _sizes(session)
     space = get_space(sizes.space)
-    net = SuperNet(space).to(session.device)
+    net = to_memory_format(SuperNet(space).to(session.device), torch.channels_last)
     for stage in range(len(space.depths)):
         position = sum(space.depths[:stage]) + 1
         side = sizes.side // (4 * 2**stage)
         for choice in space.choices(position) if stage == 2 else space.choices(position)[:1]:
             x = torch.randn(sizes.images, space.in_channels(position), side, side, device=session.device)
+            x = x.contiguous(memory_format=torch.channels_last)
             _compile_block(session, f'stage {stage + 1}, candidate {choice}', net.blocks[position][choice], x)
     del net
     session.free()
     found = {}
     for how in ('as it is', 'compiled'):
-        trainer = Trainer(sizes, 'contiguous', 0, session.device, torch.bfloat16, graphs=True, pairs=1)
+        trainer = Trainer(sizes, 'channels_last', 0, session.device, torch.bfloat16, graphs=True, pairs=1)
         if how == 'compiled':
             compile_blocks(trainer.method)
         start = time.monotonic()
