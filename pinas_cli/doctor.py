@@ -169,7 +169,7 @@ def _weights() -> Iterator[Row]:
     part = 'weights'
     if not (find_spec('torch') and find_spec('timm')):
         return
-    from pinas_zoo.weights.cache import cache_dir
+    from pinas_zoo.weights.download import cache_dir
     from pinas_zoo.weights.manifest import entries, package_file
 
     own = [entry for entry in entries().values() if entry.own]

@@ -6,13 +6,16 @@ timm's ``pretrained=True``, ``pinas://NAME`` in mmdet's and mmseg's configs and 
 - ``$PINAS_ZOO_MIRROR``: an http(s) address or a folder with the files by name; tried first.
 - ``$PINAS_OFFLINE=1``: nothing but the mirror and the package itself is used.
 
+- ``$PINAS_ZOO_SHA256``: hashes that files must have, ``NAME=HEX`` separated by spaces or commas (`hashes.py`).
+
 An incomplete file never has a final name. The hash of a file is checked when it is downloaded and when a process first
-uses it. If the manifest has no hash yet, the first one seen is recorded beside the file (`.json`) and checked from then
-on. A bad file is renamed to `.bad` and downloaded once more.
+uses it. If neither the manifest nor the user has a hash (the authors' files), the first one seen is recorded beside the
+file (`.json`) and checked from then on; the log says so. A bad file is renamed to `.bad` and downloaded once more.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,28 +26,51 @@ import torch.distributed as dist
 from pinas_zoo.dist import rank_and_world
 from pinas_zoo.files import file_lock
 from pinas_zoo.space import get_space
-from pinas_zoo.weights.cache import cache_dir, hash_of, is_good, record, record_path, recorded, set_aside
 from pinas_zoo.weights.fetch import Policy, TransferError, copy_file, from_drive, from_url, offline
+from pinas_zoo.weights.hashes import (
+    is_good,
+    record_origin,
+    record_path,
+    recorded_sha256,
+    recorded_source,
+    set_aside,
+    sha256_of,
+    warn_of_first_use,
+    with_pin,
+)
 from pinas_zoo.weights.manifest import Entry, find_entry, package_file
 from pinas_zoo.weights.released.convert import convert_file
 
-__all__ = ['SCHEME', 'DownloadError', 'fetch', 'find_weights']
+__all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
 
 SCHEME = 'pinas://'
+
+_logger = logging.getLogger('pinas_zoo')
 
 
 class DownloadError(RuntimeError):
     """Weights could not be obtained. The message says what was tried, where they are looked for and what to do."""
 
 
+def cache_dir() -> Path:
+    """The folder of downloaded weights; it need not exist."""
+    if home := os.environ.get('PINAS_ZOO_HOME'):
+        return Path(home).expanduser()
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'pinas_zoo' / 'weights'
+
+
 def find_weights(checkpoint: str | Path) -> Path:
-    """The file for a `checkpoint=` argument: a path, or ``pinas://NAME``, which is downloaded."""
+    """The file for a `checkpoint=` argument: a path, or ``pinas://NAME``, which is downloaded.
+
+    ``pinas://NAME#sha256=HEX`` pins the hash of the file that is downloaded.
+    """
     if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
-        return fetch(checkpoint.removeprefix(SCHEME))
+        name, _, pin = checkpoint.removeprefix(SCHEME).partition('#sha256=')
+        return fetch(name, sha256=pin or None)
     return Path(checkpoint)
 
 
-def fetch(name: str, policy: Policy | None = None) -> Path:
+def fetch(name: str, policy: Policy | None = None, sha256: str | None = None) -> Path:
     """The verified file of some weights, downloaded and converted if necessary.
 
     In a distributed run every rank has to call it: the first rank downloads, the others then find the file (or download
@@ -53,12 +79,14 @@ def fetch(name: str, policy: Policy | None = None) -> Path:
     Args:
         name: Name in the manifest.
         policy: Retries and time-outs, see `Policy`.
+        sha256: Hash that the downloaded file must have: the authors' file if it is one of theirs, which is converted
+            afterwards. None takes that of ``$PINAS_ZOO_SHA256``, if it has one for this name.
 
     Raises:
-        ValueError: There are no weights with that name.
+        ValueError: There are no weights with that name, or the given hash is malformed or not the manifest's.
         DownloadError: They could not be obtained.
     """
-    entry, policy = find_entry(name), policy or Policy()
+    entry, policy = with_pin(find_entry(name), sha256), policy or Policy()
     rank, ranks = rank_and_world()
     if ranks == 1:
         return _fetch(entry, policy)
@@ -91,14 +119,14 @@ def _fetch(entry: Entry, policy: Policy) -> Path:
     problems: list[str] = []
     for source in entry.sources:
         if 'package' in source and (path := package_file(source['package'])) is not None:
-            if entry.sha256 is None or hash_of(path) == entry.sha256:
+            if entry.sha256 is None or sha256_of(path) == entry.sha256:
                 return path
             problems.append(f'{path}, which is part of the package, is damaged')
     final = cache_dir() / entry.file
-    if is_good(final, entry.sha256):
+    if _is_current(final, entry):
         return final
     with _locked(final):
-        if is_good(final, entry.sha256):  # another process was faster
+        if _is_current(final, entry):  # another process was faster
             return final
         set_aside(final)
         if entry.released is None:
@@ -117,7 +145,7 @@ def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[st
 
     def convert() -> None:
         convert_file(source, final, released.kind, entry.arch, get_space(entry.space))
-        record(final, {'converted from': source.name, 'source_sha256': hash_of(source)})
+        record_origin(final, {'converted from': source.name, 'source_sha256': sha256_of(source)})
 
     if source.is_file():  # placed by hand, or from an earlier conversion
         try:
@@ -142,12 +170,16 @@ def _bring(
 ) -> bool:
     """Downloads a file from the first source that has a good one; `accept` may still refuse it with a ValueError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    expected = sha256 or recorded(target)
+    expected = sha256 or recorded_sha256(target)
+    warned = expected is not None
     part = target.with_name(f'.{target.name}.part')
     for label, get in _sources(entry, file, size, policy):
         for _ in range(2):  # a bad file is downloaded once more
             if expected is None:  # without a hash, a wrong continuation could not be detected
                 part.unlink(missing_ok=True)
+            if not warned and get not in (_offline, _no_mirror):
+                warn_of_first_use(entry, file)
+                warned = True
             try:
                 get(part)
                 _check(part, size, expected)
@@ -158,13 +190,15 @@ def _bring(
                 problems.append(f'{label}: {error}')
                 part.replace(target.with_name(f'{target.name}.bad'))
                 continue
-            digest = hash_of(part)
-            known = recorded(target) is not None
-            record(target, {'from': label}, digest, part.stat().st_size)
+            digest = sha256_of(part)
+            known = recorded_sha256(target) is not None
+            record_origin(target, {'from': label}, digest, part.stat().st_size)
             part.replace(target)
             part.with_name(part.name + '.etag').unlink(missing_ok=True)
             try:
                 accept()
+                if expected is None:
+                    warn_of_first_use(entry, file, digest)
                 return True
             except ValueError as error:
                 problems.append(f'{label}: {error}')
@@ -207,8 +241,22 @@ def _offline(part: Path) -> None:
 def _check(part: Path, size: int | None, expected: str | None) -> None:
     if size is not None and part.stat().st_size != size:
         raise ValueError(f'it gave {part.stat().st_size} bytes, the manifest has {size}')
-    if expected is not None and (came := hash_of(part)) != expected:
+    if expected is not None and (came := sha256_of(part)) != expected:
         raise ValueError(f'it gave a file of sha256 {came}, expected is {expected}')
+
+
+# ---- what is in the cache -------------------------------------------------------------------------------------------
+
+
+def _is_current(final: Path, entry: Entry) -> bool:
+    """Whether the file is in the cache, and was converted from the released file of the known hash if there is one."""
+    if not is_good(final, entry.sha256):
+        return False
+    wanted = entry.released and entry.released.sha256
+    if wanted in (None, recorded_source(final)):
+        return True
+    _logger.warning('%s was not made from the file of sha256 %s: it is made again', final, wanted)
+    return False
 
 
 @contextmanager
