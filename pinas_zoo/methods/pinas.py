@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone, self.projector = backbone, projector
         self.graphs: BlockGraphs | None = None
-        self._by_block: dict[tuple[int, int | tuple[int, ...]], list[nn.Parameter]] = {}
+        self._by_block: dict[tuple[int, Any], list[nn.Parameter]] = {}
         self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())  # noqa: SLF001 - its own
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
@@ -76,10 +76,10 @@ class Encoder(nn.Module):
 
     def on_path(self, arch: Arch) -> list[nn.Parameter]:
         """Stem, chosen blocks with their shortcuts, and projector; a teacher's in the order of its student's."""
-        for place in enumerate(arch):
+        for place in (places := list[tuple[int, Any]](enumerate(arch))):
             if place not in self._by_block:  # walking the modules of two paths takes milliseconds in every step
                 self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
-        return [parameter for place in enumerate(arch) for parameter in self._by_block[place]]
+        return [parameter for place in places for parameter in self._by_block[place]]
 
 
 class InfoNCE(torch.autograd.Function):
