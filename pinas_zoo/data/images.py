@@ -194,29 +194,18 @@ def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tup
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
-        name = f'{prefix}{entry.name}'
+        name, link = f'{prefix}{entry.name}', entry.is_symlink()  # a link to itself raises for is_dir, not for isdir
         if entry.name.startswith('.') or entry.name.lower() in _LITTER:
             found.left_out['hidden or system files and folders'] += 1
-        elif _loops(entry):
-            found.left_out['broken links or special files'] += 1
-        elif entry.is_dir():
-            (linked if entry.is_symlink() else folders).append((f'{name}/', entry.path))
-        elif not entry.is_file():
+        elif os.path.isdir(entry.path) if link else entry.is_dir():
+            (linked if link else folders).append((f'{name}/', entry.path))
+        elif not (os.path.isfile(entry.path) if link else entry.is_file()):
             found.left_out['broken links or special files'] += 1
         elif (suffix := os.path.splitext(entry.name)[1].lower()) in known:
             found.paths.append(name)
         else:
             found.left_out[f'{suffix} files' if suffix else 'files without suffix'] += 1
     return folders, linked
-
-
-def _loops(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link that leads to itself."""
-    try:
-        entry.is_dir()
-    except OSError:
-        return True
-    return False
 
 
 def _identity(folder: str) -> tuple[int, int]:
