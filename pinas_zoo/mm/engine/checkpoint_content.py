@@ -5,6 +5,8 @@ it does not know, so a single np.float64, which passes as a float everywhere els
 file unreadable. Types are therefore compared with `type(x)`, never with isinstance.
 """
 
+import math
+import os
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -185,6 +187,23 @@ def gather_random_states(state: RandomState) -> list[RandomState]:
     return [{key: parts[r].cpu() for key, parts in gathered.items()} for r in range(world_size)]
 
 
+# ---- conditions -----------------------------------------------------------------------------
+
+
+def precision_of(optim_wrapper: Any) -> str:
+    """The precision of the forward passes, according to the optimiser wrapper or wrappers."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    dtypes = (getattr(w, 'cast_dtype', None) or ('float16' if hasattr(w, 'loss_scaler') else None) for w in wrappers)
+    names = zip((type(w).__name__ for w in wrappers), map(str, dtypes), strict=True)
+    return ', '.join(f'{name} {dtype}' for name, dtype in names)
+
+
+def accumulation_steps(optim_wrapper: Any) -> int:
+    """Iterations that share one optimiser step (the least common multiple over optimisers)."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    return math.lcm(*(getattr(w, '_accumulative_counts', 1) for w in wrappers))
+
+
 # ---- files ----------------------------------------------------------------------------------
 
 
@@ -256,6 +275,24 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{error}; --resume may name another') from None
     return None if saved is None else str(saved)
+
+
+def find_start(work_dir: str | Path, resume: str, notes: list[str]) -> str | None:
+    """The checkpoint that a run continues from, as `find_checkpoint`; the last one if a scheduler started it again.
+
+    Args:
+        work_dir: Folder of the run.
+        resume: 'auto' or a file.
+        notes: Receives a line if there is none.
+    """
+    # torchrun and Slurm start a run once more with its first arguments.
+    again = any(int(os.environ.get(f'{name}_RESTART_COUNT') or 0) for name in ('TORCHELASTIC', 'SLURM'))
+    found = find_checkpoint(work_dir, 'auto') if again else None
+    if found is None:
+        found = find_checkpoint(work_dir, resume)
+    if found is None:
+        notes.append(f'--resume: nothing was saved in {work_dir} yet, starting from the beginning')
+    return found
 
 
 def saved_seed(checkpoint: str | Path) -> int | None:

@@ -21,11 +21,12 @@ from mmengine.runner import Runner
 
 from pinas_zoo.data.sources import find_views, open_source, opened_once
 from pinas_zoo.mm.engine import machine, rewrite
-from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint, saved_seed
+from pinas_zoo.mm.engine.checkpoint_content import find_start, saved_seed
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
 from pinas_zoo.mm.engine.options import LAUNCHERS, Options
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.engine.preemption import PreemptionHook
 from pinas_zoo.mm.engine.resume_config import compare_config
 from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
@@ -88,11 +89,8 @@ def build_runner(cfg: Config, notes: list[str]) -> Runner:
 
 def tell(notes: Sequence[str], inform: Callable[[str], Any] = print) -> None:
     """Passes on the notes of a run, as `check_data` and others left them; the warnings go to the log, at the end."""
-    for note in notes:
-        if not note.startswith(WARNS):
-            inform(note)
-    for warning in (note for note in notes if note.startswith(WARNS)):
-        MMLogger.get_current_instance().warning(warning)
+    for note in sorted(notes, key=lambda note: note.startswith(WARNS)):
+        (MMLogger.get_current_instance().warning if note.startswith(WARNS) else inform)(note)
 
 
 # ---- this process ---------------------------------------------------------------------------
@@ -246,10 +244,8 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
-    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config else None)
-    checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
-    if resume and checkpoint is None:
-        notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
+    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config or options.requeue else None)
+    checkpoint = find_start(cfg.work_dir, resume, notes) if resume else None
     foreign = cfg.default_scope in machine.FOREIGN_SCOPES
     splits = ('train',) if cfg.get('val_cfg') is None else ('train', 'val')
     parts = tuple(f'{split}_dataloader' for split in splits)
@@ -283,6 +279,8 @@ def train(path: str | Path, options: Options) -> Runner:
     """
     notes: list[str] = []
     runner = build_runner(prepare_training(path, options, notes), notes)
+    if options.requeue:
+        runner.register_hook(PreemptionHook())
     with bad_input_in_log(runner):
         runner.train()
     return runner
