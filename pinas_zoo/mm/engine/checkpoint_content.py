@@ -287,9 +287,7 @@ def find_start(work_dir: str | Path, resume: str, notes: list[str]) -> str | Non
     """
     # torchrun and Slurm start a run once more with its first arguments.
     again = any(int(os.environ.get(f'{name}_RESTART_COUNT') or 0) for name in ('TORCHELASTIC', 'SLURM'))
-    found = find_checkpoint(work_dir, 'auto') if again else None
-    if found is None:
-        found = find_checkpoint(work_dir, resume)
+    found = (find_checkpoint(work_dir, 'auto') if again else None) or find_checkpoint(work_dir, resume)
     if found is None:
         notes.append(f'--resume: nothing was saved in {work_dir} yet, starting from the beginning')
     return found
