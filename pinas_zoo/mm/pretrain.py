@@ -27,7 +27,6 @@ from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.models.recorder import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
-from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import (
     DATASETS,
     FUNCTIONS,
@@ -192,7 +191,7 @@ class SupernetPretraining(SteppedModel):
         supernet = SuperNet(self.space, zero_init_last=zero_init_last)
         self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
         if channels_last:  # a convolution uses the format of its weights, so the images need not change
-            to_memory_format(self, torch.channels_last)
+            self.to(memory_format=torch.channels_last)
         if cuda_graphs not in (True, False, 'auto'):
             raise ValueError(f"cuda_graphs must be True, False or 'auto', got {cuda_graphs!r}")
         use_graphs = getattr(self.method, 'use_graphs', None)
