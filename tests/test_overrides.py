@@ -50,6 +50,7 @@ def merged(config: str, *words: str) -> Config:
         (COCO, 'optim_wrapper.optimizer.lrr=1', 'did you mean optim_wrapper.optimizer.lr?'),
         (COCO, 'train_dataloader.batchsize=2', 'did you mean train_dataloader.batch_size?'),
         (COCO, 'default_hooks.loger.interval=5', 'did you mean default_hooks.logger.interval?'),
+        (COCO, 'default_hooks.checkpoint.intervall=5', 'did you mean default_hooks.checkpoint.interval?'),
         (COCO, 'randomness.sed=1', 'did you mean randomness.seed?'),
         (COCO, 'param_scheduler.0.bgin=3', 'did you mean param_scheduler.0.begin?'),
         (COCO, 'train_dataloader.dataset.dataroot=/x', 'did you mean train_dataloader.dataset.data_root?'),

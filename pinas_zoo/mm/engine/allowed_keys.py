@@ -14,6 +14,7 @@ from typing import Any
 
 from mmengine import registry as registries
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
@@ -133,6 +134,8 @@ def _parameters(cls: Any) -> set[str] | None:
         names |= set(parameters) - {'self'}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return names
+        if base is CheckpointHook:  # which passes the others to save_checkpoint
+            return names | set(inspect.signature(Runner.save_checkpoint).parameters)
         # Only keywords that are passed on to the base class are its own.
         call = re.search(_FORWARDED, inspect.getsource(vars(base)['__init__']))
         if call is None:
