@@ -83,6 +83,7 @@ def test_tiles_show_what_the_whole_picture_shows(tmp_path):
 def _shapes(height: int, width: int, seed: int) -> np.ndarray:
     """Separate shapes of two colours, some larger than a tile, one bent like a U."""
     rng, picture = np.random.default_rng(seed), np.zeros((height, width, 3), np.uint8)
+    picture[-4:, -4:, 0] = picture[:3, :3, 2] = 255  # to the first and the last pixel
     for number in range(60):
         canvas = np.zeros((height, width), np.uint8)
         centre = (int(rng.integers(width)), int(rng.integers(height)))

@@ -32,6 +32,7 @@ VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 #: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
 WHOLE = 0.95
+_LARGER = '--max-megapixels allows more'
 #: What pipelines and networks raise for an image whose sides they cannot use.
 _UNFIT = (cv2.error, ValueError, ZeroDivisionError)
 
@@ -165,7 +166,7 @@ class _Run:
     def _tiled(self, names: Iterable[str], root: Path, tiling: Tiling, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
         for name in names:
             found = None
-            with _noting(name, outcome), open_tiled(root / name) as picture:
+            with _noting(name, outcome, _LARGER), open_tiled(root / name) as picture:
                 try:
                     found = predict_tiled(picture, self.predictor, tiling, self.batch_size)
                 except _UNFIT as error:
@@ -214,20 +215,20 @@ def _read_images(names: Iterable[str], root: Path, outcome: Outcome) -> Iterator
     """Names and BGR images."""
     for name in names:
         pixels = None
-        with _noting(name, outcome):
+        with _noting(name, outcome, f'--tile 1024 cuts it, {_LARGER}'):
             pixels, _ = read_picture(root / name)
         if pixels is not None:
             yield name, np.ascontiguousarray(pixels[..., ::-1])
 
 
 @contextmanager
-def _noting(name: str, outcome: Outcome) -> Iterator[None]:
-    """Notes why a picture is skipped."""
+def _noting(name: str, outcome: Outcome, if_large: str) -> Iterator[None]:
+    """Notes why a picture is skipped, and what helps if it is too large."""
     try:
         yield
     except BrokenImageError as error:
         large = isinstance(error.__cause__, Image.DecompressionBombError)
-        hint = '; --tile 1024 cuts it, --max-megapixels allows more' if large else ''
+        hint = f'; {if_large}' if large else ''
         outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
 
 
