@@ -43,9 +43,9 @@ class ExactCheckpointHook(CheckpointHook):
     file and `last_checkpoint` are on disk before an old file is removed. Saves that are due within a
     gradient accumulation are postponed to its end.
 
-    Continuing with another world size or seed is an error, since the data would be different; with
-    another thread count, batch size per process, number of samples, torch version, device, cudnn or
-    precision, or without deterministic kernels, it is a warning: the run continues correctly, but no longer bit for bit.
+    Continuing with another world size or seed is an error, since the data would be different; with another thread
+    count, batch size per process, number of samples, torch version, device, cudnn or precision, or without
+    deterministic kernels, it is a warning: the run continues correctly, but no longer bit for bit.
 
     Args:
         interval: Iterations between saves.
