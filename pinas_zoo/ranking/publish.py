@@ -11,9 +11,10 @@ from typing import Any
 
 from pinas_zoo.files import write_text
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
+from pinas_zoo.ranking.curves import curves, trials
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, forest_figure, scatter_figure
 from pinas_zoo.ranking.recipe import SupernetRecipe
-from pinas_zoo.ranking.report import VIEWS, compute, curves, of_recipe, trials
+from pinas_zoo.ranking.report import VIEWS, compute, of_recipe
 from pinas_zoo.ranking.tables import markdown, trials_markdown
 from pinas_zoo.ranking.truth import Truth
 
