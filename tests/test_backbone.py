@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from golden import arrays, filled, image, keys
+from timm.layers import LayerNorm2d, get_act_layer, get_norm_layer
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import pinas_zoo
@@ -310,3 +311,37 @@ def test_symbolic_tracing(name):
     assert last.shape == features.shape
     last.sum().backward()
     assert all(p.grad is not None for p in by_graph.parameters())
+
+
+@pytest.mark.parametrize('act', ['silu', torch.nn.GELU])
+@pytest.mark.parametrize('norm', ['groupnorm1', LayerNorm2d])
+def test_act_and_norm_layers(act, norm):
+    """As timm's families take them: names and classes, everywhere in the network."""
+    net = timm.create_model('pinas_nano', arch='3(01)-32-20-03', act_layer=act, norm_layer=norm, num_classes=3)
+    kinds = {type(module) for module in net.modules()}
+    assert {get_act_layer(act), get_norm_layer(norm)} <= kinds
+    assert not kinds & {torch.nn.ReLU, torch.nn.BatchNorm2d}
+    net(torch.rand(1, 3, 32, 32)).sum().backward()  # no batch statistics: one image trains
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_layers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"act_layer='nothing'.*names of timm.layers"):
+        timm.create_model('pinas_nano', act_layer='nothing')
+    with pytest.raises(ValueError, match='does not take the 80 channels'):
+        timm.create_model('pinas_a', norm_layer='groupnorm')
+
+
+def test_pretrained_weights_with_other_layers(caplog):
+    """Weights of a ReLU and BN network: another activation loads them with a warning, another normalisation cannot."""
+    net = timm.create_model('pinas_nano_a.fmnist', pretrained=True, act_layer='silu')
+    assert 'act_layer is SiLU' in caplog.text
+    plain = timm.create_model('pinas_nano_a.fmnist', pretrained=True)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
+    assert len(caplog.records) == 1  # none for the plain network
+    with pytest.raises(ValueError, match='do not fit'):
+        timm.create_model('pinas_nano_a.fmnist', pretrained=True, norm_layer='groupnorm1')
+    frozen = timm.create_model('pinas_nano_a.fmnist', pretrained=True, norm_layer='frozenbatchnorm2d').eval()
+    x = torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        assert torch.allclose(frozen(x), plain.eval()(x), atol=1e-4)

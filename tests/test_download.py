@@ -21,7 +21,7 @@ from golden import filled, keys
 from pinas_zoo.files import file_sha256
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.space import PINAS_NANO
-from pinas_zoo.weights import download, manifest
+from pinas_zoo.weights import download, hashes, manifest
 from pinas_zoo.weights import fetch as transfer
 from pinas_zoo.weights.download import DownloadError, fetch
 from pinas_zoo.weights.fetch import Policy
@@ -51,7 +51,7 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv('PINAS_ZOO_HOME', str(tmp_path / 'home'))
     monkeypatch.delenv('PINAS_ZOO_MIRROR', raising=False)
     monkeypatch.delenv('PINAS_OFFLINE', raising=False)
-    monkeypatch.setattr(download, '_hashes', {})
+    monkeypatch.setattr(hashes, '_hashes', {})
     return tmp_path / 'home'
 
 
@@ -200,7 +200,7 @@ class TestCache:
             monkeypatch.setenv('PINAS_ZOO_HOME', folder)
             fetch('thing', QUICK)
             os.chmod(folder, 0o555)
-            monkeypatch.setattr(download, '_hashes', {})
+            monkeypatch.setattr(hashes, '_hashes', {})
             os.seteuid(65534)
             try:
                 assert fetch('thing', QUICK).read_bytes() == CONTENT  # what is there can be used
@@ -387,6 +387,68 @@ class TestReleased:
     def test_scheme(self, released):
         net = timm.create_model('pinas_nano', checkpoint=f'pinas://{self.NAME}')
         assert torch.equal(net.fc.bias, read_weights(released)[0]['fc.bias'])
+
+
+class TestTrust:
+    """Files whose hash nobody published: said, recorded, and pinned by the user."""
+
+    NAME = TestReleased.NAME
+
+    def test_first_use_is_said_before_and_after(self, released, caplog):
+        fetch(self.NAME)
+        before, after = [record.getMessage() for record in caplog.records]
+        assert 'no sha256 of nano.pth.tar is published' in before and 'PINAS_ZOO_SHA256' in before
+        assert f'came with sha256 {file_sha256(released)}' in after
+        caplog.clear()
+        fetch(self.NAME)
+        assert not caplog.records
+
+    @pytest.mark.parametrize('how', ['argument', 'environment', 'timm', 'scheme'])
+    def test_pin(self, released, home, monkeypatch, caplog, how):
+        def get(pin: str) -> None:
+            if how == 'argument':
+                fetch(self.NAME, QUICK, sha256=pin)
+            elif how == 'environment':
+                monkeypatch.setenv('PINAS_ZOO_SHA256', f'{self.NAME}={pin}')
+                fetch(self.NAME, QUICK)
+            elif how == 'timm':
+                timm.create_model('pinas_nano', arch=ARCH, pretrained=True, pretrained_sha256=pin)
+            else:
+                timm.create_model('pinas_nano', checkpoint=f'pinas://{self.NAME}#sha256={pin}')
+
+        with pytest.raises(DownloadError, match=f'sha256 {file_sha256(released)}, expected is {"0" * 64}'):
+            get('0' * 64)
+        assert not list(home.glob('*.safetensors'))
+        get(file_sha256(released).upper())
+        assert (home / 'nano.safetensors').is_file()
+        assert 'is published' not in caplog.text
+
+    def test_pin_after_first_use(self, released, home):
+        """What was trusted without a pin does not survive one that it does not have."""
+        fetch(self.NAME)
+        old = file_sha256(released)
+        torch.save(PiNASNet(ARCH, PINAS_NANO, num_classes=10).state_dict(), released)
+        new = file_sha256(released)
+        assert fetch(self.NAME, sha256=old) == fetch(self.NAME)
+        assert read_weights(fetch(self.NAME, sha256=new))[1]['source_sha256'] == new
+        assert (home / 'released' / 'nano.pth.tar.bad').is_file()
+
+    def test_faults(self, server, monkeypatch, capsys):
+        with pytest.raises(ValueError, match='64 hexadecimal digits'):
+            fetch('thing', sha256='abc')
+        with pytest.raises(ValueError, match=f'the manifest has {SHA256}'):
+            fetch('thing', sha256='0' * 64)
+        with pytest.raises(ValueError, match='pretrained is False'):
+            timm.create_model('pinas_nano', pretrained_sha256='0' * 64)
+        with pytest.raises(ValueError, match='are loaded by timm'):
+            timm.create_model(
+                'pinas_nano', pretrained=True, pretrained_sha256=SHA256, pretrained_cfg_overlay=dict(file='x.bin')
+            )
+        assert main(['--all', '--sha256', SHA256]) == 2
+        assert main(['thing', '--sha256', SHA256]) == 0
+        monkeypatch.setenv('PINAS_ZOO_SHA256', 'thing')
+        with pytest.raises(ValueError, match='must be NAME=HEX'):
+            fetch('thing')
 
 
 class TestManifest:

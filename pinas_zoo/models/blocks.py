@@ -6,16 +6,21 @@ those of the released checkpoints (conv1, bn1, conv2.conv, conv2.bn0, ...), so t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.fx
-import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import DropPath, create_act_layer, get_act_layer, get_norm_layer
 from torch import Tensor, nn
 
 from pinas_zoo.space import Candidate, SearchSpace
 
 __all__ = [
+    'DEFAULT_LAYERS',
     'Bottleneck',
+    'Layers',
     'Skeleton',
     'Skip',
     'SplitAttention',
@@ -23,6 +28,56 @@ __all__ = [
     'make_candidate',
     'make_shortcut',
 ]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Which activation and which normalisation the blocks use; the space's networks have ReLU and BN.
+
+    Args:
+        act: Activation class.
+        norm: Called with the number of channels.
+    """
+
+    act: Callable[..., nn.Module] = nn.ReLU
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+
+    @classmethod
+    def named(cls, act_layer: str | Callable[..., nn.Module], norm_layer: str | Callable[..., nn.Module]) -> Layers:
+        """From timm's arguments: names of timm.layers ('silu', 'groupnorm1') or classes.
+
+        Raises:
+            ValueError: timm has no layer of that name.
+        """
+        try:
+            return cls(get_act_layer(act_layer), get_norm_layer(norm_layer))
+        except (KeyError, AssertionError) as error:
+            raise ValueError(
+                f'act_layer={act_layer!r}, norm_layer={norm_layer!r}: give classes or names of timm.layers, such as '
+                "'silu' and 'groupnorm1'"
+            ) from error
+
+    def normalisation(self, channels: int) -> Any:  # methods read the tensors of the default's layers
+        """A new normalisation.
+
+        Raises:
+            ValueError: The layer does not take this number of channels.
+        """
+        try:
+            return self.norm(channels)
+        except ValueError as error:
+            raise ValueError(
+                f'norm_layer does not take the {channels} channels of a block: {error}; take a layer for any '
+                "width, such as 'groupnorm1' or 'layernorm2d'"
+            ) from error
+
+    def activation(self) -> nn.Module:
+        """A new activation, in place if its class can."""
+        return create_act_layer(self.act, inplace=True)
+
+
+#: ReLU and BN.
+DEFAULT_LAYERS = Layers()
 
 
 @torch.fx.wrap  # a branch on a size cannot be traced symbolically
@@ -48,12 +103,20 @@ class SplitAttention(nn.Module):
         planes: Planes of the stage; they give the width, the input's and output's channels.
         dilation: Dilation of the convolution.
         min_attention_width: Lower bound of the attention's hidden channels.
+        layers: Activation and normalisation.
 
     Shape:
         (N, width, H, W) -> (N, width, H, W)
     """
 
-    def __init__(self, candidate: Candidate, planes: int, dilation: int = 1, min_attention_width: int = 32) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        planes: int,
+        dilation: int = 1,
+        min_attention_width: int = 32,
+        layers: Layers = DEFAULT_LAYERS,
+    ) -> None:
         super().__init__()
         radix, cardinality, kernel = candidate.radix, candidate.cardinality, candidate.kernel
         width = candidate.group_width(planes)
@@ -63,13 +126,15 @@ class SplitAttention(nn.Module):
         self.conv = nn.Conv2d(
             width, width * radix, kernel, padding=padding, dilation=dilation, groups=cardinality * radix, bias=False
         )
-        self.bn0 = nn.BatchNorm2d(width * radix)
+        self.bn0 = layers.normalisation(width * radix)
+        self.act0 = layers.activation()
         self.fc1 = nn.Conv2d(width, hidden, 1, groups=cardinality)
-        self.bn1 = nn.BatchNorm2d(hidden)
+        self.bn1 = layers.normalisation(hidden)
+        self.act1 = layers.activation()
         self.fc2 = nn.Conv2d(hidden, width * radix, 1, groups=cardinality)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn0(self.conv(x)), inplace=True)
+        x = self.act0(self.bn0(self.conv(x)))
         batch, channels = x.shape[0], x.shape[1]
         width = channels // self.radix
         # Pooling commutes with the sum over the splits, and leaves almost nothing to sum.
@@ -91,7 +156,7 @@ class SplitAttention(nn.Module):
         """Hidden activations of the attention. Shape: (N, width, 1, 1) -> (N, hidden, 1, 1)"""
         norm = self.bn1
         pooled = several_images(pooled, norm.training and isinstance(norm, nn.BatchNorm2d))
-        return F.relu(norm(self.fc1(pooled)), inplace=True)
+        return self.act1(norm(self.fc1(pooled)))
 
 
 class Bottleneck(nn.Module):
@@ -107,6 +172,7 @@ class Bottleneck(nn.Module):
             it at stride 1 (as released).
         shortcut: Shortcut module; None where the caller passes `identity` or the shape does not change.
         drop_path: Probability of dropping the residual branch of a sample while training.
+        layers: Activation and normalisation.
     """
 
     def __init__(
@@ -121,16 +187,19 @@ class Bottleneck(nn.Module):
         drop_path: float = 0.0,
         expansion: int = 4,
         min_attention_width: int = 32,
+        layers: Layers = DEFAULT_LAYERS,
     ) -> None:
         super().__init__()
         width = candidate.group_width(planes)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = SplitAttention(candidate, planes, dilation, min_attention_width)
+        self.bn1 = layers.normalisation(width)
+        self.act1 = layers.activation()
+        self.conv2 = SplitAttention(candidate, planes, dilation, min_attention_width, layers)
         self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
         self.conv3 = nn.Conv2d(width, planes * expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * expansion)
+        self.bn3 = layers.normalisation(planes * expansion)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.act3 = layers.activation()
         self.downsample = nn.Identity() if shortcut is None else shortcut
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
@@ -145,23 +214,25 @@ class Bottleneck(nn.Module):
         """
         if identity is None:
             identity = self.downsample(x)
-        return F.relu(self.branch(x) + identity, inplace=True)
+        return self.act3(self.branch(x) + identity)
 
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch alone, without shortcut and activation. Shape: as `forward`."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.act1(self.bn1(self.conv1(x)))
         x = self.pool(self.conv2(x))
         return self.drop_path(self.bn3(self.conv3(x)))
 
 
 class Skip(nn.Module):
-    """The candidate that leaves the block out. A ReLU has already been applied to its input."""
+    """The candidate that leaves the block out. The activation has already been applied to its input."""
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         return x
 
 
-def make_shortcut(space: SearchSpace, position: int, stride: int | None = None) -> nn.Module | None:
+def make_shortcut(
+    space: SearchSpace, position: int, stride: int | None = None, layers: Layers = DEFAULT_LAYERS
+) -> nn.Module | None:
     """The projection shortcut of a position: average pooling, 1x1 convolution, BN; None where there is none.
 
     Args:
@@ -177,7 +248,7 @@ def make_shortcut(space: SearchSpace, position: int, stride: int | None = None) 
     # The released key names have index 0 without parameters, even where it does nothing.
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
     return nn.Sequential(
-        pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), nn.BatchNorm2d(channels)
+        pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), layers.normalisation(channels)
     )
 
 
@@ -190,6 +261,7 @@ def make_candidate(
     stride: int | None = None,
     dilation: int = 1,
     drop_path: float = 0.0,
+    layers: Layers = DEFAULT_LAYERS,
 ) -> Bottleneck | Skip:
     """Builds one candidate at one position; the arguments are those of `pinas_zoo.models.mixed.make_block`."""
     candidate = space.candidates[choice]
@@ -208,6 +280,7 @@ def make_candidate(
         drop_path=drop_path,
         expansion=space.expansion,
         min_attention_width=space.min_attention_width,
+        layers=layers,
     )
 
 
@@ -217,9 +290,10 @@ class Skeleton(nn.Module):
     Args:
         space: The space.
         in_chans: Image channels.
+        layers: Activation and normalisation.
     """
 
-    def __init__(self, space: SearchSpace, in_chans: int = 3) -> None:
+    def __init__(self, space: SearchSpace, in_chans: int = 3, layers: Layers = DEFAULT_LAYERS) -> None:
         super().__init__()
         self.space, self.in_chans = space, in_chans
         first, second, third = space.stem_widths
@@ -229,15 +303,15 @@ class Skeleton(nn.Module):
             nn.Conv2d(
                 in_chans * space.stem_patch**2, first, kernel, stride=space.stem_stride, padding=padding, bias=False
             ),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
+            layers.normalisation(first),
+            layers.activation(),
             nn.Conv2d(first, second, kernel, padding=padding, bias=False),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
+            layers.normalisation(second),
+            layers.activation(),
             nn.Conv2d(second, third, kernel, padding=padding, bias=False),
         )
-        self.bn1 = nn.BatchNorm2d(third)
-        self.act1 = nn.ReLU(inplace=True)
+        self.bn1 = layers.normalisation(third)
+        self.act1 = layers.activation()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if space.stem_pool else nn.Identity()
 
     def stem_modules(self) -> tuple[nn.Module, ...]:

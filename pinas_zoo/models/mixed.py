@@ -7,10 +7,9 @@ from functools import partial
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import Bottleneck, Skip, make_candidate
+from pinas_zoo.models.blocks import DEFAULT_LAYERS, Bottleneck, Layers, Skip, make_candidate
 from pinas_zoo.models.typed import ModuleDict
 from pinas_zoo.space import SearchSpace
 
@@ -18,7 +17,7 @@ __all__ = ['MixedBottleneck', 'add_branches', 'make_block']
 
 
 def add_branches(identity: Tensor, branches: list[Tensor], factors: Tensor) -> Tensor:
-    """The output of a position that keeps several candidates: ``relu(shortcut + sum_k factor_k * branch_k)``.
+    """The sum of a position that keeps several candidates: ``shortcut + sum_k factor_k * branch_k``.
 
     Args:
         identity: Output of the shortcut.
@@ -28,7 +27,7 @@ def add_branches(identity: Tensor, branches: list[Tensor], factors: Tensor) -> T
     out = identity
     for index, branch in enumerate(branches):
         out = torch.addcmul(out, branch, factors[index].to(branch.dtype))
-    return F.relu(out)
+    return out
 
 
 class MixedBottleneck(nn.Module):
@@ -39,21 +38,28 @@ class MixedBottleneck(nn.Module):
     Args:
         candidates: The bottlenecks by candidate index; they have no shortcut themselves.
         shortcut: The shortcut that they share; None where the shape does not change.
+        layers: Activation of the sum.
     """
 
-    def __init__(self, candidates: Mapping[int, Bottleneck], shortcut: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        candidates: Mapping[int, Bottleneck],
+        shortcut: nn.Module | None = None,
+        layers: Layers = DEFAULT_LAYERS,
+    ) -> None:
         super().__init__()
         self.candidates: ModuleDict[Bottleneck] = ModuleDict(
             {str(choice): block for choice, block in candidates.items()}
         )
         self.factors = nn.Parameter(torch.full((len(candidates),), 1 / len(candidates)))
         self.downsample = nn.Identity() if shortcut is None else shortcut
+        self.act3 = layers.activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: as `Bottleneck.forward`."""
         identity = self.downsample(x)
         branches = [block.branch(x) for block in self.candidates.values()]
-        return add_branches(identity, branches, self.factors)
+        return self.act3(add_branches(identity, branches, self.factors))
 
 
 def make_block(
@@ -65,6 +71,7 @@ def make_block(
     stride: int | None = None,
     dilation: int = 1,
     drop_path: float = 0.0,
+    layers: Layers = DEFAULT_LAYERS,
 ) -> Bottleneck | Skip | MixedBottleneck:
     """Builds a candidate at one position, or the mixture of several.
 
@@ -76,8 +83,12 @@ def make_block(
         stride: Stride, where a dilated network changes that of the space.
         dilation: Dilation of the 3x3.
         drop_path: Probability of dropping the branch.
+        layers: Activation and normalisation.
     """
-    make = partial(make_candidate, space, position, stride=stride, dilation=dilation, drop_path=drop_path)
+    make = partial(
+        make_candidate, space, position, stride=stride, dilation=dilation, drop_path=drop_path, layers=layers
+    )
     if isinstance(choice, tuple):
-        return MixedBottleneck({c: cast(Bottleneck, make(c)) for c in choice}, shortcut)  # a skip is never mixed
+        blocks = {c: cast(Bottleneck, make(c)) for c in choice}  # a skip is never mixed
+        return MixedBottleneck(blocks, shortcut, layers)
     return make(choice, shortcut=shortcut)

@@ -5,7 +5,7 @@ split-attention bottlenecks. Parameter names are those of the released classific
 """
 
 # No postponed annotations here: torch.fx writes the annotations of `forward` into the code that TorchScript reads.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import Skeleton, init_weights, make_shortcut
+from pinas_zoo.models.blocks import Layers, Skeleton, init_weights, make_shortcut
 from pinas_zoo.models.mixed import make_block
 from pinas_zoo.space import PINAS, SearchSpace, get_space
 
@@ -72,6 +72,9 @@ class PiNASNet(Skeleton):
         global_pool: timm's pooling type; '' leaves the pooling out (then num_classes must be 0).
         drop_rate: Dropout before the classifier while training.
         drop_path_rate: Stochastic depth of the last block; it increases linearly from 0 over the blocks.
+        act_layer: Activation, as timm takes it: a name of timm.layers or a class. Pretrained weights load and are those
+            of a ReLU network (logged).
+        norm_layer: Normalisation, likewise. Weights load only into layers with BN's tensors (BN, SyncBN, frozen BN).
         device: Device to build on; None for torch's default.
         dtype: Type of the parameters; None for torch's default.
 
@@ -103,24 +106,27 @@ class PiNASNet(Skeleton):
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        act_layer: str | Callable[..., nn.Module] = nn.ReLU,
+        norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         space = get_space(space)
         # The device context applies to every submodule, without a device argument in each constructor.
         with nullcontext() if device is None else torch.device(device):
-            super().__init__(space, in_chans)
+            layers = Layers.named(act_layer, norm_layer)
+            super().__init__(space, in_chans, layers)
             self.arch = space.parse(arch)
             self.num_classes, self.drop_rate = num_classes, drop_rate
             self.grad_checkpointing = False
-            self._build_stages(output_stride, drop_path_rate)
+            self._build_stages(output_stride, drop_path_rate, layers)
             self.num_features = self.head_hidden_size = space.num_features
             self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
             init_weights(self)
         if dtype is not None:
             self.to(dtype=dtype)
 
-    def _build_stages(self, output_stride: int, drop_path_rate: float) -> None:
+    def _build_stages(self, output_stride: int, drop_path_rate: float, layers: Layers) -> None:
         space, last = self.space, max(self.space.num_positions - 1, 1)
         self.feature_info: list[dict[str, Any]] = [
             dict(num_chs=space.stem_widths[-1], reduction=space.stem_patch * space.stem_stride, module='act1')
@@ -137,10 +143,11 @@ class PiNASNet(Skeleton):
                         space,
                         position,
                         self.arch[position],
-                        shortcut=make_shortcut(space, position, stride) if block == 0 else None,
+                        shortcut=make_shortcut(space, position, stride, layers) if block == 0 else None,
                         stride=stride if block == 0 else 1,
                         dilation=first_dilation if block == 0 else dilation,
                         drop_path=drop_path_rate * position / last,
+                        layers=layers,
                     )
                 )
                 position += 1

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -78,7 +79,7 @@ class Position(nn.Module):
         blocks = [self.candidates[one] for one in choice]
         places = [place for place, block in enumerate(blocks) if not isinstance(block, Skip)]
         branches = [block.branch(x) for block in blocks if not isinstance(block, Skip)]
-        return add_branches(x if identity is None else identity, branches, factors[places])
+        return F.relu(add_branches(x if identity is None else identity, branches, factors[places]))
 
 
 class Path:

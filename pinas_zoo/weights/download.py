@@ -6,27 +6,36 @@ timm's ``pretrained=True``, ``pinas://NAME`` in mmdet's and mmseg's configs and 
 - ``$PINAS_ZOO_MIRROR``: an http(s) address or a folder with the files by name; tried first.
 - ``$PINAS_OFFLINE=1``: nothing but the mirror and the package itself is used.
 
+- ``$PINAS_ZOO_SHA256``: hashes that files must have, ``NAME=HEX`` separated by spaces or commas (`hashes.py`).
+
 An incomplete file never has a final name. The hash of a file is checked when it is downloaded and when a process first
-uses it. If the manifest has no hash yet, the first one seen is recorded beside the file (`.json`) and checked from then
-on. A bad file is renamed to `.bad` and downloaded once more.
+uses it. If neither the manifest nor the user has a hash (the authors' files), the first one seen is recorded beside the
+file (`.json`) and checked from then on; the log says so. A bad file is renamed to `.bad` and downloaded once more.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from pinas_zoo.dist import rank_and_world
-from pinas_zoo.files import file_lock, file_sha256, write_text
+from pinas_zoo.files import file_lock
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.fetch import Policy, TransferError, copy_file, from_drive, from_url, offline
+from pinas_zoo.weights.hashes import (
+    record_origin,
+    record_path,
+    recorded_sha256,
+    recorded_source,
+    sha256_of,
+    warn_of_first_use,
+    with_pin,
+)
 from pinas_zoo.weights.manifest import Entry, find_entry, package_file
 from pinas_zoo.weights.released.convert import convert_file
 
@@ -35,8 +44,6 @@ __all__ = ['SCHEME', 'DownloadError', 'cache_dir', 'fetch', 'find_weights']
 SCHEME = 'pinas://'
 
 _logger = logging.getLogger('pinas_zoo')
-#: Hashes that this process has computed, by path, size and modification time.
-_hashes: dict[tuple[str, int, int], str] = {}
 
 
 class DownloadError(RuntimeError):
@@ -51,13 +58,17 @@ def cache_dir() -> Path:
 
 
 def find_weights(checkpoint: str | Path) -> Path:
-    """The file for a `checkpoint=` argument: a path, or ``pinas://NAME``, which is downloaded."""
+    """The file for a `checkpoint=` argument: a path, or ``pinas://NAME``, which is downloaded.
+
+    ``pinas://NAME#sha256=HEX`` pins the hash of the file that is downloaded.
+    """
     if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
-        return fetch(checkpoint.removeprefix(SCHEME))
+        name, _, pin = checkpoint.removeprefix(SCHEME).partition('#sha256=')
+        return fetch(name, sha256=pin or None)
     return Path(checkpoint)
 
 
-def fetch(name: str, policy: Policy | None = None) -> Path:
+def fetch(name: str, policy: Policy | None = None, sha256: str | None = None) -> Path:
     """The verified file of some weights, downloaded and converted if necessary.
 
     In a distributed run every rank has to call it: the first rank downloads, the others then find the file (or download
@@ -66,12 +77,14 @@ def fetch(name: str, policy: Policy | None = None) -> Path:
     Args:
         name: Name in the manifest.
         policy: Retries and time-outs, see `Policy`.
+        sha256: Hash that the downloaded file must have: the authors' file if it is one of theirs, which is converted
+            afterwards. None takes that of ``$PINAS_ZOO_SHA256``, if it has one for this name.
 
     Raises:
-        ValueError: There are no weights with that name.
+        ValueError: There are no weights with that name, or the given hash is malformed or not the manifest's.
         DownloadError: They could not be obtained.
     """
-    entry, policy = find_entry(name), policy or Policy()
+    entry, policy = with_pin(find_entry(name), sha256), policy or Policy()
     rank, ranks = rank_and_world()
     if ranks == 1:
         return _fetch(entry, policy)
@@ -104,14 +117,14 @@ def _fetch(entry: Entry, policy: Policy) -> Path:
     problems: list[str] = []
     for source in entry.sources:
         if 'package' in source and (path := package_file(source['package'])) is not None:
-            if entry.sha256 is None or _sha256(path) == entry.sha256:
+            if entry.sha256 is None or sha256_of(path) == entry.sha256:
                 return path
             problems.append(f'{path}, which is part of the package, is damaged')
     final = cache_dir() / entry.file
-    if _is_good(final, entry.sha256):
+    if _is_current(final, entry):
         return final
     with _locked(final):
-        if _is_good(final, entry.sha256):  # another process was faster
+        if _is_current(final, entry):  # another process was faster
             return final
         _set_aside(final)
         if entry.released is None:
@@ -130,7 +143,7 @@ def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[st
 
     def convert() -> None:
         convert_file(source, final, released.kind, entry.arch, get_space(entry.space))
-        _record(final, {'converted from': source.name, 'source_sha256': _sha256(source)})
+        record_origin(final, {'converted from': source.name, 'source_sha256': sha256_of(source)})
 
     if source.is_file():  # placed by hand, or from an earlier conversion
         try:
@@ -155,12 +168,16 @@ def _bring(
 ) -> bool:
     """Downloads a file from the first source that has a good one; `accept` may still refuse it with a ValueError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    expected = sha256 or _recorded(target)
+    expected = sha256 or recorded_sha256(target)
+    warned = expected is not None
     part = target.with_name(f'.{target.name}.part')
     for label, get in _sources(entry, file, size, policy):
         for _ in range(2):  # a bad file is downloaded once more
             if expected is None:  # without a hash, a wrong continuation could not be detected
                 part.unlink(missing_ok=True)
+            if not warned and get not in (_offline, _no_mirror):
+                warn_of_first_use(entry, file)
+                warned = True
             try:
                 get(part)
                 _check(part, size, expected)
@@ -171,19 +188,21 @@ def _bring(
                 problems.append(f'{label}: {error}')
                 part.replace(target.with_name(f'{target.name}.bad'))
                 continue
-            digest = _sha256(part)
-            known = _recorded(target) is not None
-            _record(target, {'from': label}, digest, part.stat().st_size)
+            digest = sha256_of(part)
+            known = recorded_sha256(target) is not None
+            record_origin(target, {'from': label}, digest, part.stat().st_size)
             part.replace(target)
             part.with_name(part.name + '.etag').unlink(missing_ok=True)
             try:
                 accept()
+                if expected is None:
+                    warn_of_first_use(entry, file, digest)
                 return True
             except ValueError as error:
                 problems.append(f'{label}: {error}')
                 _set_aside(target)
                 if not known:
-                    _record_path(target).unlink(missing_ok=True)
+                    record_path(target).unlink(missing_ok=True)
     return False
 
 
@@ -220,36 +239,22 @@ def _offline(part: Path) -> None:
 def _check(part: Path, size: int | None, expected: str | None) -> None:
     if size is not None and part.stat().st_size != size:
         raise ValueError(f'it gave {part.stat().st_size} bytes, the manifest has {size}')
-    if expected is not None and (came := _sha256(part)) != expected:
+    if expected is not None and (came := sha256_of(part)) != expected:
         raise ValueError(f'it gave a file of sha256 {came}, expected is {expected}')
 
 
-# ---- hashes and records ---------------------------------------------------------------------------------------------
+# ---- what is in the cache -------------------------------------------------------------------------------------------
 
 
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _hashes:
-        _hashes[key] = file_sha256(path)
-    return _hashes[key]
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(f'{path.name}.json')
-
-
-def _recorded(path: Path) -> str | None:
-    """The hash that was recorded when the file was first downloaded."""
-    try:
-        return json.loads(_record_path(path).read_text(encoding='utf-8'))['sha256']
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _record(path: Path, origin: dict[str, Any], digest: str | None = None, size: int | None = None) -> None:
-    content = {'sha256': digest or _sha256(path), 'size': path.stat().st_size if size is None else size, **origin}
-    write_text(_record_path(path), json.dumps(content, indent=1) + '\n')
+def _is_current(final: Path, entry: Entry) -> bool:
+    """Whether the file is in the cache, and was converted from the released file of the known hash if there is one."""
+    if not _is_good(final, entry.sha256):
+        return False
+    wanted = entry.released and entry.released.sha256
+    if wanted in (None, recorded_source(final)):
+        return True
+    _logger.warning('%s was not made from the file of sha256 %s: it is made again', final, wanted)
+    return False
 
 
 def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
@@ -262,18 +267,18 @@ def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
     """
     if not path.is_file():
         return False
-    expected = sha256 or _recorded(path)
+    expected = sha256 or recorded_sha256(path)
     if expected is None:
-        _logger.warning('%s was placed by hand and its sha256 is not published: %s', path, _sha256(path))
+        _logger.warning('%s was placed by hand and its sha256 is not published: %s', path, sha256_of(path))
         if record:
-            _record(path, {'from': 'placed by hand'})
+            record_origin(path, {'from': 'placed by hand'})
         return True
-    return _sha256(path) == expected
+    return sha256_of(path) == expected
 
 
 def _set_aside(path: Path) -> None:
     if path.is_file():
-        _logger.warning('%s is damaged (its sha256 is not the recorded one): renamed to %s.bad', path, path.name)
+        _logger.warning('%s has not the expected sha256: renamed to %s.bad', path, path.name)
         path.replace(path.with_name(f'{path.name}.bad'))
 
 

@@ -79,11 +79,13 @@ def _network(checkpoint: str | Path | None = None, **kwargs: Any) -> PiNASNet:
     return net
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(variant: str, pretrained: bool, pretrained_sha256: str | None = None, **kwargs: Any) -> nn.Module:
+    if pretrained_sha256 is not None and not pretrained:
+        raise ValueError('pretrained_sha256 is the hash of what pretrained=True fetches, but pretrained is False')
     if pretrained:
         if kwargs.get('checkpoint') is not None:
             raise ValueError(f'got both pretrained=True and checkpoint={kwargs["checkpoint"]}: give only one of them')
-        kwargs = with_pretrained_file(variant, kwargs)
+        kwargs = with_pretrained_file(variant, kwargs, pretrained_sha256)
     depths = get_space(kwargs.get('space', PINAS)).depths
     feature_cfg = dict(out_indices=tuple(range(len(depths) + 1)))
     build: Callable[..., PiNASNet] = _network
