@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from pinas_cli.options import UsageError
 from pinas_cli.rank_proxies import add_proxies
-from pinas_cli.rank_truth import add_device, add_instrument, add_transfer, add_truth, instrument_of
+from pinas_cli.rank_truth import (
+    INSTRUMENTS,
+    TRANSFER,
+    add_device,
+    add_instrument,
+    add_transfer,
+    add_truth,
+    instrument_of,
+)
 
 if TYPE_CHECKING:
     from pinas_zoo.ranking.recipe import SupernetRecipe
@@ -121,16 +129,21 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_report(args: argparse.Namespace) -> int:
     """Writes report, tables and figures."""
     from pinas_zoo.files import read_lines
-    from pinas_zoo.ranking.publish import write_report
+    from pinas_zoo.ranking.publish import write_block, write_report, write_transfer
     from pinas_zoo.ranking.tables import markdown
     from pinas_zoo.ranking.truth import read_truth
 
     instrument, (truth, scores) = instrument_of(args), files_of(args)
     rows = read_lines(scores) + read_lines(scores.with_name('proxies.jsonl'))
     half, out = args.half or instrument.half, args.out or instrument.truth.parent
-    standard = half == 'reporting' and not args.set and out == instrument.truth.parent
-    page = args.page or (PAGE if standard else None)
-    report = write_report(out, read_truth(truth), rows, recipe_of(args), half, page)
+    standard = half == instrument.half and not args.set and out == instrument.truth.parent
+    page, whole = args.page or (PAGE if standard else None), read_truth(truth)
+    main = args.instrument == INSTRUMENTS[0]
+    report = write_report(out, whole, rows, recipe_of(args), half, page if main else None)
+    if page and not main:
+        write_block(page, args.instrument, out / 'report.json', report, ['loss_to_accuracy'])
+    if page and main and TRANSFER.is_file() and standard:
+        write_transfer(page, TRANSFER, whole, rows, recipe_of(args))
     print(markdown(report))
     return 0
 

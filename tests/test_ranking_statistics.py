@@ -9,6 +9,7 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from pinas_zoo.ranking.statistics import (
     CORRELATIONS,
+    additive_tau,
     attainable_tau,
     bootstrap,
     bootstrap_difference,
@@ -17,6 +18,7 @@ from pinas_zoo.ranking.statistics import (
     measure,
     summarise,
 )
+from pinas_zoo.space import PINAS_NANO
 
 
 def correlated(paths: int = 60, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -38,6 +40,18 @@ def naive_tau_b(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize('digits', [8, 0])
+def test_a_sum_over_positions_is_predicted_and_a_product_is_not() -> None:
+    rng = np.random.default_rng(0)
+    space = PINAS_NANO
+    archs = [space.sample(rng) for _ in range(90)]
+    code = space.one_hot(archs)
+    terms = rng.normal(size=(8, 4))
+    total = [sum(terms[p, c] for p, c in enumerate(arch)) for arch in archs]
+    parity = [sum(arch) % 2 + 1e-3 * sum(arch) for arch in archs]
+    assert additive_tau(total, code) > 0.9
+    assert additive_tau(parity, code) < 0.3
+
+
 def test_correlations(digits: int) -> None:
     """With digits=0 both sides are full of ties."""
     truth, score = (values.round(digits) for values in correlated())

@@ -16,6 +16,7 @@ from pinas_zoo.ranking.contestants import CONTESTANTS, constants_of
 from pinas_zoo.ranking.proxies import PROXIES, proxies_of
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.statistics import (
+    additive_tau,
     agreement,
     attainable_tau,
     bootstrap_difference,
@@ -27,6 +28,7 @@ from pinas_zoo.ranking.truth import Truth, TruthRow
 
 __all__ = [
     'DIFFERENCES',
+    'HALF_WORDS',
     'NATIVE',
     'SIGN',
     'SOURCE',
@@ -39,6 +41,7 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
+HALF_WORDS = {'reporting': 'the reporting half', 'tuning': 'the tuning half', 'both': 'both halves'}
 #: The quantities measured for a path, in words.
 WORDS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
 
@@ -180,6 +183,7 @@ def compute(
             'truth': {'least': float(true.min()), 'most': float(true.max())},
             'ceiling': ceiling(first, second),
             'attainable_tau': attainable_tau(first, second),
+            'additive_tau': additive_tau(true, truth.study.space.one_hot([row.arch for row in paths])),
             'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
             'differences': {
                 f'{one} - {other}': bootstrap_difference(true, everyone[one], everyone[other])
