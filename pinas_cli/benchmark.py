@@ -3,9 +3,11 @@
     pinas benchmark --out work_dirs/benchmark.json
     pinas benchmark --only step --threads 1
     pinas benchmark gpu --budget 440 --out work_dirs/gpu
+    pinas benchmark racing --out work_dirs/racing
 
-The last form checks a GPU: the correctness of its results, then its speed (docs/gpu.md). Of the options below it takes
---out (a folder), --only, --budget, --device and --tiny.
+`gpu` checks a GPU: the correctness of its results, then its speed (docs/gpu.md). Of the options below it takes --out (a
+folder), --only, --budget, --device and --tiny. `racing` measures a search's race against the full procedure (--out, a
+folder in which a stopped run continues, --only, --threads, --seed and --quick).
 
 Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts. Each part runs in a separate process.
 docs/benchmark.md explains every row. It is a benchmark, not a test: nothing fails because it is slow.
@@ -115,7 +117,7 @@ def print_part(part: str, result: dict[str, Any]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas benchmark`."""
-    parser.add_argument('what', nargs='?', choices=('cpu', 'gpu'), default='cpu', help='default cpu')
+    parser.add_argument('what', nargs='?', choices=('cpu', 'gpu', 'racing'), default='cpu', help='default cpu')
     parser.add_argument('--only', help=f'parts, separated by commas; default all: {",".join(PARTS)}')
     parser.add_argument('--out', type=Path, help='JSON file to write; default work_dirs/benchmark.json')
     parser.add_argument('--threads', type=int, default=cores(), help="torch's threads; use 1 on a shared machine")
@@ -130,6 +132,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--task', help=argparse.SUPPRESS)
 
 
+def run_racing(args: argparse.Namespace, names: list[str]) -> int:
+    """Measures racing against the full procedure, and writes racing.json."""
+    import torch
+
+    from pinas_zoo.files import write_text
+    from pinas_zoo.speed.racing import CASES, markdown, measure
+
+    if unknown := sorted(set(names) - set(CASES)):
+        raise UsageError(f'--only got {unknown}, allowed: {", ".join(CASES)}')
+    torch.set_num_threads(args.threads)
+    out = args.out or Path('work_dirs/racing')
+    results = measure(out, args.quick, names, args.seed)
+    values = {'environment': describe_environment(args.threads), 'quick': args.quick, 'seed': args.seed}
+    write_text(out / 'racing.json', json.dumps(values | {'cases': results}, indent=1) + '\n')
+    print(markdown(results))
+    print(f'written: {out / "racing.json"}')
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Measures the parts, each in its process; returns 1 if one failed."""
     parts = args.only.split(',') if args.only else []
@@ -138,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
 
         with errors_as_line(ValueError):
             return check(args.out or Path('work_dirs/gpu'), args.budget, parts, args.device, args.quick)
+    if args.what == 'racing':
+        return run_racing(args, parts)
     args.out = args.out or Path('work_dirs/benchmark.json')
     parts = parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = ('_base_', 'coco', 'ade20k', 'cityscapes')
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob('configs/*/*.py') if p.parent.name not in ELSEWHERE)
 LISTS = [path for path in CONFIGS if 'shortlist_' in path.name]
-TRAINED = [path for path in CONFIGS if 'tree_' not in path.name and path not in LISTS]
-SEARCHES = [path for path in CONFIGS if 'tree_' in path.name]
+TRAINED = [path for path in CONFIGS if '-tree' not in path.name and path not in LISTS]
+SEARCHES = [path for path in CONFIGS if '-tree' in path.name]
 
 
 def read(path: Path):
@@ -81,7 +81,8 @@ def test_what_runs_is_named(path):
 
 @pytest.mark.parametrize('path', SEARCHES, ids=str)
 def test_search_config_builds(path):
-    from pinas_zoo.search.strategies import build_searcher
+    from pinas_zoo.search.racing import RaceSettings, group_of
+    from pinas_zoo.search.strategies import build_searcher, random_records
     from pinas_zoo.space import get_space
 
     cfg = read(path)
@@ -89,15 +90,30 @@ def test_search_config_builds(path):
     assert len(searcher.ask()) == 8 and cfg.budget > 0
     calibration, evaluation = cfg.calibration.view.source, cfg.evaluation.view.source
     assert dict(calibration) != dict(evaluation), 'paths are scored on the images of the re-estimation'
+    if cfg.get('race'):
+        race, initial = RaceSettings(**cfg.race), random_records(searcher.header(''))
+        assert group_of(0, initial, searcher.block, race.group) == (0, initial)
+        # Fewer images for a path that leaves at once than the released calibration alone has.
+        assert cfg.calibration.batches * cfg.calibration.batch_size + race.images[0] < 49 * 128
 
 
 @pytest.mark.parametrize('path', LISTS, ids=str)
 def test_shortlist_config_names_a_training_of_one_network(path):
+    from pinas_zoo.mm.search import searcher_of
+    from pinas_zoo.search.shortlist import draw_random
+    from pinas_zoo.search.strategies import random_records
+
     cfg = read(path)
     training = read(Path(cfg.training).relative_to(ROOT))
     assert training.model.type == 'pinas_zoo.Classifier' and cfg.top > 0 and cfg.random > 1
     assert dict(training.val_dataloader.dataset.source) != dict(training.test_dataloader.dataset.source)
     assert cfg.metric in ('accuracy/top1',)
+    searcher, _ = searcher_of(read(Path(cfg.search).relative_to(ROOT)), seed=0)
+    initial = random_records(searcher.header(''))
+    archs = searcher.ask(initial)
+    drawn = {archs[place] for place in draw_random(initial, cfg.random)}  # known before the search has run
+    assert len(archs) == initial and len(drawn) == cfg.random
+    assert cfg.get('processes', 1) * cfg.get('workers', 1) in (2, 8)  # two cores, eight GPUs
 
 
 def test_the_paper_recipe():

@@ -360,3 +360,19 @@ def test_paper_space_counts_95_98_million_parameters():
 def test_settings_out_of_range():
     with pytest.raises(ValueError, match='momentum=1.5'):
         small_method(momentum=1.5)
+
+
+def test_the_projector_can_start_as_released() -> None:
+    """Kaiming-normal for ReLU and biases at 0; without it the parameters are those that they always were."""
+    plain, released = small_method(), small_method(released_init=True)
+    for layer in (2, 4):
+        weight = released.student.projector[layer].weight.detach()
+        spread = (2 / weight.shape[1]) ** 0.5
+        assert (
+            weight.std() == pytest.approx(spread, rel=0.1) and released.student.projector[layer].bias.abs().max() == 0
+        )
+        assert plain.student.projector[layer].weight.detach().std() == pytest.approx(spread / 6**0.5, rel=0.1)
+        assert torch.equal(released.teacher.projector[layer].weight, weight)
+    torch.manual_seed(0)
+    SuperNet(SMALL, zero_init_last=False)
+    assert torch.equal(plain.student.projector[2].weight, torch.nn.Linear(128, 128).weight.double())

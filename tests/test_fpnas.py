@@ -376,7 +376,7 @@ def test_settings_out_of_range(setting: dict[str, Any]) -> None:
 
 
 def test_a_cost_term_needs_a_target() -> None:
-    with pytest.raises(ValueError, match='a cost term needs target_macs above 0, got None'):
+    with pytest.raises(ValueError, match='a cost term needs target_macs or target_latency above 0, got None and None'):
         toy(cost_weight=0.1)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
+from pinas_zoo.methods.predictor import one_hot
 from pinas_zoo.ranking.statistics import (
     CORRELATIONS,
     additive_tau,
@@ -44,7 +45,7 @@ def test_a_sum_over_positions_is_predicted_and_a_product_is_not() -> None:
     rng = np.random.default_rng(0)
     space = PINAS_NANO
     archs = [space.sample(rng) for _ in range(90)]
-    code = space.one_hot(archs)
+    code = one_hot(space, archs)
     terms = rng.normal(size=(8, 4))
     total = [sum(terms[p, c] for p, c in enumerate(arch)) for arch in archs]
     parity = [sum(arch) % 2 + 1e-3 * sum(arch) for arch in archs]

@@ -26,6 +26,8 @@ from pinas_zoo.mm import search as run_search  # noqa: E402
 from pinas_zoo.mm.classify import LinearStage  # noqa: E402
 from pinas_zoo.mm.engine.launch import Options  # noqa: E402
 from pinas_zoo.models.cost import CostTable  # noqa: E402
+from pinas_zoo.models.latency import measure_table  # noqa: E402
+from pinas_zoo.models.supernet import SuperNet  # noqa: E402
 from pinas_zoo.search.evaluate import PrefixTree  # noqa: E402
 from pinas_zoo.search.log import SearchLog  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402
@@ -247,6 +249,54 @@ def test_larger_passes_change_nothing(reference: Path, search_case: tuple[Path, 
         search(search_case, tmp_path, paths_per_pass=20)
     assert passes[0] == 16 and sum(passes) == BUDGET  # the 16 random ones; the tree then waits for every block
     assert records(tmp_path) == records(reference)
+
+
+def test_a_race_states_its_images_and_continues_exactly(search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    """Stopped within the random group and within a block of the tree; the log is its only state."""
+    changes = {'race': dict(images=(24, 48), z=1.0, group=16, cache_gib=0.1), 'budget': 24}
+    best = search(search_case, tmp_path, **changes)
+    header, *lines = records(tmp_path)
+    assert header['race'] == {'images': [24, 48], 'z': 1.0, 'keep': 0.5, 'group': 16}
+    images = [line['images'] for line in lines]
+    assert set(images) == {24, 48} and 24 in images[:16] and best.images == 48
+    assert best.score == max(line['score'] for line in lines if line['images'] == 48)
+    assert not (tmp_path / 'scores.jsonl').exists()  # a race's score belongs to its group
+    log = (tmp_path / 'archs.jsonl').read_bytes().splitlines(keepends=True)
+    for kept in (6, 20):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        (folder / 'archs.jsonl').write_bytes(b''.join(log[: 1 + kept]) + log[1 + kept][:20])
+        assert search(search_case, folder, **changes).arch == best.arch
+        assert records(folder) == [header, *lines]
+    with pytest.raises(ValueError, match='race: recorded .*, running None'):
+        search(search_case, tmp_path)
+
+
+def test_latency_as_a_limit(search_case: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every path of the log is below the limit and has its latency; another table is another search."""
+    net = SuperNet(SPACE)
+    table = measure_table(net, 'here', size=(16, 16), num_classes=3, checks=0, min_seconds=1e-3)
+    table.save(tmp_path / 'latency.json')
+    limit = sorted(map(table.of, SPACE.all_archs()))[30]
+    limits = dict(max_latency=limit, latency_table=str(tmp_path / 'latency.json'))
+
+    def run(folder: str) -> None:
+        searcher = dict(name='random', _delete_=True)  # mmengine takes `_delete_` out
+        search(search_case, tmp_path / folder, limits=dict(limits), budget=12, searcher=searcher)
+
+    run('run')
+    header, *lines = records(tmp_path / 'run')
+    assert len(lines) == 12 and all(line['latency'] == table.of(line['arch']) <= limit for line in lines)
+    recorded = header['settings']['limits']
+    assert recorded['max_latency'] == limit and recorded['of']['device'] == 'here'
+    measure_table(net, 'there', size=(16, 16), num_classes=3, checks=0, min_seconds=1e-3).save(
+        tmp_path / 'latency.json'
+    )
+    with pytest.raises(ValueError, match='belongs to another search; settings: recorded'):
+        run('run')
+    measure_table(SuperNet('pinas_patch'), 'x', checks=0, min_seconds=1e-4).save(tmp_path / 'latency.json')
+    with pytest.raises(ValueError, match="is of the space 'pinas_patch', the search of 'small'"):
+        run('other')
 
 
 def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None:

@@ -245,6 +245,29 @@ def test_tree_height_follows_the_number_of_evaluations() -> None:
         assert fits == [-(-samples // 2**level) for level in range(levels)]
 
 
+def test_a_node_at_chance_is_not_split() -> None:
+    """The quality gate: scores without structure give no split, those of a toy do; without the gate both do."""
+    rng = np.random.default_rng(5)
+    archs = list(dict.fromkeys(tuple(a) for a in PartitionTree(PINAS).uniform(rng, 160).tolist()))
+    noise = rng.permutation(len(archs))
+    splits = {}
+    for folds in (0, 5):
+        for name, scores in (('toy', [float(sum(arch)) for arch in archs]), ('noise', noise.tolist())):
+            made = []
+            for start in (0, 80):  # two samples of each
+                tree = PartitionTree(PINAS, settings=TreeSettings(folds=folds))
+                tree.replay(zip(archs[start : start + 80], scores[start : start + 80], strict=True))
+                tree._codes, tree._values = tree._encode(np.array(tree._proposed)), np.array(tree._scores)
+                made.append(bool(tree._split(tree._node(np.arange(80), ()), np.random.default_rng(0))))
+            splits[folds, name] = made
+    assert all(splits[0, 'noise']) and all(splits[0, 'toy']) and all(splits[5, 'toy'])
+    assert not all(splits[5, 'noise'])
+    with pytest.raises(ValueError, match='folds must be 0 or at least 2'):
+        TreeSettings(folds=1)
+    plain, gated = (PartitionTree(PINAS, settings=TreeSettings(folds=n)).header('') for n in (0, 5))
+    assert 'folds' not in plain['settings'] and gated['settings']['folds'] == 5  # logs from before it go on
+
+
 def test_non_finite_scores_are_refused_and_nothing_is_recorded() -> None:
     searcher = RandomSearch(PINAS)
     archs = searcher.ask(2)

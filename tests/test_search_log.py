@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pinas_zoo.search.limits import Limits
-from pinas_zoo.search.log import SearchLog, SearchRecord, pareto_front
+from pinas_zoo.search.log import SearchLog, SearchRecord
+from pinas_zoo.search.pareto import pareto_front
 from pinas_zoo.search.strategies import RandomSearch
 from pinas_zoo.space import PINAS
 

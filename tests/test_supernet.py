@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden import arrays, filled, image, keys
 
-from pinas_zoo.models.cost import Cost, CostTable, count, measure_latency
+from pinas_zoo.models.cost import Cost, CostTable, count
 from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY, Candidate, SearchSpace
@@ -124,12 +124,6 @@ def test_cost_table_of_an_oblong_image_and_a_stem_of_single_pixels():
         net = PiNASNet(path, space, 10, 16)
     assert count(net, (20, 37), 16) == table.of(path) and net.conv1[0].weight.shape == (32, 16, 1, 1)
     assert CostTable(space, 20, 10, 16).of(path) == CostTable(space, (20, 20), 10, 16).of(path)
-
-
-def test_latency_is_measured_per_position_and_candidate():
-    net = SuperNet(PINAS_NANO)
-    rows = measure_latency(net, torch.zeros(1, 3, 28, 28), min_seconds=1e-4)
-    assert np.shape(rows) == (8, 4) and np.min(rows) > 0 and net.training
 
 
 def test_load_supernet_from_a_file_and_from_a_work_dir(tmp_path):

@@ -6,7 +6,9 @@ model = dict(
     type='pinas_zoo.SupernetPretraining',
     space='pinas',
     channels_last=True,  # 52 ms per step instead of 60 on an H200 (docs/gpu.md)
-    method=dict(type='pinas_zoo.PiNAS', dim=128, queue_length=49152, momentum=0.999, temperature=0.2),
+    method=dict(
+        type='pinas_zoo.PiNAS', dim=128, queue_length=49152, momentum=0.999, temperature=0.2, released_init=True
+    ),
 )
 train_dataloader = dict(
     batch_size=24,

@@ -26,6 +26,7 @@ from pinas_zoo.methods.candidates import forward_only, image_losses, mean_over_r
 from pinas_zoo.methods.importance import accumulated, architecture_loss, effective_samples, importance_weights
 from pinas_zoo.methods.knapsack import AdditiveScore
 from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.latency import LatencyTable
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import Arch, SearchSpace
 
@@ -85,6 +86,8 @@ class FPNAS(AdditiveScore, AlternatingMethod):
         joint_at: Step of the switch to the joint distribution; None stays factorised.
         cost_weight: beta of the cost term; 0 disables it.
         target_macs: MACs up to which a path costs nothing; its cost is max(0, MACs / target - 1).
+        target_latency: The same in seconds, by `latency_table`; instead of `target_macs`.
+        latency_table: File that `pinas latency` writes, of the supernet's space.
         baseline: See `architecture_loss`; not part of the paper.
 
     Raises:
@@ -106,6 +109,8 @@ class FPNAS(AdditiveScore, AlternatingMethod):
         joint_at: int | None = None,
         cost_weight: float = 0.0,
         target_macs: float | None = None,
+        target_latency: float | None = None,
+        latency_table: str | None = None,
         baseline: bool = False,
         **settings: Unpack[AlternatingSettings],
     ) -> None:
@@ -115,10 +120,17 @@ class FPNAS(AdditiveScore, AlternatingMethod):
                 f'allowed: samples_per_nat > 0, 2 <= least_samples <= most_samples, temperature > 0, cost_weight >= 0; '
                 f'got {samples_per_nat=}, {least_samples=}, {most_samples=}, {temperature=}, {cost_weight=}'
             )
-        if cost_weight and not (target_macs and target_macs > 0):
-            raise ValueError(f'a cost term needs target_macs above 0, got {target_macs}')
+        targets = [target for target in (target_macs, target_latency) if target is not None]
+        if cost_weight and (len(targets) != 1 or not targets[0] > 0):
+            raise ValueError(
+                f'a cost term needs target_macs or target_latency above 0, got {target_macs} and {target_latency}'
+            )
+        self.latencies = None if latency_table is None else LatencyTable.read(latency_table)
+        if target_latency is not None and (self.latencies is None or self.latencies.space != supernet.space):
+            raise ValueError(f'target_latency needs a latency_table of {supernet.space.name!r}, got {latency_table}')
         self.samples_per_nat, self.least_samples, self.most_samples = samples_per_nat, least_samples, most_samples
-        self.temperature, self.cost_weight, self.target_macs = temperature, cost_weight, target_macs
+        self.temperature, self.cost_weight = temperature, cost_weight
+        self.target_macs, self.target_latency = target_macs, target_latency
         self.baseline, self.joint_at = baseline, joint_at
         space = supernet.space
         positions, candidates = space.num_positions, len(space.candidates)
@@ -230,6 +242,8 @@ class FPNAS(AdditiveScore, AlternatingMethod):
 
     def cost(self, arch: Arch) -> float:
         """C(A): by which fraction a path exceeds the target."""
+        if self.target_latency is not None and self.latencies is not None:
+            return max(0.0, self.latencies.of(arch) / self.target_latency - 1)
         assert self.target_macs is not None  # a cost term has one
         return max(0.0, self.costs.of(arch).macs / self.target_macs - 1)
 

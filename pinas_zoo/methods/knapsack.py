@@ -79,7 +79,7 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
         (1, 1, 1, 1, 1, 1, 1, 1)
     """
     costs = _cost_rows(space, limits)
-    bounds = (np.inf, np.inf) if limits is None else (_bound(limits.max_macs), _bound(limits.max_params))
+    bounds = (np.inf, np.inf) if limits is None else tuple(bound for _, bound in _axes(limits))
     least = [tuple(min(cost[axis] for cost in row.values()) for axis in (0, 1)) for row in costs]
     # The least that the positions after each one cost.
     ahead = [tuple(sum(row[axis] for row in least[index + 1 :]) for axis in (0, 1)) for index in range(len(least))]
@@ -100,12 +100,22 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
     return arch
 
 
-def _bound(most: float | None) -> float:
-    return np.inf if most is None else most
+def _axes(limits: Limits) -> list[tuple[Callable[[Arch], float], float]]:
+    """The two limited costs with their bounds; an axis without a limit is 0."""
+    axes: list[tuple[Callable[[Arch], float], float]] = []
+    if limits.max_macs is not None:
+        axes.append((lambda arch: limits.cost(arch).macs, limits.max_macs))
+    if limits.max_params is not None:
+        axes.append((lambda arch: limits.cost(arch).params, limits.max_params))
+    if limits.max_latency is not None and limits.latency is not None:
+        axes.append((limits.latency, limits.max_latency))
+    if len(axes) > 2:
+        raise ValueError(f'the exact choice takes at most two limits, got {limits}')
+    return axes + [(lambda arch: 0, np.inf)] * (2 - len(axes))
 
 
 def _cost_rows(space: SearchSpace, limits: Limits | None) -> list[dict[int, tuple[float, float]]]:
-    """MACs and parameters of each choice at each position; an axis without a limit is 0.
+    """The limited costs of each choice at each position, see `_axes`.
 
     The first position's row includes what all architectures have in common.
     """
@@ -114,9 +124,10 @@ def _cost_rows(space: SearchSpace, limits: Limits | None) -> list[dict[int, tupl
         return [dict.fromkeys(options, (0, 0)) for options in choices]
     base = tuple(options[0] for options in choices)
 
+    first, second = (value for value, _ in _axes(limits))
+
     def cost(arch: Arch) -> tuple[float, float]:
-        at = limits.cost(arch)
-        return (0 if limits.max_macs is None else at.macs, 0 if limits.max_params is None else at.params)
+        return first(arch), second(arch)
 
     origin, rows = cost(base), []
     for position, options in enumerate(choices):
@@ -161,7 +172,7 @@ def _unwind(choices: Choices) -> Arch:
 def _infeasible(space: SearchSpace, limits: Limits) -> ValueError:
     """The error for limits that nothing meets; it names the architecture that exceeds them least."""
     rows = _cost_rows(space, limits)
-    bounds = (_bound(limits.max_macs), _bound(limits.max_params))
+    bounds = tuple(bound for _, bound in _axes(limits))
     cheapest = tuple(
         min(row, key=lambda c: sum(x / most for x, most in zip(row[c], bounds, strict=True))) for row in rows
     )

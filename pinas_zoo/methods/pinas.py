@@ -34,13 +34,19 @@ __all__ = ['InfoNCE', 'PiNAS', 'Projector']
 class Projector(nn.Sequential):
     """Global average pooling and a two-layer perceptron.
 
+    With `released_init` weights start Kaiming-normal and biases at 0, as released, instead of torch's default.
+
     Shape:
         (N, channels, H, W) -> (N, dim)
     """
 
-    def __init__(self, channels: int, dim: int = 128) -> None:
+    def __init__(self, channels: int, dim: int = 128, released_init: bool = False) -> None:
         pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        super().__init__(*pool, nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, dim))
+        layers = nn.Linear(channels, channels), nn.Linear(channels, dim)
+        for layer in layers if released_init else ():
+            nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
+            nn.init.zeros_(layer.bias)
+        super().__init__(*pool, layers[0], nn.ReLU(inplace=True), layers[1])
 
 
 class UnitLength(nn.Module):
@@ -137,6 +143,7 @@ class PiNAS(nn.Module):
         mean_teacher: Off: keys come from the student itself, without gradient.
         negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
         single_path: Plain MoCo: one path and two views per step; `cross_path` then has no effect.
+        released_init: See `Projector`.
         shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Has no
             effect with SyncBN, whose statistics cover all ranks, nor in a single process.
         seed: Paths and shuffles are drawn from (seed, step): equal on all ranks, also after an interruption.
@@ -166,6 +173,7 @@ class PiNAS(nn.Module):
         single_path: bool = False,
         shuffle_keys: bool = True,
         seed: int = 0,
+        released_init: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1 or queue_length < 1 or temperature <= 0 or not 0 <= momentum <= 1 or seed < 0:
@@ -173,7 +181,7 @@ class PiNAS(nn.Module):
                 f'allowed: dim >= 1, queue_length >= 1, temperature > 0, momentum in 0..1, seed >= 0; got '
                 f'{dim=}, {queue_length=}, {temperature=}, {momentum=}, {seed=}'
             )
-        self.student = Encoder(supernet, Projector(supernet.space.num_features, dim))
+        self.student = Encoder(supernet, Projector(supernet.space.num_features, dim, released_init))
         self.teacher = copy.deepcopy(self.student).requires_grad_(False) if mean_teacher else None
         queue_DK = F.normalize(torch.randn(dim, queue_length), dim=0) if negatives else None
         self.register_buffer('queue', queue_DK)

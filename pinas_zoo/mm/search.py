@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,16 @@ from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
-from pinas_zoo.models.cost import Cost, CostTable
+from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.latency import LatencyTable
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
 from pinas_zoo.search.limits import Limits
 from pinas_zoo.search.log import SearchLog, SearchRecord, score_of
+from pinas_zoo.search.loop import run_race, run_search
+from pinas_zoo.search.racing import RaceSettings
 from pinas_zoo.search.searcher import Searcher
 from pinas_zoo.search.strategies import build_searcher, random_records
 from pinas_zoo.space import SearchSpace, get_space
@@ -35,7 +40,7 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['derive_best', 'score_path', 'search', 'searcher_of']
+__all__ = ['derive_all', 'derive_best', 'score_path', 'search', 'searcher_of']
 
 #: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -54,8 +59,24 @@ def searcher_of(cfg: Config, seed: int) -> tuple[Searcher, CostTable]:
     space = get_space(cfg.space)
     size = cfg.get('size', space.input_size)
     costs = CostTable(space, size if isinstance(size, int) else tuple(size), cfg.num_classes)
-    limits = Limits(costs.of, **cfg.limits) if cfg.get('limits') else None
+    limits = limits_of(space, costs, cfg.limits) if cfg.get('limits') else None
     return build_searcher(**cfg.searcher, space=space, seed=seed, constraint=limits), costs
+
+
+def limits_of(space: SearchSpace, costs: CostTable, values: Mapping[str, Any]) -> Limits:
+    """The limits of a search's config, with its latency table if it names one.
+
+    Raises:
+        ValueError: The table is of another space, or a limit is malformed.
+    """
+    values = dict(values)
+    file = values.pop('latency_table', None)
+    if file is None:
+        return Limits(costs.of, **values)
+    table = LatencyTable.read(file)
+    if table.space != space:
+        raise ValueError(f'{file} is of the space {table.space.name!r}, the search of {space.name!r}')
+    return Limits(costs.of, **values, latency=table.of, latency_of=table.identity())
 
 
 def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
@@ -80,44 +101,44 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
     return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
 
 
-def _record(index: int, path: PathScore, score: float, space: SearchSpace, cost: Cost, seconds: float) -> SearchRecord:
-    arch = space.format(path.arch)
-    return SearchRecord(index, arch, score, path.loss, cost.macs, cost.params, seconds, path.top1)
+class _Log:
+    """What happens to new scores: lines of the log, and the progress bar. Rank 0 writes."""
 
+    def __init__(
+        self, searcher: Searcher, costs: CostTable, objective: str, log: SearchLog | None, budget: int
+    ) -> None:
+        self.searcher, self.costs, self.objective, self.log = searcher, costs, objective, log
+        done = len(searcher.history)
+        self.bar = tqdm(total=budget, initial=done, unit='path', disable=log is None, dynamic_ncols=True)
+        self.start, self.best = time.perf_counter(), -math.inf
 
-def _run(
-    searcher: Searcher,
-    evaluate: Evaluator,
-    costs: CostTable,
-    budget: int,
-    objective: str,
-    log: SearchLog | None,
-    wanted: int | None = None,
-) -> None:
-    """Asks for `wanted` paths at a time, evaluates them and tells the scores until the budget is used; rank 0 logs."""
-    space = searcher.space
-    bar = tqdm(total=budget, initial=len(searcher.history), unit='path', disable=log is None, dynamic_ncols=True)
-    with bar:
-        # As long as nothing has to be told first, as many as wanted; later asks stop at the block's end.
-        wanted = wanted or searcher.block * get_world_size()
-        while (left := budget - len(searcher.history)) > 0 and (archs := searcher.ask(min(wanted, left))):
-            start = time.perf_counter()
-            paths = evaluate(archs)
-            seconds = (time.perf_counter() - start) / len(archs)
-            scores = [score_of(objective, path.top1, path.loss) for path in paths]
-            if log is not None:
-                for path, score in zip(paths, scores, strict=True):
-                    log.append(_record(len(log), path, score, space, costs.of(path.arch), seconds))
-            searcher.tell(archs, scores)
-            arch, best = searcher.best
-            shown = f'loss {-best:.4f}' if objective == 'loss' else f'{best:.2f} %'
-            bar.set_postfix_str(f'best {shown} {space.format(arch)}')
-            bar.update(len(archs))
+    def __call__(self, paths: Sequence[PathScore], evaluated: int) -> None:
+        now = time.perf_counter()
+        seconds, self.start = (now - self.start) / evaluated, now
+        space = self.searcher.space
+        for path in paths:
+            score = score_of(self.objective, path.top1, path.loss)
+            if self.log is not None:
+                self.log.append(self._record(len(self.log), path, score, seconds))
+            if score > self.best:
+                self.best = score
+                shown = f'loss {-score:.4f}' if self.objective == 'loss' else f'{score:.2f} %'
+                self.bar.set_postfix_str(f'best {shown} {space.format(path.arch)}')
+        self.bar.update(len(paths))
+
+    def _record(self, index: int, path: PathScore, score: float, seconds: float) -> SearchRecord:
+        cost, limits = self.costs.of(path.arch), self.searcher.constraint
+        latency = limits.latency(path.arch) if isinstance(limits, Limits) and limits.latency else None
+        arch = self.searcher.space.format(path.arch)
+        return SearchRecord(
+            index, arch, score, path.loss, cost.macs, cost.params, seconds, path.top1, path.images, latency
+        )
 
 
 def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
     """`best.json` and the two pictures."""
-    best = max(records, key=lambda record: record.score)
+    most = max(record.images or 0 for record in records)  # of a race, those that reached the end
+    best = max((record for record in records if (record.images or 0) == most), key=lambda record: record.score)
     top1 = best.score if best.top1 is None else best.top1  # a log without objective
     result = {**vars(best), 'top1': top1, **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
@@ -148,7 +169,9 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
             `seed`, `channels_last`, `precision` (one of `HALVES`) and `paths_per_pass`: how many paths a pass over the
             images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
-            are written together; the results are the same.
+            are written together; the results are the same. With `race` (fields of `RaceSettings`) bad paths are scored
+            on fewer images, and a group is a pass. `limits` may have `max_latency` in seconds, with `latency_table`,
+            the file that `pinas latency` writes.
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` has no effect, since a search always continues.
 
@@ -168,14 +191,22 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     sha256 = file_sha256(checkpoint)
     # Logs without an objective ranked by accuracy: such a search can be continued.
     header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
+    race = RaceSettings(**cfg.race) if cfg.get('race') else None
+    header |= {} if race is None else {'race': race.facts()}
     header = json.loads(json.dumps(header))
     log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
     with nullcontext() if log is None else log:
-        done = [[] if log is None else [(record.arch, record.score) for record in log.records]]
+        done = [[] if log is None else [(record.arch, record.score, record.images) for record in log.records]]
         broadcast_object_list(done)  # all ranks propose the same
-        searcher.replay(done[0])
+        searcher.replay((arch, score) for arch, score, _ in done[0])
         evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
-        _run(searcher, evaluate, costs, cfg.budget, objective, log, cfg.get('paths_per_pass'))
+        record = _Log(searcher, costs, objective, log, cfg.budget)
+        if race is None:
+            wanted = cfg.get('paths_per_pass') or searcher.block * get_world_size()
+            run_search(searcher, evaluate, cfg.budget, objective, wanted, record)
+        else:
+            told = [(space.single(arch), score, images) for arch, score, images in done[0]]
+            run_race(searcher, evaluate.race(race), cfg.budget, objective, told, record)
         if log is None:
             arch, score = searcher.best
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
@@ -244,11 +275,17 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
     Raises:
         ValueError: The architecture is malformed or the checkpoint does not fit.
     """
+    if arch.endswith('.json'):
+        arch = json.loads(Path(arch).read_text())['arch']
+    derive_all(config, checkpoint, {arch: out}, options)
+
+
+def derive_all(config: str | Path, checkpoint: str, files: Mapping[str, str | Path], options: Options) -> None:
+    """As `derive_best`, for several architectures; `files` has the file to write of each."""
     checkpoint = str(find_weights(checkpoint))
     cfg = load_config(config, options)
     set_up(cfg, 'none', [])
-    if arch.endswith('.json'):
-        arch = json.loads(Path(arch).read_text())['arch']
     supernet = load_supernet(checkpoint, get_space(cfg.space)).to(get_device())
-    net = derive(supernet, arch, FixedBatches(**cfg.calibration, device=get_device()))
-    save_backbone(out, net, checkpoint)
+    calibration = FixedBatches(**cfg.calibration, device=get_device())
+    for arch, out in files.items():
+        save_backbone(out, derive(supernet, arch, calibration), checkpoint)

@@ -1,4 +1,4 @@
-"""What an architecture costs: MACs and parameters from a table, latency by measurement.
+"""What an architecture costs: MACs and parameters from a table. Latency: `models/latency.py`.
 
 MACs count convolutions and linear layers only, for one image, as `torch.utils.flop_counter` / 2 does.
 """
@@ -14,10 +14,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinas_zoo.models.network import stage_geometry
-from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PINAS, SearchSpace, kept
 
-__all__ = ['Cost', 'CostTable', 'count', 'measure_latency']
+__all__ = ['Cost', 'CostTable', 'count']
 
 #: Height and width in pixels.
 Size = tuple[int, int]
@@ -163,35 +162,3 @@ def count(model: nn.Module, size: int | Size = 224, in_chans: int = 3) -> Cost:
         model(images)
     model.train(training)
     return Cost(counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()))
-
-
-@torch.no_grad()
-def measure_latency(supernet: SuperNet, images: torch.Tensor, min_seconds: float = 0.2) -> list[list[float]]:
-    """Median seconds of every candidate at every position, in eval mode, on the supernet's device.
-
-    Args:
-        supernet: The supernet.
-        images: Input of the stem, (N, in_chans, H, W).
-        min_seconds: Minimum time per measurement, after a warm-up.
-
-    Returns:
-        ``seconds[position][candidate]``; NaN where a candidate does not fit the position.
-    """
-    from torch.utils.benchmark import Timer  # searches for compilers when it is imported
-
-    training = supernet.training
-    supernet.eval()
-    x, rows = supernet.forward_stem(images), []
-    for index, position in enumerate(supernet.blocks):
-        row = [float('nan')] * len(position)
-        for choice in supernet.space.choices(index):
-            timer = Timer(
-                'position(x, choice)',
-                globals=dict(position=position, x=x, choice=choice),
-                num_threads=torch.get_num_threads(),
-            )
-            row[choice] = timer.blocked_autorange(min_run_time=min_seconds).median
-        rows.append(row)
-        x = position(x, supernet.space.choices(index)[0])
-    supernet.train(training)
-    return rows

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pinas_zoo.methods.predictor import one_hot
 from pinas_zoo.ranking.contestants import CONTESTANTS, constants_of
 from pinas_zoo.ranking.proxies import PROXIES, proxies_of
 from pinas_zoo.ranking.recipe import SupernetRecipe
@@ -183,7 +184,7 @@ def compute(
             'truth': {'least': float(true.min()), 'most': float(true.max())},
             'ceiling': ceiling(first, second),
             'attainable_tau': attainable_tau(first, second),
-            'additive_tau': additive_tau(true, truth.study.space.one_hot([row.arch for row in paths])),
+            'additive_tau': additive_tau(true, one_hot(truth.study.space, [row.arch for row in paths])),
             'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
             'differences': {
                 f'{one} - {other}': bootstrap_difference(true, everyone[one], everyone[other])

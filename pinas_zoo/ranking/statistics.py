@@ -133,7 +133,7 @@ def additive_tau(truth: ArrayLike, one_hot: ArrayLike, folds: int = 8, repeats: 
 
     Args:
         truth: Stand-alone result of each path.
-        one_hot: The paths, `SearchSpace.one_hot`.
+        one_hot: The paths, see `methods.predictor.one_hot`.
         folds: Parts of the cross-validation.
         repeats: Cross-validations with other parts.
 

@@ -15,7 +15,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from pinas_zoo.files import numbered_lines, write_bytes
-from pinas_zoo.search.log import SearchRecord, pareto_front
+from pinas_zoo.search.log import SearchRecord
+from pinas_zoo.search.pareto import pareto_front
 
 Points = Sequence[tuple[float, float]]
 Kind = Literal['svg', 'png']

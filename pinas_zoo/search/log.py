@@ -1,4 +1,4 @@
-"""Records of evaluations, their append-only log and their Pareto front.
+"""Records of evaluations and their append-only log.
 
 Pure Python. The log is the entire state of a search: a searcher that replays the recorded
 evaluations (`Searcher.replay`) continues exactly as if it had never been stopped.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,6 @@ __all__ = [
     'SearchLog',
     'SearchRecord',
     'objective_of',
-    'pareto_front',
     'score_of',
 ]
 
@@ -59,6 +58,8 @@ class SearchRecord:
         score: What the search maximises, see `score_of`; finite.
         loss: Evaluation loss, if known.
         top1: Accuracy in percent, if known.
+        images: Held-out images on which the path itself was scored; a race scores bad paths on fewer.
+        latency: Seconds by the latency table of the limits, if there is one.
         macs: Multiply-accumulates, if known.
         params: Parameters, if known.
         seconds: Wall-clock time of the evaluation, if known.
@@ -75,44 +76,18 @@ class SearchRecord:
     params: float | None = None
     seconds: float | None = None
     top1: float | None = None
+    images: int | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         if self.index < 0:
             raise ValueError(f'SearchRecord.index must be at least 0, got {self.index}')
-        for name in ('score', 'loss', 'macs', 'params', 'seconds', 'top1'):
+        for name in ('score', 'loss', 'macs', 'params', 'seconds', 'top1', 'latency'):
             value = getattr(self, name)
             if value is None and name != 'score':
                 continue
             if value is None or not math.isfinite(value):
                 raise ValueError(f'{name} of arch {self.arch} must be finite, got {value!r}')
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Finds the points that no other point beats in both cost (lower) and score (higher).
-
-    Args:
-        points: Pairs of (cost, score).
-
-    Returns:
-        Indices into `points`, by ascending cost; the first of equal points.
-
-    Raises:
-        ValueError: A number is not finite.
-
-    Examples:
-        >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7)])
-        [1, 3, 0]
-    """
-    for cost, score in points:
-        if not (math.isfinite(cost) and math.isfinite(score)):
-            raise ValueError(f'a Pareto front needs finite points, got {(cost, score)}')
-    front: list[int] = []
-    best = -math.inf
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
-        if points[index][1] > best:
-            front.append(index)
-            best = points[index][1]
-    return front
 
 
 class SearchLog:
@@ -217,7 +192,7 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[SearchRecord], int]:
     records: list[SearchRecord] = []
     size = 0
     names = {field.name for field in fields(SearchRecord)}
-    always = names - {'top1'}  # missing in logs that ranked by accuracy
+    always = names - {'top1', 'images', 'latency'}  # missing in older logs
     for number, line, values in numbered_lines(path):
         if header is None:
             if not isinstance(values, dict) or 'format' not in values:

@@ -28,6 +28,9 @@ class TreeSettings:
         min_samples: Nodes with fewer samples are not split, at least 4.
         estimators: Boosting rounds of a node's classifier, at least 1.
         depth: Depth of its trees, at least 1.
+        folds: The quality gate: a node is split only if its classifier, fitted without each of this many parts of the
+            node's evaluations, is right about more of them than by chance; at least 2, or 0 for no gate. With few
+            evaluations a useful classifier often fails it (docs/methods.md).
     """
 
     initial: int = 80
@@ -37,9 +40,12 @@ class TreeSettings:
     min_samples: int = 16
     estimators: int = 50
     depth: int = 3
+    folds: int = 0
 
     def __post_init__(self) -> None:
-        check_least(self, initial=1, ucb=0, max_draws=1, min_samples=4, estimators=1, depth=1)
+        check_least(self, initial=1, ucb=0, max_draws=1, min_samples=4, estimators=1, depth=1, folds=0)
+        if self.folds == 1:
+            raise ValueError('TreeSettings.folds must be 0 or at least 2, got 1')
 
 
 @dataclass
@@ -57,7 +63,8 @@ class PartitionTree(Searcher):
     """The paper's search: a tree of classifiers that separate good architectures from bad ones.
 
     Every node labels its evaluations by their median score, a gradient-boosted classifier on
-    one-hot codes learns the label, and the halves are the children. Up to 400 evaluations there is
+    one-hot codes learns the label, and the halves are the children, unless it is at chance on held-out evaluations
+    (`TreeSettings.folds`). Up to 400 evaluations there is
     one level of splits, then 2, 3, 4 and 5 beyond 400, 800, 1600 and 3200. Proposals are uniform draws
     that all classifiers above the best leaf accept. If `max_draws` do not give enough, the block is
     filled with accepted children of the leaf's own evaluations (half of them crossed, a tenth of the
@@ -110,7 +117,8 @@ class PartitionTree(Searcher):
         return len(self._proposed) >= self.settings.initial
 
     def _settings(self) -> dict[str, Any]:
-        return asdict(self.settings)
+        settings = asdict(self.settings)
+        return settings if self.settings.folds else {k: v for k, v in settings.items() if k != 'folds'}
 
     def _node(self, rows: np.ndarray, path: tuple[tuple[Any, bool], ...]) -> _Node:
         initial = -(-self.settings.initial // self.block) * self.block
@@ -151,8 +159,26 @@ class PartitionTree(Searcher):
             max_depth=self.settings.depth,
             random_state=int(rng.integers(2**31)),
         )
+        if self.settings.folds and not self._beats_chance(model, self._codes[node.rows], good, rng):
+            return []
         model.fit(self._codes[node.rows], good)
         return [self._node(node.rows[good == side], (*node.path, (model, side))) for side in (True, False)]
+
+    def _beats_chance(self, model: Any, codes: np.ndarray, good: np.ndarray, rng: np.random.Generator) -> bool:
+        """Whether held-out evaluations are assigned to the right side more often than by chance, both sides equal."""
+        part = np.empty(len(good), dtype=int)
+        for side in (True, False):  # each part has its share of both sides
+            rows = np.flatnonzero(good == side)
+            part[rng.permutation(rows)] = np.arange(len(rows)) % self.settings.folds
+        found = np.empty(len(good), dtype=bool)
+        for index in np.unique(part):
+            held, rest = part == index, part != index
+            if good[rest].all() or not good[rest].any():  # one side has a single evaluation
+                found[held] = good[rest].any()
+            else:
+                model.fit(codes[rest], good[rest])
+                found[held] = model.predict(codes[held])
+        return bool(found[good].mean() + (~found[~good]).mean() > 1)
 
     def _sample(self, leaf: _Node, rng: np.random.Generator, count: int, seen: set[Arch]) -> list[Arch]:
         """Draws from a leaf's region: uniform draws first, then children of its evaluations."""

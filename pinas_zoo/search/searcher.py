@@ -180,7 +180,7 @@ class Searcher(ABC):
         """
         limits: Any = self.constraint
         if isinstance(limits, Limits):
-            limits = {'max_macs': limits.max_macs, 'max_params': limits.max_params}
+            limits = limits.facts()
         elif limits is not None:
             limits = getattr(limits, '__qualname__', type(limits).__qualname__)
         settings = {**self._settings(), 'block': self.block, 'limits': limits}

@@ -40,6 +40,7 @@ _OF_SEARCH = {
     'default_scope',
     'limits',
     'objective',
+    'race',
     'paths_per_pass',
     'precision',
     'seed',

@@ -13,7 +13,7 @@ from pinas_zoo.speed.gpu.loaders import loading
 from pinas_zoo.speed.gpu.programs import programs
 from pinas_zoo.speed.gpu.right import amp, graphs, host_syncs, parity
 from pinas_zoo.speed.gpu.session import Part, Session
-from pinas_zoo.speed.gpu.steps import autotune, batches, compiled, profile, step
+from pinas_zoo.speed.gpu.steps import autotune, batches, compiled, compiled_step, profile, step
 
 __all__ = ['PARTS', 'check']
 
@@ -33,7 +33,8 @@ PARTS = (
     Part(loading, 40),
     Part(dense, 80),
     Part(autotune, 90),
-    Part(compiled, 200),
+    Part(compiled, 120),
+    Part(compiled_step, 900),
 )
 
 

@@ -249,6 +249,9 @@ class Session:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raises TimeoutError after this many seconds, in the main thread of a system with alarm signals.
 
+    Again every few seconds after that: code that tries something and continues without it (torch's compiler does) would
+    swallow a single one.
+
     Raises:
         TimeoutError: The time is over.
     """
@@ -257,7 +260,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f'stopped after {seconds:.0f} s')
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
     try:
         yield
     finally:

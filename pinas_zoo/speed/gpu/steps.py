@@ -20,7 +20,7 @@ from pinas_zoo.space import get_space
 from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing, kernels
 from pinas_zoo.speed.step import LAYOUTS, PAPER, QUICK, Sizes, Trainer
 
-__all__ = ['autotune', 'batches', 'compiled', 'profile', 'step']
+__all__ = ['autotune', 'batches', 'compiled', 'compiled_step', 'profile', 'step']
 
 HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'TF32': None}
 #: Form, precision, layout, graphs; the forms of one trainer are adjacent.
@@ -136,12 +136,11 @@ def batches(session: Session) -> None:
 
 
 def compiled(session: Session) -> None:
-    """Kernels of single blocks, eagerly and compiled; then one pair from graphs, with compiled blocks and without."""
-    if not session.cuda:
-        raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
+    """Kernels of single blocks, forward and backward, eagerly and compiled."""
+    _needs_cuda(session)
     sizes = _sizes(session)
     space = get_space(sizes.space)
-    net = to_memory_format(SuperNet(space).to(session.device), torch.channels_last)
+    net = to_memory_format(SuperNet(space, zero_init_last=False).to(session.device), torch.channels_last)
     for stage in range(len(space.depths)):
         position = sum(space.depths[:stage]) + 1
         side = sizes.side // (4 * 2**stage)
@@ -149,9 +148,12 @@ def compiled(session: Session) -> None:
             x = torch.randn(sizes.images, space.in_channels(position), side, side, device=session.device)
             x = x.contiguous(memory_format=torch.channels_last)
             _compile_block(session, f'stage {stage + 1}, candidate {choice}', net.blocks[position][choice], x)
-    del net
-    session.free()
-    found = {}
+
+
+def compiled_step(session: Session) -> None:
+    """One pair of paths from graphs, with compiled blocks and without; compiling takes many minutes."""
+    _needs_cuda(session)
+    found, sizes = {}, _sizes(session)
     for how in ('as it is', 'compiled'):
         trainer = Trainer(sizes, 'channels_last', 0, session.device, torch.bfloat16, graphs=True, pairs=1)
         if how == 'compiled':
@@ -161,13 +163,15 @@ def compiled(session: Session) -> None:
         seconds = time.monotonic() - start
         timing = session.time(trainer.ours, rounds=20)
         found[how] = timing.ms
-        _keep(
-            session, f'one pair, graphs, {how}', timing, sizes.images,
-            first_step_seconds=seconds, loss=loss, log=trainer.lines,
-        )  # fmt: skip
+        _keep(session, how, timing, sizes.images, first_step_seconds=seconds, loss=loss, log=trainer.lines)
         del trainer
         session.free()
     session.record('as it is / compiled', ratio=found['as it is'] / found['compiled'])
+
+
+def _needs_cuda(session: Session) -> None:
+    if not session.cuda:
+        raise LeftOutError('needs CUDA: compiling on a CPU takes minutes')
 
 
 def _compile_block(session: Session, name: str, block: torch.nn.Module, x: torch.Tensor) -> None:

@@ -1,0 +1,273 @@
+"""Latency of architectures from a table: blocks measured alone on one device, added up, checked on whole networks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path as FilePath
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pinas_zoo.files import write_text
+from pinas_zoo.models.cost import Size
+from pinas_zoo.models.supernet import Path, SuperNet
+from pinas_zoo.models.typed import to_memory_format
+from pinas_zoo.space import Arch, SearchSpace
+
+__all__ = ['Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
+
+#: Precisions of a table; the half types run under autocast.
+PRECISIONS = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Seconds of a call: median, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f'{1e3 * self.median:.3f} ({1e3 * self.low:.3f}-{1e3 * self.high:.3f})'
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What latencies hold for.
+
+    Args:
+        device: Name of the processor or the GPU.
+        kind: 'cpu' or 'cuda'.
+        threads: Threads of torch.
+        torch: Version of torch.
+        precision: A key of `PRECISIONS`.
+        batch: Images per call.
+        size: Height and width in pixels.
+        channels_last: Memory format.
+        num_classes: Classes of the linear layer.
+    """
+
+    device: str
+    kind: str
+    threads: int
+    torch: str
+    precision: str
+    batch: int
+    size: Size
+    channels_last: bool
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """A whole network, measured, beside the sum of its entries; seconds."""
+
+    arch: str
+    whole: Interval
+    total: float
+
+    @property
+    def error(self) -> float:
+        """By which fraction the sum differs from the whole network."""
+        return self.total / self.whole.median - 1
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Latencies of every candidate at every position of a space, which add up to those of its architectures.
+
+    Args:
+        space: The space.
+        conditions: What they hold for.
+        fixed: Stem, and head with its global pooling: the parts that every architecture has.
+        table: ``table[position][candidate]``, with the position's shortcut; None where a candidate does not fit.
+        checks: Whole networks that were measured too.
+    """
+
+    space: SearchSpace
+    conditions: Conditions
+    fixed: dict[str, Interval]
+    table: tuple[tuple[Interval | None, ...], ...]
+    checks: tuple[Check, ...] = field(default=())
+
+    def of(self, arch: str | Sequence[int | Sequence[int]]) -> float:
+        """Seconds of one architecture: the sum of the medians.
+
+        Raises:
+            ValueError: The architecture is malformed, or keeps several candidates at a position.
+        """
+        return self._fixed + sum(row[choice] for row, choice in zip(self._rows, self.space.single(arch), strict=True))
+
+    @property
+    def _fixed(self) -> float:
+        return sum(part.median for part in self.fixed.values())
+
+    @property
+    def _rows(self) -> list[list[float]]:
+        return [[math.nan if one is None else one.median for one in row] for row in self.table]
+
+    def errors(self) -> dict[str, float]:
+        """Median and largest absolute error of the sums, as fractions of the whole networks' latencies, and tau.
+
+        Raises:
+            ValueError: No whole network was measured.
+        """
+        if not self.checks:
+            raise ValueError('no whole network was measured: make the table with at least two checks')
+        from scipy.stats import kendalltau  # slow to import
+
+        errors = [abs(check.error) for check in self.checks]
+        tau = kendalltau([check.total for check in self.checks], [check.whole.median for check in self.checks])
+        return {'median': median(errors), 'worst': max(errors), 'tau': float(tau.statistic)}
+
+    def identity(self) -> dict[str, Any]:
+        """The conditions and a hash of the latencies: part of the identity of a search with such a limit."""
+        text = json.dumps([self.fixed_values(), self._rows])
+        return {**asdict(self.conditions), 'sha256': hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+    def fixed_values(self) -> dict[str, float]:
+        """Seconds of the parts that every architecture has."""
+        return {name: part.median for name, part in self.fixed.items()}
+
+    def save(self, path: str | FilePath) -> None:
+        """Writes the table as JSON, atomically."""
+        values: dict[str, Any] = {'space': self.space.to_dict(), 'conditions': asdict(self.conditions)}
+        values |= {'fixed': {name: asdict(part) for name, part in self.fixed.items()}}
+        values |= {'table': [[None if one is None else asdict(one) for one in row] for row in self.table]}
+        values |= {'checks': [asdict(check) for check in self.checks]}
+        values |= {'errors': self.errors()} if self.checks else {}
+        write_text(path, json.dumps(values, indent=1) + '\n')
+
+    @classmethod
+    def read(cls, path: str | FilePath) -> LatencyTable:
+        """Reads a table.
+
+        Raises:
+            ValueError: The file is not a latency table.
+        """
+        try:
+            values = json.loads(FilePath(path).read_text())
+            conditions = values['conditions'] | {'size': tuple(values['conditions']['size'])}
+            return cls(
+                SearchSpace.from_dict(values['space']),
+                Conditions(**conditions),
+                {name: Interval(**part) for name, part in values['fixed'].items()},
+                tuple(tuple(None if one is None else Interval(**one) for one in row) for row in values['table']),
+                tuple(Check(one['arch'], Interval(**one['whole']), one['total']) for one in values['checks']),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f'{path} is not a latency table; `pinas latency` makes one ({error!r})') from error
+
+
+@torch.no_grad()
+def measure_table(
+    supernet: SuperNet,
+    device_name: str,
+    batch: int = 1,
+    size: Size | None = None,
+    num_classes: int = 1000,
+    precision: str = 'float32',
+    channels_last: bool = True,
+    checks: int = 20,
+    min_seconds: float = 0.2,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> LatencyTable:
+    """Measures a table on the supernet's device, in eval mode with random images.
+
+    Args:
+        supernet: The supernet; its weights do not matter.
+        device_name: Name of the processor or the GPU, for the record.
+        batch: Images per call.
+        size: Height and width in pixels; None takes the space's.
+        num_classes: Classes of the linear layer.
+        precision: A key of `PRECISIONS`.
+        channels_last: Memory format.
+        checks: Random whole networks that are measured too.
+        min_seconds: Minimum time per measurement, after a warm-up.
+        seed: Seed of images and networks.
+        progress: Called with a line of text at a time.
+
+    Raises:
+        ValueError: The precision is unknown, or a number is out of its range.
+    """
+    if precision not in PRECISIONS or batch < 1 or checks < 0 or num_classes < 1 or not min_seconds > 0:
+        raise ValueError(
+            f'allowed: precision {", ".join(PRECISIONS)}; batch and num_classes at least 1, checks at least 0, '
+            f'min_seconds above 0; got {precision!r}, {batch}, {num_classes}, {checks}, {min_seconds}'
+        )
+    space, device = supernet.space, next(supernet.parameters()).device
+    side = space.input_size
+    size = size or ((side, side) if isinstance(side, int) else tuple(side))
+    training = supernet.training
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    to_memory_format(supernet, memory_format).eval()
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(batch, supernet.in_chans, *size, generator=draw).to(device, memory_format=memory_format)
+    head = nn.Linear(space.num_features, num_classes, device=device)
+    half = PRECISIONS[precision]
+    timer = _Timer(min_seconds)
+    with nullcontext() if half is None else torch.autocast(device.type, half):
+        progress('stem and head')
+        x = supernet.forward_stem(images)
+        fixed = {'stem': timer(lambda: supernet.forward_stem(images))}
+        rows: list[tuple[Interval | None, ...]] = []
+        for index, position in enumerate(supernet.blocks):
+            progress(f'position {index + 1} of {len(supernet.blocks)}')
+            row: list[Interval | None] = [None] * len(position)
+            for choice in space.choices(index):
+                row[choice] = timer(partial(position, x, choice))
+            rows.append(tuple(row))
+            x = position(x, space.choices(index)[0])
+        fixed['head'] = timer(lambda: head(x.mean((2, 3))))
+        conditions = Conditions(
+            device_name, device.type, torch.get_num_threads(), torch.__version__, precision, batch, size,
+            channels_last, num_classes,
+        )  # fmt: skip
+        table = LatencyTable(space, conditions, fixed, tuple(rows))
+        found: list[Check] = []
+        for arch in _random_archs(space, checks, seed):
+            progress(f'whole network {len(found) + 1} of {checks}')
+            whole = timer(partial(_whole, supernet.path(arch), head, images))
+            found.append(Check(space.format(arch), whole, table.of(arch)))
+    supernet.train(training)
+    return LatencyTable(space, conditions, fixed, tuple(rows), tuple(found))
+
+
+def _whole(path: Path, head: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = head(path(images).mean((2, 3)))
+    return logits
+
+
+def _random_archs(space: SearchSpace, count: int, seed: int) -> list[Arch]:
+    rng, found = np.random.default_rng(seed), dict[Arch, None]()
+    for _ in range(100 * count):
+        found.setdefault(space.sample(rng))
+        if len(found) == count:
+            break
+    return list(found)
+
+
+class _Timer:
+    """Times a call: quartiles over the blocks of `torch.utils.benchmark`, which waits for the device."""
+
+    def __init__(self, min_seconds: float) -> None:
+        self.min_seconds = min_seconds
+
+    def __call__(self, call: Callable[[], Tensor]) -> Interval:
+        from torch.utils.benchmark import Timer  # searches for compilers when it is imported
+
+        timer = Timer('call()', globals={'call': call}, num_threads=torch.get_num_threads())
+        measured = timer.blocked_autorange(min_run_time=self.min_seconds)
+        low, high = np.percentile(measured.times, [25, 75]).tolist()
+        return Interval(measured.median, low, high)
