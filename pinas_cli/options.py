@@ -104,6 +104,6 @@ def run_options(args: argparse.Namespace) -> Options:
     """The values of `add_run_options` and of options with the same names."""
     from pinas_zoo.mm.engine.launch import Options
 
-    names = ('work_dir', 'resume', 'resume_with_config', 'amp', 'seed', 'launcher', 'wandb')
+    names = ('work_dir', 'resume', 'resume_with_config', 'amp', 'seed', 'launcher', 'wandb', 'requeue')
     given = {name: getattr(args, name) for name in names if name in args}
     return Options(cfg_options=overrides(args.cfg_options), **given)

@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help="continue, with the config's optimiser and schedule settings instead of the checkpoint's",
     )
+    parser.add_argument(
+        '--requeue',
+        action='store_true',
+        help='on SIGUSR1 or SIGTERM save and exit with status 75, to be started again; implies --resume',
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)')
     parser.add_argument(
         '--wandb',

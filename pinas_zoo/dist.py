@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['gather', 'on_device', 'rank_and_world']
+__all__ = ['average', 'exchange', 'gather', 'on_device', 'rank_and_world']
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -29,6 +32,63 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(ranks)]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def exchange(x: Tensor, order: np.ndarray) -> Tensor:
+    """This rank's share of all ranks' rows in another order; every row travels once.
+
+    Args:
+        x: Rows of this rank, as many as on the others.
+        order: Permutation of all rows in rank order, (ranks * N,); rank r gets its r-th part. Equal on all ranks.
+
+    Shape:
+        (N, ...) -> (N, ...)
+    """
+    rank, ranks = rank_and_world()
+    wanted = order.reshape(ranks, -1)
+    owner = wanted // len(x)
+    send = wanted[owner == rank] - rank * len(x)  # row by row: for rank 0, then for rank 1, ...
+    counts = (owner == rank).sum(axis=1).tolist(), np.bincount(owner[rank], minlength=ranks).tolist()
+    received = torch.empty_like(x, memory_format=torch.contiguous_format)
+    rows = x.index_select(0, on_device(send, x.device)).contiguous()
+    dist.all_to_all_single(received, rows, counts[1], counts[0])
+    # They arrive by rank of origin, and in the wanted order within one.
+    return received.index_select(0, on_device(owner[rank].argsort(kind='stable').argsort(), x.device))
+
+
+def average(tensors: Sequence[Tensor], bucket_bytes: int = 25 * 2**20) -> int:
+    """Replaces tensors by their means over the ranks, several at a time; all ranks give the same shapes in order.
+
+    Args:
+        tensors: Dense tensors.
+        bucket_bytes: How many bytes are reduced together, unless a tensor alone has more.
+
+    Returns:
+        The bytes that each rank contributed.
+    """
+    ranks = rank_and_world()[1]
+    pending = []
+    for bucket in _buckets(tensors, bucket_bytes):
+        flat = _flatten_dense_tensors(bucket).div_(ranks)  # as DDP: divided first, then added
+        pending.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in pending:
+        work.wait()
+        torch._foreach_copy_(bucket, _unflatten_dense_tensors(flat, bucket))
+    return sum(flat.nbytes for _, flat, _ in pending)
+
+
+def _buckets(tensors: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one type, of at most so many bytes together."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.nbytes > most or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

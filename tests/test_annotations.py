@@ -107,6 +107,7 @@ DEFECTS = {
     'no area': (drop('area'), 'annotation 2 has no area'),
     'text as area': (setter('area', '9'), "annotation 2 has area '9', which must be a number"),
     'endless area': (setter('area', float('inf')), 'annotation 2 has area inf'),
+    'area beyond floats': (setter('area', 10**400), 'annotation 2 has area 1000'),
     'crowd of two': (setter('iscrowd', 2), 'annotation 2 has iscrowd 2, which must be 0 or 1'),
     'box of none': (setter('bbox', []), 'annotation 2 has bbox [], which must be four numbers'),
     'box of eight': (setter('bbox', [1] * 8), 'annotation 2 has bbox [1, 1, 1, 1, 1, 1, 1, 1], which must be four'),

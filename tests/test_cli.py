@@ -80,7 +80,7 @@ class TestCopies:
         from pinas_zoo.weights.released.convert import KINDS
 
         assert (convert.KINDS, set(convert.SPACES)) == (KINDS, set(SPACES))
-        assert prepare.FORMATS == FORMATS and rank.HALVES == HALVES
+        assert prepare.FORMATS == FORMATS and (*HALVES, 'both') == rank.HALVES
         assert {name: tree.root for name, tree in TREES.items()} == prepare.ROOTS
 
     def test_defaults(self):

@@ -548,21 +548,6 @@ def test_epochs_accumulation_ema_and_amp(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / 'reference', tmp_path / 'run')
 
 
-@pytest.mark.processes
-@pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    config = write(toy_settings(find_unused_parameters=True), tmp_path)
-    result = engine_utils.run_train(config, tmp_path / 'reference', processes=2)
-    assert result.returncode == 0, result.stdout[-3000:]
-    ranks = [torch.load(tmp_path / f'reference/rank{rank}.pth', weights_only=True)['parameters'] for rank in range(2)]
-    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
-    assert len(engine_utils.last_checkpoint(tmp_path / 'reference')['random_states']) == 2
-    engine_utils.run_killed(config, tmp_path / 'run', [(8, 'step')], processes=2)
-    assert_equal_runs(tmp_path / 'reference', tmp_path / 'run')
-    result = engine_utils.run_train(config, tmp_path / 'run', '--resume')
-    assert result.returncode != 0 and 'world_size 2 in the checkpoint, 1 now' in result.stdout
-
-
 @pytest.mark.slow
 def test_non_finite_loss_stops(tmp_path: Path) -> None:
     settings = toy_settings()

@@ -155,10 +155,11 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
     (store / 'dogs' / 'back').symlink_to(root / 'cat')
     (root / 'again').symlink_to(root / 'cat')
     (root / 'cat' / 'gone.png').symlink_to(tmp_path / 'nothing.png')
+    (root / 'cat' / 'self.png').symlink_to(root / 'cat' / 'self.png')
     found = find_images(root)
     assert found.paths == [f'{name}/{number}.png' for name in ('cat', 'dog') for number in range(3)]
     assert found.left_out['linked folders that were read already'] == 3
-    assert found.left_out['broken links or special files'] == 1
+    assert found.left_out['broken links or special files'] == 2
     assert find_images(root, skip=[store / 'dogs']).paths == [f'cat/{number}.png' for number in range(3)]
 
 
@@ -207,7 +208,8 @@ def test_lists_that_fit(pictures: Path) -> None:
         ('a.png 0\n\nb.png\n', r"line 3: 'b\.png' has no label, earlier lines have one"),
         ('a.png\nb.png 1\n', r"line 2: 'b\.png 1' has a label, earlier lines have none"),
         ('a.png 0\nsub\\b.png 1\n', r"line 2: .* paths are written with '/'"),
-        ('a.png 0\nb.png -1\n', r'line 2: .* has label -1, allowed are 0 and more'),
+        ('a.png 0\nb.png -1\n', r'line 2: .* has label -1, allowed are 0 to 999999'),
+        ('a.png 0\nb.png 1000000000000\n', r'line 2: .* has label 1000000000000, allowed are 0 to 999999'),
         ('a.png 0\nb.png 1\na.png 1\n', r"line 3: .* gives 'a\.png' label 1, an earlier line gives it 0"),
         ('\n\n', 'is empty'),
     ],

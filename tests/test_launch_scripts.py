@@ -53,6 +53,27 @@ def test_python_can_be_named(settings: dict[str, str], tmp_path: Path) -> None:
     assert '--nnodes 2 --node_rank 1 --master_addr first --master_port 29123 --nproc_per_node 8' in words
 
 
+def test_restarts_and_requeues(settings: dict[str, str], tmp_path: Path) -> None:
+    python = stub(tmp_path / 'my/python')
+    settings |= {'PYTHON': str(python), 'MAX_RESTARTS': '2'}
+    words = call('dist_train.sh', 'some.py', '8', '--seed', '1', **settings)
+    assert '--max-restarts 2 --standalone --nproc_per_node 8' in words and 'some.py --resume --seed 1' in words
+    words = call('dist_test.sh', 'some.py', 'x.pth', '2', **settings)
+    assert '--max-restarts 2' in words and '--resume' not in words
+    words = call('dist_train.sh', 'some.py', '8', **settings, NNODES='2:4', MASTER_ADDR='first', PORT='29123')
+    rendezvous = '--nnodes 2:4 --rdzv-id pinas --rdzv-backend c10d --rdzv-endpoint first:29123'
+    assert f'--max-restarts 2 {rendezvous} --nproc_per_node 8' in words
+    for name in ('srun', 'sbatch'):
+        stub(tmp_path / 'bin' / name)
+    settings |= {'PATH': f'{tmp_path}/bin:{os.environ["PATH"]}', 'REQUEUE': '90', 'SRUN_ARGS': '--time 8:00:00'}
+    words = call('slurm_train.sh', 'gpu', 'job', 'some.py', '--work-dir', 'a b', **settings)
+    assert words.startswith(f'{tmp_path}/bin/sbatch') and '--time 8:00:00 --requeue --open-mode append' in words
+    assert f'--signal USR1@90 --wrap bash {TOOLS}/slurm_train.sh gpu job some.py --work-dir a\\ b' in words
+    words = call('slurm_train.sh', 'gpu', 'job', 'some.py', **settings, SLURM_JOB_ID='7')
+    assert words.startswith(f'{tmp_path}/bin/srun') and '--kill-on-bad-exit=0 --wait=60' in words
+    assert f'{TOOLS}/train.py some.py --requeue' in words
+
+
 def test_usage() -> None:
     for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh'):
         done = subprocess.run(['bash', str(TOOLS / script)], capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """tools/search.py: kills lose and repeat nothing, any number of ranks, limits, what it writes; and the derivation."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ import engine_utils  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
+from pinas_zoo.files import read_lines  # noqa: E402
 from pinas_zoo.mm import search as run_search  # noqa: E402
 from pinas_zoo.mm.classify import LinearStage  # noqa: E402
 from pinas_zoo.mm.engine.launch import Options  # noqa: E402
@@ -29,6 +31,7 @@ from pinas_zoo.models.cost import CostTable  # noqa: E402
 from pinas_zoo.models.latency import measure_table  # noqa: E402
 from pinas_zoo.models.supernet import SuperNet  # noqa: E402
 from pinas_zoo.search.evaluate import PrefixTree  # noqa: E402
+from pinas_zoo.search.jobs import JobEvaluator  # noqa: E402
 from pinas_zoo.search.log import SearchLog  # noqa: E402
 from pinas_zoo.space import SearchSpace  # noqa: E402
 from pinas_zoo.weights.load import read_weights  # noqa: E402
@@ -197,6 +200,44 @@ def test_kills_lose_and_repeat_nothing(reference: Path, search_case: tuple[Path,
         assert (folder / 'trace.png').is_file() and (folder / 'pareto.png').is_file()
     cached = [json.loads(line)['arch'] for line in (work_dir / 'scores.jsonl').read_text().splitlines()]
     assert len(cached) == len(set(map(tuple, cached))) == BUDGET  # nothing is kept twice
+
+
+def in_fork(case: tuple[Path, Path], work_dir: Path, job: int, jobs: int, kill: int = 0) -> Any:
+    """A job of a shared search, in a fork of this process; with a kill, see `arm`."""
+
+    def run() -> None:
+        if kill:
+            arm(kill, -1)
+        run_search.search(case[0], str(case[1]), Options(str(work_dir), launcher='none'), (job, jobs))
+
+    process = multiprocessing.get_context('fork').Process(target=run)
+    process.start()
+    return process
+
+
+def test_jobs_share_a_search(
+    reference: Path, search_case: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three jobs, one of which dies; two others go on where they stopped. One log, as of a single search."""
+    monkeypatch.setattr(JobEvaluator.__init__, '__defaults__', (0, 0.02, 0.1))
+    first = [in_fork(search_case, tmp_path, job, 3, kill=2 if job == 2 else 0) for job in range(3)]
+    first[2].join()
+    assert first[2].exitcode == -signal.SIGKILL and first[0].is_alive() and first[1].is_alive()
+    for process in first[:2]:  # they wait for the third
+        process.kill()
+        process.join()
+    with pytest.raises(ValueError, match='belongs to another search; seed: recorded 0, running 1'):
+        run_search.search(search_case[0], str(search_case[1]), Options(str(tmp_path), seed=1, launcher='none'), (1, 2))
+    second = [in_fork(search_case, tmp_path, job, 2) for job in range(2)]
+    for process in second:
+        process.join()
+    assert [process.exitcode for process in second] == [0, 0]
+    assert records(tmp_path) == records(reference)
+    best = [json.loads((folder / 'best.json').read_text()) | {'seconds': 0} for folder in (tmp_path, reference)]
+    assert best[0] == best[1]
+    files = sorted(tmp_path.glob('scores.job-*.jsonl'))
+    scored = [tuple(record['arch']) for file in files for record in read_lines(file)]  # a kill may cut off a line
+    assert len(files) == 3 and len(scored) == len(set(scored)) == BUDGET  # none lost, none evaluated twice
 
 
 def test_another_checkpoint_is_refused(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:

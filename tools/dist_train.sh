@@ -2,11 +2,12 @@
 # Train on several processes: tools/dist_train.sh CONFIG N [arguments of tools/train.py]
 #
 # Several nodes: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set; N is per node.
+# MAX_RESTARTS=K: when a process dies, torchrun starts all again, at most K times; they continue from the last checkpoint.
 # Python: $PYTHON, else the environment of tools/setup_env.sh ($PINAS_ENV_DIR, .venv), else the active one.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 config=$1
@@ -19,8 +20,17 @@ tool=${PINAS_TOOL:-train.py}
 
 nodes=${NNODES:-1}
 rendezvous=()
+if [ -n "${MAX_RESTARTS:-}" ]; then
+    rendezvous+=(--max-restarts "$MAX_RESTARTS")
+    if [ "$tool" = train.py ]; then set -- --resume "$@"; fi
+fi
 if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
     rendezvous+=(--standalone) # any free port
+elif [ -n "${MAX_RESTARTS:-}" ]; then # the static rendezvous cannot gather the nodes a second time
+    rendezvous+=(
+        --nnodes "$nodes" --rdzv-id "${RDZV_ID:-pinas}"
+        --rdzv-backend c10d --rdzv-endpoint "${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
+    )
 else
     rendezvous+=(
         --nnodes "$nodes" --node_rank "${NODE_RANK:-0}"

@@ -12,7 +12,9 @@ from pinas_zoo.data.sources import SOURCES
 
 __all__ = ['ListSource', 'read_list']
 
-_LABEL = re.compile(r'[+-]?[0-9]+')
+_LABEL = re.compile(r'[+-]?[0-9]{1,18}')
+#: Labels are counted from 0, and every number below the largest is a class.
+MOST_CLASSES = 1_000_000
 _COMMA = re.compile(r'[,;]\s*[+-]?[0-9]+$')
 
 
@@ -43,8 +45,8 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
     for place, (number, line) in enumerate(lines.items()):
         path, label = _split_line(line)
         fault = ''
-        if label is not None and label < 0:
-            fault = f'has label {label}, allowed are 0 and more'
+        if label is not None and not 0 <= label < MOST_CLASSES:
+            fault = f'has label {label}, allowed are 0 to {MOST_CLASSES - 1}'
         elif labels and (label is None) != (labels[0] is None):
             fault = 'has no label, earlier lines have one' if label is None else 'has a label, earlier lines have none'
         elif known.get(path, label) != label:

@@ -235,6 +235,8 @@ def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tup
         name = f'{prefix}{entry.name}'
         if entry.name.startswith('.') or entry.name.lower() in _LITTER:
             found.left_out['hidden or system files and folders'] += 1
+        elif _loops(entry):
+            found.left_out['broken links or special files'] += 1
         elif entry.is_dir():
             (linked if entry.is_symlink() else folders).append((f'{name}/', entry.path))
         elif not entry.is_file():
@@ -244,6 +246,15 @@ def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tup
         else:
             found.left_out[f'{suffix} files' if suffix else 'files without suffix'] += 1
     return folders, linked
+
+
+def _loops(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link that leads to itself."""
+    try:
+        entry.is_dir()
+    except OSError:
+        return True
+    return False
 
 
 def _identity(folder: str) -> tuple[int, int]:

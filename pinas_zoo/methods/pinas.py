@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pinas_zoo.dist import gather, on_device, rank_and_world
+from pinas_zoo.dist import exchange, gather, on_device, rank_and_world
 from pinas_zoo.models.graphs import BlockGraphs
 from pinas_zoo.models.recorder import Recorder
 from pinas_zoo.models.supernet import Segment, SuperNet
@@ -245,8 +245,8 @@ class PiNAS(nn.Module):
         if ranks == 1 or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
-        mine, back = (on_device(o.reshape(ranks, -1)[rank], x.device) for o in (order, order.argsort()))
-        return gather(encoder(gather(x)[mine], arch))[back]
+        back = on_device(order.argsort().reshape(ranks, -1)[rank], x.device)
+        return gather(encoder(exchange(x, order), arch))[back]
 
     def term(self, q_ND: Tensor, k_ND: Tensor) -> tuple[Tensor, Tensor]:
         """One term of the loss, and its top-1 accuracy in percent (without a queue: among the batch's keys)."""

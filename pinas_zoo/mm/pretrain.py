@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from mmengine.device import get_device
@@ -17,15 +17,16 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
+from torch.distributed import all_gather_object, get_world_size
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
+from pinas_zoo.dist import average
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.mm.engine.batches import preprocessor_config
 from pinas_zoo.mm.engine.loop import run_seed
 from pinas_zoo.models.recorder import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
-from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import (
     DATASETS,
     FUNCTIONS,
@@ -69,7 +70,48 @@ class SteppedModel(BaseModel):
 
 @MODEL_WRAPPERS.register_module()
 class MethodDistributedDataParallel(MMDistributedDataParallel):
-    """mmengine's data-parallel wrapper, for a `SteppedModel`."""
+    """mmengine's data-parallel wrapper, for a `SteppedModel`.
+
+    Args:
+        module: The model.
+        reduce: 'all' has DDP reduce every gradient during the backward pass, also of the blocks that did not run, which
+            it has to search (`find_unused_parameters`). 'active' reduces those that exist, after the backward pass; all
+            ranks must train the same blocks, as methods do that draw paths from (seed, step). docs/gpu.md compares.
+        kwargs: Further arguments of mmengine's wrapper.
+
+    Raises:
+        ValueError: An unknown `reduce`.
+    """
+
+    #: Steps in which 'active' compares the ranks' lists of gradients.
+    COMPARED: ClassVar[int] = 8
+
+    def __init__(self, module: nn.Module, reduce: str = 'all', **kwargs: Any) -> None:
+        if reduce not in ('all', 'active'):
+            raise ValueError(f"reduce={reduce!r}, allowed: 'all', 'active'")
+        super().__init__(module, **kwargs)
+        self.reduce, self.reduced_steps = reduce, 0
+        self.parameter_list = list(module.parameters())  # the walk over the modules takes milliseconds
+
+    def reduce_active(self) -> int:
+        """Averages the gradients that exist over the ranks. Returns the bytes that this rank contributed.
+
+        Raises:
+            RuntimeError: Another rank has gradients of other parameters.
+        """
+        parameters = self.parameter_list
+        active = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
+        if self.reduced_steps < self.COMPARED:
+            found: list[Any] = [None] * get_world_size()
+            all_gather_object(found, active)
+            if any(other != active for other in found):
+                counts = [len(other) for other in found]
+                raise RuntimeError(
+                    f"reduce='active': the ranks have gradients of different parameters (numbers: {counts}); use "
+                    "model_wrapper_cfg.reduce='all' for this method"
+                )
+        self.reduced_steps += 1
+        return average([grad for index in active if (grad := parameters[index].grad) is not None])
 
     def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         return train_in_parts(self, self.module, data, optim_wrapper)
@@ -92,12 +134,13 @@ def train_in_parts(
     several = isinstance(optim_wrapper, OptimWrapperDict)
     wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
     first = wrappers[0]  # scales the loss and counts; all accumulate in the same way
+    active = getattr(model, 'reduce', 'all') == 'active'
     iteration = MessageHub.get_current_instance().get_info('iter', 0)
     step, micro = divmod(iteration, first._accumulative_counts)
     data, parts, logs = module.data_preprocessor(data, training=True), module.parts(step), []
     for index in range(parts):
         last = index == parts - 1
-        no_sync = nullcontext() if last else getattr(model, 'no_sync', nullcontext)()
+        no_sync = nullcontext() if last and not active else getattr(model, 'no_sync', nullcontext)()
         with no_sync, first.optim_context(model):
             losses = model(**data, step=step, part=micro * parts + index, mode='loss')
         loss, log = module.parse_losses(losses)
@@ -107,6 +150,9 @@ def train_in_parts(
         first._inner_count = count  # it counts iterations, not parts
     for wrapper in wrappers:
         wrapper._inner_count += 1
+    if active and first.should_update():
+        cast('MethodDistributedDataParallel', model).reduce_active()
+    for wrapper in wrappers:
         if wrapper.should_update():
             wrapper.step()
             wrapper.zero_grad()
@@ -145,7 +191,7 @@ class SupernetPretraining(SteppedModel):
         supernet = SuperNet(self.space, zero_init_last=zero_init_last)
         self.method: Method = MODELS.build(method, default_args=dict(supernet=supernet))
         if channels_last:  # a convolution uses the format of its weights, so the images need not change
-            to_memory_format(self, torch.channels_last)
+            self.to(memory_format=torch.channels_last)
         if cuda_graphs not in (True, False, 'auto'):
             raise ValueError(f"cuda_graphs must be True, False or 'auto', got {cuda_graphs!r}")
         use_graphs = getattr(self.method, 'use_graphs', None)

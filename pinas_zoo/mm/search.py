@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
+from pinas_zoo.search.jobs import JobEvaluator
 from pinas_zoo.search.limits import Limits
 from pinas_zoo.search.log import SearchLog, SearchRecord, score_of
 from pinas_zoo.search.loop import run_race, run_search
@@ -79,7 +80,7 @@ def limits_of(space: SearchSpace, costs: CostTable, values: Mapping[str, Any]) -
     return Limits(costs.of, **values, latency=table.of, latency_of=table.identity())
 
 
-def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, work_dir: Path) -> Evaluator:
+def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: str, scores: Path) -> Evaluator:
     device = get_device()
     supernet = load_supernet(checkpoint, space)
     head = nn.Linear(space.num_features, cfg.num_classes)
@@ -97,7 +98,7 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
     half = HALVES[precision]
     # Scores computed in another precision are not scores of this run; files that do not state one hold a CPU's float32.
     where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
-    cache = ScoreCache(work_dir / 'scores.jsonl', (sha256, calibration.name, evaluation.name, *where))
+    cache = ScoreCache(scores, (sha256, calibration.name, evaluation.name, *where))
     return Evaluator(supernet.to(device), head.to(device), calibration, evaluation, cache, half)
 
 
@@ -161,7 +162,7 @@ def _random_means(initial: list[SearchRecord]) -> dict[str, float | int]:
 
 
 @opened_once()
-def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecord:
+def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[int, int] | None = None) -> SearchRecord:
     """Searches a supernet, resuming the same search if the work_dir contains one.
 
     Args:
@@ -174,12 +175,14 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
             the file that `pinas latency` writes.
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` has no effect, since a search always continues.
+        shard: Number of this job and number of jobs that share the search and its work_dir; see `JobEvaluator`. Job 0
+            writes the log and the results.
 
     Returns:
         The best record.
 
     Raises:
-        ValueError: The work_dir contains another search, or the checkpoint does not fit.
+        ValueError: The work_dir contains another search, the checkpoint does not fit, or a race is to be shared.
     """
     checkpoint = str(find_weights(checkpoint))
     cfg, data = _open_config(config, checkpoint, options)
@@ -194,16 +197,26 @@ def search(config: str | Path, checkpoint: str, options: Options) -> SearchRecor
     race = RaceSettings(**cfg.race) if cfg.get('race') else None
     header |= {} if race is None else {'race': race.facts()}
     header = json.loads(json.dumps(header))
-    log = SearchLog(work_dir / 'archs.jsonl', header) if is_main_process() else None
-    with nullcontext() if log is None else log:
+    if race is not None and shard is not None:
+        raise ValueError('the jobs of a race would wait for each other at every group: leave out --shard, or race')
+    writes = is_main_process() and (shard is None or shard[0] == 0)
+    log = SearchLog(work_dir / 'archs.jsonl', header) if writes else None
+    with ExitStack() as stack:
+        if log is not None:
+            stack.enter_context(log)
+        elif is_main_process():
+            SearchLog.check(work_dir / 'archs.jsonl', header)
         done = [[] if log is None else [(record.arch, record.score, record.images) for record in log.records]]
         broadcast_object_list(done)  # all ranks propose the same
         searcher.replay((arch, score) for arch, score, _ in done[0])
-        evaluate = build_evaluator(cfg, space, checkpoint, sha256, work_dir)
+        scores = work_dir / ('scores.jsonl' if shard is None else f'scores.job-{shard[0]}.jsonl')
+        evaluate = build_evaluator(cfg, space, checkpoint, sha256, scores)
         record = _Log(searcher, costs, objective, log, cfg.budget)
         if race is None:
             wanted = cfg.get('paths_per_pass') or searcher.block * get_world_size()
-            run_search(searcher, evaluate, cfg.budget, objective, wanted, record)
+            first = len(done[0])
+            paths = evaluate if shard is None else stack.enter_context(JobEvaluator(evaluate, *shard, first=first))
+            run_search(searcher, paths, cfg.budget, objective, wanted, record)
         else:
             told = [(space.single(arch), score, images) for arch, score, images in done[0]]
             run_race(searcher, evaluate.race(race), cfg.budget, objective, told, record)
@@ -253,7 +266,7 @@ def score_path(config: str | Path, checkpoint: str, options: Options) -> dict[st
     if cfg.get('arch') is None:
         raise ValueError(f'{config} is the config of a search: select a path with --cfg-options arch=DIGITS')
     space, work_dir = get_space(cfg.space), Path(cfg.work_dir)
-    evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir)
+    evaluate = build_evaluator(cfg, space, file, file_sha256(file), work_dir / 'scores.jsonl')
     (score,) = evaluate([space.parse(str(cfg.arch))])
     metrics = {'accuracy/top1': score.top1, 'accuracy/loss': score.loss}
     report = {'config': str(config), 'checkpoint': str(checkpoint), 'arch': str(cfg.arch), 'metrics': metrics}

@@ -32,7 +32,12 @@ class ScoreCache:
     def __init__(self, path: str | FilePath | None, key: Sequence[str]) -> None:
         self.path, self.key = None if path is None else FilePath(path), list(key)
         self.scores: dict[Arch, PathScore] = {}
-        for record in () if self.path is None else read_lines(self.path):
+        if self.path is not None:
+            self.read(self.path)
+
+    def read(self, path: FilePath) -> None:
+        """Takes the scores of a file, which another process may be writing."""
+        for record in read_lines(path):
             if record.pop('key') == self.key:
                 score = PathScore(**record | {'arch': tuple(record['arch'])})
                 self.scores[score.arch] = score

@@ -177,6 +177,13 @@ class SearchLog:
             raise ValueError(f'{path} is not a search log: it has no header line')
         return header, records
 
+    @staticmethod
+    def check(path: str | Path, header: dict[str, Any]) -> None:
+        """Raises a ValueError if the file, where there is one, belongs to a search with another header."""
+        recorded = _scan(Path(path))[0]
+        if recorded is not None:
+            _compare(Path(path), recorded, _plain({'format': LOG_FORMAT, **header}))
+
     def _write(self, values: dict[str, Any]) -> None:
         self._put((json.dumps(values, allow_nan=False) + '\n').encode())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from pinas_zoo.search.evaluate import Evaluator, PathScore
+from pinas_zoo.search.evaluate import PathScore
 from pinas_zoo.search.log import score_of
 from pinas_zoo.search.racing import Race, group_of
 from pinas_zoo.search.searcher import Searcher
@@ -16,12 +16,14 @@ __all__ = ['Told', 'best_told', 'run_race', 'run_search']
 
 #: An evaluation: architecture, score, and the images that it was scored on (None: all).
 Told: TypeAlias = tuple[Arch, float, int | None]
+#: Scores paths, in their order.
+Evaluate: TypeAlias = Callable[[Sequence[Arch]], list[PathScore]]
 #: Called after every evaluation, before the searcher is told: the new scores, and how many paths were evaluated.
 Record: TypeAlias = Callable[[Sequence[PathScore], int], None]
 
 
 def run_search(
-    searcher: Searcher, evaluate: Evaluator, budget: int, objective: str, wanted: int, record: Record
+    searcher: Searcher, evaluate: Evaluate, budget: int, objective: str, wanted: int, record: Record
 ) -> None:
     """Evaluates every path on all images until the budget is used.
 

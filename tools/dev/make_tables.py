@@ -2,7 +2,8 @@
 
     python tools/dev/make_tables.py            python tools/dev/make_tables.py --check
 
-A table is between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile or the weights' manifest.
+A table is between `<!-- table: FILE -->` and `<!-- end of table -->`; FILE is a metafile, the weights' manifest, or a
+script whose function `table` returns it.
 Parameters and MACs of a metafile are checked against the cost table of its space, its results and weights against the
 manifest. Results of the paper and ours are in separate columns. checkpoints/metafile.yml, by which mmdet's and mmseg's
 Inferencers find our own weights, is generated completely.
@@ -11,6 +12,7 @@ Inferencers find our own weights, is generated completely.
 import argparse
 import os
 import re
+import runpy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from pinas_zoo.weights.manifest import Entry, entries
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
 OWN = ROOT / 'checkpoints' / 'metafile.yml'
-CARDS = ('README.md', 'MODEL_CARD.md', 'checkpoints/*.md', 'configs/*/README.md')
+CARDS = ('README.md', 'MODEL_CARD.md', 'checkpoints/*.md', 'configs/*/README.md', 'docs/cluster.md')
 WEIGHTS_HEADER = ['weights', 'task, data', 'architecture', 'file', 'results: paper', 'results: us', 'sha256']
 HEADER = ['model', 'architecture', 'parameters', 'MACs', 'results: paper', 'results: us', 'weights']
 
@@ -154,6 +156,8 @@ def table(source: Path, page: Path) -> str:
     """The Markdown table of a metafile's models, or of the manifest's weights, with links as seen from `page`."""
     if source.suffix == '.json':
         return weights_table()
+    if source.suffix == '.py':
+        return str(runpy.run_path(str(source))['table']())
     rows = []
     for model in yaml.safe_load(source.read_text())['Models']:
         check_cost(model)

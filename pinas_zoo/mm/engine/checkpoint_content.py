@@ -5,6 +5,7 @@ it does not know, so a single np.float64, which passes as a float everywhere els
 file unreadable. Types are therefore compared with `type(x)`, never with isinstance.
 """
 
+import math
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -183,6 +184,23 @@ def gather_random_states(state: RandomState) -> list[RandomState]:
     gathered = {key: all_gather(tensor) for key, tensor in sorted(state.items())}
     world_size = len(gathered['torch'])
     return [{key: parts[r].cpu() for key, parts in gathered.items()} for r in range(world_size)]
+
+
+# ---- conditions -----------------------------------------------------------------------------
+
+
+def precision_of(optim_wrapper: Any) -> str:
+    """The precision of the forward passes, according to the optimiser wrapper or wrappers."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    dtypes = (getattr(w, 'cast_dtype', None) or ('float16' if hasattr(w, 'loss_scaler') else None) for w in wrappers)
+    names = zip((type(w).__name__ for w in wrappers), map(str, dtypes), strict=True)
+    return ', '.join(f'{name} {dtype}' for name, dtype in names)
+
+
+def accumulation_steps(optim_wrapper: Any) -> int:
+    """Iterations that share one optimiser step (the least common multiple over optimisers)."""
+    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
+    return math.lcm(*(getattr(w, '_accumulative_counts', 1) for w in wrappers))
 
 
 # ---- files ----------------------------------------------------------------------------------

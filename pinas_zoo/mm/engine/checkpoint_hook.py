@@ -1,6 +1,5 @@
 """Checkpoints from which a run continues exactly."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +32,6 @@ def flush_outputs(runner: Runner) -> None:
     for hook in runner.hooks:
         if hasattr(hook, 'flush'):
             hook.flush(runner)
-
-
-def precision_of(optim_wrapper: Any) -> str:
-    """The precision of the forward passes, according to the optimiser wrapper or wrappers."""
-    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
-    dtypes = (getattr(w, 'cast_dtype', None) or ('float16' if hasattr(w, 'loss_scaler') else None) for w in wrappers)
-    names = zip((type(w).__name__ for w in wrappers), map(str, dtypes), strict=True)
-    return ', '.join(f'{name} {dtype}' for name, dtype in names)
-
-
-def accumulation_steps(optim_wrapper: Any) -> int:
-    """Iterations that share one optimiser step (the least common multiple over optimisers)."""
-    wrappers = optim_wrapper.values() if hasattr(optim_wrapper, 'values') else [optim_wrapper]
-    return math.lcm(*(getattr(w, '_accumulative_counts', 1) for w in wrappers))
 
 
 @HOOKS.register_module()
@@ -101,6 +86,8 @@ class ExactCheckpointHook(CheckpointHook):
         self._resumed: dict[str, Any] | None = None
         self._replaced: list[str] = []
         self._dropped: set[str] = set()
+        self._interim = False
+        self._interim_path: Path | None = None  # what this run continues; removed after the next save
 
     # ---- saving
 
@@ -127,6 +114,19 @@ class ExactCheckpointHook(CheckpointHook):
             self._save_checkpoint(runner)
             self._due = False
 
+    def save_interim(self, runner: Runner) -> bool:
+        """Save after the current iteration, outside of the rotation; call it on all ranks.
+
+        Returns:
+            False within a gradient accumulation, where nothing is saved.
+        """
+        if not self._is_whole(runner, runner.iter + 1):
+            return False
+        if Path(self.last_ckpt or '').name != self.filename_tmpl.format(runner.iter + 1):  # saved just now
+            self._interim = True
+            self._save_checkpoint(runner)
+        return True
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Save the best; the file that it replaces is removed afterwards."""
         with self.file_backend.deferred(keep=self._best_paths):
@@ -137,7 +137,7 @@ class ExactCheckpointHook(CheckpointHook):
         return [getattr(self, 'best_ckpt_path', None), *paths.values()]
 
     def _is_whole(self, runner: Runner, step: int) -> bool:
-        whole = step % accumulation_steps(runner.optim_wrapper) == 0
+        whole = step % states.accumulation_steps(runner.optim_wrapper) == 0
         return whole or step == runner.max_iters
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class ExactCheckpointHook(CheckpointHook):
             return
         flush_outputs(runner)
         self._check_finite(runner)
-        self._replaced = self._rotate(runner, step)
+        self._replaced = [] if self._interim else self._rotate(runner, step)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -173,6 +173,9 @@ class ExactCheckpointHook(CheckpointHook):
             self.file_backend.put_text(self.last_ckpt, pointer)
             for path in self._replaced:
                 Path(path).unlink(missing_ok=True)
+            if self._interim_path is not None and self._interim_path.name != name:
+                self._interim_path.unlink(missing_ok=True)
+        self._interim_path = None
 
     def _rotate(self, runner: Runner, step: int) -> list[str]:
         """Add `step` to the kept checkpoints; returns the files that it replaces."""
@@ -221,6 +224,8 @@ class ExactCheckpointHook(CheckpointHook):
             checkpoint['random_states'] = self._gathered
             checkpoint['engine'] = self._conditions(runner) | {'config': compared_parts(runner.cfg)}
             checkpoint['replaced'] = list(self._replaced)
+            if self._interim:
+                checkpoint['interim'] = True
 
     # ---- resuming
 
@@ -243,6 +248,8 @@ class ExactCheckpointHook(CheckpointHook):
             )
             return
         self._compare(runner, checkpoint['engine'])
+        if checkpoint.get('interim'):
+            self._interim_path = Path(runner.cfg.load_from)
         self._resumed = {
             'states': checkpoint['random_states'],
             'replaced': checkpoint.get('replaced', []),
@@ -267,7 +274,7 @@ class ExactCheckpointHook(CheckpointHook):
             'torch': str(torch.__version__),
             'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
             'cudnn': str(torch.backends.cudnn.version()) if torch.cuda.is_available() else 'none',
-            'precision': precision_of(runner.optim_wrapper),
+            'precision': states.precision_of(runner.optim_wrapper),
             'deterministic': str(torch.are_deterministic_algorithms_enabled()),
         }
 

@@ -73,6 +73,7 @@ class Options:
         seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None detects it from the environment.
         wandb: Project of Weights & Biases; None keeps TensorBoard.
+        requeue: Save and exit with a status of its own on a signal of the cluster (`PreemptionHook`); implies 'auto'.
         resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
     """
 
@@ -83,6 +84,7 @@ class Options:
     seed: int | None = None
     launcher: str | None = None
     wandb: str | None = None
+    requeue: bool = False
     resume_with_config: bool = False
 
 
@@ -279,6 +281,11 @@ def _look_at_sources(cfg: Config, parts: Sequence[str], found: Findings) -> None
 # ---- training -------------------------------------------------------------------------------
 
 
+def _started_again() -> bool:
+    """Whether torchrun or Slurm started this run once more, with its first arguments."""
+    return any(int(os.environ.get(f'{name}_RESTART_COUNT') or 0) for name in ('TORCHELASTIC', 'SLURM'))
+
+
 def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
     """The seed of a run; if it continues another, that one's: the sampler is built from it.
 
@@ -315,8 +322,10 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     set_up(cfg, options.launcher, notes)
     if options.wandb:
         use_wandb(cfg, options.wandb)
-    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config else None)
-    checkpoint = find_checkpoint(cfg.work_dir, resume) if resume else None
+    resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config or options.requeue else None)
+    checkpoint = find_checkpoint(cfg.work_dir, 'auto') if resume and _started_again() else None
+    if resume and checkpoint is None:
+        checkpoint = find_checkpoint(cfg.work_dir, resume)
     if resume and checkpoint is None:
         notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
     foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
@@ -368,6 +377,10 @@ def train(path: str | Path, options: Options) -> Runner:
     """
     notes: list[str] = []
     runner = build_runner(prepare_training(path, options, notes), notes)
+    if options.requeue:
+        from pinas_zoo.mm.engine.preemption import PreemptionHook  # few runs need it
+
+        runner.register_hook(PreemptionHook())
     with bad_input_in_log(runner):
         runner.train()
     return runner

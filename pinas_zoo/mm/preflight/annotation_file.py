@@ -142,7 +142,10 @@ def load(path: str) -> dict[str, list[Any]]:
     """
     try:
         with open(path, 'rb') as file, uncollected():
-            document = json.loads(file.read())
+            content = file.read()
+            text = content.decode(json.detect_encoding(content), 'surrogatepass')
+            del content  # a file of COCO's size would be held twice
+            document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f'{path}: not JSON ({error})') from None
     except OSError as error:

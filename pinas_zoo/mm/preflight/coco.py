@@ -40,14 +40,26 @@ def check_coco(
         return
     try:
         with uncollected():
-            file = AnnotationFile(dataset.ann_file)
-            if file.errors:
-                findings.errors += file.errors
-                return
-            _check_images(file, folder, listing, findings)
-            _check_annotations(file, dataset, node, evaluators, findings)
+            # In a function of its own, so that the file's objects are gone when collection starts again.
+            _check_file(dataset, node, folder, evaluators, listing, findings)
     except BadInputError as error:
         findings.errors.append(str(error))
+
+
+def _check_file(
+    dataset: Any,
+    node: ConfigDict,
+    folder: str,
+    evaluators: Sequence[dict[str, Any]],
+    listing: Listing,
+    findings: Findings,
+) -> None:
+    file = AnnotationFile(dataset.ann_file)
+    if file.errors:
+        findings.errors += file.errors
+        return
+    _check_images(file, folder, listing, findings)
+    _check_annotations(file, dataset, node, evaluators, findings)
 
 
 def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[ConfigDict], findings: Findings) -> None:
@@ -111,17 +123,24 @@ def _check_annotations(
 def _known(file: AnnotationFile, wanted: set[Any], findings: Findings) -> list[dict[str, Any]]:
     """Annotations whose image and category are known and whose category is used."""
     categories = {category['id'] for category in file.categories}
-    if strange := [a for a in file.annotations if a['category_id'] not in categories]:
+    used, shown = (
+        set(map(itemgetter('category_id'), file.annotations)),
+        set(map(itemgetter('image_id'), file.annotations)),
+    )
+    if not used <= categories:
+        strange = [a for a in file.annotations if a['category_id'] not in categories]
         ids = [brief(value) for value in sorted(categories, key=lambda value: (str(type(value)), value))]
         span = f'{ids[0]} to {ids[-1]}' if ids else 'none'
         text = f'has category_id {brief(strange[0]["category_id"])}, the {len(ids)} categories are {span}'
         findings.errors.append(file.say(strange, 'annotation', text))
-    lost = [a for a in file.annotations if a['image_id'] not in file.image_ids]
-    if lost:
+    if not shown <= file.image_ids:
+        lost = [a for a in file.annotations if a['image_id'] not in file.image_ids]
         findings.warnings.append(
             f'{file.path}: {len(lost):,} annotation(s) belong to images that it does not name, such as image_id '
             f'{brief(lost[0]["image_id"])} of annotation {lost[0]["id"]}: they are not used'
         )
+    elif used <= wanted:
+        return file.annotations
     return [a for a in file.annotations if a['category_id'] in wanted and a['image_id'] in file.image_ids]
 
 
@@ -177,7 +196,7 @@ def _check_filter(file: AnnotationFile, wanted: set[Any], filter_cfg: dict[str, 
     smallest = filter_cfg.get('min_size', 0)
     left = {image['id'] for image in file.images if min(image['width'], image['height']) >= smallest}
     if filter_cfg.get('filter_empty_gt', False):
-        left &= {a['image_id'] for a in file.annotations if a['category_id'] in wanted}
+        left.intersection_update(a['image_id'] for a in file.annotations if a['category_id'] in wanted)
     if file.images and not left:
         findings.errors.append(
             f'{file.path}: none of its {len(file.images):,} images is left to train on: filter_cfg '

@@ -8,7 +8,7 @@ import numpy as np
 
 from pinas_zoo.mm.preflight.annotation_file import brief
 
-__all__ = ['is_plain', 'mask_fault', 'usable_polygons', 'wrong_counts']
+__all__ = ['mask_fault', 'plain_masks', 'usable_polygons', 'wrong_counts']
 
 _POINTS = 'at least three points (6 numbers, x and y in turn)'
 _CHUNK = 10_000  # masks whose run lengths are unpacked together
@@ -19,22 +19,33 @@ def usable_polygons(mask: list[Any]) -> list[Any]:
     return [polygon for polygon in mask if len(polygon) >= 6 and not len(polygon) % 2]
 
 
-def is_plain(polygon: Any, width: float, height: float) -> bool:
-    """Whether a polygon is certainly valid: numbers from 0 on that do not exceed the image by far.
+def plain_masks(masks: Sequence[Any], sides: np.ndarray) -> np.ndarray:
+    """Which masks are certainly valid: one polygon of numbers from 0 on that do not exceed the image by far.
 
-    Fast, for files with a million of them: `mask_fault` checks what it does not accept.
+    Fast, for files with a million of them: `mask_fault` checks the others.
+
+    Args:
+        masks: Segmentations of annotations.
+        sides: Longer sides of their images, (N,).
+
+    Returns:
+        bool (N,)
     """
-    try:
-        return (
-            type(polygon) is list
-            and len(polygon) >= 6
-            and not len(polygon) & 1
-            and min(polygon) >= 0
-            and max(polygon) <= 2 * max(width, height)
-            and sum(polygon) >= 0  # not NaN, which min and max may miss
-        )
-    except TypeError:
-        return False
+    plain = np.zeros(len(masks), bool)
+    for start in range(0, len(masks), _CHUNK):
+        polygons, places = [], []
+        for place, mask in enumerate(masks[start : start + _CHUNK], start):
+            if type(mask) is list and len(mask) == 1 and type(mask[0]) is list and len(mask[0]) >= 6:
+                polygons.append(mask[0])
+                places.append(place)
+        try:
+            # A sum refuses texts, and shows NaN, which minimum and maximum may miss.
+            sums, low, high = (np.array(list(map(f, polygons)), np.float64) for f in (sum, min, max))
+        except (TypeError, OverflowError):  # one of them has something else: mask_fault finds it
+            continue
+        even = np.array(list(map(len, polygons)), np.int64) % 2 == 0
+        plain[places] = even & (sums >= 0) & (low >= 0) & (high <= 2 * sides[places])
+    return plain
 
 
 def mask_fault(mask: Any, height: float, width: float) -> str:

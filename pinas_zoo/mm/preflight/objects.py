@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
-from operator import itemgetter
+from itertools import chain, repeat
+from operator import eq, itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from pinas_zoo.data.trees import shorten
 from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief
 from pinas_zoo.mm.preflight.findings import Findings
-from pinas_zoo.mm.preflight.masks import is_plain, mask_fault, usable_polygons, wrong_counts
+from pinas_zoo.mm.preflight.masks import mask_fault, plain_masks, usable_polygons, wrong_counts
 
 __all__ = ['Objects', 'check_masks', 'check_objects', 'left_over', 'unseen_classes']
 
@@ -27,16 +27,19 @@ class Objects:
     Attributes:
         sizes: float64 (N, 2), width and height of each annotation's image.
         boxes: float64 (N, 4) as x, y, width, height; None if one is not a box.
+        flags: iscrowd of each; None if it has none.
         crowd: bool (N,).
     """
 
     def __init__(self, file: AnnotationFile, annotations: list[dict[str, Any]]) -> None:
         self.file, self.annotations = file, annotations
-        sizes = {image['id']: (image['width'], image['height']) for image in file.images}
-        found = (sizes[annotation['image_id']] for annotation in annotations)
-        self.sizes = np.fromiter(chain.from_iterable(found), np.float64, 2 * len(annotations)).reshape(-1, 2)
+        place = {image['id']: number for number, image in enumerate(file.images)}
+        sizes = np.array([(image['width'], image['height']) for image in file.images], np.float64).reshape(-1, 2)
+        owners = map(place.__getitem__, map(itemgetter('image_id'), annotations))
+        self.sizes = sizes[np.fromiter(owners, np.int64, len(annotations))]
         self.boxes = _boxes(list(map(itemgetter('bbox'), annotations)))
-        self.crowd = np.array([annotation.get('iscrowd') in (1, True) for annotation in annotations], bool)
+        self.flags = [annotation.get('iscrowd') for annotation in annotations]
+        self.crowd = np.array(list(map(eq, self.flags, repeat(1))), bool)
 
     def describe(self, mask: np.ndarray) -> str:
         """The first annotation of a mask, its image and its box, and how many more there are."""
@@ -56,9 +59,20 @@ class Objects:
         """
         assert self.boxes is not None
         starts, ends = np.maximum(self.boxes[:, :2], 0), np.minimum(self.boxes[:, :2] + self.boxes[:, 2:], self.sizes)
-        area = np.array(list(map(itemgetter('area'), self.annotations)), np.float64)
         ignored = np.array([bool(annotation.get('ignore')) for annotation in self.annotations], bool)
-        return (ends > starts).all(1) & (self.boxes[:, 2:] >= 1).all(1) & (area > 0) & ~ignored
+        return (ends > starts).all(1) & (self.boxes[:, 2:] >= 1).all(1) & (self.areas > 0) & ~ignored
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """Their areas, infinite if they exceed what a float holds.
+
+        Shape: float64 (N,)
+        """
+        values = list(map(itemgetter('area'), self.annotations))
+        try:
+            return np.array(values, np.float64)
+        except OverflowError:  # an integer of hundreds of digits
+            return np.array([float(v) if abs(v) < 1e300 else math.inf if v > 0 else -math.inf for v in values])
 
 
 def check_objects(objects: Objects, findings: Findings) -> bool:
@@ -100,14 +114,16 @@ def check_objects(objects: Objects, findings: Findings) -> bool:
 def _check_fields(objects: Objects, findings: Findings) -> None:
     """iscrowd, and areas that are not numbers."""
     file, annotations = objects.file, objects.annotations
-    if wrong := [a for a in annotations if (flag := a.get('iscrowd', 0)) not in (0, 1) or type(flag) is float]:
-        text = f'has iscrowd {brief(wrong[0]["iscrowd"])}, which must be 0 or 1'
-        findings.errors.append(file.say(wrong, 'annotation', text))
-    if wrong := [a for a in annotations if 'iscrowd' not in a]:
-        text = f'has no iscrowd, which is taken as 0 ({len(wrong):,} of {len(annotations):,} annotations)'
-        findings.warnings.append(file.say(wrong[:1], 'annotation', text))
-    if wrong := [a for a in annotations if not -math.inf < a['area'] < math.inf]:
-        findings.errors.append(file.say(wrong, 'annotation', f'has area {wrong[0]["area"]}'))
+    if not (set(map(type, objects.flags)) <= {int, bool} and set(objects.flags) <= {0, 1}):
+        if wrong := [a for a in annotations if (flag := a.get('iscrowd', 0)) not in (0, 1) or type(flag) is float]:
+            text = f'has iscrowd {brief(wrong[0]["iscrowd"])}, which must be 0 or 1'
+            findings.errors.append(file.say(wrong, 'annotation', text))
+        if wrong := [a for a in annotations if 'iscrowd' not in a]:
+            text = f'has no iscrowd, which is taken as 0 ({len(wrong):,} of {len(annotations):,} annotations)'
+            findings.warnings.append(file.say(wrong[:1], 'annotation', text))
+    if not (finite := np.isfinite(objects.areas)).all():
+        wrong = [annotations[index] for index in np.flatnonzero(~finite)]
+        findings.errors.append(file.say(wrong, 'annotation', f'has area {brief(wrong[0]["area"])}'))
 
 
 def check_masks(objects: Objects, training: bool, filled: bool, findings: Findings) -> np.ndarray:
@@ -126,14 +142,9 @@ def check_masks(objects: Objects, training: bool, filled: bool, findings: Findin
     looked = objects.read.copy() if training else np.ones(len(annotations), bool)
     missing, faults, partial, coded = [], [], [], []
     first = ''
-    for index, (annotation, (width, height), read) in enumerate(
-        zip(annotations, objects.sizes.tolist(), looked.tolist(), strict=True)
-    ):
-        mask = annotation.get('segmentation') if read else None
-        if not read:
-            continue
-        if type(mask) is list and len(mask) == 1 and is_plain(mask[0], width, height):
-            continue
+    masks = [annotation.get('segmentation') for annotation in annotations]
+    for index in np.flatnonzero(looked & ~plain_masks(masks, objects.sizes.max(1, initial=0))).tolist():
+        annotation, mask, (width, height) = annotations[index], masks[index], objects.sizes[index].tolist()
         if not mask:
             missing.append(annotation)
         elif fault := mask_fault(mask, height, width):
