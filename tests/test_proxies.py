@@ -1,5 +1,6 @@
 """Training-free scores against slow re-statements."""
 
+import json
 import math
 from pathlib import Path
 
@@ -118,7 +119,8 @@ def test_table_continues(tmp_path: Path) -> None:
     study = Study(space, task, Recipe(steps=1))
     archs = [(0, 0), (1, 0), (2, 3)]
     rows = tuple(TruthRow(i, arch, (1.0, 2.0), (1.0, 1.0), 1, 1, (1.0, 1.0)) for i, arch in enumerate(archs))
-    truth = Truth({'space': space.to_dict(), 'task': {'x': 1}, 'data': 'y'}, study, rows)
+    header = json.loads(json.dumps({'space': space.to_dict(), 'task': {'x': 1}, 'data': 'y'}))  # as read from a file
+    truth = Truth(header, study, rows)
     extend_proxies(tmp_path / 'p.jsonl', truth, 1, images=8)
     first = read_lines(tmp_path / 'p.jsonl')
     extend_proxies(tmp_path / 'p.jsonl', truth, 2, images=8)
