@@ -36,7 +36,7 @@ def read(config: str):
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     """Random weights in files, by config; the classifier's do not say which classes there are."""
-    from pinas_zoo.mm.inference.predictors import build_network
+    from pinas_zoo.mm.inference.networks import build_network
     from pinas_zoo.weights.load import save_weights
 
     root, files = tmp_path_factory.mktemp('weights'), {}
@@ -95,6 +95,7 @@ def test_instances_are_those_of_mmdet(weights, folder, tmp_path):
     from mmdet.apis import inference_detector, init_detector
     from mmengine.runner import load_checkpoint
 
+    from pinas_zoo.data.tiles import Tiling
     from pinas_zoo.mm.inference.infer import infer
     from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
@@ -123,6 +124,8 @@ def test_instances_are_those_of_mmdet(weights, folder, tmp_path):
         np.testing.assert_allclose(row['box'], box, atol=0.01)  # written with two digits
         assert row['score'] == pytest.approx(float(score), abs=1e-5)
         assert (decode(row['mask']) == mask.numpy()).all()
+    infer(folder / 'b.jpg', predictor, tmp_path / 'tiled', progress=False, tiling=Tiling(4096))
+    assert lines(tmp_path / 'tiled') == [record]
 
 
 def test_segments_are_those_of_mmseg(weights, folder, tmp_path):
@@ -176,7 +179,8 @@ def test_a_classifier_of_a_config_sees_what_its_evaluation_sees(weights):
     """The config's own test data through its own model, and the same image through the predictor."""
     from mmengine.registry import DATASETS
 
-    from pinas_zoo.mm.inference.predictors import Choice, load_network, open_predictor
+    from pinas_zoo.mm.inference.networks import load_network
+    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
     cfg = read(CLASSIFICATION)
     cfg.test_dataloader.dataset.source.limit = 200  # of digits, where they stand in, 7
@@ -319,9 +323,10 @@ def test_a_folder_in_batches_with_broken_images(weights, folder, tmp_path, capsy
         with Image.open(tmp_path / 'out' / record['picture']) as picture:
             assert picture.width / record['width'] == picture.height / record['height'] >= 1
 
-    # One at a time they are the same: images of other sizes in a batch change nothing.
-    assert run_tool(*command[:-2], '--out', tmp_path / 'single') == 1
-    assert lines(tmp_path / 'single') == records
+    # One at a time they are the same: images of other sizes in a batch change nothing; nor does one large tile.
+    for name, options in {'single': (), 'tiled': ('--tile', 4096)}.items():
+        assert run_tool(*command[:-2], '--out', tmp_path / name, *options) == 1
+        assert lines(tmp_path / name) == records
 
 
 def test_a_second_run_leaves_the_first_ones_pictures_alone(weights, folder):

@@ -148,10 +148,11 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
         'a label map has one value per pixel, this one has shape (16, 16, 3)': np.zeros((16, 16, 3), np.uint8),
         'label value 256, but mmseg reads 8 bits': np.full((16, 16), 256, np.uint16),
         'label value 9, allowed are 0 to 2 (3 classes) and, ignored, 255': np.full((16, 16), 9, np.uint8),
+        'label value 1.5, labels must be integers': np.full((16, 16), 1.5, np.float32),
     }
     for split in ('train', 'val'):
         for text, labels in bad.items():
-            Image.fromarray(labels).save(file)
+            Image.fromarray(labels).save(file, 'TIFF' if labels.dtype == np.float32 else 'PNG')
             assert found(config(tmp_path)) == ([], [])
             with pytest.raises(BadInputError) as caught:
                 sample(config(tmp_path), 2, split)

@@ -208,7 +208,7 @@ def test_ranks_read_every_sample_once_per_epoch(ranks: int) -> None:
     """200 shards of unequal length, three epochs; a stopped run continues with the same samples."""
     pytest.importorskip('mmengine')
     from pinas_zoo.data.sources import Source
-    from pinas_zoo.mm.engine.loop import StatelessSampler
+    from pinas_zoo.mm.engine.batches import StatelessSampler
 
     lengths = np.random.default_rng(1).integers(5, 60, 200)
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -247,7 +247,7 @@ def test_ranks_read_every_sample_once_per_epoch(ranks: int) -> None:
 
 def test_views_of_a_part_fall_back_to_any_order(folder: Path) -> None:
     pytest.importorskip('mmengine')
-    from pinas_zoo.mm.engine.loop import StatelessSampler
+    from pinas_zoo.mm.engine.batches import StatelessSampler
 
     whole, half = FourViews(source(folder)), FourViews(source(folder, part='train', holdout=10))
     for view in (whole, half):
@@ -295,5 +295,6 @@ def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
     lines = subprocess.check_output(command, text=True, env=dict(os.environ, OMP_NUM_THREADS='1')).splitlines()
     grown = {int(size): int(kilobytes) for size, kilobytes in map(str.split, lines)}
     assert set(grown) == {10**6, 10**7}
-    assert max(grown.values()) < 8192, f'kB of anonymous memory by entries: {grown}'
+    # In memory the index alone would take 160,000; the first opening also warms things up.
+    assert max(grown.values()) < 32_000, f'kB of anonymous memory by entries: {grown}'
     print('kB of anonymous memory by number of entries:', grown)

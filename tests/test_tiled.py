@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pinas_zoo.data.images import BrokenImageError, limit_pictures, read_picture
-from pinas_zoo.data.tiles import Tile, Tiling, open_tiled
+from pinas_zoo.data.images import read_picture
+from pinas_zoo.data.sources import BrokenImageError
+from pinas_zoo.data.tiles import Tile, Tiling, limit_pictures, open_tiled
 
 pytestmark = pytest.mark.mm
 
@@ -82,6 +83,7 @@ def test_tiles_show_what_the_whole_picture_shows(tmp_path):
 def _shapes(height: int, width: int, seed: int) -> np.ndarray:
     """Separate shapes of two colours, some larger than a tile, one bent like a U."""
     rng, picture = np.random.default_rng(seed), np.zeros((height, width, 3), np.uint8)
+    picture[-4:, -4:, 0] = picture[:3, :3, 2] = 255  # to the first and the last pixel
     for number in range(60):
         canvas = np.zeros((height, width), np.uint8)
         centre = (int(rng.integers(width)), int(rng.integers(height)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,6 +116,12 @@ class Source:
         return torch.stack(images), torch.as_tensor(self.labels, dtype=torch.long)
 
 
+def few_names(names: Sequence[str], most: int = 5) -> str:
+    """Names in brackets; of many, the first ones and the number of the others."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'({", ".join(names[:most])}{more})'
+
+
 #: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
 SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {}
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
@@ -148,7 +153,8 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         )
     optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
     optional |= {'image', 'label', 'window', 'broken_limit'}  # of shards
-    optional |= {'root'} if kind in ('fashion-mnist', 'pairs', 'shards') else set()
+    optional |= {'root'} if kind not in ('folder', 'list') else set()
+    optional |= {'name', 'split', 'class_map', 'input_key', 'target_key'} if kind == 'timm' else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
     source = _open(cls, {k: spec[k] for k in keys if k in spec})
@@ -292,13 +298,3 @@ class ImageReader:
                 f'than broken_rate_limit={self.broken_rate_limit}; repair or remove the files. '
                 f'First: {list(self.broken)[:5]}'
             )
-
-
-def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and std as (C, 1, 1) each, read-only; cached per device, since a copy from the host synchronises."""
-    return _channel_constants(tuple(mean), tuple(std), device)
-
-
-@lru_cache(maxsize=16)
-def _channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.tensor(mean, device=device).view(-1, 1, 1), torch.tensor(std, device=device).view(-1, 1, 1)

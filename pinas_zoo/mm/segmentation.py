@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
+from pinas_zoo.mm.preflight.bad_input import check_whole
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 
@@ -30,7 +31,8 @@ class LoadAnnotations(_LoadAnnotations):
         """See mmseg.
 
         Raises:
-            BadInputError: The map has several channels, another size than the image, or values above 255.
+            BadInputError: The map has several channels, another size than the image, or values that are not integers
+                from 0 to 255.
         """
         path = results['seg_map_path']
         content = fileio.get(path, backend_args=self.backend_args)
@@ -45,6 +47,7 @@ class LoadAnnotations(_LoadAnnotations):
             raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')
         if labels.dtype.itemsize > 1 and (labels.max() > 255 or labels.min() < 0):
             raise BadInputError(f'{path}: label value {labels.max()}, but mmseg reads 8 bits')
+        check_whole(path, labels)
         labels = labels.astype(np.uint8)
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results['reduce_zero_label']

@@ -72,7 +72,7 @@ def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     default = vars(SupernetRecipe())
     seen: set[tuple[str, str]] = set()
-    for recipe in dict.fromkeys(row['recipe'] for row in rows):
+    for recipe in dict.fromkeys(row['recipe'] for row in rows if 'recipe' in row):
         for name, lines in of_recipe(rows, truth, recipe).items():
             settings = lines[0]['settings']
             changed = {k: v for k, v in settings.items() if default.get(k) != v and k not in _OBSERVATION}

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pinas_zoo.data.images import BrokenImageError, ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.images import ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.data.tiles import Tiling, open_tiled
 from pinas_zoo.files import write_atomic
 from pinas_zoo.mm.inference.predictors import Prediction, Predictor
@@ -31,6 +32,7 @@ VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 #: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
 WHOLE = 0.95
+_LARGER = '--max-megapixels allows more'
 #: What pipelines and networks raise for an image whose sides they cannot use.
 _UNFIT = (cv2.error, ValueError, ZeroDivisionError)
 
@@ -91,10 +93,8 @@ def infer(
     if tiling is not None and not predictor.tileable:
         raise ValueError('tiles are for detectors and segmentors: a classifier judges the whole picture')
     with _lines(outcome.predictions) as write_line:
-        if film:
-            _video(source, predictor, batch_size, progress, outcome, write_line)
-        else:
-            _pictures(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
+        handle = _video if film else _pictures
+        handle(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
     return outcome
 
 
@@ -166,7 +166,7 @@ class _Run:
     def _tiled(self, names: Iterable[str], root: Path, tiling: Tiling, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
         for name in names:
             found = None
-            with _noting(name, outcome), open_tiled(root / name) as picture:
+            with _noting(name, outcome, _LARGER), open_tiled(root / name) as picture:
                 try:
                     found = predict_tiled(picture, self.predictor, tiling, self.batch_size)
                 except _UNFIT as error:
@@ -215,20 +215,20 @@ def _read_images(names: Iterable[str], root: Path, outcome: Outcome) -> Iterator
     """Names and BGR images."""
     for name in names:
         pixels = None
-        with _noting(name, outcome):
+        with _noting(name, outcome, f'--tile 1024 cuts it, {_LARGER}'):
             pixels, _ = read_picture(root / name)
         if pixels is not None:
             yield name, np.ascontiguousarray(pixels[..., ::-1])
 
 
 @contextmanager
-def _noting(name: str, outcome: Outcome) -> Iterator[None]:
-    """Notes why a picture is skipped."""
+def _noting(name: str, outcome: Outcome, if_large: str) -> Iterator[None]:
+    """Notes why a picture is skipped, and what helps if it is too large."""
     try:
         yield
     except BrokenImageError as error:
         large = isinstance(error.__cause__, Image.DecompressionBombError)
-        hint = '; --tile 1024 cuts it, --max-megapixels allows more' if large else ''
+        hint = f'; {if_large}' if large else ''
         outcome.failed[name] = ' '.join(f'{error}{hint}'.split())
 
 
@@ -240,14 +240,7 @@ def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
 # ---- video -----------------------------------------------------------------------------------------------------------
 
 
-def _video(
-    source: Path,
-    predictor: Predictor,
-    batch_size: int,
-    progress: bool,
-    outcome: Outcome,
-    write_line: Callable[[str], object],
-) -> None:
+def _video(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
     video = cv2.VideoCapture(str(source))
     try:
         ok, first = video.read() if video.isOpened() else (False, None)
@@ -267,11 +260,11 @@ def _video(
                 outcome.failed[source.name] = f'only {number} of {count} frames decode'
 
         def pictures() -> Iterator[Image.Image]:
-            for number, image, prediction in _predicted(frames(), predictor, batch_size, outcome):
+            for number, image, prediction in _predicted(frames(), run.predictor, run.batch_size, outcome):
                 facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
-                write_line(line(facts, image.shape[:2], prediction, predictor.classes))
+                write_line(line(facts, image.shape[:2], prediction, run.predictor.classes))
                 outcome.written += 1
-                yield draw(image, prediction, predictor)
+                yield draw(image, prediction, run.predictor)
 
         with bar:
             target = outcome.predictions.with_name(f'{source.stem}.mp4')

@@ -234,5 +234,7 @@ def _run_lengths(mask: np.ndarray, top: int, left: int, size: tuple[int, int]) -
     firsts, lasts = (places[[0, *(edges + 1)]], places[[*edges, -1]] + 1) if len(places) else (places, places)
     bounds = np.stack([firsts, lasts], 1).reshape(-1)
     counts = np.diff(np.concatenate([[0], bounds, [height * width]]))
+    if counts[-1] == 0:  # as pycocotools codes a mask that reaches the last pixel
+        counts = counts[:-1]
     coded: RunLengths = coco_mask.frPyObjects({'counts': counts.tolist(), 'size': [height, width]}, height, width)
     return coded
