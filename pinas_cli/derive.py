@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError('a backbone needs both a config and --checkpoint')
     if args.pareto:
         return run_pareto(args)
-    from pinas_zoo.mm.engine.launch import BadInputError
-    from pinas_zoo.mm.search import derive_best
+    from pinas_zoo.mm.derive import derive_best
+    from pinas_zoo.mm.preflight.findings import BadInputError
 
     with errors_as_line(BadInputError):
         derive_best(config_path(args.config), args.checkpoint, args.arch, args.out, run_options(args))
@@ -59,8 +59,8 @@ def run_pareto(args: argparse.Namespace) -> int:
     write_text(out / 'pareto.json', json.dumps({'cost': args.pareto, 'front': front}, indent=1) + '\n')
     print(table_of(front, args.pareto))
     if args.config:
-        from pinas_zoo.mm.engine.launch import BadInputError
-        from pinas_zoo.mm.search import derive_all
+        from pinas_zoo.mm.derive import derive_all
+        from pinas_zoo.mm.preflight.findings import BadInputError
 
         files = {row['arch']: out / f'{row["arch"]}.safetensors' for row in front}
         with errors_as_line(BadInputError):

@@ -47,8 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts and draws."""
     with errors_as_line(ValueError, OSError, ImportError, RuntimeError):
-        from pinas_zoo.data.images import limit_pictures
-        from pinas_zoo.data.tiles import Tiling
+        from pinas_zoo.data.tiles import Tiling, limit_pictures
         from pinas_zoo.mm.inference.infer import infer
         from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pinas_zoo.mm.engine.launch import Options
+    from pinas_zoo.mm.engine.options import Options
 
-#: As in pinas_zoo.mm.engine.launch; the help does not import it (tests/test_cli.py compares all such copies).
+#: As in pinas_zoo.mm.engine.options; the help does not import it (tests/test_cli.py compares all such copies).
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 
@@ -102,7 +102,7 @@ def overrides(words: Sequence[str]) -> dict[str, Any]:
 
 def run_options(args: argparse.Namespace) -> Options:
     """The values of `add_run_options` and of options with the same names."""
-    from pinas_zoo.mm.engine.launch import Options
+    from pinas_zoo.mm.engine.options import Options
 
     names = ('work_dir', 'resume', 'resume_with_config', 'amp', 'seed', 'launcher', 'wandb', 'requeue')
     given = {name: getattr(args, name) for name in names if name in args}

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publishes."""
-    from pinas_zoo.weights.publish import Card, publish, push_to_hub
+    from pinas_zoo.weights.model_card import Card
+    from pinas_zoo.weights.publish import publish, push_to_hub
 
     card = Card(args.data, args.recipe, dict(args.metric), args.protocol, args.limits, args.licence)
     with errors_as_line(ValueError, OSError):

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Searches."""
-    from pinas_zoo.mm.engine.launch import BadInputError
+    from pinas_zoo.mm.preflight.findings import BadInputError
     from pinas_zoo.mm.search import search
 
     with errors_as_line(BadInputError):

@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates."""
-    from pinas_zoo.mm.engine.launch import BadInputError
     from pinas_zoo.mm.engine.testing import test
     from pinas_zoo.mm.preflight.bad_input import read_config
+    from pinas_zoo.mm.preflight.findings import BadInputError
     from pinas_zoo.mm.search import score_path
 
     path = config_path(args.config)

@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains."""
-    from pinas_zoo.mm.engine.launch import BadInputError, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.preflight.findings import BadInputError
 
     with errors_as_line(BadInputError, ImportError):
         train(config_path(args.config), run_options(args))

@@ -20,7 +20,7 @@ MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
 _HOMES: dict[str, tuple[str, ...]] = {
     'MODELS': ('checkpoint_loader', 'backbone', 'pretrain', 'classify', 'heads'),
     'DATASETS': ('engine.loop', 'preflight.bad_input', 'pretrain', 'classify'),
-    'DATA_SAMPLERS': ('engine.loop', 'engine.sampling'),
+    'DATA_SAMPLERS': ('engine.batches', 'engine.sampling'),
     'TRANSFORMS': ('pretrain', 'classify'),
     'LOOPS': ('engine.loop',),
     'HOOKS': ('engine.hooks', 'engine.checkpoint_hook', 'engine.knn_hook', 'pretrain', 'classify'),

@@ -59,7 +59,7 @@ def _seeded():
 
 @pytest.fixture(autouse=True)
 def _fresh_visualizers():
-    """mmengine keeps one visualizer a name and process: a later run would write into an earlier one's folder."""
+    """mmengine keeps one visualizer per name and process: a later run would write into the folder of an earlier one."""
     yield
     if 'mmengine.visualization' in sys.modules:
         base = sys.modules['mmengine.visualization'].Visualizer

@@ -30,7 +30,7 @@ def label(path: Path) -> str:
 
 
 def model_name(path: Path) -> str:
-    """What the name says about the model: all but schedule and crop."""
+    """The part of the name that describes the model: everything except schedule and crop."""
     parts = path.stem.split('_')
     return f'{path.parent.name}/' + '_'.join(parts[: 3 if path.parent.name == 'coco' else 2])
 

@@ -74,7 +74,7 @@ def short_config(kind: str, scenes: Path, iterations: int, batch_size: int = 2, 
         kind: 'detection' or 'segmentation'.
         scenes: The set's folder.
         iterations: Length of the training.
-        batch_size: Images a process.
+        batch_size: Images per process.
         **options: Overrides, as `--cfg-options` with two underscores for a dot.
     """
     cfg = Config.fromfile(ROOT / CONFIGS[kind])

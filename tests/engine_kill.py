@@ -1,4 +1,4 @@
-"""Run tools/train.py and die by SIGKILL at a chosen point; the config does not know of it.
+"""Runs tools/train.py and dies by SIGKILL at a chosen point, without a change of the config.
 
     python engine_kill.py ITERATION MOMENT [arguments of tools/train.py]
 

@@ -1,4 +1,4 @@
-"""A server on loopback that gives files well, badly, or not at all."""
+"""A server on loopback that serves files correctly, incorrectly, or not at all."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Python scripts in forks of a process that has imported the training packages already: a start costs no seconds.
+"""Python scripts in forks of a process that has imported the training packages already: a start takes no seconds.
 
 A fork shares the server's hash seed, so what is compared with it comes from a process of its own (engine_utils.py).
 """

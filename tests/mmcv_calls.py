@@ -1,4 +1,4 @@
-"""Calls of mmcv's compiled interface as mmcv makes them, and inputs with ties, bad boxes and nothing at all."""
+"""Calls of mmcv's compiled interface as mmcv makes them, and inputs with ties, bad boxes, or no boxes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def roi_align(
     aligned: bool,
     pool_mode: int = 1,
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The pooled features, and what makes the features' gradient of theirs."""
+    """The pooled features, and the function from their gradient to that of the features."""
     settings = dict(aligned_height=size[0], aligned_width=size[1], spatial_scale=scale, sampling_ratio=ratio)
     settings |= dict(pool_mode=pool_mode, aligned=aligned)
     output = features.new_zeros(len(rois), features.shape[1], *size)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def copy_project(target: Path) -> Path:
-    """Copies what the project consists of, without what builds and runs left in it."""
+    """Copies the project without the results of builds and runs."""
     skipped = shutil.ignore_patterns('.*', 'work_dirs', 'build', 'dist', 'data', '*.egg-info', '__pycache__')
     shutil.copytree(ROOT, target, ignore=lambda folder, names: skipped(folder, names) - keep(folder))
     return target

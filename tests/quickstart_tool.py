@@ -1,4 +1,4 @@
-"""Stands in for a tool of the quickstart: counts to four in its log, keeps the count in a file, and writes its outputs.
+"""Replaces a tool of the quickstart: counts to four in its log, keeps the count in a file, and writes its outputs.
 
 python quickstart_tool.py ROOT STAGE OUTPUT ...     ROOT/hold names a stage that waits at two, ROOT/fail one that fails
 """

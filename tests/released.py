@@ -1,4 +1,4 @@
-"""The released networks, stated once more: names and shapes of their checkpoints, and naive forward passes in torch.
+"""The released networks, written a second time: names and shapes of their checkpoints, naive forward passes in torch.
 
 Nothing of pinas_zoo but the space's numbers is used here, so that a mistake there cannot hide here.
 """

@@ -146,7 +146,7 @@ def test_choice_by_the_loss_of_the_batch(arm: str, pick: Any) -> None:
 
 
 def test_choice_takes_no_gradient_away_under_autocast() -> None:
-    """Autocast keeps what a look without gradient has cast: the chosen path must train all the same."""
+    """Autocast caches what a pass without gradients has cast; the chosen path must still train."""
     method, facts = make(AttentiveNAS).float(), batch(0)
     facts['image'] = facts['image'].float()
     with torch.autocast('cpu', torch.bfloat16):
@@ -163,7 +163,7 @@ def test_uniform_arm_takes_the_first_draw() -> None:
 
 
 def test_blocks_are_counted() -> None:
-    """On average 1.5 passes a step for a block of MAX or MIN, 0.5 for any other."""
+    """On average 1.5 passes per step for a block of MAX or MIN, 0.5 for any other."""
     method = make(AttentiveNAS, arm='uniform')
     count, steps = torch.zeros(3, 4), 5
     for step in range(steps):

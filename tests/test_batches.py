@@ -29,8 +29,9 @@ from pinas_zoo.data import (  # noqa: E402
 )
 from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.mm.classify import Classifier, TopAccuracy  # noqa: E402
-from pinas_zoo.mm.engine import launch  # noqa: E402
-from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, finish_on_device, read_ahead  # noqa: E402
+from pinas_zoo.mm.engine import machine  # noqa: E402
+from pinas_zoo.mm.engine.batches import BatchPreprocessor, Prefetched, read_ahead  # noqa: E402
+from pinas_zoo.mm.engine.machine import finish_on_device  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +94,7 @@ def test_views_are_finished_in_the_wanted_form(folder: Path) -> None:
 
 
 def test_batches_survive_pinning(folder: Path) -> None:
-    """What pin_memory does to an unfinished batch, without a card: its tensors are found, the rest stays."""
+    """What pin_memory does to an unfinished batch, without a GPU: its tensors are found, the rest is unchanged."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
     raw = collate_views(samples(FourViews(FolderSource(folder), 32, finish=False)))
@@ -186,11 +187,11 @@ def test_cores_are_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(10)), raising=False)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '5')
     monkeypatch.delenv('SLURM_CPUS_PER_TASK', raising=False)
-    assert [launch._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 2]
+    assert [machine.own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 2]
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '10')  # srun has bound the task to its ten cores
-    assert [launch._own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 10]
+    assert [machine.own_cores(name) for name in ('none', 'pytorch', 'slurm')] == [10, 2, 10]
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '4')  # or has not
-    assert launch._own_cores('slurm') == 4
+    assert machine.own_cores('slurm') == 4
 
 
 def test_accuracies_of_a_batch_are_those_of_its_images() -> None:

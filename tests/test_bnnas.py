@@ -89,7 +89,7 @@ def test_only_the_right_parameters_move(settings: dict[str, Any], inner: bool, h
 
 
 def test_nothing_decays() -> None:
-    """A gamma without a gradient stays, in spite of the optimiser's weight decay: every group turns it off."""
+    """A gamma without a gradient does not change, despite the optimiser's weight decay: all groups turn it off."""
     groups = make(BNNAS, variant='P', train_head=True).param_groups()['weights']
     assert [group['weight_decay'] for group in groups] == [0.0]
 
@@ -204,7 +204,7 @@ def test_without_limits_every_position_takes_its_best() -> None:
 
 
 def test_optimum_of_sixteen_positions() -> None:
-    """4^16 architectures against the textbook's table over all whole capacities."""
+    """4^16 architectures against the textbook dynamic program over all integer capacities."""
     rng = np.random.default_rng(1)
     for capacity in (60, 90, 120):
         table, prices = rng.random((16, 4)), rng.integers(1, 12, (16, 4))

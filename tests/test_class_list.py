@@ -18,7 +18,8 @@ from mmengine.config import Config
 from pinas_zoo.data import images, open_source
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA
-from pinas_zoo.mm.engine.launch import Options, check_data, prepare_training, train
+from pinas_zoo.mm.engine.launch import check_data, prepare_training, train
+from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 from pinas_zoo.weights.load import read_checkpoint
 

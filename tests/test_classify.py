@@ -185,7 +185,8 @@ def test_load_supernet_from_every_stage(tmp_path: Path) -> None:
 
 
 def test_keys_beside_the_wrapped_data_set_reach_it(tmp_path: Path):
-    from pinas_zoo.mm.engine.launch import Options, load_config
+    from pinas_zoo.mm.engine.launch import load_config
+    from pinas_zoo.mm.engine.options import Options
 
     base = Path(__file__).parents[1] / 'configs/imagenet/pinas-a_8xb32-coslr-270e_in1k.py'
     text = "_base_ = {!r}\ntrain_dataloader = dict(dataset=dict(source=dict(root='flowers'), size=32))\n"

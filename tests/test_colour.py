@@ -60,7 +60,7 @@ def numbers_of(*shape: int) -> Tensor:
 
 
 def coarse_views(batch: int, side: int) -> Tensor:
-    """Random, and with the cases that a hue must stand: equal channels, black, white, two highest channels."""
+    """Random ones, and the special cases of a hue: equal channels, black, white, two highest channels."""
     views = torch.randint(0, 256, (batch, 4, 3, side, side), dtype=torch.uint8)
     views[0, :, :, : side // 2] = views[0, :, :1, : side // 2]
     views[1] = views[1] // 128 * 255

@@ -64,7 +64,7 @@ def test_training_config_builds(path):
 
 @pytest.mark.parametrize('path', TRAINED, ids=str)
 def test_what_runs_is_named(path):
-    """Our configs need no rewriting: what makes a run exact stands in them; those of mmdet and mmseg are rewritten."""
+    """Our configs need no rewriting: they name what makes a run exact; those of mmdet and mmseg are rewritten."""
     cfg = read(path)
     if cfg.default_scope != 'pinas_zoo':
         assert cfg.train_cfg.get('type') is None

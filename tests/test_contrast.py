@@ -126,7 +126,12 @@ def naive_train(method: PiNAS, batches: list[list[torch.Tensor]], orders=None) -
         paths = method.paths(step)
         q, k = [], []
         for p, path in enumerate(paths):
-            q.append([F.normalize(student.projector(student.backbone(v[:, 2 * p], path))) for v in ranks])
+            q.append(
+                [
+                    F.normalize(torch.nn.Sequential.forward(student.projector, student.backbone(v[:, 2 * p], path)))
+                    for v in ranks
+                ]
+            )
             space = student.backbone.space
             touched = {'conv1', 'bn1', 'projector'}
             for name, parameter in student.named_parameters():
@@ -144,7 +149,7 @@ def naive_train(method: PiNAS, batches: list[list[torch.Tensor]], orders=None) -
                 order = np.arange(len(images)) if orders is None else orders[step][p]
                 out = torch.empty(len(images), method.queue.shape[0], dtype=torch.float64)
                 for rank_order in order.reshape(len(ranks), -1):
-                    e = teacher.projector(teacher.backbone(images[rank_order], path))
+                    e = torch.nn.Sequential.forward(teacher.projector, teacher.backbone(images[rank_order], path))
                     out[rank_order] = F.normalize(e)
                 k.append(list(out.chunk(len(ranks))))
         losses = []

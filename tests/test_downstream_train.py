@@ -24,7 +24,8 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize('path', one_per_model(), ids=model_name)
 def test_model_trains_and_tests(path: Path, data: Path, tmp_path: Path):
-    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
 
     cfg = read(path)
     make_small(cfg, data / path.parent.name)

@@ -28,10 +28,11 @@ from mmengine.runner import Runner  # noqa: E402
 
 from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
 from pinas_zoo.mm.engine import launch, machine, rewrite  # noqa: E402
+from pinas_zoo.mm.engine.batches import StatelessSampler  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
-from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset, StatelessSampler  # noqa: E402
+from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset  # noqa: E402
 from pinas_zoo.mm.engine.sampling import SkippingBatchSampler  # noqa: E402
 from pinas_zoo.mm.preflight.bad_input import NamedDataset  # noqa: E402
 from pinas_zoo.mm.pretrain import BFloat16OptimWrapper  # noqa: E402
@@ -171,7 +172,7 @@ def test_samples_depend_on_seed_and_draw() -> None:
 def test_ranks_share_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for rank in range(3):
-        monkeypatch.setattr('pinas_zoo.mm.engine.loop.get_dist_info', lambda rank=rank: (rank, 3))
+        monkeypatch.setattr('pinas_zoo.mm.engine.batches.get_dist_info', lambda rank=rank: (rank, 3))
         sampler = StatelessSampler(range(7), seed=2)
         iterator = iter(sampler)
         drawn += [next(iterator) for _ in range(7)]
@@ -581,7 +582,9 @@ def test_test_tool_writes_metrics(reference: Path, tmp_path: Path) -> None:
 
 def test_resume_after_the_config_changed(tmp_path: Path) -> None:
     """The changes are named; --resume-with-config gives the schedule of a run that had them from the beginning."""
-    from pinas_zoo.mm.engine.launch import BadInputError, Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
+    from pinas_zoo.mm.preflight.findings import BadInputError
 
     settings = toy_settings()
     settings['train_cfg']['max_iters'] = 6

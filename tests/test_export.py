@@ -120,10 +120,11 @@ def test_missing_onnx(tmp_path, monkeypatch):
 
 
 @onnx
-def test_onnx_keeps_the_names_of_the_classes(tmp_path):
+def test_onnx_keeps_the_metadata(tmp_path):
     import onnx as package
 
-    export_onnx(nn.Conv2d(3, 2, 1), torch.zeros(2, 3, 4, 4), tmp_path / 'a.onnx', classes=['Käse', 'b'])
+    metadata = {'classes': json.dumps(['Käse', 'b'])}
+    export_onnx(nn.Conv2d(3, 2, 1), torch.zeros(2, 3, 4, 4), tmp_path / 'a.onnx', metadata=metadata)
     (kept,) = package.load(tmp_path / 'a.onnx').metadata_props
     assert kept.key == 'classes' and json.loads(kept.value) == ['Käse', 'b']
 

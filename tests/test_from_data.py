@@ -127,7 +127,8 @@ def test_data_sets_that_say_nothing_or_different_things(scenes: Path, tmp_path: 
 @pytest.mark.parametrize('kind', ['detection', 'segmentation'])
 def test_the_quickstart_trains_on_any_classes(kind: str, scenes: Path, tmp_path: Path) -> None:
     """Trained, tested and used, with the shipped config throughout; only the training needs its data."""
-    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
     from pinas_zoo.mm.engine.testing import test
     from pinas_zoo.mm.inference.predictors import open_predictor
 
@@ -154,7 +155,8 @@ def test_the_quickstart_trains_on_any_classes(kind: str, scenes: Path, tmp_path:
 
 
 def test_a_training_without_its_data(tmp_path: Path) -> None:
-    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
 
     cfg = short_config('detection', tmp_path / 'none', 2)
     file = tmp_path / 'config.py'
@@ -164,7 +166,8 @@ def test_a_training_without_its_data(tmp_path: Path) -> None:
 
 
 def test_stages_of_classification_count_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pinas_zoo.mm.engine.launch import Options, prepare_training
+    from pinas_zoo.mm.engine.launch import prepare_training
+    from pinas_zoo.mm.engine.options import Options
 
     monkeypatch.setenv('PINAS_FASHION_MNIST', 'digits')
     root = Path(__file__).parents[1] / 'configs/quickstart'

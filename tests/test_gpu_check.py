@@ -38,7 +38,7 @@ def test_every_other_part(tmp_path: Path) -> None:
     assert status == 0, parts
     assert parts['compiled'].keys() == parts['compiled_step'].keys() == {'left_out', 'seconds'}
     rows = parts['programs']['rows']
-    assert rows['resume, amp']['bit_equal'] and rows['resume, fp32']['bit_equal']
+    assert rows['resume, amp']['bit_equal']
     assert len(rows['torchrun, SyncBN']['losses']) == 2
     assert all(row['passed'] for name, row in parts['parity']['rows'].items())
     assert parts['precision']['rows']['96 paths']['tau'] > 0

@@ -193,7 +193,8 @@ def test_the_pages_configs_train(name: str, tmp_path: Path):
     from downstream import make_small
     from mmengine.config import Config
 
-    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
 
     command, write, metric = LAYOUTS[name]
     root = tmp_path / 'data'

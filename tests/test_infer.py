@@ -36,7 +36,7 @@ def read(config: str):
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     """Random weights in files, by config; the classifier's do not say which classes there are."""
-    from pinas_zoo.mm.inference.predictors import build_network
+    from pinas_zoo.mm.inference.networks import build_network
     from pinas_zoo.weights.load import save_weights
 
     root, files = tmp_path_factory.mktemp('weights'), {}
@@ -179,7 +179,8 @@ def test_a_classifier_of_a_config_sees_what_its_evaluation_sees(weights):
     """The config's own test data through its own model, and the same image through the predictor."""
     from mmengine.registry import DATASETS
 
-    from pinas_zoo.mm.inference.predictors import Choice, load_network, open_predictor
+    from pinas_zoo.mm.inference.networks import load_network
+    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
 
     cfg = read(CLASSIFICATION)
     cfg.test_dataloader.dataset.source.limit = 200  # of digits, where they stand in, 7

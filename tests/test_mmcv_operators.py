@@ -1,4 +1,4 @@
-"""The operators that stand in for `mmcv._ext`, against their definitions and, where one is found, a compiled mmcv."""
+"""The operators that replace `mmcv._ext`, against their definitions and, where one is found, a compiled mmcv."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every reader of files against 200 damaged copies of a good one: it reads them or says in a line what is wrong."""
+"""Every reader of files against 200 damaged copies of a good one: it reads them, or says in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from pinas_zoo.data.image_list import ListSource
-from pinas_zoo.data.images import BrokenImageError, read_picture
+from pinas_zoo.data.images import read_picture
 from pinas_zoo.data.imports import readers
+from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.weights.load import read_checkpoint, save_weights
 
@@ -161,7 +162,8 @@ train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2, val_interval=2)
 def test_damaged_configs(tmp_path: Path):
     """All of what happens before the Runner is built."""
     pytest.importorskip('mmengine')
-    from pinas_zoo.mm.engine.launch import Options, prepare_training
+    from pinas_zoo.mm.engine.launch import prepare_training
+    from pinas_zoo.mm.engine.options import Options
     from pinas_zoo.mm.preflight.findings import BadInputError
 
     for name in ('a', 'b'):

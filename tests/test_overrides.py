@@ -18,6 +18,7 @@ import pinas_zoo.registry  # noqa: F401  `pinas_zoo::` in configs
 from pinas_cli.main import main
 from pinas_cli.options import overrides as read
 from pinas_zoo.mm.engine import overrides
+from pinas_zoo.mm.engine.allowed_keys import allowed_keys
 from pinas_zoo.mm.preflight.bad_input import BadInputError
 
 pytestmark = pytest.mark.mm
@@ -100,7 +101,7 @@ def refused(cfg: Config) -> Iterator[tuple[str, str]]:
 
     def walk(node: Any, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, dict):
-            allowed = overrides._allowed(cfg, node, path)
+            allowed = allowed_keys(cfg, node, path)
             yield from ((path, key) for key in node if allowed is not None and key not in allowed)
         items = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, dict) else ()
         for key, value in items:

@@ -1,4 +1,4 @@
-"""The configs of docs/own_data.md run on generated data, as they stand there."""
+"""The configs of docs/own_data.md run on generated data, unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def load(name: str, root: Path, tmp_path: Path):
 
 def run(cfg, tmp_path: Path):
     """Trains a config through the tool's own function; returns the lines of its log."""
-    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
 
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.logger.interval = 1

@@ -1,4 +1,4 @@
-"""The small weights under checkpoints/: files, rows and cards agree, and tools/test.py says again what was recorded."""
+"""The small weights under checkpoints/: files, rows and cards agree; tools/test.py measures again what was recorded."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The package as installed: what an import loads, what a wheel holds, what set-up says when something is missing."""
+"""The package as installed: what an import loads, what a wheel contains, what set-up says when something is missing."""
 
 import json
 import os

@@ -490,7 +490,8 @@ def test_last_line_of_a_worker():
 
 
 def launch(cfg: Any, work_dir: Path, **options: Any) -> Any:
-    from pinas_zoo.mm.engine.launch import Options, train
+    from pinas_zoo.mm.engine.launch import train
+    from pinas_zoo.mm.engine.options import Options
 
     work_dir.mkdir(exist_ok=True)
     cfg.dump(work_dir.parent / 'config.py')
@@ -514,8 +515,9 @@ def test_the_tool_stops_before_it_builds_anything(case, tmp_path: Path):
 
 
 def test_the_test_tool_looks_at_the_test_set_only(case, tmp_path: Path):
-    from pinas_zoo.mm.engine.launch import BadInputError, Options
+    from pinas_zoo.mm.engine.options import Options
     from pinas_zoo.mm.engine.testing import test
+    from pinas_zoo.mm.preflight.findings import BadInputError
 
     cfg, root = case('ade20k')
     shutil.rmtree(root / 'images/training')

@@ -1,4 +1,4 @@
-"""No module imports a private name of another one; ruff's SLF001 sees to attributes, and has no rule for these."""
+"""No module imports a private name of another one; ruff's SLF001 checks attributes only."""
 
 import ast
 from pathlib import Path

@@ -17,7 +17,8 @@ from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY
 from pinas_zoo.weights import publish as publish_module
 from pinas_zoo.weights.load import read_weights, save_weights
 from pinas_zoo.weights.manifest import find_entry
-from pinas_zoo.weights.publish import Card, publish
+from pinas_zoo.weights.model_card import Card
+from pinas_zoo.weights.publish import publish
 from tools.publish_model import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ STATISTICS = {'mean': [0.2] * 3, 'std': [0.3] * 3}
 
 
 def checkpoint(folder: Path, prefix: str = 'net.', **kwargs) -> tuple[PiNASNet, Path]:
-    """A training checkpoint of the retraining stage, with what the runner leaves in it."""
+    """A checkpoint of the retraining stage, with everything that the runner stores in it."""
     net = PiNASNet(ARCH, PINAS_NANO, **dict(num_classes=10) | kwargs).eval()
     state = {f'{prefix}{name}': tensor for name, tensor in net.state_dict().items()}
     meta = {'seed': 1, 'cfg': 'x', 'dataset_meta': {'classes': NAMES, 'preprocess': INPUT}}

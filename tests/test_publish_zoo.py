@@ -10,6 +10,7 @@ from project_copy import ROOT, copy_project, run_in
 pytest.importorskip('mmengine')
 pytestmark = [pytest.mark.mm, pytest.mark.slow]
 
+from pinas_cli.main import main as pinas  # noqa: E402
 from pinas_zoo.data import open_source  # noqa: E402
 from pinas_zoo.files import file_sha256  # noqa: E402
 from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
@@ -30,11 +31,16 @@ NAMES = (
 )
 
 
+def call(command: list[str]) -> None:
+    """A command of the main job in this process, which has imported everything already."""
+    assert command[:2] == ['-m', 'pinas_cli'] and pinas(command[2:]) == 0, command
+
+
 def retrain(root: Path, arch: str) -> Path:
     """A few iterations of a classifier; its averaged weights in a file of their own."""
     job = Job(root, quick=True)
     command = job.train(CONFIGS / 'pinas-nano_b128-coslr_fmnist.py', 'retrain', 4, **{'model.model.arch': arch})
-    job.call(command, 'retrain', 'retrain')
+    call(command)
     publish(root)
     return root
 
@@ -42,10 +48,10 @@ def retrain(root: Path, arch: str) -> Path:
 def train_all(root: Path, arch: str) -> Path:
     """A few iterations of everything that is published, for an architecture that no search had to find."""
     job = Job(retrain(root, arch), quick=True)
-    job.call(job.scenes(), 'scenes', 'scenes')
-    job.call(job.train(CONFIGS / 'pinas-nano-supernet_b128-coslr_fmnist.py', 'pretrain', 4), 'pretrain', 'pretrain')
+    call(job.scenes())
+    call(job.train(CONFIGS / 'pinas-nano-supernet_b128-coslr_fmnist.py', 'pretrain', 4))
     supernet = {'model.supernet': job.checkpoint('pretrain')}
-    job.call(job.train(CONFIGS / 'pinas-nano-linear_b256_fmnist.py', 'linear', 4, **supernet), 'linear', 'linear')
+    call(job.train(CONFIGS / 'pinas-nano-linear_b256_fmnist.py', 'linear', 4, **supernet))
     backbone = {'model.backbone.arch': arch, 'model.backbone.init_cfg.type': 'Pretrained'}
     backbone['model.backbone.init_cfg.checkpoint'] = str(root / 'retrained.safetensors')
     for config, name, layout in (
@@ -57,7 +63,7 @@ def train_all(root: Path, arch: str) -> Path:
         if layout == 'coco':
             annotations = f'{data}annotations/instances_val2017.json'
             options |= {f'{split}_evaluator.ann_file': annotations for split in ('val', 'test')}
-        job.call(job.train(CONFIGS / config, name, 4, **options), name, layout)
+        call(job.train(CONFIGS / config, name, 4, **options))
     return root
 
 

@@ -1,4 +1,4 @@
-"""The main job with a few iterations a stage, where there is no data set and no network; and its page in a browser.
+"""The main job with a few iterations per stage, without a data set or a network; and its page in a browser.
 
 What stages do when something has changed, fails or is killed: test_quickstart_stages.py.
 """

@@ -110,7 +110,7 @@ def test_a_changed_setting_is_named(done: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_equal_results_do_not_make_the_next_stages_stale(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The search runs again and finds the same: what follows it holds."""
+    """The search runs again with the same result: the stages after it stay done."""
     lines = run(done, capsys, change=lambda stage: replace(stage, threads=2) if stage.name == 'search' else stage)
     assert any('search: stale: settings changed: threads 1 -> 2' in line for line in lines)
     assert ran(lines) == {'search'}
@@ -187,7 +187,7 @@ def test_a_stage_that_writes_nothing_has_failed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_kill_in_any_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """kill -9 of the job alone: its tool lives on and holds the folder; the next call waits for it and goes on."""
+    """kill -9 of the job alone: its tool keeps running and locks the folder; the next call waits for it."""
     (tmp_path / 'hold').write_text(name)
     process = multiprocessing.get_context('fork').Process(target=lambda: engine(tmp_path).run())
     process.start()

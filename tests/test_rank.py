@@ -1,4 +1,4 @@
-"""Prefix-shared evaluation equals one path at a time, and leaves the supernet alone."""
+"""Prefix-shared evaluation equals one path at a time, and does not change the supernet."""
 
 import copy
 import json

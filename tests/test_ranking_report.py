@@ -270,7 +270,7 @@ def test_trials_are_printed(files: Any, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.slow
 def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Truth, supernets in their processes, report; what stands is not done again."""
+    """Truth, supernets in their processes, report; what exists is not done again."""
     pytest.importorskip('matplotlib')
     module = tool()
     truth, scores = tmp_path / 'truth.jsonl', tmp_path / 'scores.jsonl'

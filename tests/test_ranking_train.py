@@ -1,4 +1,4 @@
-"""The study's trainer: its cost, that it repeats, that measuring changes nothing, that it goes on after a stop."""
+"""The study's trainer: its cost, that it repeats, that measuring changes nothing, that it continues after a stop."""
 
 import copy
 import dataclasses
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from pinas_zoo.files import append_lines, read_lines
-from pinas_zoo.methods import SPOS
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking import study
@@ -34,7 +33,6 @@ from pinas_zoo.ranking.train import (
     optimise,
     score_paths,
     stairs,
-    supernet_of,
     train_linear_head,
     view_batches,
 )
@@ -328,12 +326,6 @@ def test_run_appends_one_line_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen == [(1, 2, 0), (2, 2, 1)] and [row['seed'] for row in read_lines(file)] == [0, 1]
     with pytest.raises(ValueError, match='at least 1, got 0 and 1'):
         study.run(file, [job()], 0)
-
-
-def test_supernet_of() -> None:
-    assert supernet_of(method_of('pinas')).space is SPACE
-    method = method_of('spos')
-    assert isinstance(method, SPOS) and supernet_of(method) is method.supernet
 
 
 def test_probes_are_spread_over_the_training() -> None:

@@ -26,7 +26,8 @@ from pinas_zoo.data.fixed_batches import FixedBatches  # noqa: E402
 from pinas_zoo.files import read_lines  # noqa: E402
 from pinas_zoo.mm import search as run_search  # noqa: E402
 from pinas_zoo.mm.classify import LinearStage  # noqa: E402
-from pinas_zoo.mm.engine.launch import Options  # noqa: E402
+from pinas_zoo.mm.derive import derive_best  # noqa: E402
+from pinas_zoo.mm.engine.options import Options  # noqa: E402
 from pinas_zoo.models.cost import CostTable  # noqa: E402
 from pinas_zoo.models.latency import measure_table  # noqa: E402
 from pinas_zoo.models.supernet import SuperNet  # noqa: E402
@@ -161,7 +162,7 @@ def test_scores_are_those_of_the_path(reference: Path, search_case: tuple[Path, 
     """The log's scores against the derived network, evaluated by itself."""
     out = reference / 'backbone.safetensors'
     options = Options(launcher='none')
-    run_search.derive_best(search_case[0], str(search_case[1]), str(reference / 'best.json'), out, options)
+    derive_best(search_case[0], str(search_case[1]), str(reference / 'best.json'), out, options)
     best = json.loads((reference / 'best.json').read_text())
     metadata = read_weights(out)[1]
     assert metadata['arch'] == best['arch'] and metadata['source_sha256'] == best['checkpoint_sha256']
@@ -258,7 +259,7 @@ def test_another_checkpoint_is_refused(reference: Path, search_case: tuple[Path,
 
 
 def test_accuracy_as_objective(reference: Path, search_case: tuple[Path, Path], tmp_path: Path) -> None:
-    """As released: its log has no objective, so that logs from before there was a choice go on."""
+    """As released: its log has no objective, so that logs from before there was a choice can be continued."""
     changes = {'objective': 'top1', 'budget': 16}
     best = search(search_case, tmp_path, **changes)
     header, *lines = records(tmp_path)

@@ -208,7 +208,7 @@ def test_ranks_read_every_sample_once_per_epoch(ranks: int) -> None:
     """200 shards of unequal length, three epochs; a stopped run continues with the same samples."""
     pytest.importorskip('mmengine')
     from pinas_zoo.data.sources import Source
-    from pinas_zoo.mm.engine.loop import StatelessSampler
+    from pinas_zoo.mm.engine.batches import StatelessSampler
 
     lengths = np.random.default_rng(1).integers(5, 60, 200)
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -247,7 +247,7 @@ def test_ranks_read_every_sample_once_per_epoch(ranks: int) -> None:
 
 def test_views_of_a_part_fall_back_to_any_order(folder: Path) -> None:
     pytest.importorskip('mmengine')
-    from pinas_zoo.mm.engine.loop import StatelessSampler
+    from pinas_zoo.mm.engine.batches import StatelessSampler
 
     whole, half = FourViews(source(folder)), FourViews(source(folder, part='train', holdout=10))
     for view in (whole, half):

@@ -1,4 +1,4 @@
-"""The shortlist: who is on it, what it says, and a stage that is killed loses and repeats nothing."""
+"""The shortlist: what is on it, what it reports, and that a killed stage loses and repeats nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,15 +155,26 @@ def without_clock(summary: dict) -> dict:
     return summary | {'networks': [{k: v for k, v in one.items() if k != 'seconds'} for one in summary['networks']]}
 
 
+def call(case: Path, work_dir: Path, **settings: Any) -> tuple[dict, list[tuple[int, int, str]]]:
+    """The stage without its tool, one training at a time; its summary, and what it reported on the way."""
+    from pinas_zoo.mm.engine.options import Options
+    from pinas_zoo.mm.shortlist import shortlist
+
+    seen: list[tuple[int, int, str]] = []
+    trained = settings.pop('trained', None)
+    options = Options(str(work_dir), **settings)
+    shortlist(case / 'list.py', case / 'search', options, 1, lambda *progress: seen.append(progress), trained=trained)
+    return json.loads((work_dir / 'shortlist.json').read_text()), seen
+
+
 @pytest.mark.mm
 @pytest.mark.slow
-def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path) -> None:
-    whole = run(case, tmp_path / 'whole')
-    assert whole.returncode == 0, whole.stderr[-3000:]
-    assert whole.stdout.splitlines()[-4].startswith('6 of 6 networks') or '6 of 6 networks' in whole.stdout
-    expected = json.loads((tmp_path / 'whole' / 'shortlist.json').read_text())
+def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    expected, seen = call(case, tmp_path / 'whole')
+    assert [progress[:2] for progress in seen] == [(count, 6) for count in range(1, 7)]
     assert len({one['arch'] for one in expected['networks']}) == len(expected['networks'])
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
     killed = subprocess.Popen(
         command(case, tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )
@@ -172,12 +184,12 @@ def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path) -> None:
     killed.wait()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / 'run').glob('*/result.json')}
     assert kept and not (tmp_path / 'run' / 'shortlist.json').exists()
-    again = run(case, tmp_path / 'run')
-    assert again.returncode == 0, again.stderr[-3000:]
+    summary, seen = call(case, tmp_path / 'run')
+    assert seen[0][1:] == (6, 'from an earlier call') and seen[0][0] >= len(kept)
     assert all(file.stat().st_mtime_ns == then for file, then in kept.items()), 'a finished training was repeated'
-    assert without_clock(json.loads((tmp_path / 'run' / 'shortlist.json').read_text())) == without_clock(expected)
-    other = run(case, tmp_path / 'run', '--cfg-options', 'random=3')
-    assert other.returncode == 1 and 'contains another shortlist, which differs in listed' in other.stderr
+    assert without_clock(summary) == without_clock(expected)
+    with pytest.raises(ValueError, match='contains another shortlist, which differs in listed'):
+        call(case, tmp_path / 'run', cfg_options={'random': 3})
 
 
 @pytest.mark.mm
@@ -185,19 +197,21 @@ def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path) -> None:
 def test_the_random_ones_can_be_trained_before_the_search(case: Path, tmp_path: Path) -> None:
     ahead = run(case, tmp_path / 'random', '--random-only', '--workers', '1')
     assert ahead.returncode == 0, ahead.stderr[-3000:]
+    assert '4 of 4 networks' in ahead.stdout
     results = json.loads((tmp_path / 'random' / 'random.json').read_text())
     for arch in results:
         assert f"arch='{arch}'" in (tmp_path / 'random' / arch / 'short.py').read_text(), 'another network was trained'
     whole = run(case, tmp_path / 'run', '--trained', str(tmp_path / 'random'))
     assert whole.returncode == 0, whole.stderr[-3000:]
+    assert '6 of 6 networks' in whole.stdout
     summary = json.loads((tmp_path / 'run' / 'shortlist.json').read_text())
     random = {one['arch']: one['test'] for one in summary['networks'] if 'random' in one['groups']}
     assert random == {arch: result['test'] for arch, result in results.items()} and len(random) == 4
     assert not [file for arch in random for file in (tmp_path / 'run' / arch).glob('*.pth')], 'trained twice'
-    other = run(case, tmp_path / 'other', '--trained', str(tmp_path / 'random'), '--seed', '1')
-    assert other.returncode == 1 and 'differ from those of this shortlist in seed' in other.stderr
-    missing = run(case, tmp_path / 'another', '--trained', str(tmp_path))
-    assert missing.returncode == 1 and 'is not a folder of such trainings' in missing.stderr
+    with pytest.raises(ValueError, match='differ from those of this shortlist in seed'):
+        call(case, tmp_path / 'other', trained=tmp_path / 'random', seed=1)
+    with pytest.raises(ValueError, match='is not a folder of such trainings'):
+        call(case, tmp_path / 'another', trained=tmp_path)
 
 
 @pytest.mark.mm

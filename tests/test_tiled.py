@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pinas_zoo.data.images import BrokenImageError, limit_pictures, read_picture
-from pinas_zoo.data.tiles import Tile, Tiling, open_tiled
+from pinas_zoo.data.images import read_picture
+from pinas_zoo.data.sources import BrokenImageError
+from pinas_zoo.data.tiles import Tile, Tiling, limit_pictures, open_tiled
 
 pytestmark = pytest.mark.mm
 

@@ -32,7 +32,7 @@ def kinds(cfg) -> list[str]:
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stand-in that keeps what it is told; the real package is not among our requirements."""
+    """A fake that keeps what it is told; the real package is not among our requirements."""
     module = types.ModuleType('wandb')
     module.__spec__ = importlib.machinery.ModuleSpec('wandb', None)
     module.started, module.logged = [], []

@@ -41,7 +41,7 @@ class Reads(TorchDispatchMode):
 
 
 class Copies(TorchFunctionMode):
-    """Records every `.tolist()`, `.cpu()` and `.numpy()` of a tensor, which no operator stands for on a CPU."""
+    """Records every `.tolist()`, `.cpu()` and `.numpy()` of a tensor, for which a CPU runs no operator."""
 
     def __init__(self, reads: Reads) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One safe way to load: what is refused, what is reported, and that every door leads to it."""
+"""One safe way to load: what is refused, what is reported, and that every entry point uses it."""
 
 import collections
 import json
@@ -66,7 +66,7 @@ class TestSafety:
         kind = type(PINAS_NANO)
         torch.serialization.add_safe_globals([kind])
         try:
-            with pytest.raises(ValueError, match='needs pinas_zoo.space.SearchSpace'):
+            with pytest.raises(ValueError, match='needs pinas_zoo.space.search_space.SearchSpace'):
                 read_weights(tmp_path / 'a.pth')
             assert kind in torch.serialization.get_safe_globals()
         finally:

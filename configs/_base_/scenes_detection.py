@@ -1,6 +1,5 @@
-# Detection and instance segmentation on composed scenes in COCO's layout, trained for minutes on a CPU: data,
-# evaluation, and what does not depend on the length. A config adds the model and the schedule.
-_base_ = './runtime.py'
+# Detection and instance segmentation on composed scenes in COCO's layout: data and evaluation.
+_base_ = './scenes.py'
 
 default_scope = 'mmdet'
 classes = 'from data'  # the names in the scenes; see docs/own_data.md
@@ -19,8 +18,6 @@ test_pipeline = [
 ]
 dataset = dict(type='CocoDataset', data_root=root, metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         ann_file='annotations/instances_train2017.json',
@@ -31,9 +28,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         ann_file='annotations/instances_val2017.json',
         data_prefix=dict(img='val2017/'),
@@ -45,19 +39,6 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=root + 'annotations/instances_val2017.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-val_cfg = dict()
-test_cfg = dict()
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, foreach=True),
-    clip_grad=dict(max_norm=10.0),
-)
-model_wrapper_cfg = dict(_delete_=True, type='MMDistributedDataParallel', find_unused_parameters=True)
-visualizer = dict(
-    type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-)
-default_hooks = dict(
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='DetVisualizationHook'),
-)
-auto_scale_lr = dict(base_batch_size=8)
+optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
+visualizer = dict(type='DetLocalVisualizer')
+default_hooks = dict(visualization=dict(type='DetVisualizationHook'))

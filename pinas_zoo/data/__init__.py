@@ -14,7 +14,7 @@ from pinas_zoo.data.batched import (
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
 from pinas_zoo.data.image_list import ListSource
-from pinas_zoo.data.images import BrokenImageError, FileSource, FolderSource, find_images, read_picture
+from pinas_zoo.data.images import FileSource, FolderSource, find_images, read_picture
 from pinas_zoo.data.shards import LostShardError, ShardSource
 from pinas_zoo.data.small_sets import (
     DEBIAN_FOLDER,
@@ -37,6 +37,7 @@ from pinas_zoo.data.sources import (
     IMAGENET_STD,
     SOURCES,
     SUBSET_KEYS,
+    BrokenImageError,
     BrokenRateError,
     ImageReader,
     Source,

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data.sources import Source, channel_constants, open_source
+from pinas_zoo.data.colour import channel_constants
+from pinas_zoo.data.sources import Source, open_source
 from pinas_zoo.data.views import FourViews, ViewRecipe
 
 

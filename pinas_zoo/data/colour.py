@@ -11,6 +11,8 @@ is rotated and at most three after it; unused steps have f = 1 and s = c = 0, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -18,12 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data.sources import channel_constants
-
 if TYPE_CHECKING:
     from pinas_zoo.data.views import ViewRecipe
 
-__all__ = ['COLOUR_NUMBERS', 'augment', 'colour_plan']
+__all__ = ['COLOUR_NUMBERS', 'augment', 'channel_constants', 'colour_plan']
 
 #: Uniform numbers per view: jitter or not, brightness, contrast, saturation, hue, order, grey, blur, sigma, flip.
 COLOUR_NUMBERS = 10
@@ -180,3 +180,13 @@ def _blur(x: Tensor, taps: Tensor) -> Tensor:
     x = F.pad(x, [reach, reach, 0, 0], mode='reflect')
     x = F.conv2d(x, weight[:, :, None], groups=count * channels)
     return x.view(count, channels, height, width)
+
+
+def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and std as (C, 1, 1) each, read-only; cached per device, since a copy from the host synchronises."""
+    return _channel_constants(tuple(mean), tuple(std), device)
+
+
+@lru_cache(maxsize=16)
+def _channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(mean, device=device).view(-1, 1, 1), torch.tensor(std, device=device).view(-1, 1, 1)

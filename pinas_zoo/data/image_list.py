@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pinas_zoo.data.images import FileSource, few_names
-from pinas_zoo.data.sources import SOURCES
+from pinas_zoo.data.images import FileSource
+from pinas_zoo.data.sources import SOURCES, few_names
 
 __all__ = ['ListSource', 'read_list']
 

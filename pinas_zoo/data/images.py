@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,19 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source
+from pinas_zoo.data.more_bits import from_more_bits
+from pinas_zoo.data.sources import SOURCES, BrokenImageError, Reduction, Source, few_names
 
 __all__ = [
     'UPRIGHT',
-    'BrokenImageError',
     'FileSource',
     'FolderSource',
     'ImageFiles',
-    'Reduction',
     'eight_bits',
-    'few_names',
     'find_images',
-    'limit_pictures',
     'naming_damage',
     'orientation',
     'read_picture',
@@ -83,10 +79,7 @@ def read_picture(
         name: Returns the picture's name for messages; None uses the path.
 
     Returns:
-        RGB, and the factor by which it is smaller; 1 for the full size.
-
-    Shape:
-        uint8 (H, W, 3)
+        RGB, uint8 (H, W, 3), and the factor by which it is smaller; 1 for the full size.
 
     Raises:
         BrokenImageError: The file is missing, damaged, or of a kind whose range is unknown.
@@ -107,14 +100,7 @@ def read_picture(
 
 @contextmanager
 def naming_damage(name: object) -> Iterator[None]:
-    """Turns what PIL raises for a damaged picture into an error that names it.
-
-    Args:
-        name: The picture's path, or a function that returns its name.
-
-    Raises:
-        BrokenImageError: The picture does not decode.
-    """
+    """Raises a BrokenImageError for a picture that does not decode; `name` is its path, or returns its name."""
     try:
         yield
     except _DAMAGED as error:
@@ -123,18 +109,6 @@ def naming_damage(name: object) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         what = str(name() if callable(name) else name)
         raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
-
-
-def limit_pictures(megapixels: int) -> None:
-    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
-
-    Raises:
-        ValueError: The limit is not positive.
-    """
-    if megapixels < 1:
-        raise ValueError(f'the limit must be at least 1 megapixel, got {megapixels}')
-    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 
 def orientation(file: Image.Image) -> int:
@@ -147,21 +121,9 @@ def orientation(file: Image.Image) -> int:
 
 
 def eight_bits(file: Image.Image) -> Image.Image:
-    """A decoded picture, or a part of one, as RGB with 8 bits per channel; alpha is dropped.
-
-    Raises:
-        ValueError: It is a 32-bit or float picture with values outside the range that is known.
-    """
-    if file.mode.startswith('I'):
-        values = np.asarray(file).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f'its values go from {values.min()} to {values.max()}, allowed: 0 to 65535')
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
-    if file.mode == 'F':
-        shades = np.asarray(file)
-        if not (shades.min() >= 0 and shades.max() <= 1):  # NaN fails as well
-            raise ValueError(f'its values go from {shades.min()} to {shades.max()}, allowed: 0.0 to 1.0')
-        return Image.fromarray((shades * 255 + 0.5).astype(np.uint8)).convert('RGB')
+    """A decoded picture, or a part of one, as RGB with 8 bits per channel, without alpha; see `from_more_bits`."""
+    if file.mode.startswith(('I', 'F')):
+        return from_more_bits(file)
     if file.mode == 'RGB':
         file.load()
         return file
@@ -232,14 +194,12 @@ def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tup
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
-        name = f'{prefix}{entry.name}'
+        name, link = f'{prefix}{entry.name}', entry.is_symlink()  # a link to itself raises for is_dir, not for isdir
         if entry.name.startswith('.') or entry.name.lower() in _LITTER:
             found.left_out['hidden or system files and folders'] += 1
-        elif _loops(entry):
-            found.left_out['broken links or special files'] += 1
-        elif entry.is_dir():
-            (linked if entry.is_symlink() else folders).append((f'{name}/', entry.path))
-        elif not entry.is_file():
+        elif os.path.isdir(entry.path) if link else entry.is_dir():
+            (linked if link else folders).append((f'{name}/', entry.path))
+        elif not (os.path.isfile(entry.path) if link else entry.is_file()):
             found.left_out['broken links or special files'] += 1
         elif (suffix := os.path.splitext(entry.name)[1].lower()) in known:
             found.paths.append(name)
@@ -248,31 +208,15 @@ def _sort_entries(prefix: str, folder: str, found: ImageFiles) -> tuple[list[tup
     return folders, linked
 
 
-def _loops(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link that leads to itself."""
-    try:
-        entry.is_dir()
-    except OSError:
-        return True
-    return False
-
-
 def _identity(folder: str) -> tuple[int, int]:
     facts = os.stat(folder)
     return facts.st_dev, facts.st_ino
 
 
-# ---- sources
-# -----------------------------------------------------------------------------------------------------------
+# ---- sources ---------------------------------------------------------------------------------------------------------
 
 #: Images, or label maps, of a set that are decoded before a run.
 SAMPLES = 8
-
-
-def few_names(names: Sequence[str], most: int = 5) -> str:
-    """Names in brackets; of many, the first ones and the number of the others."""
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'({", ".join(names[:most])}{more})'
 
 
 def spaced(count: int) -> list[int]:

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from pinas_zoo.data.fashion_mnist import cache_folder
-from pinas_zoo.data.images import few_names, suffixes
+from pinas_zoo.data.images import suffixes
+from pinas_zoo.data.sources import few_names
 from pinas_zoo.data.trees.parallel import cores, in_processes
 from pinas_zoo.files import file_lock, write_atomic
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -115,6 +114,12 @@ class Source:
         if len({i.shape for i in images}) > 1:
             raise ValueError('the images differ in size: use load_tensor(source, size), which resizes them')
         return torch.stack(images), torch.as_tensor(self.labels, dtype=torch.long)
+
+
+def few_names(names: Sequence[str], most: int = 5) -> str:
+    """Names in brackets; of many, the first ones and the number of the others."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'({", ".join(names[:most])}{more})'
 
 
 #: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
@@ -292,13 +297,3 @@ class ImageReader:
                 f'than broken_rate_limit={self.broken_rate_limit}; repair or remove the files. '
                 f'First: {list(self.broken)[:5]}'
             )
-
-
-def channel_constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and std as (C, 1, 1) each, read-only; cached per device, since a copy from the host synchronises."""
-    return _channel_constants(tuple(mean), tuple(std), device)
-
-
-@lru_cache(maxsize=16)
-def _channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.tensor(mean, device=device).view(-1, 1, 1), torch.tensor(std, device=device).view(-1, 1, 1)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from pinas_zoo.data.images import few_names
+from pinas_zoo.data.colour import channel_constants
 from pinas_zoo.data.small_sets import ArraySource
-from pinas_zoo.data.sources import ImageReader, Source, channel_constants, open_source
+from pinas_zoo.data.sources import ImageReader, Source, few_names, open_source
 from pinas_zoo.data.specs import SubsetSource
 from pinas_zoo.data.views import resized_crop, shrink_box, sides
 

@@ -8,6 +8,7 @@ by itself.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from PIL import Image
 
 from pinas_zoo.data.images import UPRIGHT, eight_bits, naming_damage, orientation
 
-__all__ = ['Tile', 'TiledPicture', 'Tiling', 'open_tiled']
+__all__ = ['Tile', 'TiledPicture', 'Tiling', 'limit_pictures', 'open_tiled']
 
 _SIDEWAYS = (
     Image.Transpose.TRANSPOSE,
@@ -27,6 +28,18 @@ _SIDEWAYS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
+
+
+def limit_pictures(megapixels: int) -> None:
+    """Sets, for this process, how large a picture may be; Pillow's own limit is 178 megapixels.
+
+    Raises:
+        ValueError: The limit is not positive.
+    """
+    if megapixels < 1:
+        raise ValueError(f'the limit must be at least 1 megapixel, got {megapixels}')
+    Image.MAX_IMAGE_PIXELS = megapixels * 500_000  # Pillow warns above it, and refuses above twice as many
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)

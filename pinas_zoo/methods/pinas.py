@@ -12,7 +12,6 @@ Shape suffixes: N images on this rank, D embedding dimensions, K queue length.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pinas_zoo.dist import exchange, gather, on_device, rank_and_world
+from pinas_zoo.models.distance import relative_distance
 from pinas_zoo.models.graphs import BlockGraphs
 from pinas_zoo.models.recorder import Recorder
 from pinas_zoo.models.supernet import Segment, SuperNet
@@ -32,7 +32,7 @@ __all__ = ['InfoNCE', 'PiNAS', 'Projector']
 
 
 class Projector(nn.Sequential):
-    """Global average pooling and a two-layer perceptron.
+    """Global average pooling and a two-layer perceptron, whose output has unit length.
 
     With `released_init` weights start Kaiming-normal and biases at 0, as released, instead of torch's default.
 
@@ -48,16 +48,8 @@ class Projector(nn.Sequential):
             nn.init.zeros_(layer.bias)
         super().__init__(*pool, layers[0], nn.ReLU(inplace=True), layers[1])
 
-
-class UnitLength(nn.Module):
-    """A projector whose output has unit length. Shape: (N, channels, H, W) -> (N, D)"""
-
-    def __init__(self, projector: nn.Module) -> None:
-        super().__init__()
-        self.projector = projector
-
     def forward(self, x: Tensor) -> Tensor:
-        out_ND = self.projector(x)
+        out_ND = super().forward(x)
         # Half types lack the precision for a norm; the embeddings are small.
         return F.normalize(out_ND if out_ND.dtype == torch.float64 else out_ND.float(), dim=1)
 
@@ -69,14 +61,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone, self.projector = backbone, projector
         self.graphs: BlockGraphs | None = None
-        self._by_block: dict[tuple[int, int], list[nn.Parameter]] = {}
+        self._by_block: dict[tuple[int, Any], list[nn.Parameter]] = {}
         self.register_load_state_dict_post_hook(lambda encoder, _: encoder._by_block.clear())  # noqa: SLF001 - its own
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Unit-length embeddings. Shape: (N, C, H, W) -> (N, D)"""
         if self.graphs is not None and self.graphs.accepts(x, arch):
             return self.graphs(x, arch)
-        return UnitLength(self.projector)(self.backbone(x, arch))
+        return self.projector(self.backbone(x, arch))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         self._by_block.clear()  # torch may replace the parameters by new ones
@@ -84,13 +76,10 @@ class Encoder(nn.Module):
 
     def on_path(self, arch: Arch) -> list[nn.Parameter]:
         """Stem, chosen blocks with their shortcuts, and projector; a teacher's in the order of its student's."""
-        return [parameter for place in enumerate(arch) for parameter in self._on_block(place)]
-
-    def _on_block(self, place: tuple[int, Any]) -> list[nn.Parameter]:
-        """Walking the modules of two paths takes milliseconds in every step, so the lists are cached by block."""
-        if place not in self._by_block:
-            self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
-        return self._by_block[place]
+        for place in (places := list[tuple[int, Any]](enumerate(arch))):
+            if place not in self._by_block:  # walking the modules of two paths takes milliseconds in every step
+                self._by_block[place] = list(Segment(self.backbone, *place, self.projector).parameters())
+        return [parameter for place in places for parameter in self._by_block[place]]
 
 
 class InfoNCE(torch.autograd.Function):
@@ -211,8 +200,8 @@ class PiNAS(nn.Module):
         Returns:
             'loss', to be differentiated; 'top1', the accuracy of the contrast in percent among the queue's keys (at a
             high learning rate these differ from new ones by age alone); 'top1_batch', the same among the batch's own,
-            new keys; and 'feature_std', the standard deviation
-            over the batch of an embedding dimension times sqrt(D): about 1 when spread out, 0 when collapsed.
+            new keys; 'feature_std', the standard deviation over the batch of an embedding dimension times sqrt(D):
+            about 1 when spread out, 0 when collapsed.
         """
         views, queries, keys = batch['views'], [], []
         for index, arch in enumerate(self.paths(step)):
@@ -229,7 +218,7 @@ class PiNAS(nn.Module):
             'loss': torch.stack([loss for loss, _ in terms]).sum(),
             'top1': torch.stack([top1 for _, top1 in terms]).mean(),
             'top1_batch': torch.stack([batch_top1(q, k) for q, k in zip(queries, partners, strict=True)]).mean(),
-            'feature_std': spread * math.sqrt(queries[0].shape[1]),
+            'feature_std': spread * queries[0].shape[1] ** 0.5,
         }
 
     def update_teacher(self, arch: Arch) -> None:
@@ -268,14 +257,9 @@ class PiNAS(nn.Module):
         self.queue_ptr.add_(len(keys_ND)).remainder_(length)
 
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
-        """Trains from captured blocks where possible, see `BlockGraphs`; the results do not change.
-
-        Args:
-            recorder: Captures the graphs, `CudaRecorder()`.
-            log: Called with one line of text at a time.
-        """
+        """Trains from captured blocks where possible, see `BlockGraphs`; `log` is called with one line at a time."""
         for encoder in filter(None, (self.student, self.teacher)):
-            encoder.graphs = BlockGraphs(encoder.backbone, UnitLength(encoder.projector), recorder, log)
+            encoder.graphs = BlockGraphs(encoder.backbone, encoder.projector, recorder, log)
 
     # ---- the interface of a method --------------------------------------------------------------
 
@@ -304,15 +288,11 @@ class PiNAS(nn.Module):
         """Numbers that are too expensive for every step."""
         return {'teacher_distance': self.teacher_distance(self.paths(step)[0])}
 
-    @torch.no_grad()
     def teacher_distance(self, arch: Arch) -> float:
         """Distance from student to teacher on one path, relative to the student's norm; 0 without a teacher."""
         if self.teacher is None:
             return 0.0
-        student: list[Tensor] = [*self.student.on_path(arch)]
-        teacher: list[Tensor] = [*self.teacher.on_path(arch)]
-        apart = torch.stack(torch._foreach_norm(torch._foreach_sub(student, teacher))).norm()
-        return float(apart / torch.stack(torch._foreach_norm(student)).norm())
+        return relative_distance(self.teacher.on_path(arch), self.student.on_path(arch))
 
 
 def _distributed() -> bool:

@@ -1,4 +1,4 @@
-"""The search: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures. One path, the derivation."""
+"""The search: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures; and the score of one path."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pinas_zoo.data.fixed_batches import FixedBatches
 from pinas_zoo.data.sources import opened_once
 from pinas_zoo.files import file_sha256, write_text
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
-from pinas_zoo.mm.engine.launch import Options, check_data, load_config, set_up, tell
+from pinas_zoo.mm.engine.launch import check_data, load_config, set_up, tell
+from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.latency import LatencyTable
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
-from pinas_zoo.search.derive import derive, save_backbone
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
 from pinas_zoo.search.jobs import JobEvaluator
 from pinas_zoo.search.limits import Limits
@@ -41,7 +41,7 @@ from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
-__all__ = ['derive_all', 'derive_best', 'score_path', 'search', 'searcher_of']
+__all__ = ['score_path', 'search', 'searcher_of']
 
 #: Precisions of a search.
 HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -273,32 +273,3 @@ def score_path(config: str | Path, checkpoint: str, options: Options) -> dict[st
     write_text(work_dir / 'test_metrics.json', json.dumps(report, indent=1) + '\n')
     print(f'{cfg.arch}: top-1 {score.top1:.2f} %, loss {score.loss:.4f}, {score.images} images')
     return metrics
-
-
-def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path, options: Options) -> None:
-    """Writes the backbone of one architecture, its BN re-estimated on the config's calibration images.
-
-    Args:
-        config: Config of the search.
-        checkpoint: Checkpoint with the supernet.
-        arch: The architecture, or a `best.json` that names it.
-        out: `.safetensors` file to write.
-        options: See `Options`.
-
-    Raises:
-        ValueError: The architecture is malformed or the checkpoint does not fit.
-    """
-    if arch.endswith('.json'):
-        arch = json.loads(Path(arch).read_text())['arch']
-    derive_all(config, checkpoint, {arch: out}, options)
-
-
-def derive_all(config: str | Path, checkpoint: str, files: Mapping[str, str | Path], options: Options) -> None:
-    """As `derive_best`, for several architectures; `files` has the file to write of each."""
-    checkpoint = str(find_weights(checkpoint))
-    cfg = load_config(config, options)
-    set_up(cfg, 'none', [])
-    supernet = load_supernet(checkpoint, get_space(cfg.space)).to(get_device())
-    calibration = FixedBatches(**cfg.calibration, device=get_device())
-    for arch, out in files.items():
-        save_backbone(out, derive(supernet, arch, calibration), checkpoint)

@@ -12,26 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import queue
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from pinas_zoo.files import write_text
 from pinas_zoo.mm.engine.from_data import fill_from_data
-from pinas_zoo.mm.engine.launch import Options, load_config, train
-from pinas_zoo.mm.engine.sampling import die_with_parent
+from pinas_zoo.mm.engine.launch import load_config, train
+from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.mm.search import searcher_of
+from pinas_zoo.mm.side_by_side import train_side_by_side
 from pinas_zoo.search.log import SearchLog, objective_of
 from pinas_zoo.search.shortlist import Outcome, draw_random, draw_shortlist, summarise
 from pinas_zoo.search.strategies import random_records
@@ -226,84 +221,13 @@ def _train_all(
     if progress and done:
         progress(done, len(archs), 'from an earlier call')
     if left:
-        for arch in _train_side_by_side(root, left, min(workers, len(left)), processes):
+        for arch in train_side_by_side(train_one, root / PLAN, left, min(workers, len(left)), processes):
             done += 1
             if progress:
                 progress(done, len(archs), arch)
     outcomes = [outcome for arch in archs if (outcome := _read_result(root / arch)) is not None]
     assert len(outcomes) == len(archs), 'a training ended without a result and without an error'
     return outcomes
-
-
-def _train_side_by_side(root: Path, archs: Sequence[str], workers: int, processes: int) -> Iterator[str]:
-    """Trains each; yields their names as they are done."""
-    slots: Any = queue.Queue() if processes > 1 else multiprocessing.get_context('spawn').Queue()
-    for devices in _devices(workers, processes):
-        slots.put(devices)
-    with _executor(workers, processes, slots) as pool:
-        task = _in_processes if processes > 1 else _in_this_process
-        extra = (slots, processes) if processes > 1 else ()
-        futures = {pool.submit(task, root / PLAN, arch, *extra): arch for arch in archs}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _devices(workers: int, processes: int) -> list[str | None]:
-    """The GPUs that each worker may see; None on a machine without."""
-    available = torch.cuda.device_count()
-    if not available:
-        return [None] * workers
-    if workers * processes > available:
-        raise ValueError(
-            f'{workers} trainings side by side with {processes} processes each need {workers * processes} GPUs, '
-            f'{available} are available'
-        )
-    names = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
-    names = names if len(names) == available and all(names) else [str(index) for index in range(available)]
-    return [','.join(names[worker * processes : (worker + 1) * processes]) for worker in range(workers)]
-
-
-def _executor(workers: int, processes: int, slots: Any) -> Executor:
-    """Processes that each train one network after the other, or threads that each wait for a group of processes."""
-    if processes > 1:
-        return ThreadPoolExecutor(workers)
-    context = multiprocessing.get_context('spawn')
-    return ProcessPoolExecutor(workers, context, _begin_worker, (slots, workers))
-
-
-def _begin_worker(slots: Any, workers: int) -> None:
-    die_with_parent()
-    if (devices := slots.get()) is not None:
-        os.environ['CUDA_VISIBLE_DEVICES'] = devices
-    elif workers > 1:
-        # Cores are divided among trainings, not among the threads of one: networks of a shortlist are small or many.
-        os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
-
-
-def _in_this_process(plan: Path, arch: str) -> None:
-    train_one(plan, arch)
-
-
-def _in_processes(plan: Path, arch: str, slots: Any, processes: int) -> None:
-    devices = slots.get()
-    environment = dict(os.environ) if devices is None else dict(os.environ, CUDA_VISIBLE_DEVICES=devices)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
-    log = plan.parent / f'{arch}.log'
-    try:
-        with open(log, 'a') as file:
-            subprocess.run(
-                [*command, '-m', 'pinas_zoo.mm.shortlist', str(plan), arch],
-                env=environment, stdout=file, stderr=subprocess.STDOUT, check=True,
-            )  # fmt: skip
-    except subprocess.CalledProcessError as error:
-        raise RuntimeError(f'the training of {arch} ended with {error.returncode}; its output is in {log}') from None
-    finally:
-        slots.put(devices)
 
 
 if __name__ == '__main__':

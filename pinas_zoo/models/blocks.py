@@ -6,21 +6,16 @@ those of the released checkpoints (conv1, bn1, conv2.conv, conv2.bn0, ...), so t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import torch.fx
-from timm.layers import DropPath, create_act_layer, get_act_layer, get_norm_layer
+from timm.layers import DropPath
 from torch import Tensor, nn
 
+from pinas_zoo.models.layers import DEFAULT_LAYERS, Layers
 from pinas_zoo.space import Candidate, SearchSpace
 
 __all__ = [
-    'DEFAULT_LAYERS',
     'Bottleneck',
-    'Layers',
     'Skeleton',
     'Skip',
     'SplitAttention',
@@ -28,56 +23,6 @@ __all__ = [
     'make_candidate',
     'make_shortcut',
 ]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Which activation and which normalisation the blocks use; the space's networks have ReLU and BN.
-
-    Args:
-        act: Activation class.
-        norm: Called with the number of channels.
-    """
-
-    act: Callable[..., nn.Module] = nn.ReLU
-    norm: Callable[[int], nn.Module] = nn.BatchNorm2d
-
-    @classmethod
-    def named(cls, act_layer: str | Callable[..., nn.Module], norm_layer: str | Callable[..., nn.Module]) -> Layers:
-        """From timm's arguments: names of timm.layers ('silu', 'groupnorm1') or classes.
-
-        Raises:
-            ValueError: timm has no layer of that name.
-        """
-        try:
-            return cls(get_act_layer(act_layer), get_norm_layer(norm_layer))
-        except (KeyError, AssertionError) as error:
-            raise ValueError(
-                f'act_layer={act_layer!r}, norm_layer={norm_layer!r}: give classes or names of timm.layers, such as '
-                "'silu' and 'groupnorm1'"
-            ) from error
-
-    def normalisation(self, channels: int) -> Any:  # methods read the tensors of the default's layers
-        """A new normalisation.
-
-        Raises:
-            ValueError: The layer does not take this number of channels.
-        """
-        try:
-            return self.norm(channels)
-        except ValueError as error:
-            raise ValueError(
-                f'norm_layer does not take the {channels} channels of a block: {error}; take a layer for any '
-                "width, such as 'groupnorm1' or 'layernorm2d'"
-            ) from error
-
-    def activation(self) -> nn.Module:
-        """A new activation, in place if its class can."""
-        return create_act_layer(self.act, inplace=True)
-
-
-#: ReLU and BN.
-DEFAULT_LAYERS = Layers()
 
 
 @torch.fx.wrap  # a branch on a size cannot be traced symbolically
@@ -126,11 +71,11 @@ class SplitAttention(nn.Module):
         self.conv = nn.Conv2d(
             width, width * radix, kernel, padding=padding, dilation=dilation, groups=cardinality * radix, bias=False
         )
-        self.bn0 = layers.normalisation(width * radix)
-        self.act0 = layers.activation()
+        self.bn0 = layers.norm(width * radix)
+        self.act0 = layers.act()
         self.fc1 = nn.Conv2d(width, hidden, 1, groups=cardinality)
-        self.bn1 = layers.normalisation(hidden)
-        self.act1 = layers.activation()
+        self.bn1 = layers.norm(hidden)
+        self.act1 = layers.act()
         self.fc2 = nn.Conv2d(hidden, width * radix, 1, groups=cardinality)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,14 +137,14 @@ class Bottleneck(nn.Module):
         super().__init__()
         width = candidate.group_width(planes)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = layers.normalisation(width)
-        self.act1 = layers.activation()
+        self.bn1 = layers.norm(width)
+        self.act1 = layers.act()
         self.conv2 = SplitAttention(candidate, planes, dilation, min_attention_width, layers)
         self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
         self.conv3 = nn.Conv2d(width, planes * expansion, 1, bias=False)
-        self.bn3 = layers.normalisation(planes * expansion)
+        self.bn3 = layers.norm(planes * expansion)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.act3 = layers.activation()
+        self.act3 = layers.act()
         self.downsample = nn.Identity() if shortcut is None else shortcut
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
@@ -247,9 +192,7 @@ def make_shortcut(
     channels = space.planes[stage] * space.expansion
     # The released key names have index 0 without parameters, even where it does nothing.
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-    return nn.Sequential(
-        pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), layers.normalisation(channels)
-    )
+    return nn.Sequential(pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), layers.norm(channels))
 
 
 def make_candidate(
@@ -303,15 +246,15 @@ class Skeleton(nn.Module):
             nn.Conv2d(
                 in_chans * space.stem_patch**2, first, kernel, stride=space.stem_stride, padding=padding, bias=False
             ),
-            layers.normalisation(first),
-            layers.activation(),
+            layers.norm(first),
+            layers.act(),
             nn.Conv2d(first, second, kernel, padding=padding, bias=False),
-            layers.normalisation(second),
-            layers.activation(),
+            layers.norm(second),
+            layers.act(),
             nn.Conv2d(second, third, kernel, padding=padding, bias=False),
         )
-        self.bn1 = layers.normalisation(third)
-        self.act1 = layers.activation()
+        self.bn1 = layers.norm(third)
+        self.act1 = layers.act()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if space.stem_pool else nn.Identity()
 
     def stem_modules(self) -> tuple[nn.Module, ...]:

@@ -1,24 +1,37 @@
 """Export of networks: ONNX and torch.export, compared with eager mode; BN folded into convolutions where possible.
 
-Dynamic are the batch size and, for fully convolutional forms (features, no classifier), height and width.
+Dynamic are the batch size and, for fully convolutional forms (features, segmentors, detectors), height and width.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from operator import floordiv
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pinas_zoo.files import write_atomic
+from pinas_zoo.files import write_atomic, write_bytes
 from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.models.pooling import with_dynamic_pooling
 
-__all__ = ['Features', 'compare', 'export_onnx', 'export_program', 'fold_batch_norms', 'run_onnx']
+__all__ = [
+    'Features',
+    'compare',
+    'export_onnx',
+    'export_program',
+    'fold_batch_norms',
+    'import_onnxruntime',
+    'run_onnx',
+    'save_program',
+]
 
 #: What has to be installed for ONNX.
 ONNX_ADVICE = "pip install 'pinas-zoo[export]'"
@@ -82,23 +95,39 @@ def _fold(parent: nn.Module) -> int:
     return folded
 
 
-def export_program(module: nn.Module, example: Tensor, dynamic_size: bool = False) -> torch.export.ExportedProgram:
+def export_program(
+    module: nn.Module, example: Tensor, dynamic_size: bool = False, dynamic_batch: bool = True
+) -> torch.export.ExportedProgram:
     """torch.export with a dynamic batch size and, if asked for, dynamic height and width.
 
     Args:
         module: Network; exported in eval mode.
-        example: Example input, (N, C, H, W) with N of at least 2.
+        example: Example input, (N, C, H, W), with N of at least 2 if the batch is dynamic.
         dynamic_size: Whether height and width are dynamic too.
+        dynamic_batch: Whether the batch size is dynamic.
     """
-    with torch.no_grad():
-        return torch.export.export(module.eval(), (example,), dynamic_shapes=(_dynamic(dynamic_size),), strict=False)
+    axes = ((0,) if dynamic_batch else ()) + ((2, 3) if dynamic_size else ())
+    if dynamic_size:
+        module = with_dynamic_pooling(module)
+    # torch asks whether the size of a pool's input leaves a remainder, which would limit the program to such sizes; the
+    # answer does not matter where a division rounds down, as in Python.
+    rounded = mock.patch('torch._meta_registrations.div_rtn', floordiv, create=True)
+    with torch.no_grad(), rounded:
+        return torch.export.export(module.eval(), (example,), dynamic_shapes=(_dynamic(axes),), strict=False)
 
 
-def _dynamic(dynamic_size: bool) -> dict[int, Any]:
+def _dynamic(axes: Sequence[int]) -> dict[int, Any]:
     kind = getattr(torch.export.Dim, 'AUTO', None)
     if kind is None:  # before torch 2.6
-        return {axis: torch.export.Dim(f'axis{axis}') for axis in ((0, 2, 3) if dynamic_size else (0,))}
-    return dict.fromkeys((0, 2, 3) if dynamic_size else (0,), kind)
+        return {axis: torch.export.Dim(f'axis{axis}') for axis in axes}
+    return dict.fromkeys(axes, kind)
+
+
+def save_program(program: torch.export.ExportedProgram, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Writes an exported program atomically, with each entry of the metadata as the extra file NAME.json."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={f'{name}.json': text for name, text in metadata.items()})
+    write_bytes(path, buffer.getvalue())
 
 
 def export_onnx(
@@ -106,7 +135,9 @@ def export_onnx(
     example: Tensor,
     path: str | Path,
     dynamic_size: bool = False,
-    classes: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    outputs: Mapping[str, Mapping[int, str]] | None = None,
+    dynamic_batch: bool = True,
 ) -> None:
     """Writes an ONNX file with a dynamic batch size, atomically.
 
@@ -115,7 +146,9 @@ def export_onnx(
         example: Example input, (N, C, H, W).
         path: File to write.
         dynamic_size: Whether height and width are dynamic too; for networks without classifier.
-        classes: Names of a classifier's outputs; stored in the file's metadata `classes` as a JSON list.
+        metadata: Texts stored in the file, by name.
+        outputs: Names of the outputs, each with its dynamic axes. Default: `output`, or `output0` and so on.
+        dynamic_batch: Whether the batch size is dynamic.
 
     Raises:
         ImportError: onnx is not installed.
@@ -124,32 +157,54 @@ def export_onnx(
         import onnx
     except ImportError as error:
         raise ImportError(f'ONNX export needs onnx: {ONNX_ADVICE}') from error
-    axes = {0: 'batch', **({2: 'height', 3: 'width'} if dynamic_size else {})}
-    with torch.no_grad():
-        outputs = module.eval()(example)
-    count = len(outputs) if isinstance(outputs, (tuple, list)) else 1
-    names = ['output'] if count == 1 else [f'output{index}' for index in range(count)]
-    out_axes = {0: 'batch', **({2: 'height_out', 3: 'width_out'} if dynamic_size else {})}
+    if dynamic_size:
+        module = with_dynamic_pooling(module, ceil=False)
+    axes = {**({0: 'batch'} if dynamic_batch else {}), **({2: 'height', 3: 'width'} if dynamic_size else {})}
+    outputs = outputs or _outputs(module, example, dynamic_size)
 
     def write(temporary: Path) -> None:
         # The tracing exporter: it needs only onnx, and keeps the names of the weights.
-        torch.onnx.export(
-            module,
-            (example,),
-            str(temporary),
-            input_names=['input'],
-            output_names=names,
-            dynamic_axes={'input': axes, **dict.fromkeys(names, out_axes)},
-            opset_version=17,
-            dynamo=False,
-        )
-        if classes:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'You are using the legacy TorchScript-based', DeprecationWarning)
+            torch.onnx.export(
+                module.eval(),
+                (example,),
+                str(temporary),
+                input_names=['input'],
+                output_names=list(outputs),
+                dynamic_axes={'input': axes, **outputs},
+                opset_version=17,
+                dynamo=False,
+            )
+        if metadata:
             content = onnx.load(str(temporary))
-            onnx.helper.set_model_props(content, {'classes': json.dumps(list(classes), ensure_ascii=False)})
+            onnx.helper.set_model_props(content, dict(metadata))
             onnx.save(content, str(temporary))
         onnx.checker.check_model(str(temporary), full_check=True)
 
     write_atomic(path, write)
+
+
+def _outputs(module: nn.Module, example: Tensor, dynamic_size: bool) -> dict[str, dict[int, str]]:
+    with torch.no_grad():
+        found = module.eval()(example)
+    count = len(found) if isinstance(found, (tuple, list)) else 1
+    names = ['output'] if count == 1 else [f'output{index}' for index in range(count)]
+    axes = {0: 'batch', **({2: 'height_out', 3: 'width_out'} if dynamic_size else {})}
+    return dict.fromkeys(names, axes)
+
+
+def import_onnxruntime() -> Any:
+    """The module onnxruntime.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f'running an ONNX file needs onnxruntime: {ONNX_ADVICE}') from error
+    return onnxruntime
 
 
 def run_onnx(path: str | Path, x: Tensor) -> list[Tensor]:
@@ -158,10 +213,7 @@ def run_onnx(path: str | Path, x: Tensor) -> list[Tensor]:
     Raises:
         ImportError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(f'running an ONNX file needs onnxruntime: {ONNX_ADVICE}') from error
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])

@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import DEFAULT_LAYERS, Bottleneck, Layers, Skip, make_candidate
+from pinas_zoo.models.blocks import Bottleneck, Skip, make_candidate
+from pinas_zoo.models.layers import DEFAULT_LAYERS, Layers
 from pinas_zoo.models.typed import ModuleDict
 from pinas_zoo.space import SearchSpace
 
@@ -53,7 +54,7 @@ class MixedBottleneck(nn.Module):
         )
         self.factors = nn.Parameter(torch.full((len(candidates),), 1 / len(candidates)))
         self.downsample = nn.Identity() if shortcut is None else shortcut
-        self.act3 = layers.activation()
+        self.act3 = layers.act()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: as `Bottleneck.forward`."""

@@ -16,7 +16,8 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import Layers, Skeleton, init_weights, make_shortcut
+from pinas_zoo.models.blocks import Skeleton, init_weights, make_shortcut
+from pinas_zoo.models.layers import Layers, named_layers
 from pinas_zoo.models.mixed import make_block
 from pinas_zoo.space import PINAS, SearchSpace, get_space
 
@@ -114,7 +115,7 @@ class PiNASNet(Skeleton):
         space = get_space(space)
         # The device context applies to every submodule, without a device argument in each constructor.
         with nullcontext() if device is None else torch.device(device):
-            layers = Layers.named(act_layer, norm_layer)
+            layers = named_layers(act_layer, norm_layer)
             super().__init__(space, in_chans, layers)
             self.arch = space.parse(arch)
             self.num_classes, self.drop_rate = num_classes, drop_rate

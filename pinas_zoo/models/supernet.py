@@ -185,6 +185,11 @@ class SuperNet(Skeleton):
         self.blocks: ModuleList[Position] = ModuleList(Position(space, p) for p in range(space.num_positions))
         init_weights(self, zero_init_last)
 
+    @property
+    def device(self) -> torch.device:
+        """The device of its parameters."""
+        return next(self.parameters()).device
+
     def path(self, arch: str | Sequence[int | Sequence[int]], factors: Factors | None = None) -> Path:
         """The view of one architecture.
 

@@ -14,7 +14,7 @@ from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.shifts import UpdateWatch, feature_shift
 from pinas_zoo.ranking.task import PairTask, compose, normalise
-from pinas_zoo.ranking.train import device_of, score_method, supernet_of
+from pinas_zoo.ranking.train import score_method
 from pinas_zoo.space import Arch
 
 __all__ = ['Observer']
@@ -39,12 +39,12 @@ class Observer:
         self, method: Method, units: float, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], seed: int
     ) -> None:
         self.method, self.task, self.recipe, self.archs, self.seed = method, task, recipe, archs, seed
-        self.supernet = supernet_of(method)
+        self.supernet = method.supernet
         space = self.supernet.space
         rng = np.random.default_rng(0)
         self.paths = [space.sample(rng) for _ in range(PROBE_PATHS)]
         images = compose(task, 'train').images[:PROBE_IMAGES]
-        self.images = normalise(images.to(device_of(self.supernet)), task.patch)
+        self.images = normalise(images.to(self.supernet.device), task.patch)
         self.watch = UpdateWatch(self.supernet.blocks[space.num_positions // 2])
         # Path units at which something is due. No step begins at the end, so the last probe is a little before it.
         last = max(min(0.99 * units, units - 2 * method.units(0)), 0)

@@ -28,7 +28,6 @@ from pinas_zoo.space import Arch
 __all__ = [
     'Training',
     'cosine',
-    'device_of',
     'halved_batches',
     'labelled_batches',
     'linear',
@@ -37,7 +36,6 @@ __all__ = [
     'score_method',
     'score_paths',
     'stairs',
-    'supernet_of',
     'to_device',
     'train_linear_head',
     'view_batches',
@@ -165,15 +163,16 @@ def optimise(
     optimisers = _optimisers(method, units, lr, weight_decay, arch_optimiser)
     weights = [p for group in optimisers[0].param_groups for p in group['params']]
     device = weights[0].device
-    losses, used, step = [], 0.0, 0
+    losses: list[float] = []
+    unread, used, step = list[Tensor](), 0.0, 0
     while used + (cost := method.units(step)) <= units + 1e-6:
         if before_step:
             before_step(step, used)
         for group in optimisers[0].param_groups:
             group['lr'] = lr * rate(used / units) * min(1.0, (step + 1) / max(warmup, 1))
-        losses.append(_backward(method, to_device(next(batches), device), step, device.type, bfloat16))
-        if (step + 1) % FINITE_INTERVAL == 0:
-            _refuse_infinite(losses)
+        unread.append(_backward(method, to_device(next(batches), device), step, device.type, bfloat16))
+        if len(unread) == FINITE_INTERVAL:
+            _read(unread, losses)
         if after_backward:
             after_backward(step)
         if clip_value:
@@ -182,9 +181,10 @@ def optimise(
             optimiser.step()
             optimiser.zero_grad()
         used, step = used + cost, step + 1
-    if not losses:
+    if not step:
         raise ValueError(f'a step costs {cost:.3g} path units, but the budget is {units:.3g}')
-    return Training(_refuse_infinite(losses), used)
+    _read(unread, losses)
+    return Training(losses, used)
 
 
 def _optimisers(
@@ -219,30 +219,21 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _refuse_infinite(losses: Sequence[Tensor]) -> list[float]:
-    """The losses as numbers; reading them waits for the device."""
-    values = torch.stack(list(losses)).tolist()
-    for step, loss in enumerate(values):
+def _read(unread: list[Tensor], losses: list[float]) -> None:
+    """Moves losses from the device to `losses`, which waits for the device; refuses one that is not finite."""
+    new = torch.stack(unread).tolist() if unread else []
+    for step, loss in enumerate(new, len(losses)):
         if not math.isfinite(loss):
             raise FloatingPointError(f'the loss of step {step} is {loss}')
-    return values
-
-
-def supernet_of(method: Method) -> SuperNet:
-    """The supernet that a method trains."""
-    return method.supernet
-
-
-def device_of(net: nn.Module) -> torch.device:
-    """The device of a network's parameters."""
-    return next(net.parameters()).device
+    losses += new
+    unread.clear()
 
 
 def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:
     """The linear stage: a head on a frozen copy of the supernet, one uniform path per step."""
     with torch.random.fork_rng(devices=[]):  # for the head's initial weights; the training's random state is unchanged
         torch.manual_seed(seed)
-        method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed).to(device_of(supernet))
+        method = LinearHead(copy.deepcopy(supernet), task.num_classes, seed=seed).to(supernet.device)
     batches = labelled_batches(task, recipe.batch, seed)
     optimise(method, batches, steps * FORWARD, recipe.linear_lr, stairs, bfloat16=recipe.bfloat16)
     return method.head
@@ -260,7 +251,7 @@ def score_paths(
             f'{len(train)} and {len(held)}'
         )
     images, labels = held.images[: recipe.held_out], held.labels[: recipe.held_out]
-    device = device_of(supernet)
+    device = supernet.device
     calibration = [normalise(x.to(device), task.patch) for x in train.images[:count].split(recipe.batch)]
     batches = zip(images.to(device).split(SCORE_BATCH), labels.to(device).split(SCORE_BATCH), strict=True)
     evaluation = [(normalise(x, task.patch), y) for x, y in batches]
@@ -272,7 +263,7 @@ def score_method(
     method: Method, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], linear_steps: int, seed: int
 ) -> dict[str, list[float]]:
     """Top-1 in percent and loss of each path by name; a method without a head gets one in the linear stage."""
-    net = method.folded() if isinstance(method, SparseSupernet) else supernet_of(method)
+    net = method.folded() if isinstance(method, SparseSupernet) else method.supernet
     if isinstance(method, SupervisedMethod) and not isinstance(method, RLNAS):
         head: nn.Module = method.head
     else:
@@ -283,7 +274,7 @@ def score_method(
 
 def native_scores(method: Method, archs: Sequence[Arch]) -> dict[str, float] | None:
     """The method's native score of each path by name; None if it has none."""
-    name = supernet_of(method).space.format
+    name = method.supernet.space.format
     scores = {name(arch): method.score(arch) for arch in archs}
     known = {name: score for name, score in scores.items() if score is not None}
     return known if len(known) == len(scores) else None

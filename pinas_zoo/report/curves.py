@@ -129,17 +129,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
             axes.set_xlim(0, 1.02 * end or 1)  # the same in all panels
         for axes in grid:  # panels of the last row without a key
             axes.set_axis_off()
-        legend: dict[str, dict[str, Any]] = {
-            name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)
-        }
-        legend = legend if len(runs) > 1 else {}
-        if smooth > 1:
-            legend[f'faint: raw, bold: mean of {smooth}'] = dict(color='black', alpha=0.25, linewidth=1)
-        if legend:
-            handles = [matplotlib.lines.Line2D([], [], label=name, **look) for name, look in legend.items()]
-            # A letter is about a twelfth of an inch wide, a line with its gaps five letters.
-            fitting = max(1, int(12 * canvas.get_figwidth() / (max(map(len, legend)) + 5)))
-            canvas.legend(handles=handles, loc='outside lower center', ncols=min(len(legend), fitting), frameon=False)
+        _legend(canvas, names, smooth)
         buffer = io.BytesIO()
         canvas.savefig(buffer, format='png', dpi=150, facecolor='white')
     return buffer.getvalue()
@@ -147,6 +137,22 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
 
 def _colour(index: int) -> str:
     return LINES[index % len(LINES)]
+
+
+def _legend(canvas: Any, names: Sequence[str], smooth: int) -> None:
+    """Names of several runs, and what is faint and what bold, below the panels."""
+    from matplotlib.lines import Line2D
+
+    looks: dict[str, dict[str, Any]] = {}
+    if len(names) > 1:
+        looks = {name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)}
+    if smooth > 1:
+        looks[f'faint: raw, bold: mean of {smooth}'] = dict(color='black', alpha=0.25, linewidth=1)
+    if looks:
+        handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+        # A letter is about a twelfth of an inch wide, a line with its gaps five letters.
+        fitting = max(1, int(12 * canvas.get_figwidth() / (max(map(len, looks)) + 5)))
+        canvas.legend(handles=handles, loc='outside lower center', ncols=min(len(looks), fitting), frameon=False)
 
 
 def _panel(axes: Any, runs: Sequence[Run], key: str, smooth: int) -> None:

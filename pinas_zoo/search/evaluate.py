@@ -106,7 +106,7 @@ class Evaluator:
 
     def _score(self, archs: Sequence[Arch]) -> list[PathScore]:
         tree = PrefixTree(self.supernet, archs)
-        kind = next(self.supernet.parameters()).device.type
+        kind = self.supernet.device.type
         with nullcontext() if self.half is None else torch.autocast(kind, self.half):
             tree.calibrate(self.calibration)
             return tree.evaluate(self.evaluation, self.head)

@@ -1,16 +1,13 @@
 """One training step of the supernet: ours, the released form, and the floor that no form can beat.
 
-The released form is re-implemented in plain torch from what the release does: a teacher update parameter by parameter
-and out of place; cross-entropy through autograd on a copy of the queue per loss term; key images shuffled and
-unshuffled even on one process; contiguous tensors; torch's default SGD; and split attention that sums full maps of the
-splits before it pools them. The floor is only the forward passes (student and teacher) and backward passes of the two
-paths. All use the same weights, paths and images.
+The released form is built from the pieces in `released`, with contiguous tensors and torch's default SGD. The floor is
+only the forward passes (student and teacher) and backward passes of the two paths. All use the same weights, paths and
+images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -22,11 +19,11 @@ from torch import Tensor
 from torch.optim import SGD
 
 from pinas_zoo.methods.pinas import PiNAS
-from pinas_zoo.models.blocks import SplitAttention
 from pinas_zoo.models.recorder import CudaRecorder
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import Arch
+from pinas_zoo.speed.released import embed_shuffled, move_by_parameter, released_attention, released_term
 from pinas_zoo.speed.timing import Contestant, Settings, Times, alternate, compare, peak_memory, row
 
 __all__ = ['CONTESTANTS', 'PAPER', 'QUICK', 'Sizes', 'Trainer', 'measure', 'measure_memory']
@@ -179,57 +176,6 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.move(optimiser)
         return loss.detach()
-
-
-# ---- the released form, piece by piece -------------------------------------------------------------------------------
-
-
-@contextmanager
-def released_attention() -> Iterator[None]:
-    """Split attention in the released order: sum the splits, then pool; weight every split, then sum."""
-
-    def forward(self: SplitAttention, x: Tensor) -> Tensor:
-        x = F.relu(self.bn0(self.conv(x)), inplace=True)
-        splits = torch.split(x, x.shape[1] // self.radix, dim=1)
-        hidden = self.attend(F.adaptive_avg_pool2d(cast(Tensor, sum(splits)), 1))
-        logits = self.fc2(hidden)
-        if self.radix == 1:
-            return cast(Tensor, sum(split * torch.sigmoid(logits) for split in splits))
-        weights = logits.view(len(x), self.cardinality, self.radix, -1).transpose(1, 2).softmax(dim=1)
-        weights = weights.reshape(len(x), -1, 1, 1).split(x.shape[1] // self.radix, dim=1)
-        return cast(Tensor, sum(weight * split for weight, split in zip(weights, splits, strict=True)))
-
-    ours = SplitAttention.forward
-    SplitAttention.forward = forward  # type: ignore[method-assign] # the released form, for as long as it is measured
-    try:
-        yield
-    finally:
-        SplitAttention.forward = ours  # type: ignore[method-assign]
-
-
-@torch.no_grad()
-def move_by_parameter(method: PiNAS, arch: Arch) -> None:
-    """Teacher update in a Python loop, out of place."""
-    assert method.teacher is not None
-    teacher, student = method.teacher.on_path(arch), method.student.on_path(arch)
-    for k, q in zip(teacher, student, strict=True):
-        k.data = k.data * method.momentum + q.data * (1 - method.momentum)
-
-
-@torch.no_grad()
-def embed_shuffled(encoder: Any, x: Tensor, arch: Arch) -> Tensor:
-    """Keys of a batch that is gathered, shuffled and restored to its order, although there is only one process."""
-    x, order = torch.cat([x.clone()]), torch.randperm(len(x), device=x.device)
-    keys_ND = encoder(x[order.view(1, -1)[0]], arch)
-    return torch.cat([keys_ND.clone()])[order.argsort().view(1, -1)[0]]
-
-
-def released_term(method: Any, q_ND: Tensor, k_ND: Tensor) -> Tensor:
-    """One term of the loss: a copy of the queue, and autograd's cross-entropy."""
-    positive_N1 = torch.einsum('nd,nd->n', q_ND, k_ND)[:, None]
-    negative_NK = torch.einsum('nd,dk->nk', q_ND, method.queue.clone().detach())
-    logits = torch.cat([positive_N1, negative_NK], dim=1) / method.temperature
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------

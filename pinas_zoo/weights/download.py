@@ -28,10 +28,12 @@ from pinas_zoo.files import file_lock
 from pinas_zoo.space import get_space
 from pinas_zoo.weights.fetch import Policy, TransferError, copy_file, from_drive, from_url, offline
 from pinas_zoo.weights.hashes import (
+    is_good,
     record_origin,
     record_path,
     recorded_sha256,
     recorded_source,
+    set_aside,
     sha256_of,
     warn_of_first_use,
     with_pin,
@@ -126,7 +128,7 @@ def _fetch(entry: Entry, policy: Policy) -> Path:
     with _locked(final):
         if _is_current(final, entry):  # another process was faster
             return final
-        _set_aside(final)
+        set_aside(final)
         if entry.released is None:
             if _bring(entry, final, entry.file, entry.size, entry.sha256, policy, problems):
                 return final
@@ -147,12 +149,12 @@ def _bring_released(entry: Entry, final: Path, policy: Policy, problems: list[st
 
     if source.is_file():  # placed by hand, or from an earlier conversion
         try:
-            if _is_good(source, released.sha256, record=True):
+            if is_good(source, released.sha256, record=True):
                 convert()
                 return True
         except ValueError as error:
             problems.append(f'{source} was refused: {error}')
-        _set_aside(source)
+        set_aside(source)
     return _bring(entry, source, released.file, released.size, released.sha256, policy, problems, convert)
 
 
@@ -200,7 +202,7 @@ def _bring(
                 return True
             except ValueError as error:
                 problems.append(f'{label}: {error}')
-                _set_aside(target)
+                set_aside(target)
                 if not known:
                     record_path(target).unlink(missing_ok=True)
     return False
@@ -248,38 +250,13 @@ def _check(part: Path, size: int | None, expected: str | None) -> None:
 
 def _is_current(final: Path, entry: Entry) -> bool:
     """Whether the file is in the cache, and was converted from the released file of the known hash if there is one."""
-    if not _is_good(final, entry.sha256):
+    if not is_good(final, entry.sha256):
         return False
     wanted = entry.released and entry.released.sha256
     if wanted in (None, recorded_source(final)):
         return True
     _logger.warning('%s was not made from the file of sha256 %s: it is made again', final, wanted)
     return False
-
-
-def _is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
-    """Whether a file exists and has the recorded hash, or that of the manifest.
-
-    Args:
-        path: File in the cache.
-        sha256: The manifest's hash; None if unknown.
-        record: Record the hash of a file that was placed by hand.
-    """
-    if not path.is_file():
-        return False
-    expected = sha256 or recorded_sha256(path)
-    if expected is None:
-        _logger.warning('%s was placed by hand and its sha256 is not published: %s', path, sha256_of(path))
-        if record:
-            record_origin(path, {'from': 'placed by hand'})
-        return True
-    return sha256_of(path) == expected
-
-
-def _set_aside(path: Path) -> None:
-    if path.is_file():
-        _logger.warning('%s has not the expected sha256: renamed to %s.bad', path, path.name)
-        path.replace(path.with_name(f'{path.name}.bad'))
 
 
 @contextmanager

@@ -21,10 +21,12 @@ from pinas_zoo.weights.manifest import Entry, find_entry
 
 __all__ = [
     'VARIABLE',
+    'is_good',
     'record_origin',
     'record_path',
     'recorded_sha256',
     'recorded_source',
+    'set_aside',
     'sha256_of',
     'warn_of_first_use',
     'with_pin',
@@ -146,3 +148,29 @@ def record_origin(path: Path, origin: dict[str, Any], digest: str | None = None,
     """
     content = {'sha256': digest or sha256_of(path), 'size': path.stat().st_size if size is None else size, **origin}
     write_text(record_path(path), json.dumps(content, indent=1) + '\n')
+
+
+def is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
+    """Whether a file exists and has the recorded hash, or that of the manifest.
+
+    Args:
+        path: File in the cache.
+        sha256: The manifest's hash; None if unknown.
+        record: Record the hash of a file that was placed by hand.
+    """
+    if not path.is_file():
+        return False
+    expected = sha256 or recorded_sha256(path)
+    if expected is None:
+        _logger.warning('%s was placed by hand and its sha256 is not published: %s', path, sha256_of(path))
+        if record:
+            record_origin(path, {'from': 'placed by hand'})
+        return True
+    return sha256_of(path) == expected
+
+
+def set_aside(path: Path) -> None:
+    """Renames a file, if it exists, to `.bad`."""
+    if path.is_file():
+        _logger.warning('%s has not the expected sha256: renamed to %s.bad', path, path.name)
+        path.replace(path.with_name(f'{path.name}.bad'))

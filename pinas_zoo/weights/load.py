@@ -1,7 +1,7 @@
 """The one way to read, load and write weights.
 
-Files are `.safetensors`, or torch archives read with ``weights_only=True``; nothing here ever unpickles code, and there
-is no switch for it. The only globals beyond torch's own are numpy's scalar, dtype and array reconstructors, which old
+Files are `.safetensors`, or torch archives read with ``weights_only=True``; nothing here ever unpickles code, and no
+option allows it. The only globals beyond torch's own are numpy's scalar, dtype and array reconstructors, which old
 training files contain beside the weights. Every load is strict and returns a `LoadReport`.
 """
 

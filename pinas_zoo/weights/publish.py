@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
+from huggingface_hub import HfApi, get_token
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
@@ -19,38 +17,16 @@ from pinas_zoo.files import file_sha256, write_atomic, write_text
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
 from pinas_zoo.weights.load import Checkpoint, read_checkpoint, save_weights
 from pinas_zoo.weights.manifest import entries
+from pinas_zoo.weights.model_card import Card, model_card
 from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, shapes_of
 
-__all__ = ['Card', 'Published', 'card_data', 'describe', 'find_network', 'model_card', 'publish', 'push_to_hub']
+__all__ = ['Published', 'describe', 'find_network', 'publish', 'push_to_hub']
 
 #: Prefixes of the network's names, by the origin of the file: plain, our classifier, mmdet and mmseg.
 PREFIXES = ('', 'net.', 'backbone.', 'module.', 'module.net.')
 #: The usage example in a hub folder's card.
 USAGE = "import timm, pinas_zoo\nnet = timm.create_model('local-dir:THIS_FOLDER', pretrained=True)"
-#: Licences of weights that the hub knows by name; others are 'other' with their text.
-HUB_LICENCES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-4.0', 'cc-by-nc-4.0', 'cc0-1.0')
 NAMED = {(PINAS.name, '301-3231-203213-032'): 'pinas_a', (PINAS.name, '333-3113-330011-021'): 'pinas_b'}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a model card says in addition to the file.
-
-    Args:
-        data: Training data.
-        recipe: How it was trained: config, seed, hardware.
-        metrics: Metric by name.
-        protocol: How the metrics were measured.
-        limits: What the weights should not be used for.
-        licence: Licence of the weights; None uses what the file says.
-    """
-
-    data: str = 'not stated'
-    recipe: str = 'not stated'
-    metrics: dict[str, float] = field(default_factory=dict)
-    protocol: str = 'not stated'
-    limits: str = 'not stated'
-    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,79 +201,6 @@ def _config(
         'pretrained_cfg': settings,
         **({'model_args': arguments} if arguments else {}),
     }
-
-
-def model_card(title: str, usage: str, file: Path, facts: dict[str, Any], card: Card, tags: Sequence[str]) -> str:
-    """The text of a model card.
-
-    Args:
-        title: First line.
-        usage: Python lines that load the weights.
-        file: The weight file, whose hash is stated.
-        facts: See `describe`.
-        card: See `Card`.
-        tags: Library first, then the task, as the hub names them.
-    """
-    arch, space = facts['arch'], json.loads(facts['space'])['name']
-    metrics = '\n'.join(f'- {name}: {value}' for name, value in card.metrics.items()) or '- none'
-    return f"""---
-{card_data(title, facts, card, tags).to_yaml()}
----
-# {title}
-
-```python
-{usage}
-```
-
-| what | |
-|---|---|
-| architecture | {f'`{arch}`' if arch else 'all'} of space `{space}` |
-| classes | {facts['num_classes'] or 'none: a backbone'} |
-| training data | {card.data} |
-| recipe | {card.recipe} |
-| limits | {card.limits} |
-| licence of the weights | {facts['licence']} |
-| licence of the code | Apache-2.0 |
-| made from | {facts['source']}, sha256 `{facts['source_sha256']}` |
-| sha256 of {file.name} | `{file_sha256(file)}` |
-| written by | pinas_zoo {facts['version']} |
-
-Metrics (protocol: {card.protocol}):
-
-{metrics}
-"""
-
-
-def card_data(title: str, facts: dict[str, Any], card: Card, tags: Sequence[str]) -> ModelCardData:
-    """The metadata of a model card, in the hub's terms; arguments as for `model_card`."""
-    licence = facts['licence']
-    known = licence.lower() in HUB_LICENCES
-    dataset = card.data.split(',')[0]
-    results = [
-        EvalResult(
-            task_type=tags[1],
-            dataset_type=_slug(dataset),
-            dataset_name=dataset,
-            metric_type=_slug(name),
-            metric_name=name,
-            metric_value=value,
-        )
-        for name, value in card.metrics.items()
-    ]
-    return ModelCardData(
-        library_name=tags[0],
-        pipeline_tag=tags[1],
-        tags=list(dict.fromkeys([tags[0], 'pinas_zoo', tags[1]])),
-        license=licence.lower() if known else 'other',
-        license_name=None if known else licence,
-        model_name=re.split('[:,]', title)[0],
-        eval_results=results or None,
-        ignore_metadata_errors=False,
-    )
-
-
-def _slug(text: str) -> str:
-    return re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:

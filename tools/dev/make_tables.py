@@ -172,7 +172,8 @@ def table(source: Path, page: Path) -> str:
                 _results(model, 'paper'),
                 _results(model, 'us'),
                 ', '.join(
-                    f'`{entry.name}` ({"the authors" if entry.released else "ours"})' for entry in weights_of(model)
+                    f'`{entry.name}` ({"the authors; not verified here" if entry.released else "ours"})'
+                    for entry in weights_of(model)
                 )
                 or 'not trained here',
             ]

@@ -1,24 +1,125 @@
-"""Batches on their way to the model: copied asynchronously, finished on the device, prefetched by one step."""
+"""Which samples make a batch, and its way to the model: copied asynchronously, finished on the device, prefetched."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.dist import get_dist_info
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from pinas_zoo.data import finish_images, finish_views
+from pinas_zoo.data.sources import Source
 from pinas_zoo.mm.engine.checkpoint_hook import unwrap
-from pinas_zoo.mm.engine.machine import LOADERS
-from pinas_zoo.registry import MODELS, type_name
+from pinas_zoo.mm.engine.sampling import SkippingBatchSampler
+from pinas_zoo.registry import DATA_SAMPLERS, MODELS
 
-__all__ = ['BatchPreprocessor', 'Prefetched', 'finish_on_device', 'preprocessor_config', 'read_ahead']
+__all__ = [
+    'BatchPreprocessor',
+    'Draw',
+    'Prefetched',
+    'StatelessSampler',
+    'fill_batches',
+    'preprocessor_config',
+    'read_ahead',
+    'start_batches',
+]
 
+#: (index of a sample, number of its draw).
+Draw = tuple[int, int]
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@DATA_SAMPLERS.register_module()
+class StatelessSampler(Sampler[Draw]):
+    """Endless (index, draw number) pairs from any start, every `world_size`-th for this rank.
+
+    Draw d of the endless sequence is member d % size of the permutation of epoch d // size, which
+    depends only on (seed, epoch). Where the images are in shards, their source gives the permutation
+    (`ShardOrder`), which depends on the number of ranks too.
+
+    Args:
+        dataset: Anything with a length.
+        shuffle: Permute each epoch; otherwise keep the order of the data set.
+        seed: Equal on all ranks.
+
+    Raises:
+        ValueError: There is no seed, or the data set is empty.
+    """
+
+    def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = None) -> None:
+        if seed is None:
+            raise ValueError(
+                'StatelessSampler got seed=None: every rank and every continued run needs the '
+                'same int; set randomness.seed, or sampler.seed with diff_rank_seed'
+            )
+        if len(dataset) == 0:
+            raise ValueError(f'the data set {type(dataset).__name__} is empty')
+        self.dataset = dataset
+        self.shuffle = shuffle
+        self.seed = int(seed)
+        self.rank, self.world_size = get_dist_info()
+        self.start = 0  # samples of this rank that were drawn before
+
+    def __iter__(self) -> Iterator[Draw]:
+        size, current = len(self.dataset), -1
+        order: Any = None
+        for number in itertools.count(self.start):
+            draw = number * self.world_size + self.rank
+            epoch, position = divmod(draw, size)
+            if epoch != current:
+                order, current = self._order(epoch, size), epoch
+            yield (int(order[position]), draw)
+
+    def __len__(self) -> int:
+        """Samples of one epoch on one rank; the iterator itself has no end."""
+        return math.ceil(len(self.dataset) / self.world_size)
+
+    def _order(self, epoch: int, size: int) -> Any:
+        if not self.shuffle:
+            return range(size)
+        source = getattr(self.dataset, 'source', None)
+        if isinstance(source, Source) and len(source) == size:  # a view may split its source
+            order = source.epoch_order(self.seed, epoch, self.world_size)
+            if order is not None:
+                return order
+        return np.random.default_rng([self.seed, epoch]).permutation(size)
+
+
+def fill_batches(loader: DataLoader[Any]) -> bool:
+    """Lets a data set that is smaller than a batch repeat within it. Returns whether that happens."""
+    batches: Any = loader.batch_sampler
+    sampler = getattr(batches, 'sampler', None)
+    if not isinstance(sampler, StatelessSampler) or len(sampler) >= batches.batch_size:
+        return False
+    batches.drop_last = False  # the sampler has no end: batches are full, and an epoch is one of them
+    return True
+
+
+def start_batches(loader: DataLoader[Any], start: int) -> None:
+    """Lets the next iterator of a loader begin with batch `start`.
+
+    Raises:
+        ValueError: Its samplers can only begin with the first one.
+    """
+    batches: Any = loader.batch_sampler
+    sampler = getattr(batches, 'sampler', None)
+    if isinstance(batches, SkippingBatchSampler):
+        batches.start = start
+    elif type(batches) is BatchSampler and isinstance(sampler, StatelessSampler):
+        sampler.start = start * batches.batch_size
+    else:
+        raise ValueError(
+            f'ExactIterLoop got the batch sampler {type(batches).__name__} over {type(sampler).__name__}; it can start '
+            'a StatelessSampler without batch sampler, or any batch sampler inside a SkippingBatchSampler'
+        )
 
 
 @MODELS.register_module()
@@ -49,27 +150,6 @@ class BatchPreprocessor(BaseDataPreprocessor):
         if 'statistics' in inner:
             inner = finish_images(inner, self.dtype, self.channels_last)
         return finish_views(inner, self.dtype, self.channels_last)
-
-
-def finish_on_device(cfg: Config, notes: list[str]) -> None:
-    """With a GPU, workers return uint8 images in pinned memory, and the rest is done on the device.
-
-    Settings of the config are kept: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
-    """
-    preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
-    if preprocessor not in ('', 'BatchPreprocessor'):
-        return
-    found = False
-    for loader in filter(None, map(cfg.get, LOADERS)):
-        dataset = loader['dataset']
-        while 'dataset' in dataset:
-            dataset = dataset['dataset']
-        if type_name(dataset) in ('FourViews', 'BatchedViews', 'SupervisedView', 'HalvedView'):
-            dataset.setdefault('finish', False)
-            loader.setdefault('pin_memory', True)
-            found = True
-    if found:
-        notes.append('GPU: workers leave uint8 images; colours, blur and normalisation are done on the device')
 
 
 def preprocessor_config(given: dict[str, Any] | None, channels_last: bool) -> dict[str, Any]:

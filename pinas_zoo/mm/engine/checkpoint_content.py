@@ -6,6 +6,7 @@ file unreadable. Types are therefore compared with `type(x)`, never with isinsta
 """
 
 import math
+import os
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -274,3 +275,26 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{error}; --resume may name another') from None
     return None if saved is None else str(saved)
+
+
+def find_start(work_dir: str | Path, resume: str, notes: list[str]) -> str | None:
+    """The checkpoint that a run continues from, as `find_checkpoint`; the last one if a scheduler started it again.
+
+    Args:
+        work_dir: Folder of the run.
+        resume: 'auto' or a file.
+        notes: Receives a line if there is none.
+    """
+    # torchrun and Slurm start a run once more with its first arguments.
+    again = any(int(os.environ.get(f'{name}_RESTART_COUNT') or 0) for name in ('TORCHELASTIC', 'SLURM'))
+    found = (find_checkpoint(work_dir, 'auto') if again else None) or find_checkpoint(work_dir, resume)
+    if found is None:
+        notes.append(f'--resume: nothing was saved in {work_dir} yet, starting from the beginning')
+    return found
+
+
+def saved_seed(checkpoint: str | Path) -> int | None:
+    """The seed of the run that wrote a checkpoint; None if it does not say."""
+    content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
+    seed = content.get('engine', {}).get('seed', content.get('meta', {}).get('seed'))
+    return None if seed is None else int(seed)

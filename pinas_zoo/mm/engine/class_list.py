@@ -12,8 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pinas_zoo.data.images import few_names
-from pinas_zoo.data.sources import find_views, open_source
+from pinas_zoo.data.sources import few_names, find_views, open_source
 from pinas_zoo.mm.preflight.findings import BadInputError
 
 __all__ = ['class_counts', 'pin_classes', 'views']

@@ -155,8 +155,7 @@ class KNNHook(Hook):
     def accuracy(self, supernet: SuperNet) -> float:
         """Mean over the paths, in percent."""
         if self._data is None:
-            device = next(supernet.parameters()).device
-            self._data = (*self._load(self.bank, device), *self._load(self.queries, device))
+            self._data = (*self._load(self.bank, supernet.device), *self._load(self.queries, supernet.device))
         bank, bank_labels, queries, labels = self._data
         rng = np.random.default_rng([self.seed, 13])
         values = []

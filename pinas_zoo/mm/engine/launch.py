@@ -1,4 +1,4 @@
-"""From a config file to its training: options, this process, the seed, the Runner.
+"""From a config file to its training: this process, its data, the seed, the Runner.
 
 A config that names `ExactIterLoop` runs as it is written; its sources are checked before anything is built.
 `rewrite` and `preflight.check` are for the others: configs that inherit from mmdetection or mmsegmentation. No
@@ -8,7 +8,6 @@ checkpoint is ever loaded in a way that can run code.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from mmengine.runner import Runner
 
 from pinas_zoo.data.sources import find_views, open_source, opened_once
 from pinas_zoo.mm.engine import machine, rewrite
-from pinas_zoo.mm.engine.batches import finish_on_device
-from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
+from pinas_zoo.mm.engine.checkpoint_content import find_start, saved_seed
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA, class_names, fill_from_data
+from pinas_zoo.mm.engine.options import LAUNCHERS, Options
 from pinas_zoo.mm.engine.overrides import override
+from pinas_zoo.mm.engine.preemption import PreemptionHook
 from pinas_zoo.mm.engine.resume_config import compare_config
 from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
@@ -37,15 +37,9 @@ from pinas_zoo.mm.preflight.views import check_views
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 
 __all__ = [
-    'DEFAULT_SEED',
-    'FOREIGN_SCOPES',
-    'LAUNCHERS',
-    'BadInputError',
-    'Options',
     'bad_input_in_log',
     'build_runner',
     'check_data',
-    'choose_seed',
     'load_config',
     'prepare_training',
     'set_up',
@@ -56,36 +50,6 @@ __all__ = [
 DEFAULT_SEED = 0
 #: Beginning of the notes that are warnings.
 WARNS = 'preflight: '
-LAUNCHERS = ('none', 'pytorch', 'slurm')
-#: Default scopes whose configs are checked before they run and adapted to the machine.
-FOREIGN_SCOPES = ('mmdet', 'mmseg')
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that both tools share.
-
-    Args:
-        work_dir: Where logs and checkpoints go; default: the config's, else work_dirs/<config name>.
-        resume: None, 'auto' (the last checkpoint of the work_dir, if any) or a checkpoint.
-        cfg_options: Dotted keys that override the config.
-        amp: Mixed precision.
-        seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
-        launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None detects it from the environment.
-        wandb: Project of Weights & Biases; None keeps TensorBoard.
-        requeue: Save and exit with a status of its own on a signal of the cluster (`PreemptionHook`); implies 'auto'.
-        resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
-    """
-
-    work_dir: str | None = None
-    resume: str | None = None
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-    amp: bool = False
-    seed: int | None = None
-    launcher: str | None = None
-    wandb: str | None = None
-    requeue: bool = False
-    resume_with_config: bool = False
 
 
 def load_config(path: str | Path, options: Options) -> Config:
@@ -124,18 +88,9 @@ def build_runner(cfg: Config, notes: list[str]) -> Runner:
 
 
 def tell(notes: Sequence[str], inform: Callable[[str], Any] = print) -> None:
-    """The notes of a run, its warnings together at the end.
-
-    Args:
-        notes: Lines as `check_data` and others left them.
-        inform: Receives those that are not warnings.
-    """
-    for note in notes:
-        if not note.startswith(WARNS):
-            inform(note)
-    for note in notes:
-        if note.startswith(WARNS):
-            MMLogger.get_current_instance().warning(note)
+    """Passes on the notes of a run, as `check_data` and others left them; the warnings go to the log, at the end."""
+    for note in sorted(notes, key=lambda note: note.startswith(WARNS)):
+        (MMLogger.get_current_instance().warning if note.startswith(WARNS) else inform)(note)
 
 
 # ---- this process ---------------------------------------------------------------------------
@@ -157,12 +112,7 @@ def _set_ranks(launcher: str | None) -> str:
     if launcher not in LAUNCHERS:
         raise ValueError(f'launcher {launcher!r}, allowed are {LAUNCHERS}')
     if launcher == 'slurm':
-        env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
-        env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
-        env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
-        env.setdefault('MASTER_PORT', '29500')
-        if torch.cuda.device_count() == 1:  # Slurm bound a card to each task, which every task calls 0
-            env['SLURM_LOCALID'] = env['LOCAL_RANK'] = '0'
+        machine.set_ranks_of_slurm()
     return launcher
 
 
@@ -175,22 +125,10 @@ def _set_threads(launcher: str) -> int:
     wanted = os.environ.get('PINAS_THREADS')
     if wanted is None and launcher == 'none':
         wanted = os.environ.get('OMP_NUM_THREADS')
-    threads = int(wanted) if wanted else _own_cores(launcher)
+    threads = int(wanted) if wanted else machine.own_cores(launcher)
     torch.set_num_threads(threads)
     os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = str(threads)
     return threads
-
-
-def _own_cores(launcher: str) -> int:
-    """Cores of this process: those that Slurm assigned to its task, else an equal share of the usable ones."""
-    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if launcher == 'none':
-        return cores
-    task = os.environ.get('SLURM_CPUS_PER_TASK')  # srun may have bound the task to them: not divided again
-    if launcher == 'slurm' and task:
-        return max(1, min(cores, int(task)))
-    return max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
 
 
 def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
@@ -212,17 +150,16 @@ def set_up(cfg: Config, launcher: str | None, notes: list[str]) -> int:
     distributed, on_cpu = cfg.launcher != 'none', get_device() == 'cpu'
     threads = _set_threads(cfg.launcher)
     world_size = int(os.environ['WORLD_SIZE']) if distributed else 1
-    if cfg.get('default_scope') is None:
-        cfg.default_scope = 'pinas_zoo'
+    cfg.default_scope = cfg.get('default_scope') or 'pinas_zoo'
     init_default_scope(cfg.default_scope)
     if distributed:
         machine.join_processes(cfg, on_cpu)
-    if cfg.default_scope in FOREIGN_SCOPES:
+    if cfg.default_scope in machine.FOREIGN_SCOPES:
         machine.fit_machine(cfg, on_cpu, notes)
     elif on_cpu and cfg.get('sync_bn'):
         machine.replace_sync_bn(cfg, notes)
     if not on_cpu:
-        finish_on_device(cfg, notes)
+        machine.finish_on_device(cfg, notes)
     notes.append(f'{world_size} process(es) on {get_device()}, {threads} thread(s) each')
     return world_size
 
@@ -245,7 +182,7 @@ def check_data(cfg: Config, parts: Sequence[str], notes: list[str], checkpoint: 
     Raises:
         BadInputError: One line per problem.
     """
-    own = cfg.get('default_scope') not in FOREIGN_SCOPES
+    own = cfg.get('default_scope') not in machine.FOREIGN_SCOPES
     labelled = own and any(labelled for *_, labelled in find_views(cfg._cfg_dict))
     if labelled:
         pin_classes(cfg, class_names(checkpoint) if checkpoint else None)
@@ -281,41 +218,26 @@ def _look_at_sources(cfg: Config, parts: Sequence[str], found: Findings) -> None
 # ---- training -------------------------------------------------------------------------------
 
 
-def _started_again() -> bool:
-    """Whether torchrun or Slurm started this run once more, with its first arguments."""
-    return any(int(os.environ.get(f'{name}_RESTART_COUNT') or 0) for name in ('TORCHELASTIC', 'SLURM'))
-
-
 def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
     """The seed of a run; if it continues another, that one's: the sampler is built from it.
 
     Raises:
         ValueError: --seed differs from the checkpoint's.
     """
-    if checkpoint is not None:
-        content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
-        saved = content.get('engine', {}).get('seed', content.get('meta', {}).get('seed'))
-        if saved is not None:
-            if options.seed not in (None, saved):
-                raise ValueError(
-                    f'--seed {options.seed}, but {checkpoint} was written with seed {saved}: '
-                    'leave --seed out to continue that run'
-                )
-            return int(saved)
-    if options.seed is not None:
-        return options.seed
-    configured = (cfg.get('randomness') or {}).get('seed')
-    return DEFAULT_SEED if configured is None else int(configured)
+    saved = None if checkpoint is None else saved_seed(checkpoint)
+    if saved is not None and options.seed not in (None, saved):
+        raise ValueError(
+            f'--seed {options.seed}, but {checkpoint} was written with seed {saved}: '
+            'leave --seed out to continue that run'
+        )
+    for seed in (saved, options.seed, (cfg.get('randomness') or {}).get('seed')):
+        if seed is not None:
+            return int(seed)
+    return DEFAULT_SEED
 
 
 def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Config:
-    """The config that `train` runs, and the process set up for it.
-
-    Args:
-        path: Config file.
-        options: See `Options`.
-        notes: Receives lines for the log about both.
-    """
+    """The config that `train` runs, with the process set up for it; `notes` receives lines for the log."""
     cfg = load_config(path, options)
     if FROM_DATA in str(cfg._cfg_dict):
         fill_from_data(cfg)
@@ -323,39 +245,26 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     if options.wandb:
         use_wandb(cfg, options.wandb)
     resume = options.resume or ('auto' if cfg.get('resume') or options.resume_with_config or options.requeue else None)
-    checkpoint = find_checkpoint(cfg.work_dir, 'auto') if resume and _started_again() else None
-    if resume and checkpoint is None:
-        checkpoint = find_checkpoint(cfg.work_dir, resume)
-    if resume and checkpoint is None:
-        notes.append(f'--resume: nothing was saved in {cfg.work_dir} yet, starting from the beginning')
-    foreign, splits = cfg.default_scope in FOREIGN_SCOPES, ('train', 'val')[: 1 + (cfg.get('val_cfg') is not None)]
+    checkpoint = find_start(cfg.work_dir, resume, notes) if resume else None
+    foreign = cfg.default_scope in machine.FOREIGN_SCOPES
+    splits = ('train',) if cfg.get('val_cfg') is None else ('train', 'val')
     parts = tuple(f'{split}_dataloader' for split in splits)
     check_data(cfg, splits if foreign else (*parts, 'custom_hooks'), notes, checkpoint)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     cfg.resume = checkpoint is not None
-    if checkpoint is not None:
-        cfg.load_from = checkpoint
     if options.amp:
         machine.use_amp(cfg)
     if cfg.train_cfg.get('type') != 'pinas_zoo.ExactIterLoop':
         rewrite.make_exact(cfg, seed, notes)
-    elif cfg.randomness.get(
-        'diff_rank_seed'
-    ):  # otherwise mmengine gives samplers no seed, and ours needs the same one everywhere
+    elif cfg.randomness.get('diff_rank_seed'):  # mmengine then gives samplers no seed; ours needs the same everywhere
         cfg.train_dataloader.sampler.setdefault('seed', seed)
     if foreign:
         name_bad_input(cfg, splits)
     if checkpoint is not None:
-        saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
-        cfg.pop('resume_with_config', None)
-        if options.resume_with_config:  # otherwise the dumped config is that of an uninterrupted run
-            cfg.resume_with_config = True
-        if saved is None:
-            notes.append(f'--resume: {checkpoint} does not say with which config it was written')
-        else:
-            compare_config(cfg, checkpoint, saved, options.resume_with_config, notes)
+        cfg.load_from = checkpoint
+        compare_config(cfg, checkpoint, options.resume_with_config, notes)
     if get_device() != 'cpu' and not cfg.randomness.get('deterministic'):
         notes.append('GPU: resuming is bit for bit only with randomness.deterministic=True')
     return cfg
@@ -363,14 +272,7 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
 
 @opened_once()
 def train(path: str | Path, options: Options) -> Runner:
-    """Train a config to its end.
-
-    Args:
-        path: Config file.
-        options: See `Options`.
-
-    Returns:
-        The runner, trained.
+    """Train a config file to its end; returns its runner.
 
     Raises:
         BadInputError: Data or config do not fit; what was saved before is kept.
@@ -378,8 +280,6 @@ def train(path: str | Path, options: Options) -> Runner:
     notes: list[str] = []
     runner = build_runner(prepare_training(path, options, notes), notes)
     if options.requeue:
-        from pinas_zoo.mm.engine.preemption import PreemptionHook  # few runs need it
-
         runner.register_hook(PreemptionHook())
     with bad_input_in_log(runner):
         runner.train()

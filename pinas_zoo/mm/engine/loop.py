@@ -1,11 +1,10 @@
-"""Training that starts at any iteration: a sampler and data that are functions of (seed, draw number), and the loop.
+"""Training that starts at any iteration: data that are functions of (seed, draw number), and the loop.
 
 mmengine's loop resumes by reading k batches again, which neither gives the same random numbers nor ends in reasonable
-time. Here the sampler computes where iteration k begins, and the data set wrapper seeds every sample separately, so
-batches do not depend on the number of workers, on their persistence, or on how often a run was stopped.
+time. Here the sampler (`StatelessSampler`) computes where iteration k begins, and the data set wrapper seeds every
+sample, so batches do not depend on the number of workers, on their persistence, or on how often a run was stopped.
 """
 
-import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -14,76 +13,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast, broadcast_object_list, get_dist_info, get_world_size
+from mmengine.dist import broadcast, broadcast_object_list, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.utils import calc_dynamic_intervals
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from pinas_zoo.data.sources import Source
-from pinas_zoo.mm.engine.batches import read_ahead
+from pinas_zoo.mm.engine.batches import Draw, fill_batches, read_ahead, start_batches
 from pinas_zoo.mm.engine.checkpoint_content import RandomState, preserved_random_state, random_state
 from pinas_zoo.mm.engine.checkpoint_hook import flush_outputs
-from pinas_zoo.mm.engine.sampling import SkippingBatchSampler
-from pinas_zoo.registry import DATA_SAMPLERS, DATASETS, LOOPS
-
-Draw = tuple[int, int]
-
-
-@DATA_SAMPLERS.register_module()
-class StatelessSampler(Sampler[Draw]):
-    """Endless (index, draw number) pairs from any start, every `world_size`-th for this rank.
-
-    Draw d of the endless sequence is member d % size of the permutation of epoch d // size, which
-    depends only on (seed, epoch). Where the images are in shards, their source gives the permutation
-    (`ShardOrder`), which depends on the number of ranks too.
-
-    Args:
-        dataset: Anything with a length.
-        shuffle: Permute each epoch; otherwise keep the order of the data set.
-        seed: Equal on all ranks.
-
-    Raises:
-        ValueError: There is no seed, or the data set is empty.
-    """
-
-    def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = None) -> None:
-        if seed is None:
-            raise ValueError(
-                'StatelessSampler got seed=None: every rank and every continued run needs the '
-                'same int; set randomness.seed, or sampler.seed with diff_rank_seed'
-            )
-        if len(dataset) == 0:
-            raise ValueError(f'the data set {type(dataset).__name__} is empty')
-        self.dataset = dataset
-        self.shuffle = shuffle
-        self.seed = int(seed)
-        self.rank, self.world_size = get_dist_info()
-        self.start = 0  # samples of this rank that were drawn before
-
-    def __iter__(self) -> Iterator[Draw]:
-        size, current = len(self.dataset), -1
-        order: Any = None
-        for number in itertools.count(self.start):
-            draw = number * self.world_size + self.rank
-            epoch, position = divmod(draw, size)
-            if epoch != current:
-                order, current = self._order(epoch, size), epoch
-            yield (int(order[position]), draw)
-
-    def __len__(self) -> int:
-        """Samples of one epoch on one rank; the iterator itself has no end."""
-        return math.ceil(len(self.dataset) / self.world_size)
-
-    def _order(self, epoch: int, size: int) -> Any:
-        if not self.shuffle:
-            return range(size)
-        source = getattr(self.dataset, 'source', None)
-        if isinstance(source, Source) and len(source) == size:  # a view may split its source
-            order = source.epoch_order(self.seed, epoch, self.world_size)
-            if order is not None:
-                return order
-        return np.random.default_rng([self.seed, epoch]).permutation(size)
+from pinas_zoo.registry import DATASETS, LOOPS
 
 
 @contextmanager
@@ -251,7 +190,12 @@ class ExactIterLoop(IterBasedTrainLoop):
         super(IterBasedTrainLoop, self).__init__(runner, dataloader)
         if (max_iters is None) == (max_epochs is None):
             raise ValueError(f'ExactIterLoop needs either max_iters or max_epochs, got {max_iters=}, {max_epochs=}')
-        self._fill_batches()
+        if fill_batches(self.dataloader):
+            runner.logger.warning(
+                f'{len(self.dataloader.dataset)} images are fewer than a batch of '
+                f'{self.dataloader.batch_sampler.batch_size} on {get_world_size()} process(es): they repeat within it, '
+                'and an epoch is one batch'
+            )
         unit = 1
         if max_epochs is not None:
             unit = epoch_length = max(1, len(self.dataloader))
@@ -281,17 +225,6 @@ class ExactIterLoop(IterBasedTrainLoop):
         dataset_meta = getattr(dataset, 'metainfo', None)
         if dataset_meta is not None:
             runner.visualizer.dataset_meta = dataset_meta
-
-    def _fill_batches(self) -> None:
-        """Fewer samples than a batch repeat within it."""
-        batches = self.dataloader.batch_sampler
-        stateless = isinstance(getattr(batches, 'sampler', None), StatelessSampler)
-        if stateless and len(batches.sampler) < batches.batch_size:
-            batches.drop_last = False  # the sampler has no end: batches are full, and an epoch is one of them
-            self.runner.logger.warning(
-                f'{len(self.dataloader.dataset)} images are fewer than a batch of {batches.batch_size} on '
-                f'{get_world_size()} process(es): they repeat within it, and an epoch is one batch'
-            )
 
     def random_state(self) -> RandomState:
         """The training's random states; during a validation those from before it."""
@@ -354,18 +287,7 @@ class ExactIterLoop(IterBasedTrainLoop):
 
     def _restart_batches(self) -> None:
         """Start to read at the current iteration."""
-        batch_sampler = self.dataloader.batch_sampler
-        sampler = getattr(batch_sampler, 'sampler', None)
-        if isinstance(batch_sampler, SkippingBatchSampler):
-            batch_sampler.start = self._iter
-        elif type(batch_sampler) is BatchSampler and isinstance(sampler, StatelessSampler):
-            sampler.start = self._iter * batch_sampler.batch_size
-        else:
-            raise ValueError(
-                f'ExactIterLoop got the batch sampler {type(batch_sampler).__name__} over '
-                f'{type(sampler).__name__}; it can start a StatelessSampler without batch sampler, '
-                'or any batch sampler inside a SkippingBatchSampler'
-            )
+        start_batches(self.dataloader, self._iter)
         # An iterator draws its workers' seed, which must not come from the training's random state.
         self.dataloader.generator = torch.Generator()
         self.dataloader_iterator = read_ahead(iter(self.dataloader), self.runner.model)

@@ -5,6 +5,7 @@ Every change is reported by a line in `notes`, for the log of the run.
 
 import atexit
 import multiprocessing as mp
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -16,9 +17,22 @@ from mmengine.dist import init_dist, is_distributed
 
 from pinas_zoo.registry import type_name
 
-__all__ = ['fill_runtime', 'fit_machine', 'fit_workers', 'join_processes', 'replace_sync_bn', 'use_amp']
+__all__ = [
+    'FOREIGN_SCOPES',
+    'fill_runtime',
+    'finish_on_device',
+    'fit_machine',
+    'fit_workers',
+    'join_processes',
+    'own_cores',
+    'replace_sync_bn',
+    'set_ranks_of_slurm',
+    'use_amp',
+]
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+#: Default scopes whose configs are checked before they run and adapted to the machine.
+FOREIGN_SCOPES = ('mmdet', 'mmseg')
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 _AMP = 'pinas_zoo.AmpOptimWrapper'
 
@@ -43,6 +57,29 @@ def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
         cfg.sync_bn = None
     if norms:
         notes.append(f'CPU: {len(norms)} SyncBN of the config became BN (statistics per process)')
+
+
+def set_ranks_of_slurm() -> None:
+    """Sets torch's variables of a process group from those of a Slurm task."""
+    env = os.environ
+    env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
+    env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
+    env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
+    env.setdefault('MASTER_PORT', '29500')
+    if torch.cuda.device_count() == 1:  # Slurm bound a card to each task, which every task calls 0
+        env['SLURM_LOCALID'] = env['LOCAL_RANK'] = '0'
+
+
+def own_cores(launcher: str) -> int:
+    """Cores of this process: those that Slurm assigned to its task, else an equal share of the usable ones."""
+    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if launcher == 'none':
+        return cores
+    task = os.environ.get('SLURM_CPUS_PER_TASK')  # srun may have bound the task to them: not divided again
+    if launcher == 'slurm' and task:
+        return max(1, min(cores, int(task)))
+    return max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
 
 
 def _leave() -> None:
@@ -93,7 +130,7 @@ def use_amp(cfg: Config) -> None:
         if kind == 'OptimWrapper':
             node['type'] = _AMP
             node.setdefault('loss_scale', 'dynamic')
-            if cfg.get('default_scope') in ('mmdet', 'mmseg'):
+            if cfg.get('default_scope') in FOREIGN_SCOPES:
                 node.setdefault('dtype', 'float16')
 
 
@@ -117,6 +154,27 @@ def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:
                 node['type'] = _AMP
     fit_workers(cfg)
     fill_runtime(cfg)
+
+
+def finish_on_device(cfg: Config, notes: list[str]) -> None:
+    """With a GPU, workers return uint8 images in pinned memory, and the rest is done on the device.
+
+    Settings of the config are kept: a data set's `finish`, a loader's `pin_memory`, a preprocessor of another type.
+    """
+    preprocessor = type_name((cfg.get('model') or {}).get('data_preprocessor') or {})
+    if preprocessor not in ('', 'BatchPreprocessor'):
+        return
+    found = False
+    for loader in filter(None, map(cfg.get, LOADERS)):
+        dataset = loader['dataset']
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        if type_name(dataset) in ('FourViews', 'BatchedViews', 'SupervisedView', 'HalvedView'):
+            dataset.setdefault('finish', False)
+            loader.setdefault('pin_memory', True)
+            found = True
+    if found:
+        notes.append('GPU: workers leave uint8 images; colours, blur and normalisation are done on the device')
 
 
 def fit_workers(cfg: Config) -> None:

@@ -1,8 +1,7 @@
 """--cfg-options that have no effect are errors: keys that nothing reads, variables of the config file, dropped values.
 
-mmengine merges any key into a config. Whether something reads it follows from the class that will be built: the
-parameters of its `__init__`, through `**kwargs` and base classes. If nothing defines what a dict may contain
-(`metainfo`, a detector's `test_cfg`), every key is accepted.
+mmengine merges any key into a config. Whether something reads it follows from the class that will be built
+(`allowed_keys`).
 """
 
 from __future__ import annotations
@@ -12,19 +11,13 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
-from mmengine import registry as registries
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
-from mmengine.optim import OptimWrapper
-from mmengine.registry import Registry
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
-from torch.utils.data import DataLoader
+from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
+from pinas_zoo.mm.engine.allowed_keys import TYPED, allowed_keys
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 
@@ -49,25 +42,6 @@ _OF_SEARCH = {
     'work_dir',
 }
 _OF_SEARCH |= {'arch_key', 'metric', 'processes', 'search', 'search_options', 'training_options', 'workers'}
-#: Keys that builders remove before they call the class.
-_TYPED = {'type', '_scope_', '_delete_'}
-#: Parts of models whose builders remove further keys.
-_OWN_BUILDERS = {'custom_keys', 'metainfo', 'upsample_cfg', 'dcn', 'plugins'}
-_PARAMWISE = {
-    'custom_keys',
-    'bias_lr_mult',
-    'bias_decay_mult',
-    'norm_decay_mult',
-    'flat_decay_mult',
-    'dwconv_decay_mult',
-}
-_PARAMWISE |= {'dcn_offset_lr_mult', 'bypass_duplicate'}
-_ENVIRONMENT = {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'}
-_LOADER = {'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch'}
-#: A call of a base class's __init__ that passes on **kwargs; the class that super() names.
-_FORWARDED = re.compile(r'super\((\w*)[^)]*\)\.__init__\((?:[^()]|\([^()]*\))*\*\*')
-#: Hooks that the Runner registers under these names even if the config does not list them.
-_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 def override(cfg: Config, options: dict[str, Any]) -> None:
@@ -107,7 +81,7 @@ def _problem(before: Config, cfg: Config, key: str) -> str:
     for name in (top, *rest):
         new = not _has(before, f'{path}{name}')
         if new and path and isinstance(node, dict):
-            allowed = _allowed(cfg, node, path.rstrip('.'))
+            allowed = allowed_keys(cfg, node, path.rstrip('.'))
             if allowed is not None and name not in allowed:
                 parent = path.rstrip('.') + (f' ({node["type"]})' if node.get('type') else '')
                 return f'--cfg-options {key}: {parent} does not take {name!r}{_hint(before, key, path, name, allowed)}'
@@ -126,7 +100,7 @@ def _hint(before: Config, key: str, path: str = '', name: str = '', allowed: set
     nearest = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
     if nearest and (name or _likeness(nearest, wanted) >= 0.6):
         return f'; did you mean {nearest}{rest}?'
-    return f'; it takes: {", ".join(sorted(allowed - _TYPED))}' if allowed else ''
+    return f'; it takes: {", ".join(sorted(allowed - TYPED))}' if allowed else ''
 
 
 def _likeness(one: str, other: str) -> float:
@@ -178,9 +152,6 @@ def _has(cfg: Config, key: str) -> bool:
     return True
 
 
-# ---- who reads a key -------------------------------------------------------------------------------------------------
-
-
 def top_level_keys(cfg: Config) -> set[str]:
     """Top-level keys that something reads."""
     if 'model' not in cfg:  # of a search: every entry is a setting
@@ -193,107 +164,6 @@ def _imports_others(cfg: Config) -> bool:
     modules = (cfg.get('custom_imports') or {}).get('imports') or []
     modules = [modules] if isinstance(modules, str) else modules
     return any(not module.startswith('pinas_zoo') for module in modules)
-
-
-def _allowed(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
-    """Keys that the dict at `path` may have; None if that cannot be determined."""
-    name = path.rpartition('.')[2]
-    if (known := _untyped(cfg, node, path)) is not None:
-        return known | _TYPED
-    if not node.get('type') or name in _OWN_BUILDERS:
-        return None
-    found = [_parameters(cls) for cls in _classes(node['type'], cfg.get('default_scope') or 'pinas_zoo')]
-    if not found or None in found:
-        return None
-    allowed = set[str]().union(*(parameters for parameters in found if parameters)) | _TYPED
-    extra = {
-        'norm_cfg': {'requires_grad'},
-        'init_cfg': {'override'},
-        'optim_wrapper': {'constructor', 'paramwise_cfg'},
-        'train_cfg': {'by_epoch'},
-    }
-    allowed |= extra.get(name, set())
-    if name.startswith('loss'):
-        allowed |= {'bg_cls_weight'}  # DETR's heads take it out
-    if path.startswith(('default_hooks.', 'custom_hooks.')):
-        allowed |= {'priority'}
-    if path.startswith('param_scheduler'):
-        allowed |= {'convert_to_iter_based', 'epoch_length', 'by_epoch', 'begin', 'end'}
-    return allowed
-
-
-def _untyped(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
-    """Keys of the dicts that mmengine reads itself; None for all others."""
-    top = path.split('.')[0]
-    if path == 'train_cfg' and not node.get('type'):
-        epochs = node.get('by_epoch') or 'max_epochs' in node
-        return (_parameters(EpochBasedTrainLoop if epochs else IterBasedTrainLoop) or set()) | {'by_epoch'}
-    if path == 'optim_wrapper.paramwise_cfg':
-        constructor = str(cfg.optim_wrapper.get('constructor') or 'DefaultOptimWrapperConstructor')
-        return _PARAMWISE if constructor == 'DefaultOptimWrapperConstructor' else None
-    if path.startswith('optim_wrapper.paramwise_cfg.custom_keys.'):
-        return {'lr_mult', 'decay_mult'}
-    if path == 'default_hooks':
-        return {*_HOOKS, *(name for name, hook in node.items() if isinstance(hook, dict) and hook.get('type'))} | {*()}
-    if node.get('type') or (path == 'optim_wrapper' and 'optimizer' not in node):  # several optimisers
-        return None
-    if path == top and re.fullmatch(r'(train|val|test)_dataloader', top):
-        return set(inspect.signature(DataLoader.__init__).parameters) | _LOADER
-    plain = {'optim_wrapper': OptimWrapper, 'val_cfg': ValLoop, 'test_cfg': TestLoop, 'log_processor': LogProcessor}
-    if path in plain:
-        return (_parameters(plain[path]) or set()) | (
-            {'constructor', 'paramwise_cfg'} if top == 'optim_wrapper' else set()
-        )
-    tables = {
-        'randomness': set(inspect.signature(Runner.set_randomness).parameters) - {'self'},
-        'env_cfg': _ENVIRONMENT,
-        'auto_scale_lr': {'enable', 'base_batch_size'},
-    }
-    return tables.get(path)
-
-
-def _classes(kind: Any, scope: str) -> list[Any]:
-    """What a `type` may mean: the registries do not say which of them builds an entry."""
-    if not isinstance(kind, str):
-        return [kind]
-    with suppress(ImportError):  # what mmengine does when it first builds something of that scope
-        import_module(f'{scope}.registry')
-    roots = [value for value in vars(registries).values() if isinstance(value, Registry)]
-    found = []
-    for root in roots:
-        child = root._search_child(scope)
-        with suppress(Exception):  # a registry that raises does not know the name
-            found.append((root if child is None else child).get(kind))
-    return [cls for cls in dict.fromkeys(found) if cls is not None]
-
-
-def _parameters(cls: Any) -> set[str] | None:
-    """Names that a class or function accepts by keyword; None for any."""
-    if not inspect.isclass(cls):
-        parameters = inspect.signature(cls).parameters
-        return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
-    names: set[str] = set()
-    after = ''  # `super(A, self)` continues after A in the method resolution order
-    for base in cls.__mro__:
-        if after:
-            after = '' if base.__name__ == after else after
-            continue
-        if '__init__' not in vars(base):
-            continue
-        if base is object:
-            return None
-        parameters = inspect.signature(vars(base)['__init__']).parameters
-        names |= set(parameters) - {'self'}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return names
-        if base is CheckpointHook:  # which passes the others to save_checkpoint
-            return names | set(inspect.signature(Runner.save_checkpoint).parameters)
-        # Only keywords that are passed on to the base class are its own.
-        call = re.search(_FORWARDED, inspect.getsource(vars(base)['__init__']))
-        if call is None:
-            return None
-        after = call[1] if call[1] and call[1] != base.__name__ else ''
-    return None
 
 
 # ---- what is rewritten -----------------------------------------------------------------------------------------------

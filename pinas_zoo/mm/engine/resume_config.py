@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -35,19 +36,25 @@ def compared_parts(cfg: Config) -> str:
     return json.dumps(parts, default=str, sort_keys=True)
 
 
-def compare_config(cfg: Config, checkpoint: str, saved: str, take_new: bool, notes: list[str]) -> None:
+def compare_config(cfg: Config, checkpoint: str, take_new: bool, notes: list[str]) -> None:
     """Compare the config of a run with the one with which its checkpoint was written.
 
     Args:
-        cfg: The config as it will run.
-        checkpoint: Path of the checkpoint, for the message.
-        saved: Its `compared_parts`.
+        cfg: The config as it will run; its `resume_with_config` is set.
+        checkpoint: Path of the checkpoint.
         take_new: Whether to use the new values (--resume-with-config).
         notes: Receives the changes if the new values are used.
 
     Raises:
         BadInputError: Something changed and the new values are not to be used, or they cannot be used.
     """
+    cfg.pop('resume_with_config', None)
+    if take_new:  # otherwise the dumped config is that of an uninterrupted run
+        cfg.resume_with_config = True
+    saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
+    if saved is None:
+        notes.append(f'--resume: {checkpoint} does not say with which config it was written')
+        return
     old, new = json.loads(saved), json.loads(compared_parts(cfg))
     lines = [line for key in new for line in changes(old.get(key), new[key], key)]
     if not lines:

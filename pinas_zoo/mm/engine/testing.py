@@ -12,15 +12,9 @@ from mmengine.dist import is_main_process
 from pinas_zoo.data.sources import opened_once
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
-from pinas_zoo.mm.engine.launch import (
-    FOREIGN_SCOPES,
-    Options,
-    bad_input_in_log,
-    build_runner,
-    check_data,
-    load_config,
-    set_up,
-)
+from pinas_zoo.mm.engine.launch import bad_input_in_log, build_runner, check_data, load_config, set_up
+from pinas_zoo.mm.engine.machine import FOREIGN_SCOPES
+from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.mm.engine.samples import name_bad_input
 from pinas_zoo.registry import type_name
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pinas_zoo  # noqa: F401  registers the timm names
 from pinas_zoo.mm.engine.overrides import override
-from pinas_zoo.mm.inference.predictors import build_network, load_network
+from pinas_zoo.mm.inference.networks import build_network, load_network
 from pinas_zoo.mm.preflight.bad_input import read_config
 from pinas_zoo.models.cost import Cost
 from pinas_zoo.registry import type_name

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pinas_zoo.data.images import BrokenImageError, ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.images import ImageFiles, find_images, read_picture, suffixes
+from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.data.tiles import Tiling, open_tiled
 from pinas_zoo.files import write_atomic
 from pinas_zoo.mm.inference.predictors import Prediction, Predictor
@@ -92,10 +93,8 @@ def infer(
     if tiling is not None and not predictor.tileable:
         raise ValueError('tiles are for detectors and segmentors: a classifier judges the whole picture')
     with _lines(outcome.predictions) as write_line:
-        if film:
-            _video(source, predictor, batch_size, progress, outcome, write_line)
-        else:
-            _pictures(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
+        handle = _video if film else _pictures
+        handle(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
     return outcome
 
 
@@ -241,14 +240,7 @@ def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
 # ---- video -----------------------------------------------------------------------------------------------------------
 
 
-def _video(
-    source: Path,
-    predictor: Predictor,
-    batch_size: int,
-    progress: bool,
-    outcome: Outcome,
-    write_line: Callable[[str], object],
-) -> None:
+def _video(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
     video = cv2.VideoCapture(str(source))
     try:
         ok, first = video.read() if video.isOpened() else (False, None)
@@ -268,11 +260,11 @@ def _video(
                 outcome.failed[source.name] = f'only {number} of {count} frames decode'
 
         def pictures() -> Iterator[Image.Image]:
-            for number, image, prediction in _predicted(frames(), predictor, batch_size, outcome):
+            for number, image, prediction in _predicted(frames(), run.predictor, run.batch_size, outcome):
                 facts = {'video': source.name, 'frame': int(number), 'second': round(int(number) / rate, 3)}
-                write_line(line(facts, image.shape[:2], prediction, predictor.classes))
+                write_line(line(facts, image.shape[:2], prediction, run.predictor.classes))
                 outcome.written += 1
-                yield draw(image, prediction, predictor)
+                yield draw(image, prediction, run.predictor)
 
         with bar:
             target = outcome.predictions.with_name(f'{source.stem}.mp4')

@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pinas_zoo.mm.inference.predictors import RunLengths, load_network
+from pinas_zoo.mm.inference.networks import load_network
+from pinas_zoo.mm.inference.predictors import RunLengths
 
 __all__ = ['draw_instances', 'draw_ranking', 'draw_segments', 'predict', 'sheet']
 

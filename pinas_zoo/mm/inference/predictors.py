@@ -6,7 +6,7 @@ ones, and stop at the first image that does not decode. Their test pipelines and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,35 +18,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
-from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 
 from pinas_zoo.data import FASHION_MNIST_CLASSES, SOURCES, Source, centre_view, normalise, open_source
-from pinas_zoo.mm.engine.from_data import FROM_DATA, fill_from_data, is_open
-from pinas_zoo.mm.engine.machine import replace_sync_bn
-from pinas_zoo.mm.engine.overrides import override
-from pinas_zoo.mm.preflight.bad_input import read_config
-from pinas_zoo.mm.preflight.findings import BadInputError
+from pinas_zoo.mm.inference.networks import load_network, named_classes, open_config, open_dense
 from pinas_zoo.registry import type_name
 from pinas_zoo.weights.download import SCHEME, find_weights
-from pinas_zoo.weights.load import load_weights, read_checkpoint
-from pinas_zoo.weights.manifest import entries, find_entry, package_file
-from pinas_zoo.weights.released.remap import strip_module
+from pinas_zoo.weights.load import read_checkpoint
+from pinas_zoo.weights.manifest import entries, find_entry
 
-__all__ = [
-    'Choice',
-    'Instances',
-    'Predictor',
-    'Ranking',
-    'RunLengths',
-    'Segments',
-    'build_network',
-    'load_network',
-    'open_predictor',
-]
+__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'RunLengths', 'Segments', 'open_predictor']
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
@@ -151,85 +134,10 @@ def open_predictor(
         if cfg_options:
             raise ValueError(f'--cfg-options {cfg_options}: {name} is a timm model, it has no config')
         return _timm_predictor(name, checkpoint, device, choice)
-    if entry is not None:
-        file = package_file(entry.config or '')
-        if file is None:
-            raise ValueError(f'{name}: its config {entry.config} does not exist')
-        cfg, checkpoint = read_config(file), checkpoint or f'{SCHEME}{name}'
-    else:
-        cfg = read_config(name)
-    if 'model' not in cfg:
-        raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py extracts one from it')
-    if checkpoint is None:
-        raise ValueError(f'{name} is a config: give its weights with --checkpoint')
-    override(cfg, cfg_options or {})
+    cfg, checkpoint = open_config(name, checkpoint, cfg_options)
     if type_name(cfg.get('model') or {}) == 'Classifier':
         return _classifier(cfg, checkpoint, device, choice)
     return _dense(cfg, checkpoint, device, choice)
-
-
-# ---- weights ---------------------------------------------------------------------------------------------------------
-
-
-def build_network(cfg: Config) -> BaseModel:
-    """Builds a config's model for a single process, in eval mode, with random weights.
-
-    Args:
-        cfg: Config with a model. If it takes its classes from the data, the training set has to be there. Norms
-            become ones that need no process group, and the pre-trained backbone is not loaded.
-
-    Raises:
-        BadInputError: The data that define the classes are missing.
-    """
-    if is_open(cfg.model):
-        try:
-            fill_from_data(cfg)
-        except BadInputError as error:
-            hint = f'or give a number for every num_classes={FROM_DATA!r} by --cfg-options'
-            raise BadInputError(f'{error}; {hint}') from None
-    init_default_scope(cfg.get('default_scope') or 'pinas_zoo')
-    replace_sync_bn(cfg, [])
-    for node in (cfg.model, cfg.model.get('backbone') or {}):
-        for key in ('pretrained', 'init_cfg'):
-            if node.get(key):
-                node[key] = None
-    return MODELS.build(cfg.model).eval()
-
-
-def load_network(cfg: Config, checkpoint: str | Path, device: str) -> tuple[BaseModel, dict[str, Any]]:
-    """Builds a config's model with `build_network` and loads weights; everything has to fit.
-
-    Args:
-        cfg: Config with a model.
-        checkpoint: Weight file, or ``pinas://NAME``.
-        device: Where the model goes.
-
-    Returns:
-        The model in eval mode, and the file's description of the data (`dataset_meta`: classes, palette).
-
-    Raises:
-        ValueError: The file is unreadable or does not fit.
-    """
-    file = find_weights(checkpoint)
-    content = read_checkpoint(file)
-    state, meta = strip_module(content.state), content.dataset_meta
-    if is_open(cfg):
-        numbers = [str(index) for name in ('fc.weight', 'net.fc.weight') for index in range(len(state.get(name, ())))]
-        fill_from_data(cfg, ('test', 'train'), meta.get('classes') or numbers or None)
-    model = build_network(cfg)
-    if content.metadata.get('kind') == 'classifier':
-        state = {f'net.{name.removeprefix("net.")}': tensor for name, tensor in state.items()}
-    load_weights(model, state, str(file))
-    return model.to(device), meta
-
-
-def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[str]:
-    """The class names, or numbers if there are none."""
-    if not classes:
-        return [str(index) for index in range(count)]
-    if len(classes) != count:
-        raise ValueError(f'{origin} names {len(classes)} classes, the model has {count}')
-    return classes
 
 
 # ---- detectors and segmentors ----------------------------------------------------------------------------------------
@@ -237,19 +145,12 @@ def _named(classes: Sequence[str] | None, count: int, origin: str) -> Sequence[s
 
 def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
     """mmdet's or mmseg's model behind its config's test pipeline."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    steps = [dict(step) for step in dataset.pipeline if 'Annotations' not in type_name(step)]
-    model, meta = load_network(cfg, checkpoint, device)
+    network = open_dense(cfg, checkpoint, device)
+    model, steps = network.model, network.steps
     for step in steps:
         if type_name(step) == 'LoadImageFromFile':
             step['type'] = 'LoadImageFromNDArray'
     pipeline = Compose(steps)
-    sources = {str(checkpoint): meta, 'the config': dataset.get('metainfo') or {}, 'the data set': _usual(dataset)}
-    origin, known = next(((origin, said) for origin, said in sources.items() if said.get('classes')), ('', {}))
-    count = _num_classes(model)
-    classes = _named(known.get('classes'), count, origin)
 
     def run(images: Sequence[np.ndarray]) -> list[Prediction]:
         samples = [pipeline({'img': image, 'img_id': 0}) for image in images]
@@ -262,21 +163,7 @@ def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> 
             found |= {index: _prediction(output, choice) for index, output in zip(members, outputs, strict=True)}
         return [found[index] for index in range(len(images))]
 
-    return Predictor(run, classes, known.get('palette'))
-
-
-def _usual(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What the data set's class defines about its classes."""
-    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-    return getattr(kind, 'METAINFO', {})
-
-
-def _num_classes(model: BaseModel) -> int:
-    """Number of classes of the final head: the segmentor's, the last box head's, or the one-stage detector's."""
-    head: Any = getattr(model, 'decode_head', None) or getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
-    head = head or model.bbox_head
-    last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
-    return last.num_classes
+    return Predictor(run, network.classes, network.palette)
 
 
 def _prediction(sample: Any, choice: Choice) -> Prediction:
@@ -321,7 +208,7 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
         info = ImageNetInfo(subset)
         classes = [info.index_to_description(index) for index in range(net.num_classes)]
     transform = create_transform(**resolve_data_config(net.pretrained_cfg))
-    classes = _named(classes, net.num_classes, name)
+    classes = named_classes(classes, net.num_classes, name)
     return _ranked(net, lambda image: transform(Image.fromarray(image)), classes, device, choice)
 
 
@@ -333,7 +220,7 @@ def _classifier(cfg: Config, checkpoint: str | Path, device: str, choice: Choice
     with suppress(OSError, ValueError):  # the class alone knows mean and std, but no names
         source = open_source(view.source)
     mean, std = view.get('mean') or source.mean, view.get('std') or source.std
-    classes = _named(meta.get('classes') or source.classes, count, str(checkpoint))
+    classes = named_classes(meta.get('classes') or source.classes, count, str(checkpoint))
 
     def look(image: np.ndarray) -> Tensor:
         pixels = centre_view(torch.from_numpy(image).permute(2, 0, 1), view.size, view.get('crop_pct', 0.875))

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from pinas_zoo.data.images import few_names
-from pinas_zoo.data.sources import Source, open_source
+from pinas_zoo.data.sources import Source, few_names, open_source
 from pinas_zoo.data.supervised import require_labels
 from pinas_zoo.mm.engine.class_list import class_counts, views
 from pinas_zoo.mm.preflight.findings import Findings

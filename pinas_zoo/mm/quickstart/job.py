@@ -37,7 +37,7 @@ TRAINING = (
     'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/limits.py',
     'search/log.py', 'search/searcher.py',
 )  # fmt: skip
-SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py')
+SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py', 'mm/side_by_side.py', 'mm/derive.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
 
 #: The job. Networks this small gain nothing from a second thread; the shortlist trains two of them in parallel.

@@ -28,7 +28,8 @@ from pinas_zoo.space import PINAS_NANO
 from pinas_zoo.weights.download import SCHEME
 from pinas_zoo.weights.load import save_weights
 from pinas_zoo.weights.manifest import MANIFEST, Entry, put_rows, read_rows
-from pinas_zoo.weights.publish import Card, describe, find_network, model_card
+from pinas_zoo.weights.model_card import Card, model_card
+from pinas_zoo.weights.publish import describe, find_network
 from pinas_zoo.weights.shapes import shapes_of, supernet_shapes
 
 __all__ = ['LIMIT', 'publish_zoo']

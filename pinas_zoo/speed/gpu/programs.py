@@ -46,21 +46,20 @@ def programs(session: Session) -> None:
     amp = ['--amp']
     launch = python('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '1')
     backend = ['--launcher', 'pytorch', *(amp if session.cuda else [])]
-    kinds: dict[str, tuple[list[str], dict[str, str]]] = {
-        'resume, amp': (amp, EXACT),
-        'resume, fp32': ([], EXACT),
-    }
-    if session.cuda:
+    kinds: dict[str, tuple[list[str], dict[str, str]]] = {'resume, amp': (amp, EXACT)}
+    if session.cuda:  # a rehearsal shows that the programs start, of which one kind is enough
+        kinds['resume, fp32'] = [], EXACT
         kinds['resume, amp, channels-last'] = amp, EXACT | {'model.channels_last': 'True'}
+    norms = {'BN': {}, 'SyncBN': {'sync_bn': 'torch'}} if session.cuda else {'SyncBN': {'sync_bn': 'torch'}}
     logs = session.commands(
         {name: python(*_train(session, name, 8, *more, **options)) for name, (more, options) in kinds.items()}
         | {
-            'torchrun, BN': [*launch, *_train(session, 'torchrun, BN', 4, *backend)],
-            'torchrun, SyncBN': [*launch, *_train(session, 'torchrun, SyncBN', 4, *backend, sync_bn='torch')],
+            f'torchrun, {norm}': [*launch, *_train(session, f'torchrun, {norm}', 4, *backend, **options)]
+            for norm, options in norms.items()
         },
         LIMIT,
     )
-    for name in ('torchrun, BN', 'torchrun, SyncBN'):
+    for name in (f'torchrun, {norm}' for norm in norms):
         status, log = logs[name]
         warned = [word for word in WARNINGS if any('arn' in line and word in line for line in log.splitlines())]
         session.record(name, status=status, losses=_losses(log), warned_of=warned, log=_last(status, log))

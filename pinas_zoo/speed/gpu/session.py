@@ -26,7 +26,7 @@ import torch
 import pinas_zoo
 from pinas_zoo.files import write_text
 
-__all__ = ['LeftOutError', 'Part', 'Session', 'Timing', 'kernels', 'python']
+__all__ = ['LeftOutError', 'Part', 'Session', 'Timing', 'python']
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation')
 
@@ -266,23 +266,6 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def kernels(session: Session, call: Callable[[], Any]) -> dict[str, float]:
-    """Milliseconds of the device's kernels in one call, by name; empty if they cannot be measured."""
-    if not session.cuda:
-        return {}
-    found: dict[str, float] = {}
-    try:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            call()
-            torch.cuda.synchronize()
-        for event in profile.events():
-            if event.device_type == torch.autograd.DeviceType.CUDA:
-                found[event.name] = found.get(event.name, 0.0) + event.time_range.elapsed_us() / 1e3
-    except (RuntimeError, AttributeError):
-        return {}
-    return found
 
 
 def _driver() -> str | None:

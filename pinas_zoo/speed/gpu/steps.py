@@ -5,7 +5,7 @@ from __future__ import annotations
 import cProfile
 import pstats
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from pinas_zoo.models.compiling import compile_blocks
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import get_space
-from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing, kernels
+from pinas_zoo.speed.gpu.session import LeftOutError, Session, Timing
 from pinas_zoo.speed.step import LAYOUTS, PAPER, QUICK, Sizes, Trainer
 
 __all__ = ['autotune', 'batches', 'compiled', 'compiled_step', 'profile', 'step']
@@ -91,6 +91,23 @@ def _ratios(session: Session, found: dict[str, float]) -> None:
     released, ours = 'released, fp16, contiguous', 'ours, fp16, contiguous, graphs'
     if released in found and ours in found:
         session.record('released / ours, fp16', ratio=found[released] / found[ours])
+
+
+def kernels(session: Session, call: Callable[[], Any]) -> dict[str, float]:
+    """Milliseconds of the device's kernels in one call, by name; empty if they cannot be measured."""
+    if not session.cuda:
+        return {}
+    found: dict[str, float] = {}
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call()
+            torch.cuda.synchronize()
+        for event in profile.events():
+            if event.device_type == torch.autograd.DeviceType.CUDA:
+                found[event.name] = found.get(event.name, 0.0) + event.time_range.elapsed_us() / 1e3
+    except (RuntimeError, AttributeError):
+        return {}
+    return found
 
 
 def _kernels(session: Session, trainer: Trainer, form: str) -> float | None:
