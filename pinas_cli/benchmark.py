@@ -129,6 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--device', choices=('cuda', 'cpu'), default='cuda', help='gpu: cpu is a rehearsal; default cuda'
     )
+    parser.add_argument('--paths', type=int, default=96, help='racing: number of paths; default 96')
     parser.add_argument('--task', help=argparse.SUPPRESS)
 
 
@@ -143,7 +144,7 @@ def run_racing(args: argparse.Namespace, names: list[str]) -> int:
         raise UsageError(f'--only got {unknown}, allowed: {", ".join(CASES)}')
     torch.set_num_threads(args.threads)
     out = args.out or Path('work_dirs/racing')
-    results = measure(out, args.quick, names, args.seed)
+    results = measure(out, args.quick, names, args.seed, args.paths)
     values = {'environment': describe_environment(args.threads), 'quick': args.quick, 'seed': args.seed}
     write_text(out / 'racing.json', json.dumps(values | {'cases': results}, indent=1) + '\n')
     print(markdown(results))

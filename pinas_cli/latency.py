@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--precision', choices=('float32', 'bfloat16', 'float16'), default='float32', help='default float32'
     )
     parser.add_argument('--contiguous', action='store_true', help='contiguous instead of channels-last tensors')
+    parser.add_argument(
+        '--processor-time',
+        action='store_true',
+        help='count processor time instead of wall time: on a CPU that other programs use, with one thread',
+    )
     parser.add_argument('--threads', type=int, default=cores(), help="torch's threads; default: all cores")
     parser.add_argument('--checks', type=int, default=20, help='random whole networks to compare with; default 20')
     parser.add_argument('--seconds', type=float, default=0.2, help='minimum time per measurement; default 0.2')
@@ -61,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             args.checks,
             args.seconds,
             args.seed,
+            'processor' if args.processor_time else 'wall',
             lambda line: print(line, file=sys.stderr, flush=True),
         )
         table.save(args.out)

@@ -137,7 +137,7 @@ def test_open_source(folder: Path) -> None:
 @pytest.mark.parametrize(
     ('spec', 'message'),
     [
-        ({'kind': 'cifar'}, 'allowed: digits, fashion-mnist, folder, list, pairs'),
+        ({'kind': 'cifar'}, 'allowed: cifar10, cifar100, digits, fashion-mnist, folder, list, pairs'),
         ('digits', "'digits' is unknown; give a dict"),
         ({'kind': 'digits', 'split': 'train', 'sise': 3}, r"\['sise'\]; allowed: split, size"),
         ({'kind': 'folder'}, r"needs \['root'\]"),

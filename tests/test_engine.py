@@ -302,7 +302,7 @@ def test_resume_compares_conditions() -> None:
         seed=4,
         _randomness_cfg={},
         optim_wrapper=SimpleNamespace(),
-        train_dataloader=SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=3)),
+        train_dataloader=SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=3), dataset=range(40)),
         logger=SimpleNamespace(warning=warned.append),
     )
     hook = ExactCheckpointHook(interval=1)
@@ -311,6 +311,8 @@ def test_resume_compares_conditions() -> None:
     assert warned == []
     hook._compare(runner, {**saved, 'threads': 99})
     assert 'threads 99 in the checkpoint' in warned.pop()
+    hook._compare(runner, {**saved, 'samples': 41})  # files came or went
+    assert 'samples 41 in the checkpoint, 40 now' in warned.pop()
     hook._compare(runner, {**saved, 'device': 'NVIDIA T', 'precision': 'AmpOptimWrapper float16'})
     line = warned.pop()
     assert 'device NVIDIA T in the checkpoint' in line and 'precision AmpOptimWrapper float16' in line

@@ -9,8 +9,9 @@ import torch
 pytest.importorskip('mmengine')
 pytestmark = pytest.mark.mm
 
-from pinas_zoo.mm.engine.knn_hook import KNNHook, knn_top1, path_features, supernet_in  # noqa: E402
+from pinas_zoo.mm.engine.knn_hook import KNNHook, path_features, supernet_in  # noqa: E402
 from pinas_zoo.models.supernet import SuperNet  # noqa: E402
+from pinas_zoo.probes.knn import knn_top1  # noqa: E402
 
 VIEW = dict(source=dict(kind='digits', split='train', limit=70), size=28)
 

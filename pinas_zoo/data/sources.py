@@ -153,7 +153,8 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         )
     optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
     optional |= {'image', 'label', 'window', 'broken_limit'}  # of shards
-    optional |= {'root'} if kind in ('fashion-mnist', 'pairs', 'shards') else set()
+    optional |= {'root'} if kind not in ('folder', 'list') else set()
+    optional |= {'name', 'split', 'class_map', 'input_key', 'target_key'} if kind == 'timm' else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
     source = _open(cls, {k: spec[k] for k in keys if k in spec})

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinas_zoo.data.cifar import CIFAR10Source, CIFAR100Source
 from pinas_zoo.data.pairs import PairSource
 from pinas_zoo.data.small_sets import ArraySource, DigitsSource, FashionMNISTSource, part_slice
 from pinas_zoo.data.sources import SOURCES, Reduction, Source
+from pinas_zoo.data.timm_source import TimmSource
 
 
 class SubsetSource(Source):
@@ -64,11 +66,14 @@ class SubsetSource(Source):
         if not isinstance(self.source, ArraySource):
             return super().tensors()
         images = self.source.images[torch.from_numpy(self.indices)]
-        return images[:, None].expand(-1, 3, -1, -1), torch.from_numpy(self.labels)
+        return self.source.planes(images), torch.from_numpy(self.labels)
 
 
 SOURCES |= {
     'fashion-mnist': (FashionMNISTSource, ('split', 'root', 'download')),
+    'cifar10': (CIFAR10Source, ('split', 'root', 'download')),
+    'cifar100': (CIFAR100Source, ('split', 'root', 'download')),
+    'timm': (TimmSource, ('name', 'root', 'split', 'class_map', 'input_key', 'target_key')),
     'digits': (DigitsSource, ('split', 'size')),
     'pairs': (PairSource, ('split', 'pairs', 'item', 'items_start', 'items_limit', 'pair_seed', 'root', 'download')),
 }

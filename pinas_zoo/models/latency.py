@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path as FilePath
 from statistics import median
@@ -26,7 +27,12 @@ from pinas_zoo.space import Arch, SearchSpace
 __all__ = ['Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
 
 #: Precisions of a table; the half types run under autocast.
-PRECISIONS = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+PRECISIONS: dict[str, torch.dtype | None] = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+#: Times that everything is measured in turn.
+TURNS = 5
+#: Whole networks that determine a table's scale, besides the checks.
+FITS = 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Conditions:
         size: Height and width in pixels.
         channels_last: Memory format.
         num_classes: Classes of the linear layer.
+        clock: 'wall', or 'processor': processor time of one thread, which other programs hardly affect.
     """
 
     device: str
@@ -66,6 +73,7 @@ class Conditions:
     size: Size
     channels_last: bool
     num_classes: int
+    clock: str = 'wall'
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class LatencyTable:
         fixed: Stem, and head with its global pooling: the parts that every architecture has.
         table: ``table[position][candidate]``, with the position's shortcut; None where a candidate does not fit.
         checks: Whole networks that were measured too.
+        scale: Factor of every sum, the median ratio over whole networks other than the checks: blocks that are timed in
+            a loop find their weights in the cache, those of a network do not.
     """
 
     space: SearchSpace
@@ -99,14 +109,16 @@ class LatencyTable:
     fixed: dict[str, Interval]
     table: tuple[tuple[Interval | None, ...], ...]
     checks: tuple[Check, ...] = field(default=())
+    scale: float = 1.0
 
     def of(self, arch: str | Sequence[int | Sequence[int]]) -> float:
-        """Seconds of one architecture: the sum of the medians.
+        """Seconds of one architecture: the sum of the medians, times `scale`.
 
         Raises:
             ValueError: The architecture is malformed, or keeps several candidates at a position.
         """
-        return self._fixed + sum(row[choice] for row, choice in zip(self._rows, self.space.single(arch), strict=True))
+        pairs = zip(self._rows, self.space.single(arch), strict=True)
+        return self.scale * (self._fixed + sum(row[choice] for row, choice in pairs))
 
     @property
     def _fixed(self) -> float:
@@ -132,17 +144,13 @@ class LatencyTable:
 
     def identity(self) -> dict[str, Any]:
         """The conditions and a hash of the latencies: part of the identity of a search with such a limit."""
-        text = json.dumps([self.fixed_values(), self._rows])
+        text = json.dumps([self._fixed, self._rows, self.scale])
         return {**asdict(self.conditions), 'sha256': hashlib.sha256(text.encode()).hexdigest()[:16]}
-
-    def fixed_values(self) -> dict[str, float]:
-        """Seconds of the parts that every architecture has."""
-        return {name: part.median for name, part in self.fixed.items()}
 
     def save(self, path: str | FilePath) -> None:
         """Writes the table as JSON, atomically."""
         values: dict[str, Any] = {'space': self.space.to_dict(), 'conditions': asdict(self.conditions)}
-        values |= {'fixed': {name: asdict(part) for name, part in self.fixed.items()}}
+        values |= {'scale': self.scale, 'fixed': {name: asdict(part) for name, part in self.fixed.items()}}
         values |= {'table': [[None if one is None else asdict(one) for one in row] for row in self.table]}
         values |= {'checks': [asdict(check) for check in self.checks]}
         values |= {'errors': self.errors()} if self.checks else {}
@@ -164,6 +172,7 @@ class LatencyTable:
                 {name: Interval(**part) for name, part in values['fixed'].items()},
                 tuple(tuple(None if one is None else Interval(**one) for one in row) for row in values['table']),
                 tuple(Check(one['arch'], Interval(**one['whole']), one['total']) for one in values['checks']),
+                values['scale'],
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f'{path} is not a latency table; `pinas latency` makes one ({error!r})') from error
@@ -181,9 +190,13 @@ def measure_table(
     checks: int = 20,
     min_seconds: float = 0.2,
     seed: int = 0,
+    clock: str = 'wall',
     progress: Callable[[str], None] = lambda line: None,
 ) -> LatencyTable:
     """Measures a table on the supernet's device, in eval mode with random images.
+
+    All entries and whole networks are measured in turn, several times, so that a device whose speed changes affects
+    them alike.
 
     Args:
         supernet: The supernet; its weights do not matter.
@@ -193,55 +206,61 @@ def measure_table(
         num_classes: Classes of the linear layer.
         precision: A key of `PRECISIONS`.
         channels_last: Memory format.
-        checks: Random whole networks that are measured too.
-        min_seconds: Minimum time per measurement, after a warm-up.
+        checks: Random whole networks that are measured too, besides `FITS` for the scale; 0 for neither.
+        min_seconds: Minimum time per entry.
         seed: Seed of images and networks.
+        clock: See `Conditions`.
         progress: Called with a line of text at a time.
 
     Raises:
-        ValueError: The precision is unknown, or a number is out of its range.
+        ValueError: The precision or the clock is unknown or does not fit, or a number is out of its range.
     """
     if precision not in PRECISIONS or batch < 1 or checks < 0 or num_classes < 1 or not min_seconds > 0:
         raise ValueError(
             f'allowed: precision {", ".join(PRECISIONS)}; batch and num_classes at least 1, checks at least 0, '
             f'min_seconds above 0; got {precision!r}, {batch}, {num_classes}, {checks}, {min_seconds}'
         )
-    space, device = supernet.space, next(supernet.parameters()).device
-    side = space.input_size
-    size = size or ((side, side) if isinstance(side, int) else tuple(side))
+    space, device, threads = supernet.space, next(supernet.parameters()).device, torch.get_num_threads()
+    if clock != 'wall' and (clock != 'processor' or device.type != 'cpu' or threads != 1):
+        raise ValueError(
+            f"clock must be 'wall', or 'processor' on a CPU with one thread; got {clock!r}, {device.type}, {threads}"
+        )
+    size = size or (space.input_size, space.input_size)
     training = supernet.training
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     to_memory_format(supernet, memory_format).eval()
     draw = torch.Generator().manual_seed(seed)
     images = torch.rand(batch, supernet.in_chans, *size, generator=draw).to(device, memory_format=memory_format)
     head = nn.Linear(space.num_features, num_classes, device=device)
+    archs = _random_archs(space, checks + FITS if checks else 0, seed)
     half = PRECISIONS[precision]
-    timer = _Timer(min_seconds)
     with nullcontext() if half is None else torch.autocast(device.type, half):
-        progress('stem and head')
-        x = supernet.forward_stem(images)
-        fixed = {'stem': timer(lambda: supernet.forward_stem(images))}
-        rows: list[tuple[Interval | None, ...]] = []
-        for index, position in enumerate(supernet.blocks):
-            progress(f'position {index + 1} of {len(supernet.blocks)}')
-            row: list[Interval | None] = [None] * len(position)
-            for choice in space.choices(index):
-                row[choice] = timer(partial(position, x, choice))
-            rows.append(tuple(row))
-            x = position(x, space.choices(index)[0])
-        fixed['head'] = timer(lambda: head(x.mean((2, 3))))
-        conditions = Conditions(
-            device_name, device.type, torch.get_num_threads(), torch.__version__, precision, batch, size,
-            channels_last, num_classes,
-        )  # fmt: skip
-        table = LatencyTable(space, conditions, fixed, tuple(rows))
-        found: list[Check] = []
-        for arch in _random_archs(space, checks, seed):
-            progress(f'whole network {len(found) + 1} of {checks}')
-            whole = timer(partial(_whole, supernet.path(arch), head, images))
-            found.append(Check(space.format(arch), whole, table.of(arch)))
+        found = _time_in_turn(_calls(supernet, head, images, archs), min_seconds, clock, progress)
     supernet.train(training)
-    return LatencyTable(space, conditions, fixed, tuple(rows), tuple(found))
+    rows = [[found.get((index, c)) for c in range(len(position))] for index, position in enumerate(supernet.blocks)]
+    conditions = Conditions(
+        device_name, device.type, threads, torch.__version__, precision, batch, size, channels_last, num_classes, clock
+    )
+    fixed = {name: found[name] for name in ('stem', 'head')}
+    table = LatencyTable(space, conditions, fixed, tuple(map(tuple, rows)))
+    if not checks:
+        return table
+    table = replace(table, scale=median(found[arch].median / table.of(arch) for arch in archs[:FITS]))
+    whole = [Check(space.format(arch), found[arch], table.of(arch)) for arch in archs[FITS:]]
+    return replace(table, checks=tuple(whole))
+
+
+def _calls(supernet: SuperNet, head: nn.Module, images: Tensor, archs: Sequence[Arch]) -> dict[Any, Callable[[], Any]]:
+    """What is timed: 'stem', 'head', (position, candidate), and whole networks by their arch."""
+    x = supernet.forward_stem(images)
+    calls: dict[Any, Callable[[], Any]] = {'stem': partial(supernet.forward_stem, images)}
+    for index, position in enumerate(supernet.blocks):
+        choices = supernet.space.choices(index)
+        calls |= {(index, choice): partial(position, x, choice) for choice in choices}
+        x = position(x, choices[0])
+    features = x
+    calls['head'] = lambda: head(features.mean((2, 3)))
+    return calls | {arch: partial(_whole, supernet.path(arch), head, images) for arch in archs}
 
 
 def _whole(path: Path, head: nn.Module, images: Tensor) -> Tensor:
@@ -258,16 +277,22 @@ def _random_archs(space: SearchSpace, count: int, seed: int) -> list[Arch]:
     return list(found)
 
 
-class _Timer:
-    """Times a call: quartiles over the blocks of `torch.utils.benchmark`, which waits for the device."""
+def _time_in_turn(
+    calls: Mapping[Any, Callable[[], Any]], min_seconds: float, clock: str, progress: Callable[[str], None]
+) -> dict[Any, Interval]:
+    """Median and quartiles over the blocks of calls of `torch.utils.benchmark`, which waits for the device."""
+    from torch.utils.benchmark import Timer  # searches for compilers when it is imported
 
-    def __init__(self, min_seconds: float) -> None:
-        self.min_seconds = min_seconds
+    own: dict[str, Any] = {} if clock == 'wall' else {'timer': time.process_time}
+    times: dict[Any, list[float]] = {key: [] for key in calls}
+    for turn in range(TURNS):
+        progress(f'turn {turn + 1} of {TURNS}')
+        for key, call in calls.items():
+            timer = Timer('call()', globals={'call': call}, num_threads=torch.get_num_threads(), **own)
+            times[key] += timer.blocked_autorange(min_run_time=min_seconds / TURNS).times
+    return {key: _interval(found) for key, found in times.items()}
 
-    def __call__(self, call: Callable[[], Tensor]) -> Interval:
-        from torch.utils.benchmark import Timer  # searches for compilers when it is imported
 
-        timer = Timer('call()', globals={'call': call}, num_threads=torch.get_num_threads())
-        measured = timer.blocked_autorange(min_run_time=self.min_seconds)
-        low, high = np.percentile(measured.times, [25, 75]).tolist()
-        return Interval(measured.median, low, high)
+def _interval(times: Sequence[float]) -> Interval:
+    low, middle, high = np.percentile(times, [25, 50, 75]).tolist()
+    return Interval(middle, low, high)

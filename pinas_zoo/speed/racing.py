@@ -107,7 +107,7 @@ def ranking_case(folder: Path, quick: bool) -> Case:
     calibration = [normalise(x, task.patch) for x in train.images[: batches * BATCH].split(BATCH)]
     pairs = zip(held.images.split(500), held.labels.split(500), strict=True)
     evaluation = [(normalise(x, task.patch), y) for x, y in pairs]
-    race = RaceSettings((500, 1000) if quick else (3000, 12_000, 50_000), group=INITIAL)
+    race = RaceSettings((500, 1000) if quick else (3000, 12_000, 50_000), group=INITIAL, cache_gib=1.0)
     return Case(net, head, calibration, evaluation, 1 if quick else 8, race)
 
 
@@ -123,7 +123,7 @@ def nano_case(folder: Path, quick: bool) -> Case:
     calibration = FixedBatches(dict(source=dict(source, limit=50_000), size=28), BATCH, batches)
     held = dict(source=dict(source, start=50_000, limit=images), size=28)
     evaluation = FixedBatches(held, 500, labelled=True)
-    race = RaceSettings((500, 1000) if quick else (1500, 4000, 10_000), group=INITIAL)
+    race = RaceSettings((500, 1000) if quick else (1000, 2500, 5000), group=INITIAL, cache_gib=1.0)
     to_memory_format(net, torch.channels_last)
     layout = torch.channels_last
     return Case(
@@ -140,7 +140,9 @@ def nano_case(folder: Path, quick: bool) -> Case:
 CASES: dict[str, Callable[[Path, bool], Case]] = {'ranking': ranking_case, 'nano': nano_case}
 
 
-def measure(folder: Path, quick: bool = False, names: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
+def measure(
+    folder: Path, quick: bool = False, names: Sequence[str] = (), seed: int = 0, paths: int = PATHS
+) -> dict[str, Any]:
     """Measures the cases; a stopped run continues where it was.
 
     Args:
@@ -148,6 +150,7 @@ def measure(folder: Path, quick: bool = False, names: Sequence[str] = (), seed: 
         quick: Tiny sizes, to see that everything runs.
         names: Keys of `CASES`; none means all.
         seed: Seed of the paths.
+        paths: Number of paths.
 
     Returns:
         The results by case; each is also written to the folder.
@@ -160,7 +163,7 @@ def measure(folder: Path, quick: bool = False, names: Sequence[str] = (), seed: 
             continue
         folder.mkdir(parents=True, exist_ok=True)
         case = CASES[name](folder, quick)
-        archs = _draw(case, 2 * BLOCK if quick else PATHS, seed)
+        archs = _draw(case, 2 * BLOCK if quick else paths, seed)
         full = _full_losses(case, archs, folder / f'{name}_full')
         results[name] = _compare(case, archs, full, quick)
         write_text(file, json.dumps(results[name], indent=1) + '\n')
@@ -210,7 +213,13 @@ def _compare(case: Case, archs: list[Arch], full: np.ndarray, quick: bool) -> di
         'space': case.supernet.space.name,
         'paths': len(archs),
         'full': {'calibration': BATCH * len(case.calibration), 'held_out': case.held_out},
-        'race': {'calibration': calibration, **case.race.facts(), 'initial': INITIAL, 'block': BLOCK},
+        'race': {
+            'calibration': calibration,
+            **case.race.facts(),
+            'initial': INITIAL,
+            'block': BLOCK,
+            'cache_gib': case.race.cache_gib,
+        },
         'images_per_path': {'full': full_images, 'race': images},
         'paths_by_images': {str(n): sum(s.images == n for s in scores) for n in sorted({s.images for s in scores})},
         'seconds_full_one_by_one': alone,

@@ -43,8 +43,8 @@ class ExactCheckpointHook(CheckpointHook):
     file and `last_checkpoint` are on disk before an old file is removed. Saves that are due within a
     gradient accumulation are postponed to its end.
 
-    Continuing with another world size or seed is an error, since the data would be different; with
-    another thread count, batch size per process, torch version, device, cudnn or precision, or without
+    Continuing with another world size or seed is an error, since the data would be different; with another thread
+    count, batch size per process, number of samples, torch version, device, cudnn or precision, or without
     deterministic kernels, it is a warning: the run continues correctly, but no longer bit for bit.
 
     Args:
@@ -271,6 +271,7 @@ class ExactCheckpointHook(CheckpointHook):
             'seed': int(runner.seed) - offset,
             'threads': torch.get_num_threads(),
             'batch_size': int(runner.train_dataloader.batch_sampler.batch_size),
+            'samples': len(runner.train_dataloader.dataset),
             'torch': str(torch.__version__),
             'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
             'cudnn': str(torch.backends.cudnn.version()) if torch.cuda.is_available() else 'none',

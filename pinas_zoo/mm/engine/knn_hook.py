@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -19,45 +18,11 @@ from pinas_zoo.data import SupervisedView
 from pinas_zoo.mm.engine.checkpoint_content import preserved_random_state
 from pinas_zoo.mm.engine.checkpoint_hook import unwrap
 from pinas_zoo.models.supernet import SuperNet
+from pinas_zoo.probes.knn import knn_top1
 from pinas_zoo.registry import HOOKS
 from pinas_zoo.space import Arch
 
-__all__ = ['KNNHook', 'knn_top1', 'path_features']
-
-
-@torch.no_grad()
-def knn_top1(
-    bank_ND: Tensor, bank_labels: Tensor, queries_MD: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07
-) -> float:
-    """Accuracy of a vote among the k most similar images of a bank.
-
-    A neighbour counts exp(cosine / temperature), as in Wu et al., Unsupervised Feature Learning via Non-Parametric
-    Instance Discrimination, CVPR 2018.
-
-    Args:
-        bank_ND: Features of labelled images.
-        bank_labels: Their labels, (N,).
-        queries_MD: Features of held-out images.
-        labels: Their labels, (M,).
-        k: Neighbours, at most N.
-        temperature: Temperature of the weights.
-
-    Returns:
-        Accuracy in percent.
-
-    Raises:
-        ValueError: k is not in 1..N.
-    """
-    if not 1 <= k <= len(bank_ND):
-        raise ValueError(f'k must be in 1..{len(bank_ND)} (the images of the bank), got {k}')
-    similarity = F.normalize(queries_MD.float(), dim=1) @ F.normalize(bank_ND.float(), dim=1).t()
-    nearest, places = similarity.topk(k, dim=1)
-    # The largest similarity is subtracted before the exponential: a small temperature would overflow.
-    weights = ((nearest - nearest[:, :1]) / temperature).exp().double()
-    classes = int(max(bank_labels.max(), labels.max())) + 1
-    votes = torch.zeros(len(labels), classes, dtype=torch.double, device=weights.device)
-    votes.scatter_add_(1, bank_labels[places], weights)
-    return float((votes.argmax(dim=1) == labels).double().mean() * 100)
+__all__ = ['KNNHook', 'path_features']
 
 
 @torch.no_grad()
