@@ -179,11 +179,11 @@ def small(monkeypatch, pictures):
     monkeypatch.syspath_prepend(str(ROOT / 'tools/dev'))
     import export_table
 
-    noise = [Image.open(path).convert('RGB').resize((128, 128)) for path in sorted(pictures.glob('*'))]
+    noise = [Image.open(path).convert('RGB').resize((160, 160)) for path in sorted(pictures.glob('*'))]
 
     def differences(name: str, suffix: str, folder: Path):
         network = export_table.open_random(export_table.CONFIGS[name], False, noise)
-        found = export_table.measure(network, noise, folder, suffix, ((128, 128), (99, 128), (127, 89)))
+        found = export_table.measure(network, noise, folder, suffix, ((160, 160), (131, 160), (159, 133)))
         assert 'error' not in found, found
         return export_table.Difference(**found)
 
