@@ -3,6 +3,7 @@
     pinas rank truth --workers 2          # train what benchmarks/rank/truth.jsonl still lacks
     pinas rank truth --verify 3           # train three recorded lines again
     pinas rank transfer --workers 2       # train paths alone, then fine-tune them on a dense task
+    pinas rank proxies --seeds 5          # training-free scores; --space and --arch for any path
     pinas rank run --seeds 3 --workers 2  # train and score every contestant's supernets
     pinas rank report                     # tables and figures of the reporting half
     pinas rank trials                     # every recipe that was tried, on the tuning half
@@ -18,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pinas_cli.options import UsageError
-from pinas_cli.rank_truth import add_device, add_instrument, add_transfer, add_truth, instrument_of
+from pinas_cli.rank_proxies import add_proxies
+from pinas_cli.rank_truth import (
+    INSTRUMENTS,
+    TRANSFER,
+    add_device,
+    add_instrument,
+    add_transfer,
+    add_truth,
+    instrument_of,
+)
 
 if TYPE_CHECKING:
     from pinas_zoo.ranking.recipe import SupernetRecipe
@@ -119,15 +129,21 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_report(args: argparse.Namespace) -> int:
     """Writes report, tables and figures."""
     from pinas_zoo.files import read_lines
-    from pinas_zoo.ranking.publish import write_report
+    from pinas_zoo.ranking.publish import write_block, write_report, write_transfer
     from pinas_zoo.ranking.tables import markdown
     from pinas_zoo.ranking.truth import read_truth
 
     instrument, (truth, scores) = instrument_of(args), files_of(args)
+    rows = read_lines(scores) + read_lines(scores.with_name('proxies.jsonl'))
     half, out = args.half or instrument.half, args.out or instrument.truth.parent
-    standard = half == 'reporting' and not args.set and out == instrument.truth.parent
-    page = args.page or (PAGE if standard else None)
-    report = write_report(out, read_truth(truth), read_lines(scores), recipe_of(args), half, page)
+    standard = half == instrument.half and not args.set and out == instrument.truth.parent
+    page, whole = args.page or (PAGE if standard else None), read_truth(truth)
+    main = args.instrument == INSTRUMENTS[0]
+    report = write_report(out, whole, rows, recipe_of(args), half, page if main else None)
+    if page and not main:
+        write_block(page, args.instrument, out / 'report.json', report, ['loss_to_accuracy'])
+    if page and main and TRANSFER.is_file() and standard:
+        write_transfer(page, TRANSFER, whole, rows, recipe_of(args))
     print(markdown(report))
     return 0
 
@@ -141,7 +157,7 @@ def _add_trials(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_trials(args: argparse.Namespace) -> int:
     """Prints every recipe's tau."""
     from pinas_zoo.files import read_lines
-    from pinas_zoo.ranking.report import trials
+    from pinas_zoo.ranking.curves import trials
     from pinas_zoo.ranking.tables import trials_markdown
     from pinas_zoo.ranking.truth import read_truth
 
@@ -155,8 +171,8 @@ def run_trials(args: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands of `pinas rank`."""
-    commands = parser.add_subparsers(required=True, metavar='truth|transfer|run|report|trials')
-    for add in (add_truth, add_transfer, _add_run, _add_report, _add_trials):
+    commands = parser.add_subparsers(required=True, metavar='truth|transfer|proxies|run|report|trials')
+    for add in (add_truth, add_transfer, add_proxies, _add_run, _add_report, _add_trials):
         add(commands)
 
 

@@ -19,8 +19,9 @@ from pinas_zoo.search.evaluate import PrefixTree
 
 OTHER = torch.device('meta')
 CLASSES, IMAGES = 5, 4
-#: Their next path is read from what they have learned, which a fake tensor does not know (counted in test_waits.py).
-READING = ('attentivenas', 'attentivenas_worst', 'fpnas', 'sparse')
+#: Their next path is read from what they have learned, or their labels from the numbers of the images, which a fake
+#: tensor does not know (counted in test_waits.py).
+READING = ('attentivenas', 'attentivenas_worst', 'fpnas', 'pada', 'rlnas', 'sparse')
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ from scipy.stats import kendalltau
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL
+from pinas_zoo.ranking.curves import curves, trials
+from pinas_zoo.ranking.proxies import PROXIES
 from pinas_zoo.ranking.publish import fill_page, write_report
 from pinas_zoo.ranking.recipe import SupernetRecipe
-from pinas_zoo.ranking.report import VIEWS, compute, curves, of_recipe, trials
+from pinas_zoo.ranking.report import SOURCE, VIEWS, compute, of_recipe
 from pinas_zoo.ranking.standalone import Recipe
 from pinas_zoo.ranking.study import Job, is_result_of
 from pinas_zoo.ranking.tables import markdown
@@ -134,6 +136,22 @@ def test_lines_of_other_constants_do_not_count(files: Any, monkeypatch: pytest.M
         now = [line | {'constants': CONTESTANTS[line['contestant']].constants} for line in rows]
         assert set(of_recipe(now, truth, RECIPE.id)) == {'pinas', 'spos'}
         monkeypatch.undo()
+
+
+def test_training_free_scores_and_a_source_are_rows(files: Any) -> None:
+    truth, rows, _ = files
+    names = [SPACE.format(row.arch) for row in truth.rows]
+    good = {name: sum(row.top1) for name, row in zip(names, truth.rows, strict=True)}
+    line = {'seed': 0, 'space': truth.header['space'], 'proxies': dict.fromkeys(PROXIES, good)}
+    other = line | {'space': {}, 'seed': 1}
+    paths = truth.half('reporting')
+    report = compute(truth, [*rows, line, other], RECIPE, source=paths)
+    part = report['loss_to_accuracy']
+    assert part['contestants']['naswot']['tau']['seeds'] == pytest.approx([1.0])
+    expected = kendalltau([sum(row.top1) for row in paths], [-sum(row.loss) for row in paths])[0]
+    assert part['contestants'][SOURCE]['tau']['seeds'] == pytest.approx([expected])
+    assert 'pinas - aznas' in part['differences'] and set(report['runs']) == {'pinas', 'spos'}
+    assert report['labels']['aznas'] == 'AZ-NAS'
 
 
 def test_contestants_and_differences(files: Any) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
+from pinas_zoo.methods.predictor import one_hot
 from pinas_zoo.ranking.statistics import (
     CORRELATIONS,
+    additive_tau,
     attainable_tau,
     bootstrap,
     bootstrap_difference,
@@ -17,6 +19,7 @@ from pinas_zoo.ranking.statistics import (
     measure,
     summarise,
 )
+from pinas_zoo.space import PINAS_NANO
 
 
 def correlated(paths: int = 60, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -182,3 +185,15 @@ def test_attainable_tau_of_noisy_seeds() -> None:
     assert attainable_tau(first, second) == pytest.approx(reached, abs=0.02)
     assert attainable_tau(first, second) > kendalltau(first, second)[0] + 0.05
     assert attainable_tau([1, 2, 3], [3, 2, 1]) == 0
+
+
+def test_a_sum_over_positions_is_predicted_and_a_product_is_not() -> None:
+    rng = np.random.default_rng(0)
+    space = PINAS_NANO
+    archs = [space.sample(rng) for _ in range(90)]
+    code = one_hot(space, archs)
+    terms = rng.normal(size=(8, 4))
+    total = [sum(terms[p, c] for p, c in enumerate(arch)) for arch in archs]
+    parity = [sum(arch) % 2 + 1e-3 * sum(arch) for arch in archs]
+    assert additive_tau(total, code) > 0.9
+    assert additive_tau(parity, code) < 0.3

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
-from pinas_zoo.ranking.report import NATIVE, VIEWS, WORDS, scores_of, true_values
+from pinas_zoo.ranking.report import HALF_WORDS, NATIVE, VIEWS, WORDS, scores_of, true_values
 from pinas_zoo.ranking.truth import Truth
 from pinas_zoo.report.figures import INK, LINES, Figure, draw_axes
 
@@ -87,8 +87,8 @@ def scatter_figure(
     if report['warning']:
         below += f'\nWarning: {report["warning"]}'
     caption = (
-        f'{GROUP_WORDS[group]}. Estimated {WORDS[kind.estimate]} against true {words}, {report["paths"]} paths of the '
-        f'{report["half"]} half; '
+        f'{GROUP_WORDS[group]}. Estimated {WORDS[kind.estimate]} against true {words}, {report["paths"]} paths of '
+        f'{HALF_WORDS[report["half"]]}; '
         f'mean and range of the seeds, each centred; tau with its 95 % interval over paths.'
     )
     shown = [n for n in everyone if n.removesuffix(NATIVE) in GROUPS[group]]

@@ -11,17 +11,21 @@ from typing import Any
 
 from pinas_zoo.files import write_text
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
+from pinas_zoo.ranking.curves import curves, trials
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, forest_figure, scatter_figure
 from pinas_zoo.ranking.recipe import SupernetRecipe
-from pinas_zoo.ranking.report import VIEWS, compute, curves, of_recipe, trials
+from pinas_zoo.ranking.report import VIEWS, compute, of_recipe
 from pinas_zoo.ranking.tables import markdown, trials_markdown
+from pinas_zoo.ranking.transfer import DESIGNS, read_transfer
 from pinas_zoo.ranking.truth import Truth
 
-__all__ = ['fill_page', 'write_report']
+__all__ = ['fill_page', 'write_block', 'write_report', 'write_transfer']
 
 TAU_CAPTION = (
     "Kendall's tau over training, on paths of the tuning half (before the end the linear head has had fewer steps)"
 )
+#: Views of the transfer truth's tables.
+TRANSFER_VIEWS = ('loss_to_accuracy',)
 #: The text between the marker lines of a block in a page is generated here.
 BLOCK = '(<!-- {0} written by tools/rank.py report -->\n).*?(<!-- end of {0} -->)'
 
@@ -50,7 +54,7 @@ def write_report(
     Raises:
         ValueError: The page has no block; also see `report.compute`.
     """
-    folder, prefix = Path(folder), '' if half == 'reporting' else f'{half}_'
+    folder, prefix = Path(folder), 'tuning_' if half == 'tuning' else ''
     report = compute(truth, rows, recipe, half)
     lines, moved = of_recipe(rows, truth, recipe.id), curves(truth, rows, recipe)
     report['curves'] = moved
@@ -80,6 +84,51 @@ def write_report(
         blocks = {'result': markdown(report) + links, 'trials': trials_markdown(trials(truth, rows))}
         fill_page(page, blocks)
     return report
+
+
+def write_block(
+    page: str | Path, name: str, file: str | Path, report: dict[str, Any], views: Sequence[str], words: str = ''
+) -> None:
+    """Writes another report beside the main one: its JSON, and its tables of some views into a block of the page.
+
+    Args:
+        page: The page.
+        name: Name of the block.
+        file: File of the JSON.
+        report: Result of `report.compute`.
+        views: Keys of `VIEWS`.
+        words: Text before the tables.
+
+    Raises:
+        ValueError: The page has no such block.
+    """
+    write_text(file, json.dumps(report, indent=1, allow_nan=False) + '\n')
+    fill_page(page, {name: words + markdown(report, views)})
+
+
+def write_transfer(
+    page: str | Path, file: str | Path, truth: Truth, rows: Sequence[Mapping[str, Any]], recipe: SupernetRecipe
+) -> None:
+    """Writes the reports against the transfer truth, one per design that has paths, beside its table and into the page.
+
+    Args:
+        page: The page; its block is 'transfer'.
+        file: The transfer table.
+        truth: The source truth.
+        rows: Lines of scores.jsonl, and of the training-free scores.
+        recipe: Whose lines count.
+    """
+    texts, reports = [], {}
+    for name, design in DESIGNS.items():
+        target = read_transfer(file, design, truth)
+        known = {row.path for row in target.rows}
+        if len(known) < 8:
+            continue
+        source = [row for row in truth.half('reporting') if row.path in known]
+        reports[name] = compute(target, rows, recipe, 'reporting', source)
+        texts.append(f'Design *{name}*; true accuracy is the mean IoU.\n\n' + markdown(reports[name], TRANSFER_VIEWS))
+    write_text(Path(file).with_name('transfer_report.json'), json.dumps(reports, indent=1, allow_nan=False) + '\n')
+    fill_page(page, {'transfer': '\n'.join(texts)})
 
 
 def _between(block: str) -> Callable[[re.Match[str]], str]:

@@ -6,40 +6,43 @@ reporting half, and all trials only the tuning half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pinas_zoo.methods.predictor import one_hot
 from pinas_zoo.ranking.contestants import CONTESTANTS, constants_of
+from pinas_zoo.ranking.proxies import PROXIES, proxies_of
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.statistics import (
+    additive_tau,
     agreement,
     attainable_tau,
     bootstrap_difference,
     ceiling,
     few_paths,
-    measure,
     summarise,
 )
 from pinas_zoo.ranking.truth import Truth, TruthRow
 
 __all__ = [
     'DIFFERENCES',
+    'HALF_WORDS',
     'NATIVE',
     'SIGN',
+    'SOURCE',
     'VIEWS',
     'WORDS',
     'View',
     'compute',
-    'curves',
     'of_recipe',
-    'trials',
 ]
 
 Row = Mapping[str, Any]
 
+HALF_WORDS = {'reporting': 'the reporting half', 'tuning': 'the tuning half', 'both': 'both halves'}
 #: The quantities measured for a path, in words.
 WORDS = {'accuracy': 'accuracy', 'minus_loss': 'minus loss'}
 
@@ -67,9 +70,14 @@ VIEWS = {
 }
 #: Suffix of a contestant's name where its native score ranks instead of the accuracy of its paths.
 NATIVE = ':native'
+#: Name of the source truth where another truth is predicted.
+SOURCE = 'source'
 #: Pairs whose difference is reported.
 DIFFERENCES = tuple(
-    ('pinas', other + kind) for other in (*CONTESTANTS, 'macs', 'params') if other != 'pinas' for kind in ('', NATIVE)
+    ('pinas', other + kind)
+    for other in (*CONTESTANTS, *PROXIES, SOURCE, 'macs', 'params')
+    if other != 'pinas'
+    for kind in ('', NATIVE)
 )
 SIGN = (
     'Sign: higher is better for truth and estimate; a loss counts as minus the loss; of MACs and parameters, more '
@@ -86,7 +94,7 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
     header = truth.header
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
-        known = CONTESTANTS.get(row['contestant'])
+        known = CONTESTANTS.get(row.get('contestant', ''))
         if known is None or constants_of(row) != known.constants:
             continue
         if row['recipe'] == recipe and all(row[key] == header[key] for key in ('task', 'space', 'data')):
@@ -127,14 +135,21 @@ def scores_of(truth: Truth, rows: Mapping[str, Sequence[Row]], half: str, quanti
     return table
 
 
-def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str = 'reporting') -> dict[str, Any]:
+def compute(
+    truth: Truth,
+    rows: Sequence[Row],
+    recipe: SupernetRecipe,
+    half: str = 'reporting',
+    source: Sequence[TruthRow] = (),
+) -> dict[str, Any]:
     """All results of one half.
 
     Args:
         truth: The truth table.
-        rows: Lines of scores.jsonl.
+        rows: Lines of scores.jsonl, and of the training-free scores.
         recipe: Whose lines count.
-        half: 'reporting' or 'tuning'.
+        half: 'reporting', 'tuning' or 'both'.
+        source: Another truth of the same paths, which is treated as an estimate.
 
     Returns:
         Plain values: by view 'ceiling', 'attainable_tau', 'contestants' and 'differences', and what they depend on.
@@ -143,6 +158,13 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
         ValueError: The half is unknown, or a path was not scored.
     """
     lines, paths = of_recipe(rows, truth, recipe.id), truth.half(half)
+
+    def everyone_by(quantity: str) -> dict[str, list[np.ndarray]]:
+        table = scores_of(truth, lines, half, quantity)
+        if source:
+            table[SOURCE] = [true_values(source, quantity)]
+        return table | proxies_of(rows, truth, half)
+
     report: dict[str, Any] = {
         'half': half,
         'paths': len(paths),
@@ -152,16 +174,17 @@ def compute(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe, half: str
         'settings': next((row[0]['settings'] for row in lines.values()), None),
         'truth': {key: truth.header[key] for key in ('code', 'torch', 'data', 'recipe', 'seeds')},
         'runs': {name: _run_facts(seeds) for name, seeds in lines.items()},
-        'labels': {name: _label(name) for name in scores_of(truth, lines, half, 'accuracy')},
+        'labels': {name: _label(name) for name in everyone_by('accuracy')},
     }
     for name, view in VIEWS.items():
         true = true_values(paths, view.truth)
         first, second = (true_values(paths, view.truth, seed) for seed in (0, 1))
-        everyone = scores_of(truth, lines, half, view.estimate)
+        everyone = everyone_by(view.estimate)
         report[name] = {
             'truth': {'least': float(true.min()), 'most': float(true.max())},
             'ceiling': ceiling(first, second),
             'attainable_tau': attainable_tau(first, second),
+            'additive_tau': additive_tau(true, one_hot(truth.study.space, [row.arch for row in paths])),
             'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
             'differences': {
                 f'{one} - {other}': bootstrap_difference(true, everyone[one], everyone[other])
@@ -183,7 +206,7 @@ def _contestant(true: np.ndarray, scores: Sequence[np.ndarray]) -> dict[str, Any
 
 
 def _label(name: str) -> str:
-    trivial = {'random': 'random', 'macs': 'MACs', 'params': 'parameters'}
+    trivial = {'random': 'random', 'macs': 'MACs', 'params': 'parameters', SOURCE: 'source truth'} | PROXIES
     if name.endswith(NATIVE):
         return f'{CONTESTANTS[name.removesuffix(NATIVE)].label}, native score'
     return trivial.get(name) or CONTESTANTS[name].label
@@ -203,79 +226,3 @@ def _run_facts(seeds: Sequence[Row]) -> dict[str, Any]:
         'derived': [row['derived'] for row in seeds if 'derived' in row],
         'at_the_end': [row['at_the_end'] for row in seeds if 'at_the_end' in row],
     }
-
-
-def curves(truth: Truth, rows: Sequence[Row], recipe: SupernetRecipe) -> dict[str, dict[str, list[list[list[float]]]]]:
-    """Changes during training: by quantity and contestant, one curve of [path units, value] per seed.
-
-    A value that was not measured at a point is None.
-
-    Quantities: 'tau_' and a view's name, on the tuning half's paths that were scored during training, with the
-    final scores of the same paths as the last point; 'feature_' + mean, variance, cka, cosine at the input of the
-    last position; 'update_cosine'; 'teacher_distance'.
-    """
-    table: dict[str, dict[str, list[list[list[float]]]]] = {}
-    by_name = {truth.study.space.format(row.arch): row for row in truth.half('tuning')}
-
-    def add(quantity: str, name: str, points: list[list[float]]) -> None:
-        if points:
-            table.setdefault(quantity, {}).setdefault(name, []).append(points)
-
-    for name, lines in of_recipe(rows, truth, recipe.id).items():
-        for row in lines:
-            for quantity, value in _SHIFTS.items():
-                found = [[shift['units'], value(shift)] for shift in row['shifts']]
-                add(quantity, name, found if any(v is not None for _, v in found) else [])
-            for key, view in VIEWS.items():
-                add(f'tau_{key}', name, _tau_curve(row, by_name, view))
-    return table
-
-
-def _last_feature(kind: str) -> Callable[[Row], Any]:
-    return lambda shift: shift['feature'][-1][kind]
-
-
-_SHIFTS: dict[str, Callable[[Row], Any]] = {
-    **{f'feature_{kind}': _last_feature(kind) for kind in ('mean', 'variance', 'cka', 'cosine')},
-    'update_cosine': lambda s: s['update_cosine'],
-    'teacher_distance': lambda s: s['teacher_distance'],
-}
-
-
-def _tau_curve(row: Row, tuning: Mapping[str, TruthRow], view: View) -> list[list[float]]:
-    if not row['on_the_way']:
-        return []
-    names = [name for name in row['on_the_way'][0]['scores'] if name in tuning]
-    if len(names) < 3:
-        return []
-    true = true_values([tuning[name] for name in names], view.truth)
-    points = [(point['units'], point['scores']) for point in row['on_the_way']]
-    points.append((row['units']['train'], row['scores']))
-    return [[units, measure(true, estimates(scores, names, view.estimate))['tau']] for units, scores in points]
-
-
-def trials(truth: Truth, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every recipe that was tried, on the tuning half: contestant, seeds, settings that differ from the default, tau.
-
-    How often a training was measured does not change it, and is left out.
-    """
-    found: list[dict[str, Any]] = []
-    default = vars(SupernetRecipe())
-    seen: set[tuple[str, str]] = set()
-    for recipe in dict.fromkeys(row['recipe'] for row in rows):
-        for name, lines in of_recipe(rows, truth, recipe).items():
-            settings = lines[0]['settings']
-            changed = {k: v for k, v in settings.items() if default.get(k) != v and k not in _OBSERVATION}
-            if (not changed and recipe != SupernetRecipe().id) or (name, str(changed)) in seen:
-                continue  # a trial of what is now the default
-            seen.add((name, str(changed)))
-            trial = {'contestant': name, 'recipe': recipe, 'seeds': len(lines), 'changed': changed}
-            for key, view in VIEWS.items():
-                true = true_values(truth.half('tuning'), view.truth)
-                scores = scores_of(truth, {name: lines}, 'tuning', view.estimate)[name]
-                trial[f'tau_{key}'] = float(np.mean([measure(true, s)['tau'] for s in scores]))
-            found.append(trial)
-    return found
-
-
-_OBSERVATION = ('probes', 'checkpoints', 'checkpoint_linear_steps', 'checkpoint_paths')

@@ -18,6 +18,7 @@ from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 __all__ = [
     'CORRELATIONS',
     'FEW',
+    'additive_tau',
     'agreement',
     'attainable_tau',
     'bootstrap',
@@ -125,6 +126,27 @@ def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
     tau = _or_zero(kendalltau, *_pair(first, second))
     r = max(float(np.sin(np.pi / 2 * tau)), 0.0)
     return float(2 / np.pi * np.arcsin(np.sqrt(2 * r / (1 + r))))
+
+
+def additive_tau(truth: ArrayLike, one_hot: ArrayLike, folds: int = 8, repeats: int = 5) -> float:
+    """How well a sum of one term per position and candidate predicts: ridge regression, cross-validated.
+
+    Args:
+        truth: Stand-alone result of each path.
+        one_hot: The paths, see `methods.predictor.one_hot`.
+        folds: Parts of the cross-validation.
+        repeats: Cross-validations with other parts.
+
+    Returns:
+        Kendall's tau of the predictions of paths that were left out, mean over the repeats.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    truth, code = np.asarray(truth, dtype=float), np.asarray(one_hot, dtype=float)
+    model = RidgeCV(np.logspace(-2, 3, 11))
+    splits = [KFold(min(folds, len(truth)), shuffle=True, random_state=seed) for seed in range(repeats)]
+    return float(np.mean([_or_zero(kendalltau, truth, cross_val_predict(model, code, truth, cv=s)) for s in splits]))
 
 
 def agreement(scores: Sequence[ArrayLike]) -> dict[str, Any]:

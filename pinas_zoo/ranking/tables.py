@@ -6,24 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pinas_zoo.ranking.contestants import CONTESTANTS
-from pinas_zoo.ranking.report import NATIVE, VIEWS, WORDS
+from pinas_zoo.ranking.report import HALF_WORDS, NATIVE, VIEWS, WORDS
 
 __all__ = ['markdown', 'trials_markdown']
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The tables of a report, with the note on signs and the warning."""
-    out = [f'{report["paths"]} paths of the {report["half"]} half, recipe `{report["recipe"]}`. {report["sign"]}']
+def markdown(report: Mapping[str, Any], views: Sequence[str] = tuple(VIEWS)) -> str:
+    """The tables of some views of a report, with the note on signs and the warning."""
+    out = [f'{report["paths"]} paths of {HALF_WORDS[report["half"]]}, recipe `{report["recipe"]}`. {report["sign"]}']
     if report['warning']:
         out.append(f'**Warning: {report["warning"]}.**')
-    for name, view in VIEWS.items():
+    for name in views:
+        view = VIEWS[name]
         out += [f'Estimated {WORDS[view.estimate]} against true {WORDS[view.truth]}:', _main_table(report, name)]
         out.append(
             f'A perfect estimate would have a tau of about **{report[name]["attainable_tau"]:.2f}** (attainable): the '
-            'truth is the mean of two noisy seeds. The first row compares one of these seeds with the other.'
+            'truth is the mean of two noisy seeds. The first row compares one of these seeds with the other. A sum of '
+            'one term per position and candidate, fitted to the truth of other paths (cross-validated ridge '
+            f'regression), has {report[name]["additive_tau"]:.2f}.'
         )
-    out += ["Differences of Kendall's tau, paired over paths:", _difference_table(report)]
-    if report['runs']:
+    out += ["Differences of Kendall's tau, paired over paths:", _difference_table(report, views)]
+    if report['runs'] and 'accuracy' in views:
         out += ['Cost of one supernet:', _cost_table(report)]
     return '\n\n'.join(out) + '\n'
 
@@ -85,15 +88,15 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
     return _table(header, rows)
 
 
-def _difference_table(report: Mapping[str, Any]) -> str:
+def _difference_table(report: Mapping[str, Any], views: Sequence[str]) -> str:
     header = ['difference']
-    for view in VIEWS.values():
+    for view in (VIEWS[name] for name in views):
         header += [f'{view.words} [95 % over paths]', f'{view.words} [95 % over paths and seeds]']
     rows = []
     for pair in report['accuracy']['differences']:
         one, other = pair.split(' - ')
         cells = [f'{report["labels"][one]} minus {report["labels"][other]}']
-        for key in VIEWS:
+        for key in views:
             entry = report[key]['differences'][pair]['tau']
             cells += [_with_interval(entry, 'difference'), _with_interval(entry, 'difference', 'interval_with_seeds')]
         rows.append(cells)

@@ -194,9 +194,12 @@ def _check_labels(sample: Any, classes: int, ignored: int | None) -> None:
     if found is None or not isinstance(labels, torch.Tensor):
         return
     values = labels.numpy()  # compares five times as fast as torch
-    if values.max(initial=0) < classes:
-        return
     wrong = values >= classes
+    count = np.count_nonzero(wrong)
+    if not count:
+        return
+    if ignored is not None and ignored >= classes and count == np.count_nonzero(values == ignored):
+        return
     if ignored is not None:
         wrong &= values != ignored
     if wrong.any():
