@@ -192,8 +192,6 @@ def small(monkeypatch, pictures):
 
 FAMILIES = [
     'FCOS',
-    pytest.param('Cascade Mask R-CNN', marks=pytest.mark.slow),
-    pytest.param('RetinaNet', marks=pytest.mark.slow),
     pytest.param('UPerNet', marks=pytest.mark.slow),
 ]
 
@@ -208,7 +206,7 @@ def test_families(name, small, tmp_path):
 
 @mm
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['PSPNet', 'Mask R-CNN'])
+@pytest.mark.parametrize('name', ['PSPNet'])
 def test_programs(name, small, tmp_path):
     apart = small(name, '.pt2', tmp_path)
     assert apart.holds() and (name == 'PSPNet' or apart.objects > 30)
