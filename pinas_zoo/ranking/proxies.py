@@ -128,7 +128,7 @@ def extend_proxies(
     """
     study = truth.study
     batch = normalise(compose(study.task, 'train').images[:images], study.task.patch)
-    conditions = {'space': study.space.to_dict(), 'task': truth.header['task'], 'data': truth.header['data']}
+    conditions = {key: truth.header[key] for key in ('space', 'task', 'data')}
     done = {row['seed'] for row in read_lines(file) if all(row[key] == conditions[key] for key in conditions)}
     archs = [row.arch for row in truth.rows]
     names = [study.space.format(arch) for arch in archs]
