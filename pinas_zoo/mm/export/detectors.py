@@ -6,6 +6,7 @@ operators of `boxes`. Input and output are in px of the image as it enters the n
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from pinas_zoo.mm.export.boxes import (
     boxes_from_deltas,
@@ -25,7 +27,7 @@ from pinas_zoo.mm.export.boxes import (
     suppress,
 )
 
-__all__ = ['OneStage', 'TwoStage', 'detector']
+__all__ = ['OneStage', 'TwoStage', 'detector', 'with_frozen_norms']
 
 #: Parts by the mmdet class that the networks below restate; other classes may differ in ways that nobody compared.
 KNOWN = {
@@ -236,6 +238,18 @@ class TwoStage(Detector):
         return (
             paste_masks(sum(parts[1:], parts[0]) / len(parts), boxes, x) >= self.model.roi_head.test_cfg.mask_thr_binary
         )
+
+
+def with_frozen_norms(network: TwoStage) -> TwoStage:
+    """A copy whose region heads have scale and shift instead of BN, which torch.export refuses for an unknown batch."""
+    network = copy.deepcopy(network)
+    for parent in list(network.model.roi_head.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(child.num_features, child.eps)
+                frozen.load_state_dict(child.state_dict())
+                setattr(parent, name, frozen)
+    return network
 
 
 def _stages(part: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from pinas_zoo.mm.export.detectors import OneStage, TwoStage, detector
+from pinas_zoo.mm.export.detectors import OneStage, TwoStage, detector, with_frozen_norms
 from pinas_zoo.mm.export.segmentors import Segmentor
 from pinas_zoo.mm.inference.networks import Dense, open_config, open_dense
 from pinas_zoo.models.description import Preprocessing, describe
@@ -56,7 +56,8 @@ class DenseExport:
         if Path(out).suffix == '.onnx':
             export_onnx(self.network, example, out, True, self.metadata, self.network.outputs, batch)
         else:
-            save_program(export_program(self.network, example, True, batch), out, self.metadata)
+            network = with_frozen_norms(self.network) if isinstance(self.network, TwoStage) else self.network
+            save_program(export_program(network, example, True, batch), out, self.metadata)
 
     def run(self, out: str | Path, x: Tensor) -> list[Tensor]:
         """What the file gives for images."""
