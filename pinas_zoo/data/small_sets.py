@@ -93,8 +93,7 @@ def resolve_fashion_mnist(root: str | Path | None = None, download: bool | None 
 
     Search order: `root`, else ``$PINAS_FASHION_MNIST``; the folder of Debian's package; the cache
     (``$PINAS_CACHE_DIR``/fashion-mnist); torchvision's mirrors; the distribution's package, unpacked without root.
-    Downloads go into the cache. All four files are checked by hash. If digits replace it, one line says
-    why.
+    Downloads go into the cache. All files are checked by hash. If digits replace them, one line says why.
 
     Args:
         root: Folder with the four gzip idx files.
@@ -172,13 +171,7 @@ class ArraySource(Source):
     """
 
     def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        classes: Sequence[str],
-        prefix: str,
-        start: int,
-        limit: int | None,
+        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], prefix: str, start: int, limit: int | None
     ) -> None:
         part = part_slice(len(labels), start, limit, prefix)
         self.images = torch.from_numpy(np.array(images[part]))

@@ -25,7 +25,8 @@ class LinearProbe:
     Args:
         weight: (classes, D), for standardised features.
         bias: (classes,).
-        mean, scale: Standardisation, (D,).
+        mean: Subtracted from the features, (D,).
+        scale: Divides them, (D,).
         penalty: L2 penalty that was used.
         chosen: Whether it was chosen on held-out images.
     """

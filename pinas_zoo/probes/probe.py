@@ -62,7 +62,9 @@ class Probe:
         share: Share of the training labels; 1 for all.
         labelled: Labelled images per draw.
         top1: Accuracy; the mean over the draws.
-        low, high: All labels: Wilson's interval over the test images. A share: bootstrap over draws and test images.
+        low: Lower end of the 95 % interval: Wilson's over the test images for all labels, else a bootstrap over draws
+            and test images.
+        high: Its upper end.
         draws: Accuracy of each draw.
         penalties: L2 penalty of each draw's linear classifier.
     """
