@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pinas_zoo.search.limits import Limits
-from pinas_zoo.search.log import SearchLog, SearchRecord
+from pinas_zoo.search.log import SearchLog, SearchRecord, finished, ranked
 from pinas_zoo.search.pareto import pareto_front
+from pinas_zoo.search.shortlist import draw_shortlist
 from pinas_zoo.search.strategies import RandomSearch
 from pinas_zoo.space import PINAS
 
@@ -107,3 +109,14 @@ def test_pareto_front_against_a_naive_search() -> None:
     assert pareto_front([]) == []
     with pytest.raises(ValueError, match='finite'):
         pareto_front([(1.0, math.nan)])
+
+
+def test_paths_that_a_race_dropped_rank_behind_the_others():
+    """Their scores are estimates from fewer images: none of them may be the best or on a shortlist before others."""
+    scores = ((0.9, 100), (0.5, 400), (0.7, 400), (0.8, 200), (0.7, 400))
+    records = [SearchRecord(index, f'{index}', score, images=images) for index, (score, images) in enumerate(scores)]
+    assert [record.index for record in finished(records)] == [1, 2, 4]
+    assert [record.index for record in ranked(records)] == [2, 4, 1, 0, 3]
+    listed = draw_shortlist({'objective': 'loss'}, records, top=2, random=0)
+    assert [one.arch for one in listed] == ['2', '4']
+    assert [record.index for record in ranked([replace(record, images=None) for record in records])] == [0, 3, 2, 4, 1]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
@@ -31,8 +31,8 @@ from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
 from pinas_zoo.search.jobs import JobEvaluator
 from pinas_zoo.search.limits import Limits
-from pinas_zoo.search.log import SearchLog, SearchRecord, score_of
-from pinas_zoo.search.loop import run_race, run_search
+from pinas_zoo.search.log import SearchLog, SearchRecord, ranked, score_of
+from pinas_zoo.search.loop import Told, best_told, run_race, run_search
 from pinas_zoo.search.racing import RaceSettings
 from pinas_zoo.search.searcher import Searcher
 from pinas_zoo.search.strategies import build_searcher, random_records
@@ -138,8 +138,7 @@ class _Log:
 
 def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
     """`best.json` and the two pictures."""
-    most = max(record.images or 0 for record in records)  # of a race, those that reached the end
-    best = max((record for record in records if (record.images or 0) == most), key=lambda record: record.score)
+    best = ranked(records)[0]
     top1 = best.score if best.top1 is None else best.top1  # a log without objective
     result = {**vars(best), 'top1': top1, **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
@@ -218,10 +217,10 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
             paths = evaluate if shard is None else stack.enter_context(JobEvaluator(evaluate, *shard, first=first))
             run_search(searcher, paths, cfg.budget, objective, wanted, record)
         else:
-            told = [(space.single(arch), score, images) for arch, score, images in done[0]]
-            run_race(searcher, evaluate.race(race), cfg.budget, objective, told, record)
+            told: list[Told] = [(space.single(arch), score, images) for arch, score, images in done[0]]
+            told = run_race(searcher, evaluate.race(race), cfg.budget, objective, told, record)
         if log is None:
-            arch, score = searcher.best
+            arch, score = searcher.best if race is None else cast(Told, best_told(told))[:2]
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
         facts |= {'objective': objective, 'space': space.name}

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from pinas_zoo.files import numbered_lines, write_bytes
-from pinas_zoo.search.log import SearchRecord
+from pinas_zoo.search.log import SearchRecord, finished, ranked
 from pinas_zoo.search.pareto import pareto_front
 
 Points = Sequence[tuple[float, float]]
@@ -208,9 +208,10 @@ def pareto_figure(
         raise ValueError('a Pareto figure needs records with macs, got none')
     unit, scale = ('GMACs', 1e9) if max(row.macs or 0 for row in rows) >= 1e9 else ('MMACs', 1e6)
     points = [((row.macs or 0) / scale, row.score) for row in rows]
-    front, sign = [points[index] for index in pareto_front(points)], _sign(objective)
+    whole = [((row.macs or 0) / scale, row.score) for row in finished(rows)]
+    front, sign = [whole[index] for index in pareto_front(whole)], _sign(objective)
     points, front = ([(cost, sign * score) for cost, score in part] for part in (points, front))
-    best = max(range(len(rows)), key=lambda index: rows[index].score)
+    best = rows.index(ranked(rows)[0])
 
     def draw(axes: Any) -> None:
         axes.scatter(*zip(*points, strict=True), s=14, color=LINES[0], alpha=0.45, linewidths=0, label='evaluated')

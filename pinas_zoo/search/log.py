@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,9 @@ __all__ = [
     'OBJECTIVES',
     'SearchLog',
     'SearchRecord',
+    'finished',
     'objective_of',
+    'ranked',
     'score_of',
 ]
 
@@ -88,6 +90,18 @@ class SearchRecord:
                 continue
             if value is None or not math.isfinite(value):
                 raise ValueError(f'{name} of arch {self.arch} must be finite, got {value!r}')
+
+
+def finished(records: Sequence[SearchRecord]) -> list[SearchRecord]:
+    """The records without the paths that a race dropped, whose scores are estimates from fewer images."""
+    most = max((record.images or 0 for record in records), default=0)
+    return [record for record in records if (record.images or 0) == most]
+
+
+def ranked(records: Sequence[SearchRecord]) -> list[SearchRecord]:
+    """Records from best to worst, the first of equal ones first; paths that a race dropped come after all others."""
+    whole = {record.index for record in finished(records)}
+    return sorted(records, key=lambda record: (record.index not in whole, -record.score, record.index))
 
 
 class SearchLog:

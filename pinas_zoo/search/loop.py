@@ -41,7 +41,9 @@ def run_search(
         searcher.tell(archs, [score_of(objective, path.top1, path.loss) for path in paths])
 
 
-def run_race(searcher: Searcher, race: Race, budget: int, objective: str, told: Sequence[Told], record: Record) -> None:
+def run_race(
+    searcher: Searcher, race: Race, budget: int, objective: str, told: Sequence[Told], record: Record
+) -> list[Told]:
     """Races whole groups of proposals against the best path so far until the budget is used.
 
     A group depends on the history before it only. If a search was stopped within one, or its budget ends within one,
@@ -55,8 +57,11 @@ def run_race(searcher: Searcher, race: Race, budget: int, objective: str, told: 
         told: What the searcher was told so far.
         record: As for `run_search`.
 
+    Returns:
+        What the searcher was told, with the new evaluations.
+
     Raises:
-        ValueError: The race's group is no multiple of the search's block.
+        ValueError: The race's group is not a multiple of the search's block.
     """
     told = list(told)
     initial = random_records(searcher.header(''))
@@ -64,7 +69,7 @@ def run_race(searcher: Searcher, race: Race, budget: int, objective: str, told: 
         begin, end = group_of(done, initial, searcher.block, race.settings.group)
         new = searcher.ask(end - done)
         if not new:
-            return
+            break
         known = [arch for arch, _, _ in told[begin:]]
         rival = best_told(told[:begin])
         paths = race([*known, *new], None if rival is None else rival[0])
@@ -73,6 +78,7 @@ def run_race(searcher: Searcher, race: Race, budget: int, objective: str, told: 
         scores = [score_of(objective, path.top1, path.loss) for path in fresh]
         searcher.tell([path.arch for path in fresh], scores)
         told += [(path.arch, score, path.images) for path, score in zip(fresh, scores, strict=True)]
+    return told
 
 
 def best_told(told: Sequence[Told]) -> Told | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pinas_zoo.search.log import SearchRecord, objective_of
+from pinas_zoo.search.log import SearchRecord, finished, objective_of
 
 __all__ = ['COSTS', 'front_of', 'pareto_front', 'table_of']
 
@@ -60,8 +60,7 @@ def front_of(header: Mapping[str, Any], records: Sequence[SearchRecord], cost: s
     """
     if cost not in COSTS:
         raise ValueError(f'cost {cost!r} is unknown, allowed: {", ".join(COSTS)}')
-    most = max((record.images or 0 for record in records), default=0)
-    known = [r for r in records if getattr(r, cost) is not None and (r.images or 0) == most]
+    known = [record for record in finished(records) if getattr(record, cost) is not None]
     if not known:
         hint = '; search with limits.latency_table' if cost == 'latency' else ''
         raise ValueError(f'the log has no {cost} of its {len(records)} evaluations{hint}')

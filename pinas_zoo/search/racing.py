@@ -83,7 +83,7 @@ def group_of(index: int, initial: int, block: int, group: int) -> tuple[int, int
         group: See `RaceSettings`.
 
     Raises:
-        ValueError: group is no multiple of block.
+        ValueError: group is not a multiple of block.
     """
     if group % block:
         raise ValueError(f'group must be a multiple of the block of {block} proposals, got {group}')

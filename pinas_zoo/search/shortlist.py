@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pinas_zoo.search.log import SearchRecord, objective_of
+from pinas_zoo.search.log import SearchRecord, objective_of, ranked
 from pinas_zoo.search.strategies import random_records
 
 __all__ = ['GROUPS', 'Listed', 'Outcome', 'draw_random', 'draw_shortlist', 'summarise']
@@ -97,12 +97,12 @@ def draw_shortlist(
             f'{top} of the best and {random} random architectures were requested, the log has {len(records)} '
             f'evaluations, {initial} of them random'
         )
-    ranked = sorted(records, key=lambda record: (-record.score, record.index))
-    rank = {record.arch: place for place, record in enumerate(ranked, start=1)}
+    in_order = ranked(records)
+    rank = {record.arch: place for place, record in enumerate(in_order, start=1)}
     chosen = {records[index].arch for index in draw_random(initial, random, seed)}
     by_accuracy = objective_of(header) == 'top1'
     listed = []
-    for record in ranked:
+    for record in in_order:
         groups = tuple(
             name for name, inside in zip(GROUPS, (rank[record.arch] <= top, record.arch in chosen)) if inside
         )

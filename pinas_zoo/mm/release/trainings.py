@@ -16,7 +16,7 @@ from pinas_zoo.data import open_source
 from pinas_zoo.files import file_sha256
 from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.registry import type_name
-from pinas_zoo.search.log import SearchLog
+from pinas_zoo.search.log import SearchLog, ranked
 from pinas_zoo.weights.load import Checkpoint, read_checkpoint
 
 __all__ = ['KINDS', 'Training', 'find_trainings']
@@ -102,7 +102,7 @@ class Training:
         for log in sorted(self.folder.parent.glob('*/archs.jsonl')):
             header, records = SearchLog.read(log)
             if header['checkpoint'] == digest and records:
-                return header, max(records, key=lambda record: record.score).arch
+                return header, ranked(records)[0].arch
         raise ValueError(f'no search beside {self.folder} has scored its checkpoint {self.checkpoint.name}')
 
     def log(self) -> list[str]:
