@@ -117,6 +117,6 @@ def test_paths_that_a_race_dropped_rank_behind_the_others():
     records = [SearchRecord(index, f'{index}', score, images=images) for index, (score, images) in enumerate(scores)]
     assert [record.index for record in finished(records)] == [1, 2, 4]
     assert [record.index for record in ranked(records)] == [2, 4, 1, 0, 3]
-    listed = draw_shortlist({'objective': 'loss'}, records, top=2, random=0)
+    listed = draw_shortlist(RandomSearch(PINAS, seed=0).header(''), records, top=2, random=0)
     assert [one.arch for one in listed] == ['2', '4']
     assert [record.index for record in ranked([replace(record, images=None) for record in records])] == [0, 3, 2, 4, 1]
