@@ -1,4 +1,4 @@
-"""What the lines of scores.jsonl say beside the report: changes during training, and every recipe that was tried."""
+"""Figures from scores.jsonl that are not in the report: changes during training, and every recipe that was tried."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The transfer truth: networks trained alone on the ranking task, then fine-tuned on the dense task.
 
 A line of the table is one training: a path of the reporting half with one seed. Lines are appended as trainings end, so
-that an interrupted table continues with what is missing. The seeds are others than those of the source truth:
+that an interrupted table continues with what is missing. The seeds differ from those of the source truth:
 its networks and those that are transferred share nothing but the architecture.
 """
 
