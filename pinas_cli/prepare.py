@@ -112,7 +112,8 @@ def _add_fashion_mnist_parser(commands: argparse._SubParsersAction[argparse.Argu
 
 def run_tree(args: argparse.Namespace) -> None:
     """Links, checks, makes train ids and a mini set."""
-    from pinas_zoo.data.trees import SPLITS, TREES, LabelMapTree, cores, link_tree, make_train_ids
+    from pinas_zoo.data.trees import SPLITS, TREES, LabelMapTree, link_tree, make_train_ids
+    from pinas_zoo.dist import cores
 
     args.workers = args.workers or cores()
     root, progress = Path(args.root), ProgressLine()

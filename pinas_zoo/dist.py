@@ -1,7 +1,8 @@
-"""Rank, number of ranks and gathering, with or without torch.distributed; and asynchronous copies to the device."""
+"""Rank, number of ranks and gathering, with or without torch.distributed; cores; asynchronous copies to the device."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['average', 'exchange', 'gather', 'on_device', 'rank_and_world']
+__all__ = ['average', 'cores', 'exchange', 'gather', 'on_device', 'rank_and_world']
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -18,6 +19,12 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def gather(x: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ import numpy as np
 from pinas_zoo.data.fashion_mnist import cache_folder
 from pinas_zoo.data.images import suffixes
 from pinas_zoo.data.sources import few_names
-from pinas_zoo.data.trees.parallel import cores, in_processes
+from pinas_zoo.data.trees.parallel import in_processes
+from pinas_zoo.dist import cores
 from pinas_zoo.files import file_lock, write_atomic
 
 __all__ = ['ROW', 'ShardIndex', 'expand_braces', 'index_shards']

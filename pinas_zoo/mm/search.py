@@ -25,7 +25,7 @@ from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import check_data, load_config, set_up, tell
 from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.models.cost import CostTable
-from pinas_zoo.models.latency import LatencyTable
+from pinas_zoo.models.latency import PRECISIONS, LatencyTable
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
@@ -42,9 +42,6 @@ from pinas_zoo.weights.load import load_weights, read_weights
 from pinas_zoo.weights.loading import load_supernet
 
 __all__ = ['score_path', 'search', 'searcher_of']
-
-#: Precisions of a search.
-HALVES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 #: Parts of a search's config that read images.
 PARTS = ('calibration', 'evaluation')
@@ -93,9 +90,9 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
         to_memory_format(supernet, torch.channels_last)
     calibration = FixedBatches(**cfg.calibration, device=device)
     evaluation = FixedBatches(**cfg.evaluation, device=device, labelled=True)
-    if (precision := cfg.get('precision', 'float32')) not in HALVES:
-        raise ValueError(f'precision={precision!r}, allowed: {", ".join(HALVES)}')
-    half = HALVES[precision]
+    if (precision := cfg.get('precision', 'float32')) not in PRECISIONS:
+        raise ValueError(f'precision={precision!r}, allowed: {", ".join(PRECISIONS)}')
+    half = PRECISIONS[precision]
     # Scores computed in another precision are not scores of this run; files that do not state one hold a CPU's float32.
     where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
     cache = ScoreCache(scores, (sha256, calibration.name, evaluation.name, *where))
@@ -167,8 +164,8 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
-            `seed`, `channels_last`, `precision` (one of `HALVES`) and `paths_per_pass`: how many paths a pass over the
-            images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
+            `seed`, `channels_last`, `precision` (a key of `PRECISIONS`) and `paths_per_pass`: how many paths a pass over
+            the images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
             are written together; the results are the same. With `race` (fields of `RaceSettings`) bad paths are scored
             on fewer images, and a group is a pass. `limits` may have `max_latency` in seconds, with `latency_table`,
             the file that `pinas latency` writes.

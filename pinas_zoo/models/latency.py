@@ -24,7 +24,7 @@ from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import Arch, SearchSpace
 
-__all__ = ['Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
+__all__ = ['PRECISIONS', 'Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
 
 #: Precisions of a table; the half types run under autocast.
 PRECISIONS: dict[str, torch.dtype | None] = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}

@@ -10,7 +10,6 @@ from pinas_zoo.data.trees.layout import MINI_FILE, SPLITS, Part, Problem, Progre
 from pinas_zoo.data.trees.links import link_tree
 from pinas_zoo.data.trees.listing import Listing, shorten
 from pinas_zoo.data.trees.mini import choose_covering, make_mini
-from pinas_zoo.data.trees.parallel import cores
 from pinas_zoo.data.trees.train_ids import TRAIN_IDS, make_train_ids
 
 #: By the name that tools/prepare_data.py takes.
@@ -33,7 +32,6 @@ __all__ = [
     'Tree',
     'TreeError',
     'choose_covering',
-    'cores',
     'link_tree',
     'make_mini',
     'make_train_ids',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
@@ -10,12 +9,6 @@ from typing import Any, TypeVar
 from pinas_zoo.data.trees.layout import Progress
 
 Item = TypeVar('Item')
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, 'sched_getaffinity', None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def in_processes(

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
 
+from pinas_zoo.dist import cores
 from pinas_zoo.registry import type_name
 
 __all__ = [
@@ -72,14 +73,13 @@ def set_ranks_of_slurm() -> None:
 
 def own_cores(launcher: str) -> int:
     """Cores of this process: those that Slurm assigned to its task, else an equal share of the usable ones."""
-    affinity = getattr(os, 'sched_getaffinity', None)  # what a container may use; Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    usable = cores()
     if launcher == 'none':
-        return cores
+        return usable
     task = os.environ.get('SLURM_CPUS_PER_TASK')  # srun may have bound the task to them: not divided again
     if launcher == 'slurm' and task:
-        return max(1, min(cores, int(task)))
-    return max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
+        return max(1, min(usable, int(task)))
+    return max(1, usable // int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
 
 
 def _leave() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pinas_zoo.data import FolderSource, FourViews, augment, collate_views, finish_views
+from pinas_zoo.dist import cores
 from pinas_zoo.speed.gpu.session import Session
 from pinas_zoo.speed.loading import TorchvisionViews, unfinished_batch, write_photos
 
@@ -24,8 +24,7 @@ def loading(session: Session) -> None:
     """Four views of JPEG photos at 224 px from worker processes, the copy of a batch, and `augment` on the device."""
     photos, batch = (8, 4) if session.tiny else (96, 24)
     _device_part(session, batch)
-    cores = len(os.sched_getaffinity(0))
-    counts = (0, 1) if session.tiny else sorted({n for n in (1, 2, 4, 8, 15) if n < cores} or {1})
+    counts = (0, 1) if session.tiny else sorted({n for n in (1, 2, 4, 8, 15) if n < cores()} or {1})
     with TemporaryDirectory() as folder:
         write_photos(Path(folder), photos, 0)
         source = FolderSource(folder)

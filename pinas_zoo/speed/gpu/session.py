@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 import pinas_zoo
+from pinas_zoo.dist import cores
 from pinas_zoo.files import write_text
 
 __all__ = ['LeftOutError', 'Part', 'Session', 'Timing', 'python']
@@ -226,7 +227,7 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """Card, driver and versions."""
-        found: dict[str, Any] = {'python': platform.python_version(), 'cores': len(os.sched_getaffinity(0))}
+        found: dict[str, Any] = {'python': platform.python_version(), 'cores': cores()}
         for name in PACKAGES:
             try:
                 found[name] = version(name)
