@@ -164,7 +164,7 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
-            `seed`, `channels_last`, `precision` (a key of `PRECISIONS`) and `paths_per_pass`: how many paths a pass over
+            `seed`, `channels_last`, `precision` (of `PRECISIONS`) and `paths_per_pass`: how many paths a pass over
             the images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
             are written together; the results are the same. With `race` (fields of `RaceSettings`) bad paths are scored
             on fewer images, and a group is a pass. `limits` may have `max_latency` in seconds, with `latency_table`,
