@@ -22,6 +22,7 @@ COMMANDS = {
     'derive': 'write the backbone that a search found, or those of its Pareto front',
     'latency': 'measure a latency table of a search space on this device',
     'infer': 'draw predictions onto images, folders or a video',
+    'demo': 'serve a page in the browser: a picture in, predictions out',
     'probe': 'how good frozen features are: kNN and linear probes',
     'analyze': 'parameters, MACs and latency of networks; learning curves of runs',
     'export': 'write a network as ONNX or torch.export',

@@ -24,7 +24,7 @@ from pinas_zoo.mm.inference.predictors import Prediction, Predictor
 from pinas_zoo.mm.inference.records import draw, line
 from pinas_zoo.mm.inference.tiled import Tiled, predict_tiled
 
-__all__ = ['VIDEOS', 'Outcome', 'infer']
+__all__ = ['UNFIT', 'VIDEOS', 'Outcome', 'infer']
 
 #: Suffixes of videos; pictures are what `pinas_zoo.data.images` reads.
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -34,7 +34,7 @@ WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 WHOLE = 0.95
 _LARGER = '--max-megapixels allows more'
 #: What pipelines and networks raise for an image whose sides they cannot use.
-_UNFIT = (cv2.error, ValueError, ZeroDivisionError)
+UNFIT = (cv2.error, ValueError, ZeroDivisionError)
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _predicted(
         found: Sequence[Prediction | None]
         try:
             found = predictor.run([image for _, image in batch])
-        except _UNFIT:
+        except UNFIT:
             found = [_alone(predictor, name, image, outcome) for name, image in batch]
         for (name, image), prediction in zip(batch, found, strict=True):
             if prediction is not None:
@@ -133,7 +133,7 @@ def _alone(predictor: Predictor, name: str, image: np.ndarray, outcome: Outcome)
     """The prediction of an image whose batch failed; None, and a reason, if it failed because of this one."""
     try:
         return predictor.run([image])[0]
-    except _UNFIT as error:
+    except UNFIT as error:
         outcome.failed[name] = _unfit(image.shape[:2], error)
         return None
 
@@ -169,7 +169,7 @@ class _Run:
             with _noting(name, outcome, _LARGER), open_tiled(root / name) as picture:
                 try:
                     found = predict_tiled(picture, self.predictor, tiling, self.batch_size)
-                except _UNFIT as error:
+                except UNFIT as error:
                     if isinstance(error, BrokenImageError):
                         raise
                     outcome.failed[name] = _unfit((picture.height, picture.width), error)
