@@ -138,6 +138,8 @@ def _operators() -> Iterator[Row]:
         yield Row(part, name, 'ok', says[source], mmcv_ext.INSTALL if source == 'imported' else '')
     if source != 'compiled':
         compiler = shutil.which(os.environ.get('CXX', 'c++'))
+        if compiler and subprocess.run([compiler, '--version'], capture_output=True, check=False).returncode:
+            compiler = None  # a name that compiles nothing, such as CXX=false
         value = compiler or 'none found; needed only to compile mmcv (deformable convolutions)'
         yield Row(part, 'C++ compiler', 'ok', value, mmcv_ext.BUILD if compiler else '')
 

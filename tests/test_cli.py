@@ -159,7 +159,12 @@ class TestEnv:
         for path in Path(torch.__file__).parents[1].iterdir():
             if keep(path.name.lower()) and path.suffix != '.pth':
                 (site / path.name).symlink_to(path)
-        env = {'PATH': os.environ['PATH'], 'HOME': str(tmp_path), 'PYTHONPATH': f'{ROOT}{os.pathsep}{site}'}
+        env = {
+            'PATH': os.environ['PATH'],
+            'HOME': str(tmp_path),
+            'PYTHONPATH': f'{ROOT}{os.pathsep}{site}',
+            'CXX': 'false',
+        }
         command = [sys.executable, '-S', '-m', 'pinas_cli', 'env', '--json']
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert not done.stderr, done.stderr
@@ -173,6 +178,7 @@ class TestEnv:
         for name in ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation'):
             assert rows[name]['state'] == 'optional' and rows[name]['mend'].startswith(f"pip install '{name}")
         assert rows['operators']['value'] == 'mmcv is missing'
+        assert rows['C++ compiler']['value'].startswith('none found')  # CXX=false compiles nothing
         assert rows['timm']['state'] == rows['shipped']['state'] == 'ok'
         assert rows['Fashion-MNIST']['mend'] == 'pinas prepare fashion-mnist'
 
