@@ -42,7 +42,7 @@ def merged(config: str, *words: str) -> Config:
     [
         (CLASSIFIER, 'optim_wraper.optimizer.lr=0.5', 'did you mean optim_wrapper.optimizer.lr?'),
         (CLASSIFIER, 'data.root=/x', "'data' is only a variable of the config file"),
-        (DETECTOR, 'root=/x', 'entries with its value: dataset.data_root, train_dataloader.dataset.data_root'),
+        (DETECTOR, 'root=/x', 'entries with its value: train_dataloader.dataset.data_root'),
         (COCO, 'train_pipeline.0.type=X', "'train_pipeline' is only a variable"),
         (EPOCHS, 'train_cfg.max_iters=2', 'counts epochs; did you mean train_cfg.max_epochs?'),
         (CLASSIFIER, 'train_cfg.max_epochs=2', 'max_iters?'),

@@ -30,12 +30,12 @@ from pinas_zoo.mm.quickstart.engine import Context, Engine, Stage, StageError
 
 __all__ = ['STAGES', 'find_data', 'open_engine', 'run_job']
 
-DATA = ('data', 'files.py')
+DATA = ('data', 'files.py', 'dist.py')
 #: Code that every training, and everything that reads a supernet, may run.
 TRAINING = (
-    *DATA, 'space', 'dist.py', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
+    *DATA, 'space', 'models', 'methods', 'weights', 'mmcv_ext', 'registry.py', 'mm/engine',
     'mm/preflight', 'mm/pretrain.py', 'mm/classify.py', 'mm/checkpoint_loader.py', 'search/limits.py',
-    'search/log.py', 'search/searcher.py',
+    'search/log.py', 'search/searcher.py', 'probes/knn.py',
 )  # fmt: skip
 SEARCHING = (*TRAINING, 'search', 'mm/search.py', 'mm/shortlist.py', 'mm/side_by_side.py', 'mm/derive.py')
 TRANSFER = (*TRAINING, 'mm/backbone.py', 'mm/heads.py')
