@@ -22,6 +22,8 @@ nodes=${NNODES:-1}
 rendezvous=()
 if [ -n "${MAX_RESTARTS:-}" ]; then
     rendezvous+=(--max-restarts "$MAX_RESTARTS")
+    # torchrun's own store lives through a restart, with the addresses of the ranks that ended: each start gets a new one.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     if [ "$tool" = train.py ]; then set -- --resume "$@"; fi
 fi
 if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then

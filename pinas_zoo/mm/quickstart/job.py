@@ -116,7 +116,7 @@ STAGES = (
         'publish the retrained network',
         Job.publish,
         after=('retrain',),
-        code=(*TRAINING, 'mm/quickstart/results.py', 'search/derive.py'),
+        code=(*TRAINING, 'mm/quickstart/results.py', 'search/derive.py', 'search/pareto.py'),
         outputs=('retrained.safetensors',),
     ),
     Stage(
