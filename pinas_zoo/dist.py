@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['average', 'cores', 'exchange', 'gather', 'on_device', 'rank_and_world']
+__all__ = ['average', 'cores', 'exchange', 'gather', 'on_device', 'own_share', 'rank_and_world']
+
+Item = TypeVar('Item')
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -19,6 +22,12 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
+    """This rank's contiguous part of a list that all ranks have; the parts differ in length by at most one."""
+    rank, ranks = rank_and_world()
+    return items[len(items) * rank // ranks : len(items) * (rank + 1) // ranks]
 
 
 def cores() -> int:

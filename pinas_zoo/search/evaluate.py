@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pinas_zoo.dist import rank_and_world
+from pinas_zoo.dist import own_share, rank_and_world
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.prefix_tree import Images, Labelled, PathScore, PrefixTree
@@ -89,7 +89,7 @@ class Evaluator:
         rank, ranks = rank_and_world()
         # Sorted, so that the share of each rank has prefixes in common.
         new = sorted({arch for arch in map(self.supernet.space.single, archs) if arch not in self.cache.scores})
-        share = new[len(new) * rank // ranks : len(new) * (rank + 1) // ranks]
+        share = own_share(new)
         scores = self._score(share) if share else []
         if ranks > 1:
             gathered: list[list[PathScore]] = [[] for _ in range(ranks)]

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pinas_zoo.dist import rank_and_world
+from pinas_zoo.dist import own_share, rank_and_world
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.prefix_tree import Images, Labelled, PathScore, PrefixCache, PrefixTree
 from pinas_zoo.space import Arch
@@ -197,10 +197,9 @@ class Race:
         results: dict[Arch, Results] = {}
         if rival is not None and rival in self._whole:
             results[rival] = self._whole[rival]
-        rank, ranks = rank_and_world()
         entrants = sorted({*group, *([] if rival is None else [rival])} - set(results))
-        share = entrants[len(entrants) * rank // ranks : len(entrants) * (rank + 1) // ranks]
-        kind = next(self.supernet.parameters()).device.type
+        share = own_share(entrants)
+        kind = self.supernet.device.type
         with nullcontext() if self.half is None else torch.autocast(kind, self.half):
             self._run(entrants, share, rival, results)
         scores = scores_of(results, group)
@@ -209,7 +208,9 @@ class Race:
         self._whole = {arch: results[arch] for arch in (best, rival) if arch is not None}
         return scores
 
-    def _run(self, entrants: list[Arch], share: list[Arch], rival: Arch | None, results: dict[Arch, Results]) -> None:
+    def _run(
+        self, entrants: list[Arch], share: Sequence[Arch], rival: Arch | None, results: dict[Arch, Results]
+    ) -> None:
         """Fills `results`; a path stays on the rank that re-estimated its statistics."""
         tree = PrefixTree(self.supernet, share, self.cache) if share else None
         if tree is not None:

@@ -20,6 +20,7 @@ from pinas_zoo.registry import type_name
 
 __all__ = [
     'FOREIGN_SCOPES',
+    'config_dicts',
     'fill_runtime',
     'finish_on_device',
     'fit_machine',
@@ -38,7 +39,7 @@ _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 _AMP = 'pinas_zoo.AmpOptimWrapper'
 
 
-def _dicts(node: Any) -> Iterator[dict[str, Any]]:
+def config_dicts(node: Any) -> Iterator[dict[str, Any]]:
     """All dicts inside a config value, outermost first."""
     if isinstance(node, dict):
         yield node
@@ -46,12 +47,12 @@ def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     else:
         children = node if isinstance(node, (list, tuple)) else ()
     for child in children:
-        yield from _dicts(child)
+        yield from config_dicts(child)
 
 
 def replace_sync_bn(cfg: Config, notes: list[str]) -> None:
     """SyncBN becomes BN everywhere, since it raises on CPU tensors."""
-    norms = [node for node in _dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
+    norms = [node for node in config_dicts(cfg._cfg_dict) if type_name(node) in _SYNC_NORMS]
     for node in norms:
         node['type'] = 'BN'
     if cfg.get('sync_bn'):
@@ -136,7 +137,7 @@ def use_amp(cfg: Config) -> None:
 
 def _wrappers(cfg: Config) -> Iterator[dict[str, Any]]:
     """The configs of optimiser wrappers, one or several."""
-    return (node for node in _dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
+    return (node for node in config_dicts(cfg.get('optim_wrapper')) if 'optimizer' in node)
 
 
 def fit_machine(cfg: Config, on_cpu: bool, notes: list[str]) -> None:

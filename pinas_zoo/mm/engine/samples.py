@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from pinas_zoo.mm.engine.machine import config_dicts
 from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL
 from pinas_zoo.mm.preflight.check import head_classes
 from pinas_zoo.mm.preflight.ignored import ignored_label
@@ -45,7 +46,7 @@ def check_samples(cfg: Config, splits: Sequence[str] = SPLITS) -> None:
     channels = len(mean) if isinstance(mean, (list, tuple)) and len(mean) > 1 else None
     ignored = ignored_label(cfg) if scope == 'mmseg' else None
     keys = [f'{split}_{part}' for split in splits for part in ('dataloader', 'evaluator')]
-    for node in _dicts([cfg.get(key) for key in keys]):
+    for node in config_dicts([cfg.get(key) for key in keys]):
         if isinstance(node.get('type'), str):
             node['type'] = ours.get(node['type'], node['type'])
             if node['type'] in ('RandomCrop', 'mmseg.RandomCrop') and ignored not in (None, IGNORED_LABEL):
@@ -80,11 +81,3 @@ def _with_checks(steps: Any, channels: int | None) -> list[Any]:
         if type_name(step) == 'LoadImageFromFile' and type_name(after) != 'CheckImage':
             found.append(ConfigDict(type=_CHECK, channels=channels))
     return found
-
-
-def _dicts(node: Any) -> Iterator[dict[str, Any]]:
-    """All dicts inside, outermost first."""
-    if isinstance(node, dict):
-        yield node
-    for child in list(node.values()) if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
-        yield from _dicts(child)
