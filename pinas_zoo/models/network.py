@@ -196,11 +196,12 @@ class PiNASNet(Skeleton):
         """Shape: (N, in_chans, H, W) -> (N, num_features, H / stride, W / stride)"""
         x = self.forward_stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer1, self.layer2, self.layer3, self.layer4], x, flatten=True)
+            stages = [self.layer1, self.layer2, self.layer3, self.layer4]
+            return self.final_conv(checkpoint_seq(stages, x, flatten=True))
         x = self.layer1(x)
         x = self.layer2(x)
         x = self.layer3(x)
-        return self.layer4(x)
+        return self.final_conv(self.layer4(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools and classifies; `pre_logits` returns the pooled features."""
@@ -247,7 +248,9 @@ class PiNASNet(Skeleton):
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
             if index in take:
                 intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        if intermediates_only:
+            return intermediates
+        return (x if stop_early and last < len(stages) else self.final_conv(x)), intermediates
 
     def prune_intermediate_layers(
         self,
@@ -261,9 +264,9 @@ class PiNASNet(Skeleton):
             setattr(self, name, nn.Sequential())
         if last == 0:
             self.maxpool = nn.Identity()
-        if last < len(self.feature_info) - 1:
-            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
-            prune_head = True
+        prune_head = prune_head or last < len(self.feature_info) - 1
         if prune_head:
+            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+            self.final_conv = nn.Identity()
             self.reset_classifier(0, '')
         return take
