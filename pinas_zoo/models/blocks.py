@@ -25,6 +25,7 @@ __all__ = [
     'SplitAttention',
     'init_weights',
     'make_candidate',
+    'make_final',
     'make_shortcut',
 ]
 
@@ -222,7 +223,7 @@ def make_candidate(
 
 
 class Skeleton(nn.Module):
-    """Base of backbone and supernet: the space, its stem, and the convolution after its last stage, if any.
+    """Base of backbone and supernet: the space and its stem.
 
     Args:
         space: The space.
@@ -246,10 +247,6 @@ class Skeleton(nn.Module):
         self.bn1 = layers.norm(channels)
         self.act1 = layers.act()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if space.stem_pool else nn.Identity()
-        self.final_conv: nn.Module = nn.Identity()
-        if space.final_width:
-            last = nn.Conv2d(space.planes[-1] * space.expansion, space.final_width, 1, bias=False)
-            self.final_conv = nn.Sequential(last, layers.norm(space.final_width), layers.act())
 
     def stem_modules(self) -> tuple[nn.Module, ...]:
         """The stem's modules in order."""
@@ -258,6 +255,14 @@ class Skeleton(nn.Module):
     def forward_stem(self, x: Tensor) -> Tensor:
         """Shape: (N, in_chans, H, W) -> (N, stem_widths[-1], H / stem_reduction, W / stem_reduction)"""
         return self.maxpool(self.act1(self.bn1(self.conv1(self.patchify(x)))))
+
+
+def make_final(space: SearchSpace, layers: Layers = DEFAULT_LAYERS) -> nn.Module:
+    """The convolution after the last stage, with BN and activation; an identity where the space has none."""
+    if not space.final_width:
+        return nn.Identity()
+    last = nn.Conv2d(space.out_channels(space.num_positions - 1), space.final_width, 1, bias=False)
+    return nn.Sequential(last, layers.norm(space.final_width), layers.act())
 
 
 def init_weights(module: nn.Module, zero_init_last: bool = False) -> None:

@@ -31,12 +31,10 @@ class InvertedResidualBlock(Block):
         layers, kernel, dilation = place.layers, candidate.kernel, place.dilation
         hidden = place.in_channels * candidate.expansion
         self.residual = not place.changes_shape
-        if candidate.expansion == 1:
-            self.conv1, self.bn1, self.act1 = nn.Identity(), nn.Identity(), nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(place.in_channels, hidden, 1, bias=False)
-            self.bn1 = layers.norm(hidden)
-            self.act1 = layers.act()
+        expands = candidate.expansion > 1
+        self.conv1 = nn.Conv2d(place.in_channels, hidden, 1, bias=False) if expands else nn.Identity()
+        self.bn1 = layers.norm(hidden) if expands else nn.Identity()
+        self.act1 = layers.act() if expands else nn.Identity()
         self.conv2 = nn.Conv2d(
             hidden,
             hidden,

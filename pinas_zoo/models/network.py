@@ -16,7 +16,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import Skeleton, init_weights, make_shortcut
+from pinas_zoo.models.blocks import Skeleton, init_weights, make_final, make_shortcut
 from pinas_zoo.models.layers import Layers, named_layers
 from pinas_zoo.models.mixed import make_block
 from pinas_zoo.space import PINAS, SearchSpace, get_space
@@ -121,6 +121,7 @@ class PiNASNet(Skeleton):
             self.num_classes, self.drop_rate = num_classes, drop_rate
             self.grad_checkpointing = False
             self._build_stages(output_stride, drop_path_rate, layers)
+            self.final_conv = make_final(space, layers)  # after the stages: timm reads children in order
             self.num_features = self.head_hidden_size = space.num_features
             self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
             init_weights(self)

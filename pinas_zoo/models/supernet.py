@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.models.blocks import Skeleton, init_weights, make_candidate, make_shortcut
+from pinas_zoo.models.blocks import Skeleton, init_weights, make_candidate, make_final, make_shortcut
 from pinas_zoo.models.kinds import Block, Skip
 from pinas_zoo.models.mixed import add_branches
 from pinas_zoo.models.network import PiNASNet
@@ -190,6 +190,7 @@ class SuperNet(Skeleton):
         space = get_space(space)
         super().__init__(space, in_chans)
         self.blocks: ModuleList[Position] = ModuleList(Position(space, p) for p in range(space.num_positions))
+        self.final_conv = make_final(space)
         init_weights(self, zero_init_last)
 
     @property

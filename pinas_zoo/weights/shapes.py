@@ -14,7 +14,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from pinas_zoo.models.blocks import Skeleton
+from pinas_zoo.models.blocks import Skeleton, make_final
 from pinas_zoo.models.mixed import make_block
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.supernet import SuperNet
@@ -65,7 +65,8 @@ def supernet_shapes(space: SearchSpace, in_chans: int = 3) -> Shapes:
 def _stem_shapes(space: SearchSpace, in_chans: int) -> list[tuple[int, ...]]:
     """The shapes of the stem's convolutions and of the final one, () for each that is not there."""
     with torch.device('meta'):
-        shapes = shapes_of(Skeleton(space, in_chans).state_dict())
+        stem, final = Skeleton(space, in_chans).state_dict(), make_final(space).state_dict()
+    shapes = shapes_of(stem | {f'final_conv.{name}': tensor for name, tensor in final.items()})
     return [shapes.get(name, ()) for name in STEM]
 
 
