@@ -113,19 +113,19 @@ def few_paths(paths: int) -> str | None:
     return text
 
 
-def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
-    """Kendall's tau that a perfect estimate would have with the mean of two noisy seeds.
+def attainable_tau(*seeds: ArrayLike) -> float:
+    """Kendall's tau that a perfect estimate would have with the mean of k noisy seeds.
 
-    From the agreement r of the seeds, their mean agrees with the noiseless truth by sqrt(2 r / (1 + r)),
-    Spearman-Brown. An approximation: r follows from their tau as for normal variables, tau = 2 / pi asin(r), and is
-    converted back the same way.
+    From the agreement r of the seeds (the mean over pairs), their mean agrees with the noiseless truth by
+    sqrt(k r / (1 + (k - 1) r)), Spearman-Brown. An approximation: r follows from their tau as for normal variables,
+    tau = 2 / pi asin(r), and is converted back the same way.
 
     Returns:
         0 if the seeds do not agree.
     """
-    tau = _or_zero(kendalltau, *_pair(first, second))
-    r = max(float(np.sin(np.pi / 2 * tau)), 0.0)
-    return float(2 / np.pi * np.arcsin(np.sqrt(2 * r / (1 + r))))
+    tau = float(np.mean([_or_zero(kendalltau, *_pair(*pair)) for pair in combinations(seeds, 2)]))
+    r, k = max(float(np.sin(np.pi / 2 * tau)), 0.0), len(seeds)
+    return float(2 / np.pi * np.arcsin(np.sqrt(k * r / (1 + (k - 1) * r))))
 
 
 def additive_tau(truth: ArrayLike, one_hot: ArrayLike, folds: int = 8, repeats: int = 5) -> float:

@@ -10,6 +10,9 @@ from pinas_zoo.ranking.report import HALF_WORDS, NATIVE, VIEWS, WORDS
 
 __all__ = ['markdown', 'trials_markdown']
 
+#: Small numbers in words.
+SEEDS = {2: 'two', 3: 'three', 4: 'four'}
+
 
 def markdown(report: Mapping[str, Any], views: Sequence[str] = tuple(VIEWS)) -> str:
     """The tables of some views of a report, with the note on signs and the warning."""
@@ -21,7 +24,8 @@ def markdown(report: Mapping[str, Any], views: Sequence[str] = tuple(VIEWS)) -> 
         out += [f'Estimated {WORDS[view.estimate]} against true {WORDS[view.truth]}:', _main_table(report, name)]
         out.append(
             f'A perfect estimate would have a tau of about **{report[name]["attainable_tau"]:.2f}** (attainable): the '
-            'truth is the mean of two noisy seeds. The first row compares one of these seeds with the other. A sum of '
+            f'truth is the mean of {SEEDS[report["truth"]["seeds"]]} noisy seeds. The first row compares one of these '
+            'seeds with the other. A sum of '
             'one term per position and candidate, fitted to the truth of other paths (cross-validated ridge '
             f'regression), has {report[name]["additive_tau"]:.2f}.'
         )
