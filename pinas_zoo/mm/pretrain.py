@@ -17,10 +17,9 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
-from torch.distributed import all_gather_object, get_world_size
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
-from pinas_zoo.dist import average
+from pinas_zoo.dist import average, gather_objects
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.mm.engine.batches import preprocessor_config
@@ -102,8 +101,7 @@ class MethodDistributedDataParallel(MMDistributedDataParallel):
         parameters = self.parameter_list
         active = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
         if self.reduced_steps < self.COMPARED:
-            found: list[Any] = [None] * get_world_size()
-            all_gather_object(found, active)
+            found = gather_objects(active)
             if any(other != active for other in found):
                 counts = [len(other) for other in found]
                 raise RuntimeError(
