@@ -1,7 +1,7 @@
 """Our own small weights: from finished trainings to checkpoints/ and the rows of the manifest.
 
 Of each training a weight file, a config that inherits from its recipe, the log, a model card and a row are written;
-tools/test.py measures exactly that file. A supernet is published as its linear stage left it, so that it can be searched.
+tools/test.py measures exactly that file. A supernet is published as after its linear stage, so that it can be searched.
 """
 
 from __future__ import annotations
