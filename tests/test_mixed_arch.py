@@ -130,7 +130,7 @@ def test_gradients_reach_the_path_and_nothing_else() -> None:
     touched = {id(p) for p in net.parameters() if p.grad is not None}
     assert touched == {id(p) for p in path.parameters()}
     assert len(path.parameters()) == len(list(net.extract(ARCH).parameters())) - 2  # the factors are not the supernet's
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in path.modules()) == sum(
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in path.modules()) == sum(
         'running_mean' in name for name in path.state_dict()
     )
 

@@ -66,7 +66,7 @@ def test_path_is_a_view():
     own = {id(p) for p in net.parameters()}
     assert all(id(p) in own for p in path.parameters())
     assert len(path.parameters()) == len(list(net.extract(path.arch).parameters()))
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in path.modules()) == sum(
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in path.modules()) == sum(
         'running_mean' in k for k in path.state_dict()
     )
     x = torch.randn(2, 3, 28, 28)
