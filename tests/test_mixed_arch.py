@@ -104,7 +104,7 @@ def test_extraction_is_bit_equal(layout: torch.memory_format) -> None:
 
 
 def test_a_mixed_position_is_the_sum_of_its_branches() -> None:
-    """Against a slow re-statement; the shortcut is added once."""
+    """Against a slow re-implementation; the shortcut is added once."""
     net, factors = randomised(SMALL), torch.tensor([0.7, -0.2])
     position, x = net.blocks[1], images()[:, :1].expand(-1, 64, -1, -1)
     identity = position.downsample(x)
@@ -251,7 +251,7 @@ def test_a_file_carries_it(tmp_path: Path) -> None:
 
 
 def test_a_file_without_metadata(tmp_path: Path) -> None:
-    """The shapes tell: a mixed position's names have its candidates."""
+    """The architecture follows from the names: those of a mixed position contain its candidates."""
     net = timm.create_model('pinas_nano', arch='30-3(12)-20-03').eval()
     torch.save(net.state_dict(), tmp_path / 'mixed.pth')
     again = timm.create_model('pinas', checkpoint=str(tmp_path / 'mixed.pth'), num_classes=10).eval()

@@ -98,7 +98,7 @@ def test_paper_costs():
 
 
 def test_cost_table_equals_a_count_on_built_models():
-    """Each entry in a network of one candidate everywhere; sums in random ones."""
+    """Each entry on networks with one candidate everywhere, and the sums on random ones."""
     rng, table = np.random.default_rng(0), CostTable(PINAS)
     same = [[choice] * PINAS.num_positions for choice in range(len(PINAS.candidates))]
     for arch in (*same, *(PINAS.sample(rng) for _ in range(16))):

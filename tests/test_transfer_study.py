@@ -134,7 +134,7 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def synthetic() -> dict[str, Any]:
-    """Figures of two seeds, with round means; nothing of the ResNet in segmentation."""
+    """Metrics of two seeds, with round means; the ResNet has none in segmentation."""
     cost = {'macs': 265_000_000, 'params': 663_000}
     runs = [
         {'task': task, 'arm': arm, 'seed': seed, 'metrics': metrics, 'seconds': 10.0, 'continued': False}
