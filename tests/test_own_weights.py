@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -43,13 +44,25 @@ def test_what_belongs_to_a_file(entry):
     assert not any(f'{quote}/' in (ROOT / entry.config).read_text() for quote in '\'"'), 'a path of one machine'
 
 
+def compose_scenes(root, recorded):
+    """Makes the scenes that a row's result was measured on; `recorded` is its `Result.scenes`."""
+    from pinas_zoo.data import open_source
+    from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
+
+    known = {field.name for field in fields(SceneSettings)}
+    values = {key: value for key, value in recorded['settings'].items() if key in known}
+    values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    train, val = (open_source({'kind': recorded['data'], 'split': split}) for split in ('train', 'test'))
+    prepare_scenes(root, SceneSettings(**values), train, val)
+
+
 @own
 @pytest.mark.mm
 @pytest.mark.slow
 def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path):
     """To 0.1 points, by tools/test.py on the shipped config, weights by name; scenes are composed from their seed."""
     from pinas_zoo.data import open_source
-    from pinas_zoo.mm.release.measure import compose_scenes, measure, scene_options
+    from pinas_zoo.mm.release.measure import measure, scene_options
 
     used = open_source({'kind': 'fashion-mnist', 'split': 'test', 'limit': 1}).description['data']
     if used != 'fashion-mnist':

@@ -256,9 +256,10 @@ class MethodOptimWrapperConstructor:
                 'several optimisers would each have a loss scaler: float16 is only for methods with one. Use bfloat16, '
                 "type='pinas_zoo.BFloat16OptimWrapper', or leave --amp out"
             )
-        if unknown := set(groups) - set(self.cfg):
+        if missing := set(groups) - set(self.cfg):
             raise ValueError(
-                f'optim_wrapper has settings for unknown groups {sorted(unknown)}, allowed: {sorted(groups)}'
+                f'optim_wrapper has no settings for {sorted(missing)}: give each of {sorted(groups)} a dict with an '
+                f'optimizer, got {sorted(self.cfg)}'
             )
         return OptimWrapperDict(**wrappers)
 
