@@ -1,7 +1,5 @@
 """Rank, number of ranks and gathering, with or without torch.distributed; cores; asynchronous copies to the device."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar

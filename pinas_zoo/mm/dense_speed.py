@@ -6,8 +6,6 @@ It shows that the operators (including RoIAlign, NMS and SyncBN) run on the devi
 with the same head; losses on random images mean nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -4,8 +4,6 @@ A step runs the method's parts in turn, one backward pass each, then the optimis
 step and draws its paths from it; nothing here keeps state between steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial

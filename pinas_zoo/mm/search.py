@@ -1,7 +1,5 @@
 """The search: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures; and the score of one path."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

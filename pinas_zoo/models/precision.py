@@ -1,7 +1,5 @@
 """Precisions of forward passes: float32, or a half type under autocast."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 
 import torch

@@ -1,7 +1,5 @@
 """Learning curves of several runs in one picture, one panel per key. matplotlib is imported only for drawing."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

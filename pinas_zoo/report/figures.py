@@ -3,8 +3,6 @@
 Drawings are inline SVG with text in `currentColor`, so that they follow the page's light or dark setting.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Figures of a shortlist: networks that a search chose and random ones, each trained alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean

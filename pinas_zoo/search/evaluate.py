@@ -1,7 +1,5 @@
 """Scores of many paths of a supernet: cached on disk, divided among the ranks, with shared prefixes computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path as FilePath

@@ -9,8 +9,6 @@ The score of a path that left is the leader's on all images plus their mean diff
 that all scores of a search are comparable.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Results of tools/test.py for published weights, in points."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Parts that time evaluation: inference, and many paths of a supernet."""
 
-from __future__ import annotations
-
 import time
 
 import timm
