@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from mmengine.model import ExponentialMovingAverage as PerTensorAverage
-from torch import nn
+from torch import Tensor, nn
 
 from pinas_zoo.registry import MODELS
 
@@ -25,7 +25,8 @@ class ExponentialMovingAverage(PerTensorAverage):
         if elsewhere or self.steps == 0 or self.steps % self.interval:
             super().update_parameters(model)
             return
-        averages, values = list(self.module.parameters()), list(model.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        values: list[Tensor] = list(model.parameters())
         buffers, current = list(self.module.buffers()), list(model.buffers())
         if self.update_buffers:
             averages += [b for b in buffers if b.is_floating_point()]
