@@ -89,13 +89,13 @@ def test_another_file_is_refused_and_the_message_says_where_the_table_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_table(tmp_path / 'table.json')
-    with pytest.raises(ValueError, match=f'its sha256 is {file_sha256(file)}, expected {macro.SHA256}; get data/nas'):
+    with pytest.raises(ValueError, match=f'its sha256 is {file_sha256(file)}, expected {macro.SHA256}; get nas'):
         read_table(file, NAS_BENCH_MACRO)
     file.write_text('{"00000000": {"test_acc": [1, 2, 3]}}')
     with pytest.raises(ValueError, match='is not a table with test_acc, params, flops per architecture'):
         read_table(file, NAS_BENCH_MACRO, None)
     monkeypatch.delenv(macro.TABLE_VARIABLE, raising=False)
-    with pytest.raises(ValueError, match='no file is given; get data/nas-bench-macro_cifar10.json of https://github'):
+    with pytest.raises(ValueError, match='no file is given; get nas-bench-macro_cifar10.json of https://github'):
         find_table()
     monkeypatch.setenv(macro.TABLE_VARIABLE, str(file))
     assert find_table() == file
@@ -160,9 +160,3 @@ def test_attainable_tau_of_three_seeds() -> None:
     for count in (2, 3):
         expected = kendalltau(true, seeds[:count].mean(axis=0))[0]
         assert attainable_tau(*seeds[:count]) == pytest.approx(expected, abs=0.02)
-
-
-def test_the_page_is_the_committed_report() -> None:
-    file = ROOT / 'benchmarks/rank_macro/report.json'
-    report, page = json.loads(file.read_text()), (ROOT / 'docs/ranking_macro.md').read_text()
-    assert markdown(report, ('loss_to_accuracy', 'accuracy')) in page

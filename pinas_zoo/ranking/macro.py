@@ -21,7 +21,7 @@ __all__ = ['ADDRESS', 'SHA256', 'TABLE_VARIABLE', 'differing_costs', 'find_table
 
 #: Names the file, unless an option does.
 TABLE_VARIABLE = 'PINAS_NAS_BENCH_MACRO'
-ADDRESS = 'data/nas-bench-macro_cifar10.json of https://github.com/xiusu/NAS-Bench-Macro'
+ADDRESS = 'nas-bench-macro_cifar10.json of https://github.com/xiusu/NAS-Bench-Macro'
 SHA256 = '686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297'
 #: Fields of an entry: test accuracies in percent, parameters, and MACs ("flops").
 FIELDS = ('test_acc', 'params', 'flops')
