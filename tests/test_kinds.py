@@ -1,7 +1,5 @@
 """Kinds of candidates besides the bottleneck: inverted residual, identity, and one that the test registers."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

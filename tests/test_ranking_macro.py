@@ -1,7 +1,5 @@
 """The published table of NAS-Bench-Macro as a truth, and supernets on pictures; the table itself is not here."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path

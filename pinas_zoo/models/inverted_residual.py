@@ -4,8 +4,6 @@ timm has an inverted residual too. It is not used because its BN contains the ac
 torch's conversion to SyncBN drops, and because a branch has to run without its shortcut.
 """
 
-from __future__ import annotations
-
 from timm.layers import DropPath, SqueezeExcite
 from torch import Tensor, nn
 

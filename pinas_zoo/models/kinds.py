@@ -4,8 +4,6 @@ A further kind is a frozen dataclass derived from `CandidateKind`, a module deri
 builds one from the other, registered with `register_builder`; docs/spaces.md has an example.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -3,8 +3,6 @@
 The table (1.2 MB, Apache-2.0) is not part of this project: it is read from a file of the user.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Single colour pictures with their classes as a ranking task: CIFAR-10, for the published table of NAS-Bench-Macro."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from functools import lru_cache

@@ -35,6 +35,24 @@ MEAN, STD = PAIR_MEAN[0], PAIR_STD[0]
 
 
 @dataclass(frozen=True)
+class PairSet:
+    """A part of a task.
+
+    Args:
+        images: uint8 (N, C, H, W); canvases of pairs are (N, 1, item, 2 * item).
+        labels: long (N,); of pairs see `pair_class`.
+        data: Data set that the images are from: for pairs 'fashion-mnist', or 'digits' if it is missing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    data: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class PairTask:
     """How the canvases look and how many there are.
 
@@ -114,24 +132,6 @@ class PairTask:
     def from_views(self, views: Tensor) -> Tensor:
         """Network input from normalised views, which have three equal channels, see `to_patches`."""
         return to_patches(views[:, :, :1], self.patch)
-
-
-@dataclass(frozen=True)
-class PairSet:
-    """A part of a task.
-
-    Args:
-        images: uint8 (N, C, H, W); canvases of pairs are (N, 1, item, 2 * item).
-        labels: long (N,); of pairs see `pair_class`.
-        data: Data set that the images are from: for pairs 'fashion-mnist', or 'digits' if it is missing.
-    """
-
-    images: Tensor
-    labels: Tensor
-    data: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @lru_cache(maxsize=4)
