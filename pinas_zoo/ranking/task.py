@@ -4,16 +4,15 @@ A harder task from the same pixels: nearly every path of a small space can tell 
 not 55 classes of pairs. Everything follows from the seed; nothing is random after the images are made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data import ViewRecipe, open_source
+from pinas_zoo.data import Source, ViewRecipe, open_source
 from pinas_zoo.data.pairs import PAIR_MEAN, PAIR_STD, compose_pairs, pair_class
 from pinas_zoo.ranking.recipe import SupernetRecipe
 
@@ -25,6 +24,7 @@ __all__ = [
     'compose',
     'index_batches',
     'normalise',
+    'open_items',
     'pair_class',
     'to_patches',
 ]
@@ -134,6 +134,20 @@ class PairTask:
         return to_patches(views[:, :, :1], self.patch)
 
 
+def open_items(part: str, parts: Sequence[str], seed: int) -> Source:
+    """The items of a part: 'train' and 'heldout' divide the train split by the seed, 'test' is the test split.
+
+    Raises:
+        ValueError: The part is not one of `parts`.
+    """
+    if part not in parts:
+        raise ValueError(f'unknown part {part!r}, allowed: {", ".join(parts)}')
+    if part == 'test':
+        return open_source({'kind': 'fashion-mnist', 'split': 'test'})
+    half = 'train' if part == 'train' else 'holdout'
+    return open_source({'kind': 'fashion-mnist', 'split': 'train', 'part': half, 'holdout': 1 / 6, 'seed': seed})
+
+
 @lru_cache(maxsize=4)
 def compose(task: PairTask, part: str) -> PairSet:
     """Makes a part of the task; the same arguments give the same tensors. Do not write into them.
@@ -141,13 +155,7 @@ def compose(task: PairTask, part: str) -> PairSet:
     Raises:
         ValueError: The part is unknown.
     """
-    if part not in PARTS:
-        raise ValueError(f'unknown part {part!r}, allowed: {", ".join(PARTS)}')
-    spec: dict[str, Any] = {'kind': 'fashion-mnist', 'split': 'test'}
-    if part != 'test':
-        half = 'train' if part == 'train' else 'holdout'
-        spec = {'kind': 'fashion-mnist', 'split': 'train', 'part': half, 'holdout': 1 / 6, 'seed': task.seed}
-    source = open_source(spec)
+    source = open_items(part, PARTS, task.seed)
     draw = torch.Generator().manual_seed(1000 * task.seed + PARTS.index(part))
     images, labels = compose_pairs(source, getattr(task, part), task.item, draw)
     return PairSet(images, labels, source.description['data'])
