@@ -73,7 +73,7 @@ INSTRUMENTS = {
     'macro': Instrument(
         'rank_macro',
         Study(space=NAS_BENCH_MACRO, task=PictureTask(side=16, train=10_000, heldout=1_000), seeds=3),
-        SupernetRecipe(units=500, linear_steps=250, calibration_batches=4, held_out=500, probes=0, checkpoints=0),
+        SupernetRecipe(units=300, linear_steps=200, calibration_batches=4, held_out=500, probes=0, checkpoints=0),
         paths=200,
         half='both',
         seeds=1,
