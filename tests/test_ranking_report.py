@@ -245,7 +245,7 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
     truth, rows, _ = files
     page = tmp_path / 'docs' / 'ranking.md'
     page.parent.mkdir()
-    names = ('result', 'trials')
+    names = ('result', 'trials', 'choice')
     marks = [f'<!-- {n} written by tools/rank.py report -->\nold\n<!-- end of {n} -->\n' for n in names]
     page.write_text('before\n' + 'between\n'.join(marks) + 'after\n')
     report = write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)

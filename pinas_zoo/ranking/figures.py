@@ -66,7 +66,7 @@ def scatter_figure(
         group: Which panels: a key of `GROUPS`.
     """
     paths, kind = truth.half(report['half']), VIEWS[view]
-    seeds = np.stack([true_values(paths, kind.truth, seed) for seed in range(truth.study.seeds)])
+    seeds = np.stack([true_values(paths, kind.truth, seed) for seed in range(report['truth']['seeds'])])
     everyone = scores_of(truth, rows, report['half'], kind.estimate)
     words = WORDS[kind.truth]
 

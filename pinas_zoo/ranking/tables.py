@@ -21,9 +21,9 @@ def markdown(report: Mapping[str, Any], views: Sequence[str] = tuple(VIEWS)) -> 
         out += [f'Estimated {WORDS[view.estimate]} against true {WORDS[view.truth]}:', _main_table(report, name)]
         out.append(
             f'A perfect estimate would have a tau of about **{report[name]["attainable_tau"]:.2f}** (attainable): the '
-            'truth is the mean of two noisy seeds. The first row compares one of these seeds with the other. A sum of '
-            'one term per position and candidate, fitted to the truth of other paths (cross-validated ridge '
-            f'regression), has {report[name]["additive_tau"]:.2f}.'
+            f'truth is the mean of {report["truth"]["seeds"]} noisy seeds. The first row compares one of these seeds '
+            'with each other one. A sum of one term per position and candidate, fitted to the truth of other paths '
+            f'(cross-validated ridge regression), has {report[name]["additive_tau"]:.2f}.'
         )
     out += ["Differences of Kendall's tau, paired over paths:", _difference_table(report, views)]
     if report['runs'] and 'accuracy' in views:
