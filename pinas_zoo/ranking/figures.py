@@ -23,6 +23,8 @@ COLOURS = dict(zip(('pinas', 'spos', 'fairnas', 'moco', 'no_cross_path'), LINES,
     'fpnas': '#5b9c3a',
     'sparse': '#c74f96',
     'entrannas': '#5d63c9',
+    'rlnas': '#d98a3d',
+    'pada': '#2f6f5e',
 }
 
 

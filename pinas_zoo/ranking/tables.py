@@ -57,7 +57,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _main_table(report: Mapping[str, Any], view: str) -> str:
-    header = ['', 'tau-b [95 %]', 'of attainable', 'tau of the seeds', 'tau of their mean', 'agreement of the seeds']
+    header = ['', 'tau-b [95 %]', 'seeds', 'of attainable', 'tau of the seeds', 'tau of their mean']
+    header.append('agreement of the seeds')
     header += [
         'Spearman [95 %]',
         'tau, top half',
@@ -72,13 +73,13 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
         [
             'one seed of the truth',
             _with_interval(ceiling['tau']),
-            *[''] * 4,
+            *[''] * 5,
             _with_interval(ceiling['spearman']),
             *[''] * 4,
         ]
     ]
     for name, entry in part['contestants'].items():
-        cells = [report['labels'][name], _with_interval(entry['tau'])]
+        cells = [report['labels'][name], _with_interval(entry['tau']), str(len(entry['tau']['seeds']))]
         share = entry['tau']['mean'] / part['attainable_tau'] if part['attainable_tau'] > 0 else None
         cells += ['none' if share is None else f'{share:.0%}', _spread(entry['tau']['seeds'])]
         cells += [f'{entry[key]["mean"]:.2f}' if key in entry else '' for key in ('tau_of_mean', 'agreement')]
