@@ -5,8 +5,6 @@ one or two of them. A rule that trains networks alone selects by one seed of the
 in all roles in turn, so that the choice does not profit from the noise that it selected.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ A line of the table is one training. The transfer study begins with the same tra
 lines of those that it has recorded are copied, marked by 'from'.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 from collections.abc import Callable, Sequence
