@@ -21,11 +21,12 @@ __all__ = ['CHOOSERS', 'RULES', 'SHORTLIST', 'choice_markdown', 'choices', 'chos
 
 #: Networks of a shortlist, as in the quickstart.
 SHORTLIST = 5
-#: The rules, in words: what is released, the default of a search, and the default with a shortlist.
+#: The rules, in words: what is released, the default of a search, a random one of the shortlist, and its choice.
 RULES = {
     'accuracy': 'first by accuracy (as released)',
     'loss': 'first by loss',
-    'shortlist': f'best of {SHORTLIST} by loss, trained alone',
+    'listed': f'mean of the first {SHORTLIST} by loss',
+    'shortlist': f'best of these {SHORTLIST}, trained alone',
 }
 #: Random draws of half of the paths.
 DRAWS = 500
@@ -61,12 +62,13 @@ def regrets(truth: ArrayLike, accuracy: ArrayLike, loss: ArrayLike, shortlist: i
         judge = np.delete(truth, selects, axis=0).mean(axis=0)
         listed = by_loss[:shortlist]
         chosen = {
-            'accuracy': int(np.argmax(accuracy)),
-            'loss': int(by_loss[0]),
-            'shortlist': int(listed[truth[selects, listed].argmax()]),
+            'accuracy': judge[int(np.argmax(accuracy))],
+            'loss': judge[by_loss[0]],
+            'listed': judge[listed].mean(),
+            'shortlist': judge[listed[truth[selects, listed].argmax()]],
         }
-        for rule, path in chosen.items():
-            found[rule].append(float(judge[best] - judge[path]))
+        for rule, value in chosen.items():
+            found[rule].append(float(judge[best] - value))
     return {rule: float(np.mean(values)) for rule, values in found.items()}
 
 
