@@ -225,6 +225,12 @@ def test_boxes_without_partner_count():
     moved = difference([boxes + torch.tensor([0.0, 0, 1, 0]), theirs[1] + 0.01, theirs[2]], theirs)
     assert moved.iou == pytest.approx(10 / 11) and moved.value == pytest.approx(0.01, abs=1e-6) and not moved.holds()
     assert difference([boxes[:0], theirs[1][:0], theirs[2][:0]], theirs).unmatched == 2
+    # eager mode's masks are margins: the third pixel is undecided, so either value of it is the same mask
+    margins = torch.tensor([[[0.4, 0.3, 0.001, -0.3]], [[0.4, 0.4, 0.4, -0.4]]])
+    masks = torch.tensor([[[1, 1, 0, 0]], [[1, 1, 1, 0]]], dtype=torch.bool)
+    assert difference([*theirs, masks], [*theirs, margins]).iou == 1
+    masks[0, 0, 1] = False
+    assert difference([*theirs, masks], [*theirs, margins]).iou == 0.5
 
 
 @mm

@@ -1,6 +1,8 @@
 """The small weights under checkpoints/: files, rows and cards agree; tools/test.py measures again what was recorded."""
 
 import json
+import re
+from importlib import import_module
 
 import pytest
 import torch
@@ -35,6 +37,8 @@ def test_what_belongs_to_a_file(entry):
     assert result.reported_by == 'us' and entry.sha256 in card and metadata['source_sha256'] in card
     assert all(f'- {name}: {value}' in card for name, value in result.values.items())
     assert 'demonstrator' in card and result.protocol in card
+    for module, name in re.findall(r'^from (pinas_zoo[\w.]*) import (\w+)$', card, re.MULTILINE):
+        assert hasattr(import_module(module), name), f'the card imports {name} from {module}'
     lines = [json.loads(line) for line in path.with_suffix('.log').read_text().splitlines()]
     assert len(lines) > 1 and all('stage' in line for line in lines)
     assert not any(f'{quote}/' in (ROOT / entry.config).read_text() for quote in '\'"'), 'a path of one machine'

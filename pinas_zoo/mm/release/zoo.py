@@ -78,7 +78,7 @@ PARTS = {
         'Fashion-MNIST',
         'path {} with its linear head, BN re-estimated, training images that no stage has seen, 28 px',
         ('pinas_zoo', 'image-classification'),
-        'from pinas_zoo.models.supernet import load_supernet\n'
+        'from pinas_zoo.weights.loading import load_supernet\n'
         "net = load_supernet('checkpoints/{name}.safetensors', 'pinas_nano')",
     ),
     'mask-rcnn': Part(
