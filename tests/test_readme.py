@@ -17,8 +17,8 @@ pytestmark = pytest.mark.mm
 SHORT = {
     name: options.split()
     for name, options in {
-        'search': 'budget=3 searcher.initial=2 calibration.batches=1 calibration.batch_size=16 evaluation.view.source.limit=100 '
-        'evaluation.batch_size=50',
+        'search': 'budget=3 searcher.initial=2 calibration.batches=1 calibration.batch_size=16 '
+        'evaluation.view.source.limit=100 evaluation.batch_size=50',
         'derive': 'calibration.batches=1 calibration.batch_size=16',
         'train': 'train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=8 '
         'val_dataloader.dataset.source.limit=100',
