@@ -24,6 +24,8 @@ __all__ = ['NETWORKS', 'build_page', 'draw_examples', 'open_networks', 'predict'
 
 #: The networks of the page, one of each task; their weights are part of the project.
 NETWORKS = ('pinas_nano_a_mask-rcnn_scenes', 'pinas_nano_a_deeplabv3_scenes', 'pinas_nano_a.fmnist')
+#: What stands above each of them; a network of the user's has only its name.
+TITLES = dict(zip(NETWORKS, ('Objects', 'Segments', 'Class of a single item on black'), strict=True))
 #: Objects below this score are never shown: the slider chooses among the others.
 LOWEST = 0.05
 ABOUT = '# pinas_zoo\nA picture in; boxes, masks, segments and classes out. '
@@ -135,7 +137,8 @@ def build_page(networks: Mapping[str, Predictor], examples: Sequence[Path]) -> A
             with gr.Column(scale=3, min_width=280), gr.Row():
                 for name in networks:
                     with gr.Column(min_width=280):
-                        gr.Markdown(f'`{name}`')  # a label of the picture would hide its corner
+                        title = f'**{TITLES[name]}**<br>' if name in TITLES else ''
+                        gr.Markdown(f'{title}`{name}`')  # a label of the picture would hide its corner
                         drawn = gr.Image(format='png', interactive=False, show_label=False, buttons=[], alt_text=name)
                         outputs += [drawn, gr.Markdown()]
         events = [page.load, picture.change, least.release]
