@@ -96,7 +96,8 @@ class TimmStream(Source):
         self.description = {'data': 'timm', 'name': name, 'root': str(root), 'split': split, **counts}
         #: Number of this start (0: none yet), seed, images that this rank read before, rank, number of ranks.
         self._plan = torch.zeros(5, dtype=torch.int64).share_memory_()  # the workers see what the main process sets
-        self._number, self._images = 0, iter(())
+        self._number = 0
+        self._images: Iterator[tuple[Image.Image, int]] = iter(())
         self._label: tuple[int, int] | None = None
 
     def _open(self, training: bool, **options: Any) -> Any:

@@ -216,7 +216,8 @@ def _classifier(cfg: Config, checkpoint: str | Path, device: str, choice: Choice
     """`pinas_zoo.Classifier` behind the evaluation view of its config's test set, which need not exist."""
     model, meta = load_network(cfg, checkpoint, device)
     view, count = cfg.test_dataloader.dataset, model.net.num_classes
-    source: Source | type[Source] = SOURCES[view.source.kind][0]
+    kind: Any = SOURCES[view.source.kind][0]
+    source: Source | type[Source] = kind if isinstance(kind, type) else Source
     with suppress(OSError, ValueError):  # the class alone knows mean and std, but no names
         source = open_source(view.source)
     mean, std = view.get('mean') or source.mean, view.get('std') or source.std
