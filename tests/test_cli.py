@@ -95,9 +95,9 @@ class TestCopies:
         from pinas_cli.options import LAUNCHERS
 
         assert options.LAUNCHERS == LAUNCHERS
-        choice = pytest.importorskip('pinas_zoo.mm.inference.predictors').Choice()
+        settings = pytest.importorskip('pinas_zoo.mm.inference.predictors').PredictionSettings()
         args = parser_of('infer').parse_args(['x.jpg', '--model', 'm'])
-        assert (args.score_thr, args.topk) == (choice.score_thr, choice.topk)
+        assert (args.score_thr, args.topk) == (settings.score_thr, settings.topk)
 
 
 class TestCall:

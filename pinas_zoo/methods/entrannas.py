@@ -102,7 +102,7 @@ class EnTranNAS(MixtureMethod):
     def arch_parameters(self) -> list[nn.Parameter]:
         return [*self.alpha, *self.beta]
 
-    def moved(self, step: int) -> list[nn.Parameter]:
+    def trained(self, step: int) -> list[nn.Parameter]:
         """Those of the engine positions."""
         return [parameters[p] for parameters in (self.alpha, self.beta) if len(parameters) for p in self.engine(step)]
 

@@ -15,7 +15,14 @@ from pinas_zoo.data.images import read_picture
 from pinas_zoo.data.scenes.images import SceneSettings, compose, cut_items
 from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.mm.inference.infer import UNFIT
-from pinas_zoo.mm.inference.predictors import Choice, Instances, Prediction, Predictor, Ranking, open_predictor
+from pinas_zoo.mm.inference.predictors import (
+    Instances,
+    Prediction,
+    PredictionSettings,
+    Predictor,
+    Ranking,
+    open_predictor,
+)
 from pinas_zoo.mm.inference.records import draw
 
 __all__ = ['NETWORKS', 'build_page', 'draw_examples', 'open_networks', 'predict', 'serve']
@@ -42,13 +49,13 @@ def open_networks(
     Raises:
         ValueError: Weights or options are given without a model, or do not fit it.
     """
-    choice = Choice(score_thr=LOWEST)
+    settings = PredictionSettings(score_thr=LOWEST)
     if model is not None:
         name = Path(model).stem if model.endswith('.py') else model
-        return {name: open_predictor(model, checkpoint, device, choice, cfg_options)}
+        return {name: open_predictor(model, checkpoint, device, settings, cfg_options)}
     if checkpoint is not None or cfg_options:
         raise ValueError('--checkpoint and --cfg-options need --model')
-    return {name: open_predictor(name, device=device, choice=choice) for name in NETWORKS}
+    return {name: open_predictor(name, device=device, settings=settings) for name in NETWORKS}
 
 
 def draw_examples(folder: Path, scenes: int = 4, size: int = 128) -> list[Path]:
