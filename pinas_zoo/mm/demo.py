@@ -58,13 +58,13 @@ def open_networks(
     return {name: open_predictor(name, device=device, settings=settings) for name in NETWORKS}
 
 
-def draw_examples(folder: Path, scenes: int = 4, size: int = 128) -> list[Path]:
-    """Writes composed scenes, and an item alone, as PNG files; the items are test images, unseen in training."""
-    source, settings = FashionMNISTSource('test', limit=400), SceneSettings(size=size)
+def draw_examples(folder: Path) -> list[Path]:
+    """Writes four composed scenes, and an item alone, as PNG files; the items are test images, unseen in training."""
+    source, settings = FashionMNISTSource('test', limit=400), SceneSettings(size=128)
     items = cut_items(source, len(source), seed=0)
-    seeds = [np.random.default_rng([0, number]) for number in range(scenes)]
-    pictures = [compose(items, rng, size, size, settings).image for rng in seeds]
-    paths = [folder / f'scene_{number}.png' for number in range(scenes)] + [folder / 'item.png']
+    seeds = [np.random.default_rng([0, number]) for number in range(4)]
+    pictures = [compose(items, rng, settings.size, settings.size, settings).image for rng in seeds]
+    paths = [folder / f'scene_{number}.png' for number in range(4)] + [folder / 'item.png']
     for path, pixels in zip(paths, [*pictures, source.load(0)[0].numpy()], strict=True):
         Image.fromarray(pixels).save(path)
     return paths
