@@ -176,16 +176,16 @@ class TestEnv:
         status, rows = self.examine(tmp_path, lambda name: not name.startswith(self.MM))
         assert status == 0
         for name in ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation'):
-            assert rows[name]['state'] == 'optional' and rows[name]['mend'].startswith(f"pip install '{name}")
+            assert rows[name]['state'] == 'optional' and rows[name]['fix'].startswith(f"pip install '{name}")
         assert rows['operators']['value'] == 'mmcv is missing'
         assert rows['C++ compiler']['value'].startswith('none found')  # CXX=false compiles nothing
         assert rows['timm']['state'] == rows['shipped']['state'] == 'ok'
-        assert rows['Fashion-MNIST']['mend'] == 'pinas prepare fashion-mnist'
+        assert rows['Fashion-MNIST']['fix'] == 'pinas prepare fashion-mnist'
 
     def test_without_torch(self, tmp_path):
         status, rows = self.examine(tmp_path, lambda name: name.startswith('numpy'))
         assert status == 1 and rows['numpy']['state'] == rows['Python']['state'] == 'ok'
-        assert rows['torch']['state'] == 'wrong' and rows['torch']['mend'] == "pip install 'torch>=2.4'"
+        assert rows['torch']['state'] == 'wrong' and rows['torch']['fix'] == "pip install 'torch>=2.4'"
 
     def test_versions_and_forks(self, monkeypatch):
         from pinas_cli import requirements

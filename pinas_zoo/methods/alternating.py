@@ -16,7 +16,7 @@ from pinas_zoo.models.supernet import SuperNet
 
 __all__ = ['HELD_OUT', 'AlternatingMethod', 'AlternatingSettings', 'enable_branches', 'held_out']
 
-#: Key of the held-out batch within a batch; it holds its own 'image' and 'label'.
+#: Key of the held-out batch within a batch; it contains its own 'image' and 'label'.
 HELD_OUT = 'held_out'
 
 
