@@ -72,13 +72,15 @@ class TestCopies:
     """Help does not import pinas_zoo, so a few names and defaults are repeated in pinas_cli."""
 
     def test_names(self):
-        from pinas_cli import convert, prepare, rank
+        from pinas_cli import convert, machine, prepare, rank
+        from pinas_zoo import dist
         from pinas_zoo.data.scenes.prepare import FORMATS
         from pinas_zoo.data.trees import TREES
         from pinas_zoo.ranking.truth import HALVES
         from pinas_zoo.space import SPACES
         from pinas_zoo.weights.released.convert import KINDS
 
+        assert machine.cores() == dist.cores()
         assert (convert.KINDS, set(convert.SPACES)) == (KINDS, set(SPACES))
         assert prepare.FORMATS == FORMATS and (*HALVES, 'both') == rank.HALVES
         assert {name: tree.root for name, tree in TREES.items()} == prepare.ROOTS
