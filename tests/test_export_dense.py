@@ -300,7 +300,7 @@ def test_int8(classifier, pictures):
 @mm
 @onnx
 def test_runner_without_torch(classifier, pictures, files):
-    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.predictors import PredictionSettings, open_predictor
 
     picture = pictures / '1.png'
     paths = [str(path) for path in (classifier, files['segmentor'][0], files['detector'][0])]
@@ -318,7 +318,7 @@ def test_runner_without_torch(classifier, pictures, files):
     (labels,) = predictor.run(bgr)
     shares = {predictor.classes[c]: float((labels.labels == c).mean()) for c in np.unique(labels.labels)}
     assert shares == pytest.approx({row['class']: row['share'] for row in segments}, abs=1e-3)
-    predictor = open_predictor(DETECTOR, device='cpu', choice=Choice(score_thr=0.01), cfg_options=LOW)
+    predictor = open_predictor(DETECTOR, device='cpu', settings=PredictionSettings(score_thr=0.01), cfg_options=LOW)
     (found,) = predictor.run(bgr)
     assert len(found.boxes) == len(objects) > 5
     assert [predictor.classes[c] for c in found.labels] == [row['class'] for row in objects]

@@ -182,9 +182,9 @@ class Difference:
     unmatched: int = 0
     iou: float = 1.0
 
-    def holds(self, tolerance: float = 1e-3, iou: float = 0.99) -> bool:
-        """Whether it is small enough."""
-        return self.value <= tolerance and self.unmatched == 0 and self.iou > iou
+    def holds(self, tolerance: float = 1e-3) -> bool:
+        """Whether it is small enough: values within the tolerance, every object matched by more than 0.99."""
+        return self.value <= tolerance and self.unmatched == 0 and self.iou > 0.99
 
     def __add__(self, other: Difference) -> Difference:
         return Difference(
