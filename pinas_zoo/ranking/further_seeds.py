@@ -80,7 +80,7 @@ def _known(transfer: str | Path, study: Study) -> dict[tuple[int, int], dict[str
     """Lines for the trainings with which those of the transfer table began, on the same study and on the CPU."""
     alike = dataclasses.replace(study, seeds=2)
     designs = {design.id for design in DESIGNS.values() if dataclasses.replace(design.source, seeds=2) == alike}
-    found = {}
+    found: dict[tuple[int, int], dict[str, Any]] = {}
     for line in read_lines(transfer):
         if line['design'] in designs and line['seed'] in FURTHER and 'device' not in line:
             more = {'code': line['code'], 'torch': line['torch'], 'from': 'transfer'}
