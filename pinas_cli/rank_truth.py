@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pinas_zoo.search.log import SearchRecord
 
 TRANSFER = Path('benchmarks', 'rank', 'transfer_truth.jsonl')
+#: Further seeds, beside a truth table.
+FURTHER = 'truth_seeds.jsonl'
 #: The keys of `pinas_zoo.ranking.instruments.INSTRUMENTS` and of `pinas_zoo.ranking.transfer.DESIGNS`.
 INSTRUMENTS = ('four', 'eight', 'macro')
 DESIGNS = ('overlap', 'frozen')
@@ -52,6 +54,9 @@ def add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument('--paths', type=int, help="number of paths in the table; default the instrument's")
     parser.add_argument('--workers', type=int, default=1, help='processes, one thread each; default 1')
     add_device(parser)
+    parser.add_argument(
+        '--further', action='store_true', help='instead, seeds 2 and 3 of the reporting half, in truth_seeds.jsonl'
+    )
     parser.add_argument('--verify', type=int, metavar='N', help='instead, repeat N recorded trainings and compare')
     parser.set_defaults(run_part=run_truth, prog=parser.prog)
 
@@ -67,6 +72,8 @@ def run_truth(args: argparse.Namespace) -> int:
     file = args.file or instrument.truth
     if args.verify:
         return verify_truth(file, args.verify)
+    if args.further:
+        return run_further(file, args)
     begin = time.monotonic()
 
     def report(done: int, total: int, record: SearchRecord) -> None:
@@ -99,6 +106,25 @@ def check_table(file: Path | None, instrument: Instrument) -> int:
     tau = attainable_tau(*(true_values(rows, 'accuracy', seed) for seed in range(instrument.study.seeds)))
     print(f'{len(rows)} paths are drawn: {top1.min():.2f} to {top1.max():.2f} %, a tau of {tau:.3f} is attainable')
     return int(bool(differing))
+
+
+def run_further(file: Path, args: argparse.Namespace) -> int:
+    """Trains the reporting half of a table with further seeds."""
+    from pinas_zoo.ranking.further_seeds import extend_seeds
+    from pinas_zoo.ranking.truth import read_truth
+
+    begin, truth = time.monotonic(), read_truth(file)
+
+    def report(done: int, total: int, line: dict[str, Any]) -> None:
+        left = (time.monotonic() - begin) / done * (total - done)
+        print(
+            f'{done}/{total}  {line["arch"]} seed {line["seed"]}  {line["top1"]:.2f} %  ETA {left / 60:.0f} min',
+            flush=True,
+        )
+
+    paths = args.paths or len(truth.half('reporting'))
+    extend_seeds(file.with_name(FURTHER), truth, paths, args.workers, file.with_name(TRANSFER.name), report)
+    return 0
 
 
 def verify_truth(file: Path, count: int) -> int:

@@ -147,7 +147,7 @@ def test_a_study_from_end_to_end(pictures: Path, tmp_path: Path) -> None:
     losses = [-rows[1]['scores'][NAS_BENCH_MACRO.format(row.arch)][1] for row in truth.rows]
     found = report['loss_to_accuracy']['contestants']['spos']['tau']['mean']
     assert found == pytest.approx(kendalltau(true, losses)[0], abs=1e-12)
-    assert 'the mean of three noisy seeds' in markdown(report, ('loss_to_accuracy', 'accuracy'))
+    assert 'the mean of 3 noisy seeds' in markdown(report, ('loss_to_accuracy', 'accuracy'))
 
 
 def test_attainable_tau_of_three_seeds() -> None:

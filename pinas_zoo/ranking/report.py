@@ -38,6 +38,8 @@ __all__ = [
     'View',
     'compute',
     'of_recipe',
+    'seeds_of',
+    'true_values',
 ]
 
 Row = Mapping[str, Any]
@@ -80,7 +82,7 @@ DIFFERENCES = tuple(
     for kind in ('', NATIVE)
 )
 #: What a report repeats of the truth's header.
-TRUTH_FACTS = ('code', 'torch', 'data', 'recipe', 'seeds', 'source', 'sha256')
+TRUTH_FACTS = ('code', 'torch', 'data', 'recipe', 'source', 'sha256')
 SIGN = (
     'Sign: higher is better for truth and estimate; a loss counts as minus the loss; of MACs and parameters, more '
     'counts as better.'
@@ -105,9 +107,15 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
     return {name: [seeds[s] for s in sorted(seeds)] for name in CONTESTANTS if (seeds := found.get(name))}
 
 
+def seeds_of(paths: Sequence[TruthRow]) -> int:
+    """How many seeds all of these paths have."""
+    return min(len(row.top1) for row in paths)
+
+
 def true_values(paths: Sequence[TruthRow], quantity: str, seed: int | None = None) -> np.ndarray:
-    """Stand-alone results of the paths: of one seed, or the mean over the seeds."""
-    table = np.array([row.top1 if quantity == 'accuracy' else [-x for x in row.loss] for row in paths])
+    """Stand-alone results of the paths: of one seed, or the mean over the seeds that all of them have."""
+    count = seeds_of(paths)
+    table = np.array([(row.top1 if quantity == 'accuracy' else [-x for x in row.loss])[:count] for row in paths])
     return table.mean(axis=1) if seed is None else table[:, seed]
 
 
@@ -176,7 +184,7 @@ def compute(
         'sign': SIGN,
         'recipe': recipe.id,
         'settings': next((row[0]['settings'] for row in lines.values()), None),
-        'truth': {key: truth.header[key] for key in TRUTH_FACTS if key in truth.header},
+        'truth': {key: truth.header[key] for key in TRUTH_FACTS if key in truth.header} | {'seeds': seeds_of(paths)},
         'runs': {name: _run_facts(seeds) for name, seeds in lines.items()},
         'labels': {name: _label(name) for name in everyone_by('accuracy')},
     }
@@ -184,11 +192,11 @@ def compute(
         if view.truth == 'minus_loss' and not paths[0].loss:
             continue  # only accuracies were published
         true = true_values(paths, view.truth)
-        seeds = [true_values(paths, view.truth, seed) for seed in range(truth.study.seeds)]
+        seeds = [true_values(paths, view.truth, seed) for seed in range(seeds_of(paths))]
         everyone = everyone_by(view.estimate)
         report[name] = {
             'truth': {'least': float(true.min()), 'most': float(true.max())},
-            'ceiling': ceiling(seeds[0], seeds[1]),
+            'ceiling': ceiling(*seeds),
             'attainable_tau': attainable_tau(*seeds),
             'additive_tau': additive_tau(true, one_hot(truth.study.space, [row.arch for row in paths])),
             'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
