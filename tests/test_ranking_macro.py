@@ -158,3 +158,9 @@ def test_attainable_tau_of_three_seeds() -> None:
     for count in (2, 3):
         expected = kendalltau(true, seeds[:count].mean(axis=0))[0]
         assert attainable_tau(*seeds[:count]) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_page_is_the_committed_report() -> None:
+    file = ROOT / 'benchmarks/rank_macro/report.json'
+    report, page = json.loads(file.read_text()), (ROOT / 'docs/ranking_macro.md').read_text()
+    assert markdown(report, ('loss_to_accuracy', 'accuracy')) in page
