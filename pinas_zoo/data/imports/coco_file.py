@@ -35,6 +35,7 @@ class CocoFile:
         self.annotations: list[dict[str, Any]] = []
         self.left_out: Counter[str] = Counter()
         self.names: set[str] = set()
+        self._pictures: set[str] = set()
 
     def add_image(self, name: str, size: tuple[int, int]) -> None:
         """Starts an image; the objects that follow belong to it.
@@ -42,7 +43,13 @@ class CocoFile:
         Args:
             name: Path relative to the folder of the images.
             size: Width and height in px.
+
+        Raises:
+            AnnotationError: It is there already.
         """
+        if name in self._pictures:
+            raise AnnotationError(f'{name}: the picture is annotated twice in one split')
+        self._pictures.add(name)
         number = len(self.images) + 1
         self.images.append({'id': number, 'file_name': name, 'width': size[0], 'height': size[1]})
 

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from pinas_zoo.data.images import find_images
+from pinas_zoo.data.images import find_images, suffixes
 from pinas_zoo.data.imports.coco_file import AnnotationError, CocoFile, hold_out, picture_size
 
 __all__ = ['read_labelme', 'read_masks', 'read_voc']
@@ -52,24 +53,55 @@ def _voc(file: CocoFile, root: Path, name: str) -> None:
         tree = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise AnnotationError(f'{path}: no such file') from None
-    except ElementTree.ParseError as error:
+    except OSError as error:
+        raise AnnotationError(f'{path}: {error.strerror}') from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an unknown encoding
         raise AnnotationError(f'{path}: not XML ({error})') from None
-    picture = tree.findtext('filename') or f'{name}.jpg'
-    if not (root / 'JPEGImages' / picture).is_file():
-        picture = next((p.name for p in (root / 'JPEGImages').glob(f'{name}.*')), picture)
-    file.add_image(picture, picture_size(root / 'JPEGImages' / picture))
+    picture = _voc_picture(root / 'JPEGImages', name, tree)
+    size = picture_size(root / 'JPEGImages' / picture)
+    _check_size(path, [tree.findtext(f'size/{key}') for key in ('width', 'height')], size)
+    file.add_image(picture, size)
     for number, found in enumerate(tree.iter('object'), 1):
-        corners = [found.findtext(f'bndbox/{key}') for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+        corners = {key: (found.findtext(f'bndbox/{key}') or '').strip() for key in ('xmin', 'ymin', 'xmax', 'ymax')}
+        box = ', '.join(f'{key} {text or "missing"}' for key, text in corners.items())
         label = (found.findtext('name') or '').strip()
         try:
-            x1, y1, x2, y2 = (float(text or '') for text in corners)
-        except (TypeError, ValueError):
+            x1, y1, x2, y2 = map(float, corners.values())
+        except ValueError:
+            raise AnnotationError(f'{path}: object {number} has the box {box}, which must be four numbers') from None
+        if not label:
+            raise AnnotationError(f'{path}: object {number} has no name')
+        if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
             raise AnnotationError(
-                f'{path}: object {number} has the box {corners}, which must be four numbers'
-            ) from None
-        if not label or not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 < x1 or y2 < y1:
-            raise AnnotationError(f'{path}: object {number} has the name {label!r} and the box {corners}')
+                f'{path}: object {number} ({label}) has the box {box}, whose maximum must not be below its minimum'
+            )
         file.add_object(label, (x1 - 1, y1 - 1, x2, y2), crowd=(found.findtext('difficult') or '0').strip() == '1')
+
+
+def _voc_picture(folder: Path, name: str, tree: ElementTree.Element) -> str:
+    """The picture of an annotation: that of its name; else the one that it states, which copies often state wrongly."""
+    stated = (tree.findtext('filename') or '').strip().replace('\\', '/').rpartition('/')[2]
+    if Path(stated).stem == name and (folder / stated).is_file():
+        return stated
+    named = [path.name for path in sorted(folder.glob(f'{escape(name)}.*')) if path.suffix.lower() in suffixes()]
+    if len(named) > 1:
+        raise AnnotationError(f'{folder}: {named[0]} and {named[1]} both belong to the annotation {name}.xml')
+    if named:
+        return named[0]
+    return stated if stated and (folder / stated).is_file() else f'{name}.jpg'
+
+
+def _check_size(path: Path, stated: Sequence[Any], size: tuple[int, int]) -> None:
+    """Compares a picture with the width and height that an annotation states; many tools write 0, or nothing."""
+    try:
+        width, height = (int(float(value)) for value in stated)
+    except (TypeError, ValueError, OverflowError):
+        return
+    if width > 0 and height > 0 and (width, height) != size:
+        raise AnnotationError(
+            f'{path}: is of a picture of {width}x{height} px, but the picture is {size[0]}x{size[1]}: its objects do '
+            'not fit; restore the picture, or correct the annotation'
+        )
 
 
 def read_labelme(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
@@ -96,24 +128,25 @@ def read_labelme(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
 
 def _labelme(file: CocoFile, root: Path, name: str) -> None:
     path = root / name
-    try:
-        content = json.loads(path.read_text('utf-8-sig'))
-        shapes, picture = content['shapes'], content['imagePath'].replace('\\', '/')
-        groups: dict[Any, list[list[list[float]]]] = {}
-        for number, shape in enumerate(shapes):
-            if (points := _outline(shape)) is None:
-                file.left_out[f'shapes of kind {shape.get("shape_type")}'] += 1
-                continue
-            group = shape.get('group_id')
-            groups.setdefault((shape['label'], number if group is None else f'group {group}'), []).append(points)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(f'{path}: not in the format of labelme ({error!r})') from None
+    content = _labelme_content(path)
+    groups: dict[tuple[str, int | str], list[list[list[float]]]] = {}
+    for number, shape in enumerate(content['shapes'], 1):
+        try:
+            label, points = _outline(shape)
+        except ValueError as error:
+            raise AnnotationError(f'{path}: shape {number} {error}') from None
+        if points is None:
+            file.left_out[f'shapes of kind {shape.get("shape_type") or "polygon"}'] += 1
+            continue
+        group = shape.get('group_id')
+        groups.setdefault((label, number if group is None else f'group {group}'), []).append(points)
+    picture = content['imagePath'].replace('\\', '/')
     place = path.parent / picture
     place = place if place.is_file() else path.parent / Path(picture).name
-    file.add_image(Path(os.path.relpath(place, root)).as_posix(), picture_size(place))
+    size = picture_size(place)
+    _check_size(path, [content.get('imageWidth'), content.get('imageHeight')], size)
+    file.add_image(Path(os.path.relpath(place, root)).as_posix(), size)
     for (label, _), outlines in groups.items():
-        if not isinstance(label, str) or not label:
-            raise AnnotationError(f'{path}: a shape has the label {label!r}, which must be a name')
         xs, ys = zip(*(point for points in outlines for point in points), strict=True)
         file.add_object(
             label,
@@ -123,12 +156,36 @@ def _labelme(file: CocoFile, root: Path, name: str) -> None:
         )
 
 
-def _outline(shape: dict[str, Any]) -> list[list[float]] | None:
-    """Corners of a shape; None if it has no area."""
-    points = [[float(x), float(y)] for x, y in shape['points']]
-    kind = shape.get('shape_type') or 'polygon'
+def _labelme_content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text('utf-8-sig'))
+    except OSError as error:
+        raise AnnotationError(f'{path}: {error.strerror}') from None
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f'{path}: not in the format of labelme: not JSON ({error})') from None
+    for key, kind, what in (('shapes', list, 'list'), ('imagePath', str, 'text')):
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise AnnotationError(f'{path}: not in the format of labelme: no {what} {key}')
+    return content
+
+
+def _outline(shape: Any) -> tuple[str, list[list[float]] | None]:
+    """Label and corners of a shape; no corners if it has no area.
+
+    Raises:
+        ValueError: It is no shape; the message continues 'shape 3 '.
+    """
+    if not isinstance(shape, dict):
+        raise ValueError(f'is {_shown(shape)}, which must be an object with label and points')
+    label, found, kind = shape.get('label'), shape.get('points'), shape.get('shape_type') or 'polygon'
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f'has the label {_shown(label)}, which must be a name')
+    try:
+        points = [[float(x), float(y)] for x, y in found]  # type: ignore[union-attr]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f'has the points {_shown(found)}, which must be pairs of numbers') from None
     if not all(math.isfinite(value) for point in points for value in point):
-        raise ValueError(f'a point that is not finite: {points}')
+        raise ValueError(f'has a point that is not finite: {_shown(found)}')
     if kind == 'rectangle' and len(points) == 2:
         (x1, y1), (x2, y2) = points
         points = [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
@@ -137,8 +194,14 @@ def _outline(shape: dict[str, Any]) -> list[list[float]] | None:
         angles = [2 * math.pi * step / 32 for step in range(32)]
         points = [[x + edge * math.cos(angle), y + edge * math.sin(angle)] for angle in angles]
     elif kind not in ('polygon', 'rectangle'):
-        return None
-    return points if len(points) >= 3 and _area(points) > 0 else None
+        return label, None
+    return label, points if len(points) >= 3 and _area(points) > 0 else None
+
+
+def _shown(value: Any) -> str:
+    """A value as its file has it, shortened to fit a line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _area(points: list[list[float]]) -> float:
