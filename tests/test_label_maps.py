@@ -100,6 +100,22 @@ def test_the_ignored_label_is_the_configs(tmp_path: Path):
     assert str(caught.value) == line
 
 
+def test_labels_are_checked_where_they_are_loaded_and_after_steps_that_may_write_others(tmp_path: Path):
+    from mmengine.registry import DATASETS
+
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+    write_maps(tmp_path, (0, 1, 2, 11))
+    cfg = config(tmp_path, 11)
+    sample(cfg, 0)
+    data = DATASETS.build(cfg.train_dataloader.dataset)
+    assert not data.checks_samples and data[0]['data_samples'].gt_sem_seg.data.max() == 11
+    cfg = config(tmp_path, 11)
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='Pad', size=(SIDE + 8, SIDE + 8)))  # with 255
+    with pytest.raises(BadInputError, match='label value 255, allowed are 0 to 2'):
+        sample(cfg, 0)
+
+
 def test_parts_that_ignore_different_labels_are_listed(tmp_path: Path):
     write_maps(tmp_path, (0, 1, 2))
     cfg = config(tmp_path, 11)

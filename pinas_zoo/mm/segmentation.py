@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
-from pinas_zoo.mm.preflight.bad_input import check_whole
+from pinas_zoo.mm.preflight.bad_input import check_labels, check_whole
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 
@@ -25,6 +25,8 @@ __all__ = ['IoUMetric', 'LoadAnnotations']
 class LoadAnnotations(_LoadAnnotations):
     """Reads a label map and compares it with its image."""
 
+    #: Number of classes, and the label that is none of them; a data set sets them. None does not check labels.
+    known_labels: tuple[int, int | None] | None = None
     reduce_zero_label: bool | None
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
@@ -58,6 +60,9 @@ class LoadAnnotations(_LoadAnnotations):
             table = np.arange(256)
             table[list(mapping)] = list(mapping.values())
             labels = table[labels].astype(np.uint8)
+        if self.known_labels is not None:
+            classes, ignored = self.known_labels
+            check_labels(path, labels, classes, bool(self.reduce_zero_label), ignored)
         results['gt_seg_map'] = labels
         results['seg_fields'].append('gt_seg_map')
 

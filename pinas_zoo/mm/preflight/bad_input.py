@@ -17,6 +17,10 @@ IGNORED_LABEL = 255  # mmseg's default
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
+#: Steps after which a map has no labels that it did not have before.
+_KEEPS_LABELS = ('Resize', 'RandomResize', 'RandomChoiceResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion')
+_KEEPS_LABELS += ('CheckImage', 'PackSegInputs')
+
 #: What a batch norm says, ours or torch's, that would normalise over one value.
 _ONE_IMAGE = ('has no variance', 'Expected more than 1 value per channel when training')
 
@@ -146,11 +150,12 @@ class NamedDataset(DatasetWrapper):
         ignored: The label that is neither a class nor an error; None for none.
     """
 
-    OWN = DatasetWrapper.OWN | {'num_classes', 'ignored'}
+    OWN = DatasetWrapper.OWN | {'num_classes', 'ignored', 'checks_samples'}
 
     def __init__(self, dataset: Any, num_classes: int | None = None, ignored: int | None = IGNORED_LABEL) -> None:
         super().__init__(dataset)
         self.num_classes, self.ignored = num_classes, ignored
+        self.checks_samples = num_classes is not None and not _checked_when_loaded(self.dataset, num_classes, ignored)
 
     def __getitem__(self, index: int) -> Any:
         """A sample of the wrapped data set.
@@ -168,8 +173,8 @@ class NamedDataset(DatasetWrapper):
             if path is None:
                 raise
             raise RuntimeError(f'{path}: {type(error).__name__}: {_first_line(error)}') from error
-        if self.num_classes is not None:
-            _check_labels(sample, self.num_classes, self.ignored)
+        if self.checks_samples and self.num_classes is not None:
+            _check_sample(sample, self.num_classes, self.ignored)
         return sample
 
     def _bad_file(self, index: int) -> str | None:
@@ -188,23 +193,52 @@ class NamedDataset(DatasetWrapper):
         return info['img_path']
 
 
-def _check_labels(sample: Any, classes: int, ignored: int | None) -> None:
+def check_labels(path: str, labels: np.ndarray, classes: int, reduce_zero_label: bool, ignored: int | None) -> None:
+    """Check a map, as the network sees it; fast on 8 bits.
+
+    Args:
+        path: Path of the map.
+        labels: Its labels, after reduce_zero_label.
+        classes: Number of classes of the head.
+        reduce_zero_label: See `label_problem`.
+        ignored: The label that the config ignores; None for none.
+
+    Raises:
+        BadInputError: A label is not a class.
+    """
+    if not labels.size or labels.max() < classes:
+        return
+    wrong = labels >= classes
+    if ignored is not None:
+        if ignored >= classes and np.count_nonzero(wrong) == np.count_nonzero(labels == ignored):
+            return
+        wrong &= labels != ignored
+    if wrong.any():
+        raise BadInputError(label_problem(path, int(labels[wrong][0]), classes, reduce_zero_label, ignored))
+
+
+def _check_sample(sample: Any, classes: int, ignored: int | None) -> None:
     found = sample.get('data_samples') if isinstance(sample, dict) else None
     labels = getattr(getattr(found, 'gt_sem_seg', None), 'data', None)
-    if found is None or not isinstance(labels, torch.Tensor):
-        return
-    values = labels.numpy()  # compares five times as fast as torch
-    wrong = values >= classes
-    count = np.count_nonzero(wrong)
-    if not count:
-        return
-    if ignored is not None and ignored >= classes and count == np.count_nonzero(values == ignored):
-        return
-    if ignored is not None:
-        wrong &= values != ignored
-    if wrong.any():
+    if found is not None and isinstance(labels, torch.Tensor):
         path, reduced = found.get('seg_map_path', 'label map'), bool(found.get('reduce_zero_label', False))
-        raise BadInputError(label_problem(path, int(values[wrong][0]), classes, reduced, ignored))
+        check_labels(path, labels.numpy(), classes, reduced, ignored)  # numpy compares five times as fast as torch
+
+
+def _checked_when_loaded(dataset: Any, classes: int, ignored: int | None) -> bool:
+    """Lets our loading steps check labels, on the 8 bits of the file instead of a sample's 64.
+
+    Returns:
+        Whether that is enough: all maps come through them, and no later step is known to write other labels.
+    """
+    inner = getattr(dataset, 'datasets', None) or ([dataset.dataset] if hasattr(dataset, 'dataset') else [])
+    if inner:  # a wrapper with a pipeline mixes images
+        return all(_checked_when_loaded(one, classes, ignored) for one in inner) and not hasattr(dataset, 'pipeline')
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    loading = [number for number, step in enumerate(steps) if hasattr(type(step), 'known_labels')]
+    for number in loading:
+        steps[number].known_labels = (classes, ignored)
+    return bool(loading) and all(type(step).__name__ in _KEEPS_LABELS for step in steps[loading[0] + 1 :])
 
 
 def _content(path: str) -> bytes:
