@@ -10,8 +10,9 @@ from mmengine.config import ConfigDict
 
 from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
-from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief, load, uncollected
+from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief
 from pinas_zoo.mm.preflight.bad_input import read_image
+from pinas_zoo.mm.preflight.coco_json import load, uncollected
 from pinas_zoo.mm.preflight.findings import (
     BadInputError,
     Findings,
