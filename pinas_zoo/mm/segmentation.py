@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
-from pinas_zoo.mm.preflight.bad_input import check_labels, check_whole
+from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, check_labels, check_whole
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 
@@ -33,11 +33,13 @@ class LoadAnnotations(_LoadAnnotations):
         """See mmseg.
 
         Raises:
-            BadInputError: The map has several channels, another size than the image, or values that are not integers
-                from 0 to 255.
+            BadInputError: The map is a JPEG, has several channels, another size than the image, or values that are not
+                integers from 0 to 255, or not classes.
         """
         path = results['seg_map_path']
         content = fileio.get(path, backend_args=self.backend_args)
+        if content.startswith(b'\xff\xd8'):
+            raise BadInputError(f'{path}: {LOSSY_MAP}')
         labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend).squeeze()
         height, width = results.get('ori_shape', labels.shape)[:2]
         if labels.shape != (height, width) and labels.size == height * width:

@@ -7,7 +7,7 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from PIL import Image
 from pinas_zoo.data.images import orientation
 from pinas_zoo.files import write_text
 
-__all__ = ['AnnotationError', 'CocoFile', 'hold_out', 'picture_size', 'write_all']
+__all__ = ['SPLITS', 'AnnotationError', 'CocoFile', 'check_size', 'collect', 'hold_out', 'picture_size', 'write_all']
+
+SPLITS = ('train', 'val', 'test')
+_MOST = 20  # problems that are listed
 
 
 class AnnotationError(ValueError):
@@ -169,3 +172,50 @@ def hold_out(names: Sequence[str], share: float, seed: int = 0) -> dict[str, lis
         raise AnnotationError(f'--val {share} of {len(names)} images leaves {count} to validate on')
     held = set(random.Random(seed).sample(sorted(names), count))
     return {'train': [n for n in sorted(names) if n not in held], 'val': [n for n in sorted(names) if n in held]}
+
+
+def check_size(path: Path, stated: Sequence[Any], size: tuple[int, int]) -> None:
+    """Compares a picture with the width and height that an annotation states; many tools write 0, or nothing.
+
+    Args:
+        path: The annotation file.
+        stated: Width and height as the file has them; None or a text that is no number is not compared.
+        size: Those of the picture.
+
+    Raises:
+        AnnotationError: They differ.
+    """
+    try:
+        width, height = (int(float(value)) for value in stated)
+    except (TypeError, ValueError, OverflowError):
+        return
+    if width > 0 and height > 0 and (width, height) != size:
+        raise AnnotationError(
+            f'{path}: is of a picture of {width}x{height} px, but the picture is {size[0]}x{size[1]}: its objects do '
+            'not fit; restore the picture, or correct the annotation'
+        )
+
+
+def collect(splits: dict[str, list[str]], read: Callable[[CocoFile, str], None]) -> dict[str, CocoFile]:
+    """Reads all files of all splits, and lists everything that cannot be read in one error.
+
+    Args:
+        splits: Names by split.
+        read: Reads one into a file.
+
+    Raises:
+        AnnotationError: One line per name that cannot be read.
+    """
+    files: dict[str, CocoFile] = {}
+    wrong: list[str] = []
+    for split, names in splits.items():
+        files[split] = CocoFile()
+        for name in names:
+            try:
+                read(files[split], name)
+            except AnnotationError as error:
+                wrong.append(str(error))
+    if wrong:
+        more = [f'and {len(wrong) - _MOST} more'] if len(wrong) > _MOST else []
+        raise AnnotationError('\n'.join([*wrong[:_MOST], *more]))
+    return files

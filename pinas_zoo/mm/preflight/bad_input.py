@@ -9,11 +9,13 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from pinas_zoo.data.more_bits import LOSSY
 from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
+LOSSY_MAP = 'the label map is a JPEG, which does not keep the labels: write it as PNG, from the original'
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -98,11 +100,14 @@ def read_map(path: str) -> np.ndarray:
         BadInputError: The file is missing, does not decode or has several channels; the message names it.
     """
     try:
-        labels = np.asarray(Image.open(path))
+        with Image.open(path) as file:
+            lossy, labels = file.format in LOSSY, np.asarray(file)
     except FileNotFoundError:
         raise BadInputError(f'{path}: no such file') from None
     except _BAD_JPEG_OR_WORSE as error:
         raise BadInputError(f'{path}: the label map does not decode ({_first_line(error)})') from None
+    if lossy:
+        raise BadInputError(f'{path}: {LOSSY_MAP}')
     if labels.ndim != 2:
         raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
     check_whole(path, labels)
