@@ -172,6 +172,19 @@ def test_a_sound_file_passes_silently_for_training_and_evaluation(folder: Path):
     assert check(folder, text) == ([], [])
 
 
+def test_paths_of_windows_and_folders_named_twice_are_recognised(folder: Path):
+    for prefix, hint in (
+        ('a\\', "; file_name 'a\\\\1.png' is a path of Windows: write / for \\"),
+        (f'{folder.name}/', ''),
+    ):
+        found = document()
+        for image in found['images']:
+            image['file_name'] = prefix + image['file_name']
+        (error,) = check(folder, found)[0]
+        hint = hint or f'; data_prefix and file_name both contain {folder.name!r}'
+        assert '2 of its 2 images are missing: ' in error and error.endswith(hint)
+
+
 def test_repairs_are_stated(folder: Path):
     found = document()
     for annotation in found['annotations']:

@@ -378,7 +378,7 @@ def test_label_value(folder: str, value: int, text: str, case):
     Image.fromarray(np.full((96, 96), value, np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: {text}'
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(file)
-    assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one has shape (96, 96, 3)'
+    assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one 3 channels'
     Image.fromarray(np.zeros((48, 96), np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: the label map is 96x48 px, its image 96x96 px'
     file.write_bytes(b'no picture')

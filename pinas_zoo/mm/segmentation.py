@@ -45,7 +45,7 @@ class LoadAnnotations(_LoadAnnotations):
         if labels.shape != (height, width) and labels.size == height * width:
             labels = labels.reshape(height, width)  # squeeze() took a side of one pixel
         if labels.ndim != 2:
-            raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
+            raise BadInputError(f'{path}: a label map has one value per pixel, this one {labels.shape[-1]} channels')
         if labels.shape != (height, width):
             found = f'{labels.shape[1]}x{labels.shape[0]}'
             raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')
@@ -55,6 +55,11 @@ class LoadAnnotations(_LoadAnnotations):
         labels = labels.astype(np.uint8)
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results['reduce_zero_label']
+        if bool(self.reduce_zero_label) != bool(results['reduce_zero_label']):
+            raise BadInputError(
+                f'reduce_zero_label is {self.reduce_zero_label} in LoadAnnotations, but '
+                f'{results["reduce_zero_label"]} in the data set: write it in the data set only'
+            )
         if self.reduce_zero_label:
             labels = labels - 1  # with 8 bits: 0 becomes 255, which is ignored like 255
             labels[labels == 254] = 255

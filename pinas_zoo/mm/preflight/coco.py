@@ -164,6 +164,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
     if missing := listing.missing(paths):
         findings.errors.append(
             f'{file.path}: {len(missing):,} of its {len(paths):,} images are missing: {shorten(missing)}'
+            + _missing_hint(names, folder)
         )
         return
     if len(set(names)) < len(names):
@@ -182,6 +183,13 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
                 f'{paths[index]}: is {width}x{height} px, {file.path} says {image["width"]}x{image["height"]}: its '
                 'boxes and masks are not of this picture'
             )
+
+
+def _missing_hint(names: Sequence[str], folder: str) -> str:
+    first, last = names[0], os.path.basename(folder.rstrip('/'))
+    if '\\' in first:
+        return f'; file_name {first!r} is a path of Windows: write / for \\'
+    return f'; data_prefix and file_name both contain {last!r}' if last and first.startswith(f'{last}/') else ''
 
 
 def _wants_masks(node: ConfigDict) -> bool:

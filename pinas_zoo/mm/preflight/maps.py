@@ -11,7 +11,14 @@ from mmengine.config import ConfigDict
 from pinas_zoo.data.images import find_images, spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import BadInputError, Findings, lacks, names_own_classes, warn_of_orientation
+from pinas_zoo.mm.preflight.findings import (
+    BadInputError,
+    Findings,
+    lacks,
+    names_own_classes,
+    repeated,
+    warn_of_orientation,
+)
 
 __all__ = ['check_maps']
 
@@ -62,7 +69,12 @@ def check_maps(
         findings.errors.append(f'{source}: no image {"named" if listed else f"*{dataset.img_suffix}"}')
         return []
     if missing := listing.missing(entry['img_path'] for entry in entries):
-        findings.errors.append(f'{dataset.ann_file}: {len(missing):,} of its images are missing: {shorten(missing)}')
+        hint = _list_hint(dataset) if listed else ''
+        findings.errors.append(
+            f'{dataset.ann_file}: {len(missing):,} of its images are missing: {shorten(missing)}{hint}'
+        )
+    if twice := repeated(entry['img_path'] for entry in entries):
+        findings.warnings.append(f'{dataset.ann_file}: names {len(twice):,} images more than once: {shorten(twice)}')
     if maps is not None:
         missing += _missing_maps(dataset, entries, listing, findings)
     if missing:
@@ -95,6 +107,18 @@ def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing,
             f'there: {shorten(missing)}{hint}'
         )
     return missing
+
+
+def _list_hint(dataset: Any) -> str:
+    """What may be wrong with a list of images, which has a name without suffix per line."""
+    with open(dataset.ann_file, encoding='utf-8', errors='replace') as file:
+        lines = [line.strip() for line in file.read().split('\n')]
+    if lines[0].startswith('\ufeff'):
+        return '; the list begins with a byte order mark: save it as UTF-8 without'
+    if any(line.endswith(dataset.img_suffix) for line in lines):
+        return f'; names are listed without the suffix, which img_suffix {dataset.img_suffix!r} adds'
+    blank = [number for number, line in enumerate(lines[:-1], 1) if not line]
+    return f'; line {blank[0]} is blank' if blank else ''
 
 
 def _warn_of_left_out(
