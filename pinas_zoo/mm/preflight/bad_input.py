@@ -10,6 +10,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from pinas_zoo.data.more_bits import LOSSY
+from pinas_zoo.data.sources import BrokenRateError
 from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import DATASETS
@@ -58,16 +59,17 @@ def last_line(error: ValueError) -> str:
     """The line that explains an error in a training without its traceback; '' if only a traceback does.
 
     Args:
-        error: What a run raised. The message of a `BadInputError` may be wrapped in the traceback of a data worker.
+        error: What a run raised. The message of a `BadInputError` or a `BrokenRateError` may be wrapped in the
+            traceback of a data worker.
     """
     text = str(error)
-    if not isinstance(error, BadInputError):
+    if not isinstance(error, (BadInputError, BrokenRateError)):
         alone = any(known in text for known in _ONE_IMAGE)
         hint = 'a training batch has one image per device, which a batch norm cannot use'
         return (
             f'{hint}: {_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True' if alone else ''
         )
-    marker = f'{BadInputError.__name__}: '
+    marker = f'{type(error).__name__}: '
     return text.rsplit(marker, 1)[-1].strip() if marker in text else text
 
 
