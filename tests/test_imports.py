@@ -174,6 +174,18 @@ def test_voc_takes_the_picture_of_the_annotations_name(tmp_path: Path, capsys: p
     assert 'cell_0.jpg: the picture is annotated twice in one split' in refused(capsys, 'voc', '--root', str(tmp_path))
 
 
+def write_other_masks(folder: Path) -> None:
+    """The same masks as TIFF, with a palette whose first colour is the object's, and white behind an alpha channel."""
+    first, second, third = (folder / f'{name}.png' for name in ('7', 'nucleus_1', 'nucleus_2'))
+    Image.open(first).save(first.with_suffix('.TIF'), 'TIFF')
+    first.unlink()
+    inverted = (np.asarray(Image.open(second)) == 0).astype(np.uint8)
+    mapped = Image.frombytes('P', (SIDE, SIDE), inverted.tobytes())
+    mapped.putpalette([255, 255, 255, 0, 0, 0])
+    mapped.save(second)
+    Image.merge('LA', [Image.new('L', (SIDE, SIDE), 255), Image.open(third)]).convert('RGBA').save(third)
+
+
 def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
     pytest.importorskip('pycocotools')
     for split in ('train', 'val'):
@@ -192,6 +204,19 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
     found = read(tmp_path / 'annotations/train.json')
     assert [entry['area'] for entry in found['annotations']] == [200, 120, 600]
     assert found['annotations'][1]['bbox'] == [5, 4, 20, 6] and found['images'][0]['file_name'] == 'train/a.jpg'
+    objects = {name: found['annotations'][k]['segmentation'] for k, name in enumerate(('7', 'nucleus_1', 'nucleus_2'))}
+    write_other_masks(tmp_path / 'masks/train/a')
+    assert main(['prepare', 'masks', '--root', str(tmp_path)]) == 0
+    again = read(tmp_path / 'annotations/train.json')['annotations']
+    assert [entry['segmentation'] for entry in again] == list(objects.values())
+    Image.new('L', (SIDE, SIDE), 255).save(tmp_path / 'masks/train/a/x.jpg')
+    picture(tmp_path / 'images/val/b.png')
+    text = refused(capsys, 'masks', '--root', str(tmp_path))
+    assert f'{tmp_path}/images: two pictures val/b of different suffixes share one folder of masks' in text
+    (tmp_path / 'images/val/b.png').unlink()
+    text = refused(capsys, 'masks', '--root', str(tmp_path))
+    assert f'{tmp_path}/masks/train/a/x.jpg: a JPEG does not keep the values of a mask: write it as PNG' in text
+    (tmp_path / 'masks/train/a/x.jpg').unlink()
     Image.new('L', (8, 8)).save(tmp_path / 'masks/val/a/nucleus_1.png')
     assert f'{tmp_path}/masks/val/a/nucleus_1.png: is 8x8 px, its image 96x96' in refused(
         capsys, 'masks', '--root', str(tmp_path)

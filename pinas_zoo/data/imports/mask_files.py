@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ __all__ = ['read_masks']
 def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     """One mask PNG per object: images/{train,val}/NAME.jpg and masks/{train,val}/NAME/CLASS_1.png.
 
-    Pixels above 0 are the object. The class is the file's name without its number, or 'object' if that is empty.
+    Pixels that are neither black nor transparent are the object. The class is the file's name without its number, or
+    'object' if that is empty.
 
     Args:
         root: Folder that contains these folders.
@@ -35,6 +37,13 @@ def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     if not {'train', 'val'} <= set(splits):
         raise AnnotationError(f'{root}/images: no folders train and val')
     names = {split: [f'{split}/{name}' for name in found] for split, found in splits.items()}
+    for found in names.values():
+        if twice := [
+            stem for stem, count in Counter(Path(name).with_suffix('') for name in found).items() if count > 1
+        ]:
+            raise AnnotationError(
+                f'{root}/images: two pictures {twice[0]} of different suffixes share one folder of masks'
+            )
     return collect(names, lambda file, name: _masks(file, root, name)), 'images'
 
 
@@ -52,18 +61,17 @@ def _masks(file: CocoFile, root: Path, name: str) -> None:
     for path in (folder / name for name in files.paths):
         try:
             with Image.open(path) as picture:
-                lossy, found = picture.format in LOSSY, np.asarray(picture)
+                lossy, found = picture.format in LOSSY, _pixels(picture)
         except (OSError, SyntaxError, ValueError) as error:
             raise AnnotationError(f'{path}: the mask does not decode ({error})') from None
         if lossy:
             raise AnnotationError(f'{path}: a JPEG does not keep the values of a mask: write it as PNG')
-        found = found if found.ndim == 2 else found[..., :3].any(-1)
         if found.shape != (size[1], size[0]):
             raise AnnotationError(f'{path}: is {found.shape[1]}x{found.shape[0]} px, its image {size[0]}x{size[1]}')
         if not found.any():
             file.left_out['empty masks'] += 1
             continue
-        code = coco_mask.encode(np.asfortranarray(found > 0, np.uint8))
+        code = coco_mask.encode(np.asfortranarray(found, np.uint8))
         x, y, width, height = coco_mask.toBbox(code).tolist()
         label = re.sub(r'[\s_.-]*\d+$', '', path.stem) or 'object'
         file.add_object(
@@ -72,3 +80,14 @@ def _masks(file: CocoFile, root: Path, name: str) -> None:
             segmentation={'size': list(code['size']), 'counts': code['counts'].decode()},
             area=float(coco_mask.area(code)),
         )
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Which pixels are the object: neither black nor transparent.
+
+    Shape: bool (H, W)
+    """
+    colours = np.asarray(picture.convert('RGBA') if picture.mode in ('P', 'PA', 'RGBA', 'LA') else picture)
+    if colours.ndim == 2:
+        return colours > 0
+    return colours[..., :3].any(-1) & (colours[..., 3] > 0 if colours.shape[2] == 4 else True)

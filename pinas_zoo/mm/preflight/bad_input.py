@@ -1,6 +1,7 @@
 """Reports bad data by name: the one error, and a data set that names the file on which a sample failed."""
 
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
 LOSSY_MAP = 'the label map is a JPEG, which does not keep the labels: write it as PNG, from the original'
+#: What constructors raise for arguments that they cannot use.
+_OF_BUILDING = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, ZeroDivisionError)
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -55,7 +58,7 @@ def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
     return BadInputError(f'{path}: the config cannot be read ({kind}{_first_line(error)})')
 
 
-def last_line(error: ValueError) -> str:
+def last_line(error: Exception) -> str:
     """The line that explains an error in a training without its traceback; '' if only a traceback does.
 
     Args:
@@ -63,14 +66,20 @@ def last_line(error: ValueError) -> str:
             traceback of a data worker.
     """
     text = str(error)
-    if not isinstance(error, (BadInputError, BrokenRateError)):
-        alone = any(known in text for known in _ONE_IMAGE)
-        hint = 'a training batch has one image per device, which a batch norm cannot use'
+    if isinstance(error, (BadInputError, BrokenRateError)):
+        marker = f'{type(error).__name__}: '
+        return text.rsplit(marker, 1)[-1].strip() if marker in text else text
+    if isinstance(error, ValueError) and any(known in text for known in _ONE_IMAGE):
         return (
-            f'{hint}: {_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True' if alone else ''
+            'a training batch has one image per device, which a batch norm cannot use: '
+            f'{_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True'
         )
-    marker = f'{type(error).__name__}: '
-    return text.rsplit(marker, 1)[-1].strip() if marker in text else text
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, _OF_BUILDING) and any(frame.name.startswith('build_') for frame in frames):
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        place = f'{Path(frames[-1].filename).name}, line {frames[-1].lineno}'
+        return f'the config cannot be built: {type(error).__name__}: {_first_line(reason)} ({place})'
+    return ''
 
 
 def read_image(path: str) -> np.ndarray:
@@ -256,5 +265,5 @@ def _content(path: str) -> bytes:
         raise BadInputError(f'{path}: no such file') from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
