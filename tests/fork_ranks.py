@@ -26,7 +26,7 @@ sys.exit(status if status >= 0 else 128 - status)
 
 
 def serve(path: str) -> list[str]:
-    """Forks for every call; comes back in each fork."""
+    """Forks for every call; returns in each fork."""
     for name in (*PRELOADED, 'mmseg.models'):
         __import__(name)
     listener = socket.socket(socket.AF_UNIX)

@@ -60,7 +60,7 @@ PROGRAMS = {'srun': SRUN, 'sbatch': SBATCH, 'scontrol': SCONTROL}
 
 
 def launch(folder: Path, script: str, *words: str, **variables: str) -> str:
-    """What a launch script and its ranks print; it has to end well."""
+    """What a launch script and its ranks print; it has to succeed."""
     output = folder / f'{time.monotonic_ns()}.txt'
     env = dict(
         os.environ,

@@ -1,4 +1,4 @@
-"""The helper that forks scripts gives what a process of its own would."""
+"""The fork server gives the same results as separate processes."""
 
 import json
 import os

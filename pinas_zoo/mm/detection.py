@@ -4,8 +4,6 @@ mmdet numbers labels in the order of the annotation file's categories, so anothe
 object a wrong name. Configs keep mmdet's names: `reading.check_samples` replaces them by these classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any

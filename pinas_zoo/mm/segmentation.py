@@ -3,8 +3,6 @@
 Configs keep mmseg's names: `samples.check_samples` replaces them by these classes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import mmcv

@@ -1,7 +1,5 @@
 """CamVid as published for SegNet: pictures in train/ and val/, their label maps in trainannot/ and valannot/."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A file in COCO's format, built image by image and checked with pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """JSON of labelme, read into files of COCO's format."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

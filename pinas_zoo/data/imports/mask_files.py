@@ -1,7 +1,5 @@
 """Folders of masks, one per object, read into files of COCO's format."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pascal-VOC XML, read into files of COCO's format."""
 
-from __future__ import annotations
-
 import math
 from glob import escape
 from pathlib import Path
