@@ -61,7 +61,7 @@ def merged(config: str, *words: str) -> Config:
         (SEARCH, 'budgett=12', 'did you mean budget?'),
         (CLASSIFIER, 'optim_wrapper.optimizer.lr=abc', 'which a number replaces'),
         (CLASSIFIER, 'optim_wrapper.optimizer.lr=-1', 'must be at least 0'),
-        (CLASSIFIER, 'optim_wrapper.optimizer.lr=nan', 'which a number replaces'),
+        (CLASSIFIER, 'optim_wrapper.optimizer.lr=nan', 'lr=nan: must be at least 0'),
         (CLASSIFIER, 'optim_wrapper.optimizer.type=Adamw', 'no such optimizer; did you mean AdamW?'),
         (CLASSIFIER, 'train_dataloader.batch_size=0', 'must be at least 1'),
         (CLASSIFIER, 'train_dataloader.num_workers=-1', 'must be at least 0'),

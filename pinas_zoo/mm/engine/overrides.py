@@ -91,8 +91,9 @@ def _unfit(before: Config, key: str, value: Any) -> str:
     if isinstance(value, (int, float)) and not value >= least:  # NaN neither
         return f'--cfg-options {key}={value}: must be at least {least}'
     if key.endswith('optimizer.type') and isinstance(value, str) and OPTIMIZERS.get(value) is None:
-        near = difflib.get_close_matches(value, list(OPTIMIZERS.module_dict), 1)
-        return f'--cfg-options {key}={value}: no such optimizer' + (f'; did you mean {near[0]}?' if near else '')
+        names = {name.lower(): name for name in OPTIMIZERS.module_dict}
+        near = difflib.get_close_matches(value.lower(), names, 1)
+        return f'--cfg-options {key}={value}: no such optimizer' + (f'; did you mean {names[near[0]]}?' if near else '')
     return ''
 
 

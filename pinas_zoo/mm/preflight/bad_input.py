@@ -93,6 +93,8 @@ def read_image(path: str) -> np.ndarray:
     import mmcv  # only mmdet's and mmseg's data come here
 
     content = _content(path)
+    if not content:
+        raise BadInputError(f'{path}: the image is an empty file')
     try:
         image = mmcv.imfrombytes(content)
     except Exception as error:  # cv2.error is not an OSError
