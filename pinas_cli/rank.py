@@ -1,6 +1,7 @@
 """Measure how well supernets rank architectures (docs/ranking.md).
 
     pinas rank truth --workers 2          # train what benchmarks/rank/truth.jsonl still lacks
+    pinas rank truth --further            # two more seeds of the reporting half
     pinas rank truth --verify 3           # train three recorded lines again
     pinas rank transfer --workers 2       # train paths alone, then fine-tune them on a dense task
     pinas rank proxies --seeds 5          # training-free scores; --space and --arch for any path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pinas_cli.options import UsageError
 from pinas_cli.rank_proxies import add_proxies
 from pinas_cli.rank_truth import (
+    FURTHER,
     INSTRUMENTS,
     TRANSFER,
     add_device,
@@ -129,6 +131,8 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_report(args: argparse.Namespace) -> int:
     """Writes report, tables and figures."""
     from pinas_zoo.files import read_lines
+    from pinas_zoo.ranking.choice import read_searches
+    from pinas_zoo.ranking.further_seeds import with_further_seeds
     from pinas_zoo.ranking.publish import write_block, write_report, write_transfer
     from pinas_zoo.ranking.tables import markdown
     from pinas_zoo.ranking.truth import read_truth
@@ -139,7 +143,9 @@ def run_report(args: argparse.Namespace) -> int:
     standard = half == instrument.half and not args.set and out == instrument.truth.parent
     page, whole = args.page or (PAGE if standard else None), read_truth(truth)
     main = args.instrument == INSTRUMENTS[0]
-    report = write_report(out, whole, rows, recipe_of(args), half, page if main else None)
+    further = with_further_seeds(whole, truth.with_name(FURTHER))
+    searches = read_searches(truth.parent)
+    report = write_report(out, further, rows, recipe_of(args), half, page if main else None, searches)
     if page and not main:
         write_block(page, args.instrument, out / 'report.json', report, ['loss_to_accuracy'])
     if page and main and TRANSFER.is_file() and standard:

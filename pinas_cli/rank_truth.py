@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pinas_zoo.search.log import SearchRecord
 
 TRANSFER = Path('benchmarks', 'rank', 'transfer_truth.jsonl')
+#: Further seeds, beside a truth table.
+FURTHER = 'truth_seeds.jsonl'
 #: The keys of `pinas_zoo.ranking.instruments.INSTRUMENTS` and of `pinas_zoo.ranking.transfer.DESIGNS`.
 INSTRUMENTS = ('four', 'eight')
 DESIGNS = ('overlap', 'frozen')
@@ -43,6 +45,9 @@ def add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument('--paths', type=int, help="number of paths in the table; default the instrument's")
     parser.add_argument('--workers', type=int, default=1, help='processes, one thread each; default 1')
     add_device(parser)
+    parser.add_argument(
+        '--further', action='store_true', help='instead, seeds 2 and 3 of the reporting half, in truth_seeds.jsonl'
+    )
     parser.add_argument('--verify', type=int, metavar='N', help='instead, repeat N recorded trainings and compare')
     parser.set_defaults(run_part=run_truth, prog=parser.prog)
 
@@ -55,6 +60,8 @@ def run_truth(args: argparse.Namespace) -> int:
     file = args.file or instrument.truth
     if args.verify:
         return verify_truth(file, args.verify)
+    if args.further:
+        return run_further(file, args)
     begin = time.monotonic()
 
     def report(done: int, total: int, record: SearchRecord) -> None:
@@ -67,6 +74,25 @@ def run_truth(args: argparse.Namespace) -> int:
 
     extend(file, instrument.study, args.paths or instrument.paths, args.workers, args.device, report)
     print(f'{file}: {len(read_truth(file).rows)} paths')
+    return 0
+
+
+def run_further(file: Path, args: argparse.Namespace) -> int:
+    """Trains the reporting half of a table with further seeds."""
+    from pinas_zoo.ranking.further_seeds import extend_seeds
+    from pinas_zoo.ranking.truth import read_truth
+
+    begin, truth = time.monotonic(), read_truth(file)
+
+    def report(done: int, total: int, line: dict[str, Any]) -> None:
+        left = (time.monotonic() - begin) / done * (total - done)
+        print(
+            f'{done}/{total}  {line["arch"]} seed {line["seed"]}  {line["top1"]:.2f} %  ETA {left / 60:.0f} min',
+            flush=True,
+        )
+
+    paths = args.paths or len(truth.half('reporting'))
+    extend_seeds(file.with_name(FURTHER), truth, paths, args.workers, file.with_name(TRANSFER.name), report)
     return 0
 
 

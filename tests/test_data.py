@@ -27,10 +27,12 @@ from pinas_zoo.data import (
     SubsetSource,
     SupervisedView,
     ViewRecipe,
+    batched,
     collate_views,
     load_tensor,
     normalise,
     open_source,
+    sources,
 )
 
 
@@ -220,10 +222,10 @@ def test_views_leave_other_generators_alone(digits: DigitsSource) -> None:
 def test_batched_geometry_equals_torchvision(size: int, digits: DigitsSource) -> None:
     generator = torch.Generator().manual_seed(0)
     numbers = torch.rand(4, 24, generator=generator)
-    boxes = data.crop_boxes(numbers, 28, 28, ViewRecipe(scale=(0.1, 1.0)))
+    boxes = batched.crop_boxes(numbers, 28, 28, ViewRecipe(scale=(0.1, 1.0)))
     flip = torch.rand(24, generator=generator) < 0.5
-    rows = data.resize_weights(boxes[0], boxes[2], size, 28)
-    columns = data.resize_weights(boxes[1], boxes[3], size, 28, flip)
+    rows = batched.resize_weights(boxes[0], boxes[2], size, 28)
+    columns = batched.resize_weights(boxes[1], boxes[3], size, 28, flip)
     image = digits.load(5)[:1].float()
     for i, (top, left, height, width) in enumerate(torch.stack(boxes, 1).int().tolist()):
         assert top >= 0 and top + height <= 28 and left >= 0 and left + width <= 28
@@ -235,7 +237,7 @@ def test_batched_geometry_equals_torchvision(size: int, digits: DigitsSource) ->
 def test_blurs_equal_torchvision(digits: DigitsSource) -> None:
     image = torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(0))
     expected = v2.functional.gaussian_blur(image, [5, 5], [0.7, 0.7])
-    weights = data.blur_weights(torch.tensor([0.7, 0.0]), 30, 5)
+    weights = batched.blur_weights(torch.tensor([0.7, 0.0]), 30, 5)
     torch.testing.assert_close(weights[0] @ image @ weights[0].T, expected)
     torch.testing.assert_close(weights[1], torch.eye(30))
 
@@ -354,7 +356,7 @@ def test_supervised_large(folder: Path, augment: str | None) -> None:
     side = round(41 * 0.875)
     crop = v2.functional.center_crop(FolderSource(folder).load(1), [side, side])
     crop = v2.functional.resize(crop, [32, 32], v2.InterpolationMode.BICUBIC, antialias=True)
-    expected = normalise(crop, data.IMAGENET_MEAN, data.IMAGENET_STD)
+    expected = normalise(crop, sources.IMAGENET_MEAN, sources.IMAGENET_STD)
     torch.testing.assert_close(sample['image'], expected)
 
 

@@ -140,7 +140,8 @@ def test_digits_where_everything_failed(toys: dict[str, bytes], tmp_path: Path, 
     ):
         assert reason in line
     source = FashionMNISTSource('test', root=tmp_path / 'own')
-    assert source.name(0) == 'digits/test/0' and source.mean == data.DIGITS_MEAN and source.load(0).shape == (3, 28, 28)
+    assert source.name(0) == 'digits/test/0' and source.mean == small_sets.DIGITS_MEAN
+    assert source.load(0).shape == (3, 28, 28)
     assert source.classes == info.classes and capsys.readouterr().out == ''  # said once, tried once
 
 

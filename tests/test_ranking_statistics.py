@@ -162,6 +162,8 @@ def test_difference_with_seeds_is_wider() -> None:
 def test_ceiling_compares_two_seeds() -> None:
     truth, again = correlated(60, 0.1)
     assert ceiling(truth, again)['tau']['mean'] == pytest.approx(kendalltau(truth, again)[0])
+    both = ceiling(truth, again, -again)['tau']
+    assert both['mean'] == pytest.approx(0) and len(both['seeds']) == 2
 
 
 def test_few_paths_warn() -> None:
@@ -185,6 +187,8 @@ def test_attainable_tau_of_noisy_seeds() -> None:
     assert attainable_tau(first, second) == pytest.approx(reached, abs=0.02)
     assert attainable_tau(first, second) > kendalltau(first, second)[0] + 0.05
     assert attainable_tau([1, 2, 3], [3, 2, 1]) == 0
+    more = [true + 0.6 * rng.normal(size=4000) for _ in range(4)]
+    assert attainable_tau(*more) == pytest.approx(kendalltau(true, np.mean(more, axis=0))[0], abs=0.02)
 
 
 def test_a_sum_over_positions_is_predicted_and_a_product_is_not() -> None:

@@ -4,27 +4,14 @@ A *source* knows where the pixels are (`sources`, `small_sets`, `specs`); a *vie
 its images (`views`, `batched`, `supervised`).
 """
 
-from pinas_zoo.data.batched import (
-    BatchedViews,
-    augment_batch,
-    blur_weights,
-    crop_boxes,
-    resize_weights,
-)
+from pinas_zoo.data.batched import BatchedViews, augment_batch
 from pinas_zoo.data.colour import COLOUR_NUMBERS, augment, colour_plan
 from pinas_zoo.data.halves import HalvedView
 from pinas_zoo.data.image_list import ListSource
 from pinas_zoo.data.images import FileSource, FolderSource, find_images, read_picture
 from pinas_zoo.data.shards import LostShardError, ShardSource
 from pinas_zoo.data.small_sets import (
-    DEBIAN_FOLDER,
-    DIGITS_MEAN,
-    DIGITS_STD,
     FASHION_MNIST_CLASSES,
-    FASHION_MNIST_MEAN,
-    FASHION_MNIST_STD,
-    FASHION_MNIST_VARIABLE,
-    OFFLINE_VARIABLE,
     ArraySource,
     DataSetInfo,
     DigitsSource,
@@ -32,35 +19,15 @@ from pinas_zoo.data.small_sets import (
     resolve_digits,
     resolve_fashion_mnist,
 )
-from pinas_zoo.data.sources import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SOURCES,
-    SUBSET_KEYS,
-    BrokenImageError,
-    BrokenRateError,
-    ImageReader,
-    Source,
-    open_source,
-)
+from pinas_zoo.data.sources import SOURCES, BrokenImageError, BrokenRateError, ImageReader, Source, open_source
 from pinas_zoo.data.specs import SubsetSource
 from pinas_zoo.data.supervised import SupervisedView, centre_view, finish_images, load_tensor, normalise
 from pinas_zoo.data.views import FourViews, ViewRecipe, collate_views, draw_box, finish_views
 
 __all__ = [
     'COLOUR_NUMBERS',
-    'DEBIAN_FOLDER',
-    'DIGITS_MEAN',
-    'DIGITS_STD',
     'FASHION_MNIST_CLASSES',
-    'FASHION_MNIST_MEAN',
-    'FASHION_MNIST_STD',
-    'FASHION_MNIST_VARIABLE',
-    'IMAGENET_MEAN',
-    'IMAGENET_STD',
-    'OFFLINE_VARIABLE',
     'SOURCES',
-    'SUBSET_KEYS',
     'ArraySource',
     'BatchedViews',
     'BrokenImageError',
@@ -82,11 +49,9 @@ __all__ = [
     'ViewRecipe',
     'augment',
     'augment_batch',
-    'blur_weights',
     'centre_view',
     'collate_views',
     'colour_plan',
-    'crop_boxes',
     'draw_box',
     'find_images',
     'finish_images',
@@ -95,7 +60,6 @@ __all__ = [
     'normalise',
     'open_source',
     'read_picture',
-    'resize_weights',
     'resolve_digits',
     'resolve_fashion_mnist',
 ]

@@ -27,7 +27,6 @@ __all__ = [
     'FASHION_MNIST_MEAN',
     'FASHION_MNIST_STD',
     'FASHION_MNIST_VARIABLE',
-    'OFFLINE_VARIABLE',
     'ArraySource',
     'DataSetInfo',
     'DigitsSource',
@@ -39,7 +38,6 @@ __all__ = [
 
 FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.2860,), (0.3530,)
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3238,)
-OFFLINE_VARIABLE = 'PINAS_OFFLINE'
 #: The test images are the last fifth of the digits, by other writers.
 DIGITS_TRAIN_SHARE = 0.8
 SPLITS = ('train', 'test')

@@ -199,7 +199,7 @@ def constants_of(row: Mapping[str, Any]) -> str | None:
 GROUP_WORDS = {'': 'Pi-NAS, its ablations and baselines', '_peers': 'Pi-NAS, SPOS and the peers'}
 GROUPS = {
     '': ('pinas', 'no_cross_path', 'no_teacher', 'no_negatives', 'moco', 'spos', 'fairnas'),
-    '_peers': ('pinas', 'spos', 'bnnas_tenth', 'attentivenas', 'fpnas', 'sparse', 'entrannas'),
+    '_peers': ('pinas', 'spos', 'bnnas_tenth', 'attentivenas', 'fpnas', 'sparse', 'entrannas', 'rlnas', 'pada'),
 }
 
 

@@ -23,6 +23,8 @@ COLOURS = dict(zip(('pinas', 'spos', 'fairnas', 'moco', 'no_cross_path'), LINES,
     'fpnas': '#5b9c3a',
     'sparse': '#c74f96',
     'entrannas': '#5d63c9',
+    'rlnas': '#d98a3d',
+    'pada': '#2f6f5e',
 }
 
 
@@ -66,7 +68,7 @@ def scatter_figure(
         group: Which panels: a key of `GROUPS`.
     """
     paths, kind = truth.half(report['half']), VIEWS[view]
-    seeds = np.stack([true_values(paths, kind.truth, seed) for seed in range(truth.study.seeds)])
+    seeds = np.stack([true_values(paths, kind.truth, seed) for seed in range(report['truth']['seeds'])])
     everyone = scores_of(truth, rows, report['half'], kind.estimate)
     words = WORDS[kind.truth]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pinas_zoo.files import write_text
+from pinas_zoo.ranking.choice import choice_markdown, choices, chosen_from
 from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
 from pinas_zoo.ranking.curves import curves, trials
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, forest_figure, scatter_figure
@@ -37,6 +38,7 @@ def write_report(
     recipe: SupernetRecipe,
     half: str = 'reporting',
     page: str | Path | None = None,
+    searches: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Computes the report of one half and writes it.
 
@@ -47,6 +49,7 @@ def write_report(
         recipe: Whose lines count.
         half: 'reporting' or 'tuning'.
         page: Markdown page whose block is rewritten; None changes no page.
+        searches: Result of `choice.read_searches`.
 
     Returns:
         The report.
@@ -58,6 +61,7 @@ def write_report(
     report = compute(truth, rows, recipe, half)
     lines, moved = of_recipe(rows, truth, recipe.id), curves(truth, rows, recipe)
     report['curves'] = moved
+    report['choice'] = choices(truth, chosen_from(lines, searches), half)
     figures = {'forest': forest_figure(report, next(iter(VIEWS)))} if lines else {}
     for group, names in GROUPS.items():
         # Pi-NAS and SPOS are in every group: a picture of those two alone is drawn once.
@@ -82,6 +86,7 @@ def write_report(
             for caption, path in pictures.items()
         )
         blocks = {'result': markdown(report) + links, 'trials': trials_markdown(trials(truth, rows))}
+        blocks['choice'] = choice_markdown(report['choice'])
         fill_page(page, blocks)
     return report
 

@@ -38,6 +38,8 @@ __all__ = [
     'View',
     'compute',
     'of_recipe',
+    'seeds_of',
+    'true_values',
 ]
 
 Row = Mapping[str, Any]
@@ -102,9 +104,15 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
     return {name: [seeds[s] for s in sorted(seeds)] for name in CONTESTANTS if (seeds := found.get(name))}
 
 
+def seeds_of(paths: Sequence[TruthRow]) -> int:
+    """How many seeds all of these paths have."""
+    return min(len(row.top1) for row in paths)
+
+
 def true_values(paths: Sequence[TruthRow], quantity: str, seed: int | None = None) -> np.ndarray:
-    """Stand-alone results of the paths: of one seed, or the mean over the seeds."""
-    table = np.array([row.top1 if quantity == 'accuracy' else [-x for x in row.loss] for row in paths])
+    """Stand-alone results of the paths: of one seed, or the mean over the seeds that all of them have."""
+    count = seeds_of(paths)
+    table = np.array([(row.top1 if quantity == 'accuracy' else [-x for x in row.loss])[:count] for row in paths])
     return table.mean(axis=1) if seed is None else table[:, seed]
 
 
@@ -172,18 +180,18 @@ def compute(
         'sign': SIGN,
         'recipe': recipe.id,
         'settings': next((row[0]['settings'] for row in lines.values()), None),
-        'truth': {key: truth.header[key] for key in ('code', 'torch', 'data', 'recipe', 'seeds')},
+        'truth': {key: truth.header[key] for key in ('code', 'torch', 'data', 'recipe')} | {'seeds': seeds_of(paths)},
         'runs': {name: _run_facts(seeds) for name, seeds in lines.items()},
         'labels': {name: _label(name) for name in everyone_by('accuracy')},
     }
     for name, view in VIEWS.items():
         true = true_values(paths, view.truth)
-        first, second = (true_values(paths, view.truth, seed) for seed in (0, 1))
+        seeds = [true_values(paths, view.truth, seed) for seed in range(seeds_of(paths))]
         everyone = everyone_by(view.estimate)
         report[name] = {
             'truth': {'least': float(true.min()), 'most': float(true.max())},
-            'ceiling': ceiling(first, second),
-            'attainable_tau': attainable_tau(first, second),
+            'ceiling': ceiling(*seeds),
+            'attainable_tau': attainable_tau(*seeds),
             'additive_tau': additive_tau(true, one_hot(truth.study.space, [row.arch for row in paths])),
             'contestants': {one: _contestant(true, scores) for one, scores in everyone.items()},
             'differences': {

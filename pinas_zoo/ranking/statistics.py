@@ -113,19 +113,21 @@ def few_paths(paths: int) -> str | None:
     return text
 
 
-def attainable_tau(first: ArrayLike, second: ArrayLike) -> float:
-    """Kendall's tau that a perfect estimate would have with the mean of two noisy seeds.
+def attainable_tau(*seeds: ArrayLike) -> float:
+    """Kendall's tau that a perfect estimate would have with the mean of k noisy seeds.
 
-    From the agreement r of the seeds, their mean agrees with the noiseless truth by sqrt(2 r / (1 + r)),
-    Spearman-Brown. An approximation: r follows from their tau as for normal variables, tau = 2 / pi asin(r), and is
-    converted back the same way.
+    From the agreement r of two seeds, the mean of k agrees with the noiseless truth by sqrt(k r / (1 + (k - 1) r)),
+    Spearman-Brown. An approximation: r follows from the mean tau of all pairs as for normal variables,
+    tau = 2 / pi asin(r), and is converted back the same way.
+
+    Args:
+        *seeds: Results of each path, one row per seed; at least two.
 
     Returns:
         0 if the seeds do not agree.
     """
-    tau = _or_zero(kendalltau, *_pair(first, second))
-    r = max(float(np.sin(np.pi / 2 * tau)), 0.0)
-    return float(2 / np.pi * np.arcsin(np.sqrt(2 * r / (1 + r))))
+    r, k = max(float(np.sin(np.pi / 2 * agreement(seeds)['mean'])), 0.0), len(seeds)
+    return float(2 / np.pi * np.arcsin(np.sqrt(k * r / (1 + (k - 1) * r))))
 
 
 def additive_tau(truth: ArrayLike, one_hot: ArrayLike, folds: int = 8, repeats: int = 5) -> float:
@@ -162,13 +164,13 @@ def agreement(scores: Sequence[ArrayLike]) -> dict[str, Any]:
     return {'mean': float(np.mean(pairs)), 'pairs': pairs}
 
 
-def ceiling(first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """The limit that noise sets: stand-alone training ranked by its own second seed, summarised.
+def ceiling(first: ArrayLike, *others: ArrayLike, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """The limit that noise sets: one seed of stand-alone training ranked by each of the others, summarised.
 
-    An estimate is compared with the mean of both seeds, which is less noisy than either one; a perfect estimate would
+    An estimate is compared with the mean of all seeds, which is less noisy than any one; a perfect estimate would
     therefore exceed this value, see `attainable_tau`.
     """
-    return summarise(first, [second], resamples, seed)
+    return summarise(first, others, resamples, seed)
 
 
 def bootstrap(truth: ArrayLike, scores: Sequence[ArrayLike], resamples: int, seed: int) -> dict[str, Floats]:

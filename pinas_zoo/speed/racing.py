@@ -9,6 +9,7 @@ between two halves of the race, in the same process.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.ranking.contestants import CONTESTANTS, build_method, training_units
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.spaces import RANK_SPACE
+from pinas_zoo.ranking.statistics import agreement, attainable_tau
 from pinas_zoo.ranking.task import PairTask, compose, normalise
 from pinas_zoo.ranking.train import cosine, optimise, train_linear_head, view_batches
 from pinas_zoo.search.loop import Told, best_told
@@ -48,6 +50,8 @@ BATCH, FULL_BATCHES = 128, 49
 PATHS, INITIAL, BLOCK = 96, 48, 8
 #: Paths per file of the full scores, so that a stopped run continues.
 CHUNK = 8
+#: Paths that are scored on two disjoint halves of the images too, to see how much of the full order is noise.
+NOISE = 48
 #: Paths whose full procedure is timed one by one.
 TIMED = 4
 
@@ -165,7 +169,9 @@ def measure(
         case = CASES[name](folder, quick)
         archs = _draw(case, 2 * BLOCK if quick else paths, seed)
         full = _full_losses(case, archs, folder / f'{name}_full')
-        results[name] = _compare(case, archs, full, quick)
+        some = archs[:NOISE]
+        halves = [_full_losses(_half(case, i), some, folder / f'{name}_half{i}') for i in (0, 1)]
+        results[name] = _compare(case, archs, full, quick) | {'noise': _noise(*halves)}
         write_text(file, json.dumps(results[name], indent=1) + '\n')
     return results
 
@@ -192,6 +198,27 @@ def _full_losses(case: Case, archs: list[Arch], folder: Path) -> np.ndarray:
             print(f'full procedure: {start + len(losses)} of {len(archs)} paths, {spent:.0f} s', file=sys.stderr)
         rows += json.loads(file.read_text())
     return np.array(rows)
+
+
+def _half(case: Case, parity: int) -> Case:
+    """Every second batch, for calibration and for scores: the two halves share no image."""
+    return replace(case, calibration=case.calibration[parity::2], evaluation=case.evaluation[parity::2])
+
+
+def _noise(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """How far the full procedure's own order can be trusted, from two evaluations on disjoint halves of its images.
+
+    'attainable_tau' (see `statistics.attainable_tau`) is what an estimate without noise would have with the full
+    procedure, 'tau_of_repetition' what a second full procedure on other images would have; 'loss_noise' is the standard
+    deviation of the full loss of a path over sets of images.
+    """
+    attainable = attainable_tau(first, second)
+    return {
+        'tau_of_halves': agreement([first, second])['mean'],
+        'tau_of_repetition': 2 / math.pi * math.asin(math.sin(math.pi / 2 * attainable) ** 2),
+        'attainable_tau': attainable,
+        'loss_noise': float((first - second).std(ddof=1)) / 2,  # of a half sqrt(2) times as much
+    }
 
 
 def _compare(case: Case, archs: list[Arch], full: np.ndarray, quick: bool) -> dict[str, Any]:
