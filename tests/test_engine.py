@@ -28,12 +28,12 @@ from mmengine.runner import Runner  # noqa: E402
 
 from pinas_zoo.mm.engine import checkpoint_content as state  # noqa: E402
 from pinas_zoo.mm.engine import launch, machine, rewrite  # noqa: E402
+from pinas_zoo.mm.engine.batch_samplers import SkippingBatchSampler  # noqa: E402
 from pinas_zoo.mm.engine.batches import StatelessSampler  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint  # noqa: E402
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMismatchError  # noqa: E402
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
 from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset  # noqa: E402
-from pinas_zoo.mm.engine.sampling import SkippingBatchSampler  # noqa: E402
 from pinas_zoo.mm.preflight.bad_input import NamedDataset  # noqa: E402
 from pinas_zoo.mm.pretrain import BFloat16OptimWrapper  # noqa: E402
 from pinas_zoo.registry import OPTIM_WRAPPERS  # noqa: E402

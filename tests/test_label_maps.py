@@ -63,7 +63,7 @@ def config(root: Path, ignored: int | None = None, names: tuple[str, ...] = NAME
 
 
 def found(cfg: Any, *splits: str) -> tuple[list[str], list[str]]:
-    from pinas_zoo.mm.engine.samples import check_samples
+    from pinas_zoo.mm.engine.sample_checks import check_samples
     from pinas_zoo.mm.preflight.check import find_problems
 
     check_samples(cfg)
@@ -75,7 +75,7 @@ def sample(cfg: Any, index: int, split: str = 'train') -> Any:
     """One sample as a run reads it."""
     from mmengine.registry import DATASETS
 
-    from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
+    from pinas_zoo.mm.engine.sample_checks import check_samples, name_bad_input
 
     check_samples(cfg)
     name_bad_input(cfg, (split,))
@@ -156,7 +156,7 @@ def test_what_heads_and_losses_ignore_is_an_integer_and_the_same(tmp_path: Path)
 
 def test_a_crop_ignores_what_the_heads_ignore(tmp_path: Path):
     """mmseg's crop would count another ignored label than 255 as a class; the value of a config is compared."""
-    from pinas_zoo.mm.engine.samples import check_samples
+    from pinas_zoo.mm.engine.sample_checks import check_samples
 
     write_maps(tmp_path, (0, 1, 2, 11))
     for ignored in (11, None):

@@ -115,7 +115,7 @@ def test_weight_decay_spares_vectors() -> None:
     assert sum(len(group['params']) for group in groups) == len(list(method.parameters()))
 
 
-def test_reaching_only() -> None:
+def test_restrict_gradient() -> None:
     a, b = torch.nn.Parameter(torch.tensor([1.0, 2.0])), torch.nn.Parameter(torch.tensor([[3.0]]))
     c = torch.nn.Parameter(torch.tensor(5.0))
     loss = (a**2).sum() * b.squeeze() * c

@@ -48,7 +48,7 @@ def case(sets: Path, tmp_path: Path) -> Callable[[str], tuple[Any, Path]]:
 
 def found(cfg: Any, *splits: str) -> tuple[list[str], list[str]]:
     """Errors and warnings."""
-    from pinas_zoo.mm.engine.samples import check_samples
+    from pinas_zoo.mm.engine.sample_checks import check_samples
     from pinas_zoo.mm.preflight.check import find_problems
 
     check_samples(cfg)

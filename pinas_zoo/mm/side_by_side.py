@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pinas_zoo.mm.engine.sampling import die_with_parent
+from pinas_zoo.mm.engine.batch_samplers import die_with_parent
 
 __all__ = ['train_side_by_side']
 

@@ -209,7 +209,7 @@ def head_rows(names: Sequence[str], full: bool) -> Iterator[tuple[str, dict[str,
         if full:
             side = (800, 1216) if CONFIGS[name].startswith('coco') else (512, 512)
             pictures, sizes = [drawn[0], drawn[1].resize(side[::-1], Image.Resampling.BICUBIC)], (SIZES[0], side)
-        network = open_random(CONFIGS[name], full, pictures[:1] if full else pictures)
+        network = open_random(CONFIGS[name], full, drawn[:2] if full else pictures)
         with tempfile.TemporaryDirectory() as folder:
             row = {suffix[1:]: measure(network, pictures, Path(folder), suffix, sizes) for suffix in ('.onnx', '.pt2')}
         parameters = sum(parameter.numel() for parameter in network.network.parameters())

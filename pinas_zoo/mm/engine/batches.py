@@ -19,8 +19,8 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from pinas_zoo.data import finish_images, finish_views
 from pinas_zoo.data.sources import Source
 from pinas_zoo.data.timm_stream import TimmStream
+from pinas_zoo.mm.engine.batch_samplers import SkippingBatchSampler
 from pinas_zoo.mm.engine.checkpoint_hook import unwrap
-from pinas_zoo.mm.engine.sampling import SkippingBatchSampler
 from pinas_zoo.registry import DATA_SAMPLERS, MODELS
 
 __all__ = [

@@ -28,7 +28,7 @@ from pinas_zoo.mm.engine.options import LAUNCHERS, Options
 from pinas_zoo.mm.engine.overrides import override
 from pinas_zoo.mm.engine.preemption import PreemptionHook
 from pinas_zoo.mm.engine.resume_config import compare_config
-from pinas_zoo.mm.engine.samples import check_samples, name_bad_input
+from pinas_zoo.mm.engine.sample_checks import check_samples, name_bad_input
 from pinas_zoo.mm.engine.trackers import use_wandb
 from pinas_zoo.mm.preflight.bad_input import last_line, unreadable_config
 from pinas_zoo.mm.preflight.check import find_problems

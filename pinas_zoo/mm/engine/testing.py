@@ -15,7 +15,7 @@ from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
 from pinas_zoo.mm.engine.launch import bad_input_in_log, build_runner, check_data, load_config, set_up
 from pinas_zoo.mm.engine.machine import FOREIGN_SCOPES
 from pinas_zoo.mm.engine.options import Options
-from pinas_zoo.mm.engine.samples import name_bad_input
+from pinas_zoo.mm.engine.sample_checks import name_bad_input
 from pinas_zoo.registry import type_name
 
 __all__ = ['test']
