@@ -1,7 +1,7 @@
 """mmdet's CocoDataset and CocoMetric with labels in the order of `classes`, whatever the file's order.
 
 mmdet numbers labels in the order of the annotation file's categories, so another order of `classes` would give every
-object a wrong name. Configs keep mmdet's names: `reading.check_samples` replaces them by these classes.
+object a wrong name. Configs keep mmdet's names: `sample_checks.check_samples` replaces them by these classes.
 """
 
 from collections.abc import Sequence
