@@ -24,7 +24,14 @@ _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombE
 
 
 #: Steps after which a map has no labels that it did not have before.
-_KEEPS_LABELS = ('Resize', 'RandomResize', 'RandomChoiceResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion')
+_KEEPS_LABELS: tuple[str, ...] = (
+    'Resize',
+    'RandomResize',
+    'RandomChoiceResize',
+    'RandomCrop',
+    'RandomFlip',
+    'PhotoMetricDistortion',
+)
 _KEEPS_LABELS += ('CheckImage', 'PackSegInputs')
 
 #: What a batch norm says, ours or torch's, that would normalise over one value.

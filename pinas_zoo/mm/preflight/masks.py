@@ -38,7 +38,7 @@ def plain_masks(masks: Sequence[Any], sides: np.ndarray) -> np.ndarray:
     for start in range(0, len(masks), _CHUNK):
         chunk = masks[start : start + _CHUNK]
         places = np.flatnonzero([type(mask) is list and bool(mask) for mask in chunk])
-        found = [chunk[place] for place in places]
+        found = [chunk[place] for place in places.tolist()]
         polygons = list(chain.from_iterable(found))
         if not set(map(type, polygons)) <= {list} or not all(polygons):
             kept = [all(type(polygon) is list and polygon for polygon in mask) for mask in found]
