@@ -17,6 +17,8 @@ if not os.environ.get('PINAS_TEST_NET'):
 import numpy as np
 import pytest
 import torch
+from fork_server import python
+from remembered import remember
 
 import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from here (docs/mmcv_ops.md)
 
@@ -50,6 +52,10 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_runtest_setup():
+    remember()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     random.seed(0)
@@ -65,6 +71,13 @@ def _fresh_visualizers():
         base = sys.modules['mmengine.visualization'].Visualizer
         for kind in (base, *base.__subclasses__()):
             kind._instance_dict.clear()
+
+
+@pytest.fixture
+def forked_python(monkeypatch):
+    """Programs that a test's code starts with sys.executable, and ranks of torchrun, are forks (fork_server.py)."""
+    monkeypatch.setattr(sys, 'executable', python())
+    monkeypatch.setenv('PYTHON_EXEC', python())
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-from project_copy import ROOT, copy_project, run_in
+from project_copy import ROOT, copy_project
+from project_copy import run_in as run_alone
 
 pytest.importorskip('mmengine')
 pytestmark = [pytest.mark.mm, pytest.mark.slow]
@@ -20,6 +22,7 @@ from pinas_zoo.search.log import SearchLog, SearchRecord  # noqa: E402
 from pinas_zoo.weights.load import read_weights  # noqa: E402
 from pinas_zoo.weights.manifest import MANIFEST  # noqa: E402
 
+run_in = partial(run_alone, forked=True)
 ARCHS = ('21-00-33-22', '01-23-32-10')
 CONFIGS = Path('configs/quickstart')
 NAMES = (

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fork_server import python
 from PIL import Image
 from scipy.stats import kendalltau
 
@@ -147,8 +148,9 @@ def command(case: Path, work_dir: Path, *more: str) -> list[str]:
 
 
 def run(case: Path, work_dir: Path, *more: str) -> subprocess.CompletedProcess:
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-    return subprocess.run(command(case, work_dir, *more), capture_output=True, text=True, env=environment)
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), PYTHON_EXEC=python())
+    _, *words = command(case, work_dir, *more)
+    return subprocess.run([python(), *words], capture_output=True, text=True, env=environment)
 
 
 def without_clock(summary: dict) -> dict:
