@@ -13,8 +13,6 @@ Contestants alternate in one run; the median of 5 rounds after 2 warm-ups counts
 docs/benchmark.md explains every row. It is a benchmark, not a test: nothing fails because it is slow.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """The checks of `pinas env`, in parts: each returns rows of name, state, value and the line that fixes it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -7,8 +7,6 @@ Python, system, packages and their requirements, cards and driver, mmcv's operat
 status is then 1. It also runs where packages are missing, and downloads nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 

@@ -6,8 +6,6 @@
 A search's config limits by it, in seconds: limits=dict(max_latency=0.004, latency_table='work_dirs/latency.json').
 """
 
-from __future__ import annotations
-
 import argparse
 import platform
 import sys

@@ -1,7 +1,5 @@
 """This machine: cores, processor, versions of packages. Only the standard library is imported."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """`pinas`: the table of commands, and how one is called."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

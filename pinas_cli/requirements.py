@@ -1,7 +1,5 @@
 """The project's requirements and what is installed, found with the standard library (and packaging if it exists)."""
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires

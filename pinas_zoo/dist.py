@@ -1,10 +1,8 @@
 """Rank, number of ranks and gathering, with or without torch.distributed; cores; asynchronous copies to the device."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['average', 'cores', 'exchange', 'gather', 'on_device', 'own_share', 'rank_and_world']
+__all__ = ['average', 'cores', 'exchange', 'gather', 'gather_objects', 'on_device', 'own_share', 'rank_and_world']
 
 Item = TypeVar('Item')
 
@@ -28,6 +26,16 @@ def own_share(items: Sequence[Item]) -> Sequence[Item]:
     """This rank's contiguous part of a list that all ranks have; the parts differ in length by at most one."""
     rank, ranks = rank_and_world()
     return items[len(items) * rank // ranks : len(items) * (rank + 1) // ranks]
+
+
+def gather_objects(item: Item) -> list[Item]:
+    """Every rank's object, in rank order; all ranks have to call it."""
+    ranks = rank_and_world()[1]
+    if ranks == 1:
+        return [item]
+    found: list[Any] = [None] * ranks
+    dist.all_gather_object(found, item)
+    return found
 
 
 def cores() -> int:

@@ -4,8 +4,6 @@ Everything that the package writes goes through `write_atomic` or `append_lines`
 the old content or the new, and at most one incomplete last line, which readers skip.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -18,7 +18,7 @@ MODULE2PACKAGE['pinas_zoo'] = 'pinas_zoo.registry'
 
 # Where the members of a registry are defined, by module of pinas_zoo.mm.
 _HOMES: dict[str, tuple[str, ...]] = {
-    'MODELS': ('checkpoint_loader', 'backbone', 'pretrain', 'classify', 'heads'),
+    'MODELS': ('checkpoint_loader', 'engine.averaging', 'backbone', 'pretrain', 'classify', 'heads'),
     'DATASETS': ('engine.loop', 'preflight.bad_input', 'pretrain', 'classify'),
     'DATA_SAMPLERS': ('engine.batches', 'engine.sampling'),
     'TRANSFORMS': ('pretrain', 'classify'),

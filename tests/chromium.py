@@ -1,4 +1,4 @@
-"""A headless Chromium that is spoken to over two pipes (Chrome DevTools Protocol): no driver, no websocket."""
+"""A headless Chromium, controlled over two pipes (Chrome DevTools Protocol): no driver, no websocket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
 
 
 class Chromium:
-    """One page; as a context it ends the browser with its children."""
+    """One page; leaving the context ends the browser and its children."""
 
     def __init__(self, profile: Path) -> None:
         read_here, write_there = os.pipe()

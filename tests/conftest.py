@@ -31,7 +31,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Of the tests that start several processes one runs at a time, so that workers do not starve each other."""
+    """Tests that start several processes run one at a time, so that workers do not starve each other."""
     if not item.get_closest_marker('processes'):
         return (yield)
     with open(__file__) as lock:

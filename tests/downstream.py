@@ -63,7 +63,7 @@ def _parse(path: Path):
 
 
 def read(path: Path):
-    """A config of its own, with its default scope set."""
+    """A separate copy of a config, with its default scope set."""
     from mmengine.registry import DefaultScope, init_default_scope
 
     cfg = copy.deepcopy(_parse(path))
@@ -76,7 +76,7 @@ def read(path: Path):
 
 
 def build(cfg) -> nn.Module:
-    """The model without memory behind its weights."""
+    """The model without memory for its weights."""
     from mmengine.registry import MODELS
 
     with torch.device('meta'):

@@ -30,7 +30,7 @@ if 'TOY_QUICK' in os.environ:  # both take longer than the training: yapf over t
 
 @DATASETS.register_module()
 class ToyDataset:
-    """Labelled noise; the index decides the label, the generators the rest."""
+    """Labelled noise: the index determines the label, the generators the rest."""
 
     metainfo = {'classes': ('dark', 'light'), 'palette': np.arange(6).reshape(2, 3)}
 
@@ -81,7 +81,7 @@ class ToyModel(BaseModel):
 
 @METRICS.register_module()
 class ToyMetric(BaseMetric):
-    """Accuracy as np.float64, the type that poisons checkpoints."""
+    """Accuracy as np.float64, a type that makes a checkpoint unreadable without pickle."""
 
     def process(self, data_batch: dict, data_samples: list) -> None:
         self.results.extend(sample['hit'] for sample in data_samples)
@@ -103,7 +103,7 @@ class SignalHook(Hook):
 
 @HOOKS.register_module()
 class RankDumpHook(Hook):
-    """Writes what every rank holds at the end, and counts the epochs that hooks saw."""
+    """Writes every rank's final state, and counts the epochs that hooks saw."""
 
     def before_train(self, runner: Runner) -> None:
         self.epochs: list[int] = []

@@ -166,7 +166,7 @@ def differences(first: str | Path, second: str | Path) -> list[str]:
 
 
 def logged(work_dir: str | Path) -> dict[tuple[int, str], Any]:
-    """All logged values by (step, name), later runs over earlier ones, without the clock."""
+    """All logged values by (step, name), later runs over earlier ones, without times."""
     values: dict[tuple[int, str], Any] = {}
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""mmcv's operators from their definitions, one element after the other; and a compiled mmcv where one is found."""
+"""mmcv's operators from their definitions, element by element; and a compiled mmcv where one is found."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from test_methods import SMALL, TEXT, batch
 
 
 def pair(step: int = 0, images: int = 6) -> dict[str, Any]:
-    """A batch that carries a held-out one."""
+    """A batch that contains a held-out one."""
     return batch(step, images) | {'held_out': batch(step + 1000, images)}
 
 
@@ -69,7 +69,7 @@ def wrapped(method: torch.nn.Module) -> Callable[..., dict[str, torch.Tensor]]:
 
 
 def run_two_ranks(work: Callable[[int], Any], folder: Path) -> list[Any]:
-    """Runs a function of the rank in two gloo processes and returns what each of them gave."""
+    """Runs a function of the rank in two gloo processes and returns the results of both."""
     run_on_ranks(_rank, str(folder / 'rendezvous'), str(folder), work)
     return [torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(2)]
 

@@ -1,6 +1,6 @@
 """The released networks, written a second time: names and shapes of their checkpoints, naive forward passes in torch.
 
-Nothing of pinas_zoo but the space's numbers is used here, so that a mistake there cannot hide here.
+Only the numbers of the space are taken from pinas_zoo, so that a mistake there cannot hide here.
 """
 
 import torch

@@ -281,7 +281,7 @@ def _use(folder: Path) -> None:
 @given(EDITS)
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_whatever_passes_can_be_trained_and_evaluated(folder: Path, edits: list):
-    """A generated defect is named in a line, or training and evaluation go through."""
+    """A generated defect is reported in a line, or training and evaluation succeed."""
     found = _edited(edits)
     errors = check(folder, found)[0] + check(folder, found, test=True)[0]
     assert all(isinstance(line, str) and '\n' not in line for line in errors)
@@ -293,7 +293,7 @@ def test_whatever_passes_can_be_trained_and_evaluated(folder: Path, edits: list)
 
 
 def test_labels_and_metric_follow_classes(folder: Path):
-    """Categories in another order than `classes`, with ids that fall: perfect predictions score 1, class by class."""
+    """Categories in another order than `classes`, with descending ids: perfect predictions score 1, class by class."""
     from pinas_zoo.mm.detection import CocoDataset, CocoMetric
 
     found = document()

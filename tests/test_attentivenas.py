@@ -209,7 +209,7 @@ def test_unknown_arm() -> None:
 
 
 def test_choice_by_predictor(tmp_path: Path) -> None:
-    """It looks at no image; the fit comes from a search's log and orders what it has seen."""
+    """It reads no image; it is fitted on a search's log and orders the architectures of that log."""
     pytest.importorskip('sklearn')
     value = np.random.default_rng(0).random((3, 4))
     scores = {arch: 50 + sum(value[p, c] for p, c in enumerate(arch)) for arch in ARCHS}
@@ -251,7 +251,7 @@ def test_bins_share_the_range() -> None:
 
 
 def test_draws_stay_in_their_bin() -> None:
-    """The factorised draw alone leaves the bin; the rejection brings it back."""
+    """The factorised draw alone would leave the bin; the rejection corrects that."""
     bins, rng = CostBins(SMALL, COSTS, bins=5, pool=20_000), np.random.default_rng(0)
     seen = np.zeros(5)
     for _ in range(200):

@@ -189,7 +189,7 @@ def test_scripting(name):
 
 
 def has_compiler() -> bool:
-    """Inductor writes C++ for a CPU."""
+    """Inductor generates C++ for a CPU."""
     command = shutil.which(os.environ.get('CXX', 'g++'))
     return command is not None and subprocess.run([command, '--version'], capture_output=True).returncode == 0
 
@@ -317,7 +317,7 @@ def test_symbolic_tracing(name):
 @pytest.mark.parametrize('act', ['silu', torch.nn.GELU])
 @pytest.mark.parametrize('norm', ['groupnorm1', LayerNorm2d])
 def test_act_and_norm_layers(act, norm):
-    """As timm's families take them: names and classes, everywhere in the network."""
+    """Given as timm's families take them: by name or class, for the whole network."""
     net = timm.create_model('pinas_nano', arch='3(01)-32-20-03', act_layer=act, norm_layer=norm, num_classes=3)
     kinds = {type(module) for module in net.modules()}
     assert {get_act_layer(act), get_norm_layer(norm)} <= kinds

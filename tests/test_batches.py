@@ -142,7 +142,7 @@ def test_a_cpu_reads_nothing_ahead() -> None:
     'form', [dict(in_memory=True), dict(), dict(keep_gib=2.5 * 3 * 3 * 32 * 32 / 2**30), dict(keep_gib=0)]
 )
 def test_a_search_decodes_its_images_once(folder: Path, form: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All kept, two of three batches kept, none kept: the same batches, each image read as often as it has to be."""
+    """All batches kept, two of three, none: the same batches, and each image is read only as often as necessary."""
     view = dict(source=dict(kind='folder', root=str(folder)), size=32)
     batches, reads = FixedBatches(view, 3, labelled=True, **form), []
     load = FolderSource.load

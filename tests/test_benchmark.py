@@ -1,4 +1,4 @@
-"""tools/benchmark.py: what it writes, and that its contestants do the same work. Times are not looked at."""
+"""tools/benchmark.py: what it writes, and that its contestants do the same work. Times are not checked."""
 
 import argparse
 import json

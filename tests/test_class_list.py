@@ -28,7 +28,7 @@ COLOURS = {'blue': (30, 30, 220), 'green': (30, 200, 30), 'red': (220, 30, 30)}
 
 
 def colours(root: Path, train: int = 6, val: int = 3) -> Path:
-    """Three classes that differ by colour alone."""
+    """Three classes that differ only in colour."""
     rng = np.random.default_rng(0)
     for split, count in (('train', train), ('val', val)):
         for name, colour in COLOURS.items():

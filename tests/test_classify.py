@@ -154,7 +154,7 @@ def test_top_accuracy_is_the_naive_one() -> None:
 
 @pytest.mark.parametrize('value', [0.0, float('nan')])
 def test_equal_scores_are_no_hits(value: float) -> None:
-    """A dead network, or ties of half types, must not look perfect: the first class wins, as with argmax."""
+    """A dead network, or ties of half types, must not look perfect: the first class counts, as with argmax."""
     metric = TopAccuracy()
     metric.process({}, [{'scores': torch.full((4,), value), 'label': torch.tensor(y)} for y in range(4)])
     assert metric.evaluate(4)['accuracy/top1'] == (25 if value == 0 else 0)

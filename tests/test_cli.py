@@ -146,7 +146,7 @@ class TestCall:
 
 
 class TestEnv:
-    """`pinas env` where packages are missing: Python without site-packages, but with links to some of what is there."""
+    """`pinas env` where packages are missing: a Python without site-packages, with links to some of them."""
 
     #: Beginnings of what a machine without the mm packages lacks.
     MM = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'onedl')

@@ -52,7 +52,7 @@ PROGRAMS = {'srun': SRUN, 'sbatch': SBATCH, 'scontrol': SCONTROL}
 
 
 def launch(folder: Path, script: str, *words: str, **variables: str) -> str:
-    """What a launch script and its ranks print; it has to end well."""
+    """What a launch script and its ranks print; it has to succeed."""
     more = {'TOY_QUICK': '1', 'PATH': f'{folder / "bin"}:{os.environ["PATH"]}', **variables}
     script = str(engine_utils.ROOT / 'tools' / script)
     result = engine_utils.run_tool(script, *words, program=['env', *(f'{k}={v}' for k, v in more.items()), 'bash'])

@@ -33,7 +33,7 @@ STRONG = dict(jitter_p=1.0, grey_p=0.5, blur_p=1.0)
 
 
 def one_view(view: Tensor, numbers: Tensor, recipe: ViewRecipe) -> Tensor:
-    """The recipe as torchvision does it to one uint8 view: jitter in the order drawn, grey, blur, flip, normalise."""
+    """torchvision's recipe on one uint8 view: jitter in the order drawn, grey, blur, flip, normalise."""
     jitter, brightness, contrast, saturation, hue, order, grey, blur, width, flip = numbers.tolist()
     x = F.to_dtype(view, torch.float32, scale=True)
     steps = (

@@ -127,7 +127,7 @@ def test_the_paper_recipe():
 
 
 def test_quickstart_data_fit_the_digits(monkeypatch, tmp_path):
-    """Where Fashion-MNIST is neither installed nor available, the same configs run on digits, parts still disjoint."""
+    """If Fashion-MNIST is neither installed nor available, the same configs run on digits; parts remain disjoint."""
     from pinas_zoo.data import fashion_mnist, open_source
     from pinas_zoo.data.fixed_batches import FixedBatches
 

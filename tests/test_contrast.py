@@ -1,4 +1,4 @@
-"""Pi-NAS against the released steps, a slow re-statement, and itself on two ranks."""
+"""Pi-NAS against the released steps, a slow re-implementation, and itself on two ranks."""
 
 import copy
 

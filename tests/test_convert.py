@@ -1,4 +1,4 @@
-"""Released checkpoints become ours: recognised, complete, and computing the same."""
+"""Released checkpoints are converted: recognised, complete, and with the same outputs."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def save(path: Path, state: dict, **extras) -> Path:
 
 @pytest.fixture(scope='module')
 def released_cls(tmp_path_factory) -> Path:
-    """A synthetic PiNAS_cls.pth.tar, as a training run of that time would have left it."""
+    """A synthetic PiNAS_cls.pth.tar, as the released training would have saved it."""
     state = {f'module.{name}': tensor for name, tensor in filled(keys('cls_keys.json')).items()}
     path = tmp_path_factory.mktemp('released') / 'PiNAS_cls.pth.tar'
     beside = dict(epoch=270, best_pred=np.float64(81.6), optimizer={'state': {0: torch.zeros(2)}}, author='someone')

@@ -1,4 +1,4 @@
-"""The released DeepLabV3 and Mask R-CNN, converted and run in mmseg and mmdet, against their re-statement."""
+"""The released DeepLabV3 and Mask R-CNN, converted and run in mmseg and mmdet, against a re-implementation."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ RELEASED = {
 
 
 def build(config: str, space=PINAS):
-    """The model of a released config on a CPU; a smaller space takes the place of the paper's for speed."""
+    """The model of a released config on a CPU; a smaller space replaces the paper's, for speed."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
 

@@ -1,4 +1,4 @@
-"""Sources, views and broken images; no download, no root: digits and files written on the spot."""
+"""Sources, views and broken images, without downloads or root: digits, and files that the tests write."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_batched_colour_images() -> None:
 
 
 def test_batched_views_need_not_be_square() -> None:
-    """Turned by a quarter, with the numbers of rows and columns exchanged, the views are turned too."""
+    """Rotating an image by 90 degrees, with the numbers of rows and columns exchanged, rotates the views."""
     recipe = ViewRecipe(saturation=0.0, hue=0.0, grey_p=0.0, blur_p=1.0, flip_p=0.0, ratio=(1.0, 1.0))
     images, numbers = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8), torch.rand(2, 4, 10)
     wide = data.augment_batch(images, numbers, (16, 24), recipe)

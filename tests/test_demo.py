@@ -1,4 +1,4 @@
-"""pinas demo: what the page says is what the predictors say; the page itself, in Chromium where gradio is installed."""
+"""pinas demo: the page shows what the predictors return; it is loaded in Chromium where gradio is installed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every tensor that a step makes is on the device of what it meets: fake tensors of another device refuse the rest.
+"""A step creates every tensor on the device of its operands: fake tensors of another device refuse anything else.
 
-The other device is 'meta', since autograd asks a real accelerator for its streams even where the tensors are fake.
+The other device is 'meta', since autograd asks a real accelerator for its streams even if the tensors are fake.
 """
 
 from contextlib import nullcontext
@@ -32,7 +32,7 @@ def fakes(monkeypatch):
 
 
 def moved(module: torch.nn.Module) -> torch.nn.Module:
-    """The module on the other device, every parameter and buffer a fake; as `Module.to`, which knows no fakes."""
+    """Moves a module to the other device with fake parameters and buffers, which `Module.to` cannot do."""
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         return module._apply(lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=OTHER))
@@ -83,7 +83,7 @@ def test_the_linear_stage(request):
 
 
 def test_the_loop_moves_the_batches(fakes, monkeypatch):
-    """Up to the first reading of the losses."""
+    """Runs up to the first read of the losses."""
     seen = []
 
     class Method(torch.nn.Module):
@@ -113,7 +113,7 @@ def test_the_loop_moves_the_batches(fakes, monkeypatch):
 
 
 def test_bn_reestimation_and_evaluation(request):
-    """Everything but the one reading of the sums at the end, whose values a fake tensor does not know."""
+    """Everything except the read of the sums at the end: a fake tensor has no values."""
     net, head = supernet(), torch.nn.Linear(RANK_SPACE.num_features, CLASSES)
     request.getfixturevalue('fakes')
     moved(net), moved(head)

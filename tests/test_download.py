@@ -75,7 +75,7 @@ def server(rows):
 
 
 def nothing_partial(home: Path) -> bool:
-    """Whether a file under its final name, if there is one, is whole."""
+    """Whether the file under its final name, if there is one, is complete."""
     final = home / 'thing.bin'
     return not final.exists() or final.read_bytes() == CONTENT
 
@@ -249,7 +249,7 @@ class TestDrive:
     SOURCES = ({'drive_folder': 'F', 'file': 'thing.bin'},)
 
     def fake(self, monkeypatch, names=('a/thing.bin',), content=CONTENT):
-        """gdown as it is called; the real one could not be run here."""
+        """A replacement for gdown with the calls that are used; the real one could not be run here."""
         gdown = types.ModuleType('gdown')
         gdown.download_folder = lambda id, skip_download, quiet: [
             types.SimpleNamespace(id=str(i), path=name) for i, name in enumerate(names)
@@ -390,7 +390,7 @@ class TestReleased:
 
 
 class TestTrust:
-    """Files whose hash nobody published: said, recorded, and pinned by the user."""
+    """Files without a published hash: the log says so, the hash is recorded, and the user may pin one."""
 
     NAME = TestReleased.NAME
 
@@ -424,7 +424,7 @@ class TestTrust:
         assert 'is published' not in caplog.text
 
     def test_pin_after_first_use(self, released, home):
-        """What was trusted without a pin does not survive one that it does not have."""
+        """A file that was trusted at first use is refused once the user pins another hash."""
         fetch(self.NAME)
         old = file_sha256(released)
         torch.save(PiNASNet(ARCH, PINAS_NANO, num_classes=10).state_dict(), released)

@@ -29,7 +29,7 @@ KINDS = ('detection', 'segmentation')
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that holds a classifier of the architecture."""
+    """A weight file with a classifier of the architecture."""
     return write_backbone(tmp_path_factory.mktemp('weights') / 'backbone.safetensors')
 
 
@@ -41,7 +41,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scope() -> Any:
-    """Puts the default scope back."""
+    """Restores the default scope."""
     before = DefaultScope.get_current_instance()
     yield init_default_scope
     init_default_scope(before.scope_name if before else 'pinas_zoo')

@@ -81,13 +81,15 @@ def test_a_name_is_a_recipe():
 def test_file_is_short_and_computes_nothing(path):
     assert len(path.read_text().splitlines()) <= 50
     allowed = (ast.Module, ast.Assign, ast.Call, ast.Name, ast.keyword, ast.Constant, ast.List, ast.Tuple, ast.Dict)
-    allowed += (ast.Load, ast.Store, ast.UnaryOp, ast.USub)
+    allowed += (ast.Load, ast.Store, ast.UnaryOp, ast.USub, ast.Attribute)
     for node in ast.walk(ast.parse(path.read_text())):
         assert isinstance(node, allowed), f'line {getattr(node, "lineno", "?")}: {type(node).__name__}'
         assert not isinstance(node, ast.Call) or node.func.id == 'dict'
+        assert not isinstance(node, ast.Attribute) or node.value.id == '_base_', 'only values of the base are named'
     depth, level = 0, [path]
     while level:
-        depth, level = depth + 1, [base for file in level for base in own_bases(file)]
+        bases = [base for file in level for base in own_bases(file)]
+        depth, level = depth + 1, [base for base in bases if '_base_' not in base.parts]  # those hold values only
     assert depth <= 3
 
 

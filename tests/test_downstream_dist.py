@@ -56,7 +56,7 @@ def run_bash(*words: str) -> None:
 
 
 def metrics_of(work_dir: Path) -> dict[str, float]:
-    """Figures of a test, AP in points like mIoU."""
+    """Metrics of a test; AP in points, as mIoU is."""
     metrics = json.loads((work_dir / 'test_metrics.json').read_text())['metrics']
     return {name: value * (100 if name.startswith('coco/') else 1) for name, value in metrics.items()}
 
@@ -131,7 +131,7 @@ def test_two_processes_score_as_one(trained: tuple[str, Path, Path], tmp_path: P
 
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pinas prepare coco --mini` cuts from a generated set."""
+    """The mini set that `pinas prepare coco --mini` selects from a generated set."""
     root = tmp_path_factory.mktemp('coco') / 'coco'
     write_data(root, 'coco', train=8, val=3)
     assert pinas(['prepare', 'coco', '--root', str(root), '--counts', '8', '3', '--mini', '8']) == 0
@@ -139,7 +139,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_small_run_of_the_readme(mini: Path, tmp_path: Path) -> None:
-    """The very command: it logs, saves and evaluates."""
+    """Runs the README's own command: it logs, saves and evaluates."""
     blocks = re.findall(r'```bash\n(.*?)```', (engine_utils.ROOT / 'README.md').read_text(), re.DOTALL)
     ((command, *_),) = [
         re.findall(r'^bash tools/dist_train\.sh .*?[^\\]$', block, re.MULTILINE | re.DOTALL)

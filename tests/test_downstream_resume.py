@@ -1,4 +1,4 @@
-"""Detection and segmentation, killed with SIGKILL at a random iteration and continued: nothing differs by a bit."""
+"""Detection and segmentation, killed with SIGKILL at a random iteration and continued: bit-equal results."""
 
 from __future__ import annotations
 

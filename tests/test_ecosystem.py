@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def pictures() -> tuple[list[Image.Image], torch.Tensor]:
-    """The test images as anybody would have them: RGB pictures."""
+    """The test images as RGB pictures, as a user has them."""
     source = open_source({'kind': 'fashion-mnist', 'split': 'test'})
     if source.description['data'] != 'fashion-mnist':
         pytest.skip('the metrics are of Fashion-MNIST, which is not here')

@@ -325,7 +325,7 @@ def test_resume_compares_conditions() -> None:
 
 
 class Evil:
-    """Runs a command where a pickle is trusted."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.system, ('touch evil',)
@@ -479,7 +479,7 @@ def test_names_of_a_batch() -> None:
 
 
 def random_kills(seed: int, count: int = 5, iterations: int = 12) -> list[tuple[int, str]]:
-    """Rising random iterations, each with a moment (of engine_kill.py)."""
+    """Random iterations in ascending order, each with a moment (of engine_kill.py)."""
     chooser = random.Random(seed)
     at = sorted(chooser.sample(range(2, iterations + 1), count))
     return [(k, chooser.choice(('step', 'write', 'saved'))) for k in at]

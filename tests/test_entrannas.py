@@ -104,7 +104,7 @@ def test_gradients_of_the_engine_go_through_the_maximum() -> None:
 
 
 def test_the_strongest_is_never_pruned() -> None:
-    """Also where the threshold's sigmoid is 1 in floating point; then it is alone and the choice is frozen."""
+    """Even if the threshold's sigmoid is 1 in floating point: one candidate remains, and the choice is frozen."""
     method = entran(threshold=100.0)
     set_alpha(method, ROWS)
     for position in range(4):
@@ -142,7 +142,7 @@ def test_only_what_runs_gets_gradients() -> None:
 
 
 def test_transit_positions_do_not_move() -> None:
-    """Neither Adam's memory nor its decay moves the parameters of a position that is not an engine."""
+    """Neither Adam's moments nor its weight decay change the parameters of a position that is not an engine."""
     method = entran(warmup_steps=0)
     arch = torch.optim.Adam(method.param_groups()['arch'], 0.1, weight_decay=0.1)
     for step in range(6):
@@ -155,7 +155,7 @@ def test_transit_positions_do_not_move() -> None:
 
 
 def test_transit_positions_run_what_is_derived_now() -> None:
-    """Plain outputs, not weighted; the argmax is taken anew in every step."""
+    """Outputs are not weighted, and the argmax is recomputed in every step."""
     method, facts = entran(threshold=100.0).eval(), batch()
     for shift in range(3):
         rows = np.roll(ROWS, shift, axis=1).tolist()
@@ -213,7 +213,7 @@ def test_the_penalty_raises_thresholds() -> None:
 
 
 def test_derived_network_is_the_engine_form() -> None:
-    """All positions as engine: bit-equal to the derived network, single where one survives and mixed where not."""
+    """With every position an engine: bit-equal to the derived network, mixed where several candidates survive."""
     method, x = entran(engines=4, **AT_ONE).eval(), batch()['image']
     set_alpha(method, ROWS)
     assert method.survivors() == SURVIVORS

@@ -23,7 +23,7 @@ onnx = pytest.mark.skipif(
 
 
 def lively(module: nn.Module) -> nn.Module:
-    """BN layers with statistics and weights that are not the neutral ones."""
+    """Gives BN layers statistics and weights that differ from the defaults."""
     generator = torch.Generator().manual_seed(0)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):

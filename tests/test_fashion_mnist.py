@@ -1,4 +1,4 @@
-"""Fashion-MNIST: where it is looked for, how it is fetched, and what takes its place. The files are toys."""
+"""Fashion-MNIST: where it is searched, how it is downloaded, and what replaces it. The files are small fakes."""
 
 import gzip
 import hashlib
@@ -37,7 +37,7 @@ def pack(values: np.ndarray) -> bytes:
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The four files by name, made known as the original ones; nothing of the machine's is in reach."""
+    """The four files by name, whose hashes count as the originals'; files of the machine cannot be reached."""
     rng, files, known = np.random.default_rng(1), {}, {}
     for (split, kind), file in fashion_mnist.FILES.items():
         shape = (COUNTS[split], *file.shape[1:])
@@ -156,7 +156,7 @@ def test_counts_are_those_of_the_real_set(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_digits_on_demand(toys: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that began with digits stays with them."""
+    """A job that began with digits keeps using them."""
     place(toys, tmp_path / 'debian')
     assert resolve_fashion_mnist().name == 'fashion-mnist'
     for name, value in data.resolve_digits().environment.items():
@@ -278,7 +278,7 @@ esac
 
 
 class Apt:
-    """A fake apt-get, and what it was asked."""
+    """A fake apt-get, and the calls that it received."""
 
     def __init__(self, folder: Path, package: bytes) -> None:
         self.folder = folder
@@ -468,7 +468,7 @@ def test_one_fetches_and_the_others_wait(server: FaultyServer, tmp_path: Path) -
 
 
 def test_who_waited_takes_the_failure_too(server: FaultyServer, tmp_path: Path) -> None:
-    """Else ten processes would wait ten times as long, and some might have other data."""
+    """Otherwise ten processes would wait ten times as long, and some might have other data."""
     server.fault = 'stop'
     lock = tmp_path / 'cache/fashion-mnist/.lock'
     children = [Child(tmp_path / 'answer0')]

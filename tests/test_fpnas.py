@@ -53,7 +53,7 @@ def exact_loss(
 @pytest.mark.parametrize('beta', [0.0, 0.3])
 @pytest.mark.parametrize('baseline', [False, True])
 def test_gradient_by_enumeration_and_finite_differences(beta: float, baseline: bool) -> None:
-    """Every path drawn as often as its probability says: the estimate is then exact."""
+    """Draws every path in proportion to its probability, so that the estimate is exact."""
     rng, heat, eps = np.random.default_rng(0), 3.0, 1e-5
     p = np.stack([rng.permutation([1, 2, 3, 4]) for _ in range(3)])  # tenths: 1000 draws hold all paths exactly
     losses = torch.from_numpy(rng.random(64))
@@ -82,7 +82,7 @@ def test_gradient_by_enumeration_and_finite_differences(beta: float, baseline: b
 
 
 def expected_gradient(logits: torch.Tensor, losses: torch.Tensor, count: int, **settings: Any) -> torch.Tensor:
-    """The estimator's mean over all draws of so many paths, each with its probability."""
+    """The estimator's expectation: its mean over all draws of this many paths, weighted by their probability."""
     archs = list(itertools.product(range(logits.shape[1]), repeat=len(logits)))
     mean = torch.zeros_like(logits)
     for drawn in itertools.product(range(len(archs)), repeat=count):
@@ -95,7 +95,7 @@ def expected_gradient(logits: torch.Tensor, losses: torch.Tensor, count: int, **
 
 
 def test_few_samples() -> None:
-    """Equal losses: nothing on average. One sample: nothing whatever the losses. The baseline changes no mean."""
+    """Equal losses and single samples give an expected gradient of zero; the baseline does not change it."""
     logits = torch.tensor([[0.3, -0.2, 0.1], [0.0, 1.0, -0.5]], dtype=torch.float64)
     losses = torch.linspace(0, 2, 9, dtype=torch.float64).roll(4)
     zero = torch.zeros_like(logits)
@@ -141,7 +141,7 @@ def test_cost_is_a_hinge() -> None:
 
 
 def test_weights_follow_the_marginal_likelihood() -> None:
-    """Two passes with one graph at a time give the gradient of all paths' graphs at once."""
+    """Two passes that keep one graph at a time give the same gradient as all graphs at once."""
     method = random_logits(toy(least_samples=4, temperature=5.0))
     twin, facts = copy.deepcopy(method), pair(0)
     terms = method.loss(facts, 0, 0)
@@ -273,7 +273,7 @@ def test_fewer_samples_as_entropy_falls() -> None:
 
 
 def test_samples_of_the_papers_space() -> None:
-    """16 ln 4 nats: a quarter of a sample a nat gives 6, the paper's opening count of 14 takes 0.63."""
+    """The entropy is 16 ln 4 nats: a quarter of a sample per nat gives 6; the paper's initial 14 would require 0.63."""
     logits = torch.zeros(16, 4)
     entropy = float(torch.special.entr(logits.softmax(dim=1)).sum())
     assert math.ceil(entropy / 4) == 6 and math.ceil(0.63 * entropy) == 14
@@ -398,7 +398,7 @@ def _work(rank: int) -> dict[str, Any]:
 
 @pytest.mark.processes
 def test_two_ranks_weigh_alike(tmp_path: Path) -> None:
-    """Ranks with other images agree on every weight and every logit; a path's loss is the mean of theirs."""
+    """Ranks with different images agree on every weight and every logit; a path's loss is the mean of theirs."""
     ranks = run_two_ranks(_work, tmp_path)
     assert torch.equal(ranks[0]['looked'], ranks[1]['looked'])
     assert ranks[0]['state']['fine'].abs().min() > 0

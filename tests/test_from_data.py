@@ -1,4 +1,4 @@
-"""Configs that leave class names and counts to their data."""
+"""Configs that take class names and counts from their data."""
 
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def test_data_sets_that_say_nothing_or_different_things(scenes: Path, tmp_path: 
 
 @pytest.mark.parametrize('kind', ['detection', 'segmentation'])
 def test_the_quickstart_trains_on_any_classes(kind: str, scenes: Path, tmp_path: Path) -> None:
-    """Trained, tested and used, with the shipped config throughout; only the training needs its data."""
+    """The shipped config is trained, tested and used for inference; only the training needs the data."""
     from pinas_zoo.mm.engine.launch import train
     from pinas_zoo.mm.engine.options import Options
     from pinas_zoo.mm.engine.testing import test

@@ -301,7 +301,7 @@ def test_two_ranks_average_the_gradients_of_captured_blocks(tmp_path):
 
 
 def test_a_block_with_a_backward_pass_shares_memory_with_no_other():
-    """Seen on a card: in a shared pool, scratch of one block overwrote what another had saved for its backward pass."""
+    """Observed on a GPU: in a shared pool, scratch of one block overwrote what another saved for its backward."""
     recorder = CpuRecorder()
     train(graphed_method(recorder=recorder), 4)
     assert len(recorder.pools) > 4

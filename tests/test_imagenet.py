@@ -1,4 +1,4 @@
-"""configs/imagenet evaluates pinas_a by one command: file from a mirror, ImageNet folder, released transform."""
+"""configs/imagenet evaluates pinas_a with one command: file from a mirror, ImageNet folder, released transform."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""tools/infer.py: each kind of network on pictures, folders and a video; the same as mmdet, mmseg and timm say."""
+"""tools/infer.py: each kind of network on pictures, folders and a video, with the results of mmdet, mmseg and timm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(config: str):
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """Random weights in files, by config; the classifier's do not say which classes there are."""
+    """Random weights in files, by config; the classifier's file has no class names."""
     from pinas_zoo.mm.inference.networks import build_network
     from pinas_zoo.weights.load import save_weights
 
@@ -57,7 +57,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five images of four sizes in two folders, and a text."""
+    """Five images of four sizes in two folders, and a text file."""
     root = tmp_path / 'images'
     (root / 'more').mkdir(parents=True)
     for seed, (name, size) in enumerate(
@@ -358,7 +358,7 @@ def test_what_was_found_outlives_an_error(folder, tmp_path):
 
 
 def test_every_image_has_a_picture_of_its_own(tmp_path):
-    """Names that would be the same, links, what is left out, pictures by the rule of the training sources."""
+    """Equal names, links, files that are left out; pictures are read as training sources read them."""
     from pinas_zoo.data import read_picture
     from pinas_zoo.mm.inference.infer import infer
     from pinas_zoo.mm.inference.predictors import Predictor, Ranking
@@ -467,7 +467,7 @@ def test_a_video_that_does_not_decode_is_an_error(weights, tmp_path, capsys):
 
 
 def test_drawings_show_what_was_found():
-    """Boxes at their place, masks in the colour of their class, names inside the picture."""
+    """Boxes in their places, masks in the colour of their class, names inside the picture."""
     from pinas_zoo.mm.inference.pictures import draw_instances, draw_ranking, draw_segments
 
     image = np.zeros((100, 200, 3), np.uint8)

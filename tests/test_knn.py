@@ -1,4 +1,4 @@
-"""k-nearest-neighbour accuracy: the vote, the features, and a hook that leaves the training as it was."""
+"""k-nearest-neighbour accuracy: the vote, the features, and a hook that does not change the training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_looking_changes_nothing() -> None:
 
 
 def test_good_features_score_high() -> None:
-    """Digits by their pixels: far above chance, so the number can tell features apart."""
+    """On the pixels of digits it is far above chance, so the number distinguishes features."""
     hook = KNNHook(dict(VIEW, source=dict(kind='digits', split='train', limit=600)), VIEW)
     bank, labels = hook._load(hook.bank, torch.device('cpu'))
     queries, wanted = hook._load(dict(VIEW, source=dict(kind='digits', split='test', limit=200)), torch.device('cpu'))

@@ -1,4 +1,4 @@
-"""Segmentation sets: the ignored label, sizes of batches, maps that do not fit, classes that nothing shows."""
+"""Segmentation sets: the ignored label, sizes of batches, maps that do not fit, classes that never occur."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_maps(root: Path, values: Any, count: int = 12, size: tuple[int, int] =
 
 
 def config(root: Path, ignored: int | None = None, names: tuple[str, ...] = NAMES, batch: int = 2) -> Any:
-    """A segmentor's config as far as its data go."""
+    """The parts of a segmentor's config that concern its data."""
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 

@@ -61,7 +61,7 @@ def test_a_table_is_of_its_space_and_adds_up(table: LatencyTable) -> None:
     assert len(table.checks) == 3 and all(check.total == table.of(check.arch) for check in table.checks)
     with pytest.raises(ValueError):
         table.of('2-00')  # a skip does not fit the first position
-    with pytest.raises(ValueError, match='precision float32, bfloat16, float16'):
+    with pytest.raises(ValueError, match="precision='int8', allowed: float32, bfloat16, float16"):
         measure_table(SuperNet(SPACE), 'x', precision='int8')
     with pytest.raises(ValueError, match="clock must be 'wall', or 'processor' on a CPU with one thread; got 'sun'"):
         measure_table(SuperNet(SPACE), 'x', clock='sun')

@@ -26,7 +26,7 @@ def call(script: str, *words: str, **env: str) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, str]:
-    """Of a machine for tests: the environment lies in the cache."""
+    """As on a machine for tests: the environment is in the cache."""
     return {'CI': '1', 'PINAS_CACHE_DIR': str(tmp_path), 'OMP_NUM_THREADS': '3'}
 
 

@@ -1,4 +1,4 @@
-"""SPOS, FairNAS and the linear head against slow re-statements, and the interface that every method meets."""
+"""SPOS, FairNAS and the linear head against slow re-implementations, and the interface of every method."""
 
 import copy
 from pathlib import Path
@@ -54,7 +54,7 @@ def gradients(method: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def on_path(name: str, arch: Arch) -> bool:
-    """Whether a parameter of a supernet lies on a path, from its name alone."""
+    """Whether a parameter of a supernet is on a path, from its name alone."""
     parts = name.split('.')
     return 'candidates' not in parts or int(parts[4]) == arch[int(parts[2])]
 
@@ -149,7 +149,7 @@ def test_loss_of_a_path_is_that_of_the_extracted_network(smoothing: float) -> No
 
 
 def test_spos_leaves_idle_parameters_alone() -> None:
-    """Neither momentum nor weight decay moves what is off the path, also where it has trained before."""
+    """Neither momentum nor weight decay moves parameters off the path, even if they were trained before."""
     method = make(SPOS)
     optimiser = torch.optim.SGD(method.param_groups()['weights'], lr=0.05, momentum=0.9, weight_decay=0.1)
     train(method, 6, optimiser)
@@ -236,7 +236,7 @@ def test_every_candidate_once_a_step() -> None:
 
 
 def test_positions_with_fewer_candidates() -> None:
-    """All of them come in every step, and each equally often in the long run."""
+    """All candidates occur in every step, and each equally often in the long run."""
     method = make(FairNAS, SKIPPING)
     assert SKIPPING.choices(0) == (0, 1, 2) and method.parts(0) == 4
     count = np.zeros(3)

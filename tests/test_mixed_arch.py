@@ -104,7 +104,7 @@ def test_extraction_is_bit_equal(layout: torch.memory_format) -> None:
 
 
 def test_a_mixed_position_is_the_sum_of_its_branches() -> None:
-    """Against a slow re-statement; the shortcut is added once."""
+    """Against a slow re-implementation; the shortcut is added once."""
     net, factors = randomised(SMALL), torch.tensor([0.7, -0.2])
     position, x = net.blocks[1], images()[:, :1].expand(-1, 64, -1, -1)
     identity = position.downsample(x)
@@ -130,7 +130,9 @@ def test_gradients_reach_the_path_and_nothing_else() -> None:
     touched = {id(p) for p in net.parameters() if p.grad is not None}
     assert touched == {id(p) for p in path.parameters()}
     assert len(path.parameters()) == len(list(net.extract(ARCH).parameters())) - 2  # the factors are not the supernet's
-    assert len(path.batch_norms()) == sum('running_mean' in name for name in path.state_dict())
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in path.modules()) == sum(
+        'running_mean' in name for name in path.state_dict()
+    )
 
 
 def test_factors_that_do_not_fit() -> None:
@@ -249,7 +251,7 @@ def test_a_file_carries_it(tmp_path: Path) -> None:
 
 
 def test_a_file_without_metadata(tmp_path: Path) -> None:
-    """The shapes tell: a mixed position's names have its candidates."""
+    """The architecture follows from the names: those of a mixed position contain its candidates."""
     net = timm.create_model('pinas_nano', arch='30-3(12)-20-03').eval()
     torch.save(net.state_dict(), tmp_path / 'mixed.pth')
     again = timm.create_model('pinas', checkpoint=str(tmp_path / 'mixed.pth'), num_classes=10).eval()

@@ -61,7 +61,7 @@ def test_two_ranks_stay_equal(kind: type[MixtureMethod], ranks: list[dict[str, A
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_gradients_of_both_parts_are_means_over_ranks(kind: type[MixtureMethod], ranks: list[dict[str, Any]]) -> None:
-    """The part that is not synchronised by itself too: it is by the step's last."""
+    """Also the part without its own synchronisation: the last part of the step synchronises its parameters."""
     method = toy(kind)
     groups = method.param_groups()
     weights = torch.optim.SGD(groups['weights'], 0.05, 0.9)

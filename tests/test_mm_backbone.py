@@ -142,7 +142,7 @@ def test_norm_cfg() -> None:
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that holds a classifier of the architecture."""
+    """A weight file with a classifier of the architecture."""
     return write_backbone(tmp_path_factory.mktemp('weights') / 'backbone.safetensors')
 
 
@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
 def test_the_scope_needs_no_custom_imports(package: str) -> None:
-    """In a fresh process that knows the package alone."""
+    """In a new process that has imported only the package."""
     code = f"""
 import sys
 from mmengine.registry import init_default_scope

@@ -24,14 +24,14 @@ SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 
 @pytest.fixture
 def lite(tmp_path: Path) -> Path:
-    """A folder in which mmcv lies without compiled operators and without a file of ours, as mmcv-lite does."""
+    """A folder with mmcv as mmcv-lite installs it: without compiled operators and without our file."""
     package = tmp_path / 'site' / 'mmcv'
     shutil.copytree(mmcv_ext.mmcv_folder(), package, ignore=shutil.ignore_patterns('_ext*', '__pycache__'))
     return package
 
 
 def run(code: str, package: Path) -> list[str]:
-    """Lines that a Python prints which finds this mmcv before the environment's."""
+    """Runs code in a Python that finds this mmcv before the environment's; returns the printed lines."""
     env = {
         **os.environ,
         'PYTHONPATH': os.pathsep.join(map(str, (package.parent, ROOT))),
@@ -82,7 +82,7 @@ def test_the_finder_is_asked_last_and_once():
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that passes for mmcv's, without an mmcv that was imported before."""
+    """A folder that is taken for mmcv's, with no mmcv imported before."""
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').touch()
     monkeypatch.syspath_prepend(tmp_path)

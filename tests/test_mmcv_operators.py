@@ -54,7 +54,7 @@ def test_nms_is_the_definition(kind: str, dtype: torch.dtype, offset: int) -> No
 
 
 def test_an_overlap_equal_to_the_threshold_stays():
-    """mmcv compares in float32, where an IoU of 0.6 is no more than a threshold of 0.6; in float64 it would be."""
+    """mmcv compares in float32, where an IoU of 0.6 is not above a threshold of 0.6; in float64 it would be."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]])
     assert operators.nms(boxes, torch.tensor([0.9, 0.8]), iou_threshold=0.6, offset=0).tolist() == [0, 1]
 
@@ -240,7 +240,7 @@ def test_nothing_waits_for_the_gpu():
 
 @pytest.mark.parametrize('device', ('cpu', pytest.param('cuda', marks=pytest.mark.gpu)))
 def test_gradient_with_deterministic_kernels(device: str) -> None:
-    """torchvision has none on a GPU and refuses; the gradient comes from the CPU then, the same every time."""
+    """torchvision has no deterministic kernel on a GPU: the gradient is computed on the CPU, always the same."""
     image, rois = features(channels=16).to(device), calls.rois('random').to(device)
     pooled, backward = calls.roi_align(operators, image, rois, (7, 7), 0.5, 2, True)
     plain = backward(pooled)

@@ -160,7 +160,7 @@ train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2, val_interval=2)
 @pytest.mark.mm
 @pytest.mark.filterwarnings('ignore')
 def test_damaged_configs(tmp_path: Path):
-    """All of what happens before the Runner is built."""
+    """Everything that happens before the Runner is built."""
     pytest.importorskip('mmengine')
     from pinas_zoo.mm.engine.launch import prepare_training
     from pinas_zoo.mm.engine.options import Options

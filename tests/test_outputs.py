@@ -27,7 +27,7 @@ class Hub(dict):
 
 
 class Paths(nn.Module):
-    """Tells the path of the step that it is asked for."""
+    """Returns the path of the requested step."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""--cfg-options: what has no effect is refused with the nearest key, what mm users add is taken."""
+"""--cfg-options: keys without effect are refused with the nearest key, those that mm users add are accepted."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def refused(cfg: Config) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_no_key_of_our_configs_is_refused() -> None:
-    """What configs hold is legal, so the same keys have to be taken as overrides."""
+    """What configs contain is valid, so the same keys must be accepted as overrides."""
     files = sorted(
         {path.parent: path for path in sorted(CONFIGS.glob('*/*.py')) if path.parent.name != '_base_'}.values()
     )

@@ -1,6 +1,8 @@
 """The small weights under checkpoints/: files, rows and cards agree; tools/test.py measures again what was recorded."""
 
 import json
+import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -35,9 +37,23 @@ def test_what_belongs_to_a_file(entry):
     assert result.reported_by == 'us' and entry.sha256 in card and metadata['source_sha256'] in card
     assert all(f'- {name}: {value}' in card for name, value in result.values.items())
     assert 'demonstrator' in card and result.protocol in card
+    for line in re.findall(r'^from pinas_zoo.*', card, re.MULTILINE):
+        exec(line)  # the card's example of use
     lines = [json.loads(line) for line in path.with_suffix('.log').read_text().splitlines()]
     assert len(lines) > 1 and all('stage' in line for line in lines)
     assert not any(f'{quote}/' in (ROOT / entry.config).read_text() for quote in '\'"'), 'a path of one machine'
+
+
+def compose_scenes(root, recorded):
+    """Makes the scenes that a row's result was measured on; `recorded` is its `Result.scenes`."""
+    from pinas_zoo.data import open_source
+    from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
+
+    known = {field.name for field in fields(SceneSettings)}
+    values = {key: value for key, value in recorded['settings'].items() if key in known}
+    values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    train, val = (open_source({'kind': recorded['data'], 'split': split}) for split in ('train', 'test'))
+    prepare_scenes(root, SceneSettings(**values), train, val)
 
 
 @own
@@ -46,7 +62,7 @@ def test_what_belongs_to_a_file(entry):
 def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path, forked_python):
     """To 0.1 points, by tools/test.py on the shipped config, weights by name; scenes are composed from their seed."""
     from pinas_zoo.data import open_source
-    from pinas_zoo.mm.release.measure import compose_scenes, measure, scene_options
+    from pinas_zoo.mm.release.measure import measure, scene_options
 
     used = open_source({'kind': 'fashion-mnist', 'split': 'test', 'limit': 1}).description['data']
     if used != 'fashion-mnist':

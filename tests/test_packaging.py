@@ -157,7 +157,7 @@ class TestWheel:
         assert tops == {'pinas_zoo', 'pinas_cli', f'pinas_zoo-{pinas_zoo.__version__}.dist-info'}
 
     def test_works_installed(self, site, tmp_path):
-        """Far from the checkout, with the network off: manifest, configs, and every small weight by timm's name."""
+        """Outside the checkout and without network: manifest, configs, and every small weight by its timm name."""
         done = run_in(tmp_path, '-c', INSTALLED, PYTHONPATH=str(site))
         assert "'pinas_nano_probe.fmnist'" in done.stdout, done.stderr
 
@@ -174,7 +174,7 @@ class TestWheel:
 
 
 class Machine:
-    """A folder of commands that stands for a machine: only what is put there exists."""
+    """A folder that is the whole PATH: only the commands that are put there exist."""
 
     def __init__(self, folder: Path):
         self.bin, self.folder = folder / 'bin', folder
@@ -213,7 +213,7 @@ class Machine:
         return subprocess.run(command, env=env, capture_output=True, text=True)
 
     def error(self, *arguments: str, status: int = 1, **settings: str) -> str:
-        """Set-up's only line on stderr."""
+        """The only line that set-up writes to stderr."""
         done = self.set_up(*arguments, **settings)
         assert done.returncode == status, done
         (line,) = done.stderr.splitlines()
@@ -236,7 +236,7 @@ class TestSetUpErrors:
         assert 'no Python of 3.11' in machine.error()
 
     def test_a_python_that_only_seems_to_be_there(self, machine):
-        """pyenv lays commands on the PATH that end with an error."""
+        """pyenv puts commands on the PATH that fail."""
         machine.add('python3', 'exit 127')
         assert 'no Python of 3.11' in machine.error()
         machine.add('python3.13', 'case "$*" in *version_info*) echo 3.13;; *) exit 1;; esac')
@@ -330,7 +330,7 @@ class TestSetUpErrors:
     @pytest.mark.slow
     @pytest.mark.skipif(platform.machine() != 'x86_64', reason='torch is a CPU build here')
     def test_no_cpu_build(self, machine, tmp_path):
-        """An index that answers and has no such torch."""
+        """An index that answers but does not have this torch."""
         machine.add_python()
         subprocess.run([sys.executable, '-m', 'venv', machine.folder / 'env'], check=True)
         (pip,) = re.findall(r'^(pip==.*)$', (ROOT / 'requirements' / 'lock.txt').read_text(), re.M)
@@ -369,7 +369,7 @@ class TestScripts:
         assert done.returncode == 0, done.stdout
 
     def test_pins_match_the_requirements(self):
-        """What pyproject.toml fixes exactly is what the pinned environment has."""
+        """Versions that pyproject.toml pins exactly equal those of the pinned environment."""
         pins = (ROOT / 'requirements' / 'lock.txt').read_text() + (ROOT / 'requirements' / 'mmcv.txt').read_text()
         fixed = re.findall(r'"((?:mm[\w-]+)==[\w.]+)"', (ROOT / 'pyproject.toml').read_text())
         assert len(fixed) == 3

@@ -1,4 +1,4 @@
-"""PA&DA's path sampling against a slow re-statement; what is not drawn, what has no parameters, resume."""
+"""PA&DA's path sampling against a slow re-implementation; what is not drawn, what has no parameters, resume."""
 
 import copy
 

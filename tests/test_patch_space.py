@@ -21,7 +21,7 @@ from pinas_zoo.weights.shapes import backbone_shapes, find_arch, find_space, sha
 
 
 def test_the_stem_sees_patches_as_channels() -> None:
-    """Equal, bit for bit, to the study's network on images that were cut before."""
+    """Bit-equal to the study's network on images that were cut into patches beforehand."""
     plain = PiNASNet('42-31', PINAS_PATCH, num_classes=55).eval()
     cut = PiNASNet('42-31', RANK_SPACE, num_classes=55, in_chans=3 * 16).eval()
     cut.load_state_dict(plain.state_dict())

@@ -399,7 +399,7 @@ def test_crop_and_padding(case):
 
 
 def test_mmseg_pads_what_is_smaller_than_the_crop(case):
-    """The fact behind what is legal about crops, and what is not."""
+    """The reason for the checks of crops: mmseg pads smaller images to the size of the preprocessor."""
     from mmengine.registry import DATASETS, MODELS
 
     cfg, root = case('ade20k')
@@ -567,7 +567,7 @@ def test_bad_sample_in_a_run_loses_nothing(workers: int, case, tmp_path: Path):
 
 
 def test_a_batch_of_one_image_is_one_line():
-    """torch's batch norm and split attention, whose mean over one value says nothing."""
+    """Batch norm and split attention cannot normalise a single value; the run stops with one line."""
     from types import SimpleNamespace
 
     import torch

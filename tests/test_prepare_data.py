@@ -37,7 +37,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(scenes: Path, tmp_path: Path):
-    """Copies a scene set, a tree of its own."""
+    """Copies a scene set as a separate tree."""
 
     def copy(name: str) -> Path:
         shutil.copytree(scenes / name, tmp_path / name)

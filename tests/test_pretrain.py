@@ -61,7 +61,7 @@ def learning_rates(runner: Any) -> list[float]:
 
 @HOOKS.register_module()
 class TraceHook(Hook):
-    """Keeps the model, its batches and paths; every rank writes what it holds at the end."""
+    """Keeps the model, its batches and paths; every rank writes its state at the end."""
 
     priority = 'VERY_LOW'
     last: 'TraceHook'
@@ -87,7 +87,7 @@ class TraceHook(Hook):
 
 @MODELS.register_module()
 class TwoParts(nn.Module):
-    """The documented interface alone: part 0 trains `first` and `shared`, part 1 `second` and `shared`."""
+    """Only the documented interface: part 0 trains `first` and `shared`, part 1 `second` and `shared`."""
 
     supernet = None  # nothing of it is trained here
 
@@ -210,7 +210,7 @@ def test_kills_change_nothing(workers: int, kills: int, config: Any, reference: 
 
 
 def train_on_two(config: Path, work_dir: Path, *options: str) -> list[dict]:
-    """What both ranks of `tools/dist_train.sh CONFIG 2` hold at the end."""
+    """The final state of both ranks of `tools/dist_train.sh CONFIG 2`."""
     words = [str(engine_utils.ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work_dir), *options]
     result = engine_utils.run_tool(*words, program=['bash'])
     assert result.returncode == 0, result.stdout[-3000:]
@@ -261,7 +261,7 @@ def test_two_processes_sum_parts_and_accumulate(config: Any, tmp_path: Path) -> 
 
 
 def by_hand(trace: TraceHook, accumulate: int, lrs: list[float]) -> dict[str, torch.Tensor]:
-    """The traced run once more in plain torch: the part counts on within a step, losses are averaged."""
+    """Repeats the traced run in plain torch: parts are counted within a step, losses are averaged."""
     method = trace.start.method.train()
     optimiser = torch.optim.SGD(method.student.parameters(), lr=0.06, momentum=0.9, weight_decay=1e-4, foreach=True)
     for iteration, batch in enumerate(trace.batches):
@@ -328,7 +328,7 @@ def test_parts_sum_their_gradients(accumulate: int) -> None:
 
 
 def test_a_method_with_parts_runs(train: Any) -> None:
-    """Nothing beyond the four documented members is asked of a method."""
+    """A method needs no members beyond the four documented ones."""
     method = {'model.method': {'_delete_': True, 'type': 'pinas_zoo.TwoParts'}}
     runner = train(2, **method)
     assert runner.model.method.calls == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -43,7 +43,7 @@ def test_linear_is_scikit_learns(pixels):
 
 
 def test_the_penalty_is_the_best_on_held_out_images(pixels):
-    """One image per class leaves nothing to choose on."""
+    """With one image per class there is none to choose the penalty on."""
     (x, y), _ = pixels
     x = torch.cat([x, 1000 * torch.randn(len(x), 60, generator=torch.Generator().manual_seed(0))], dim=1)
     held = hold_out(y, 0.2, 0)

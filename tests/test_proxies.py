@@ -1,4 +1,4 @@
-"""Training-free scores against slow re-statements."""
+"""Training-free scores against slow re-implementations."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The proximal operators against brute minimisation and optimality; the optimisers against slow re-statements."""
+"""The proximal operators against brute minimisation and optimality; the optimisers against slow re-implementations."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Penalty = Callable[[np.ndarray], float]
 
 
 def points(rows: int = 40, seed: int = 0) -> torch.Tensor:
-    """Rows of four whose sizes differ by orders, with zeros and ties among them."""
+    """Rows of four values whose sizes differ by orders of magnitude, with zeros and ties."""
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((rows, 4)) * 10 ** rng.uniform(-1.5, 0.7, (rows, 1))
     z[0], z[1, 2], z[2] = 0, 0, 0.3
@@ -63,7 +63,7 @@ def value(x: np.ndarray, z: np.ndarray, penalty: Penalty) -> float:
     ids=['sparse group', 'group', 'exclusive'],
 )
 def test_no_point_is_better(operator: Callable[[torch.Tensor], torch.Tensor], penalty: Penalty) -> None:
-    """The objective is convex: what no near point and no brute minimisation beats is the minimum."""
+    """The objective is convex, so a point that no neighbour and no brute-force search improves on is the minimum."""
     rng = np.random.default_rng(1)
     z = points()
     for row, x in zip(z.numpy(), operator(z).numpy(), strict=True):
@@ -76,7 +76,7 @@ def test_no_point_is_better(operator: Callable[[torch.Tensor], torch.Tensor], pe
 
 
 def test_sparse_group_is_optimal() -> None:
-    """Zero lies in the subdifferential: z - x is a subgradient of the penalty at x."""
+    """Zero is in the subdifferential: z - x is a subgradient of the penalty at x."""
     l1, l2, z = 0.2, 0.3, points()
     kinds = set()
     for row, x in zip(z, prox_sparse_group(z, l1, l2), strict=True):

@@ -1,4 +1,4 @@
-"""Racing: who goes on, what the scores mean, the prefix cache, groups, and a search that is killed within a group."""
+"""Racing: which paths continue, what scores mean, the prefix cache, groups, and a search that is killed in a group."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def losses(mean: float, noise: np.ndarray) -> np.ndarray:
 
 
 def test_pairing_sees_what_means_hide() -> None:
-    """Losses vary by 1 per image, but alike in two paths 0.05 apart: the pair is told apart, means are not."""
+    """Losses vary by 1 per image, equally for two paths that differ by 0.05: pairs separate them, means do not."""
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=400), rng.normal(scale=0.1, size=(2, 400))
     worse, better = losses(1.05, shared + own[0]), losses(1.0, shared + own[1])
@@ -89,7 +89,7 @@ def test_who_goes_on() -> None:
 
 
 def test_scores_are_on_the_scale_of_all_images() -> None:
-    """The first images are harder: the mean of what a path saw would be wrong by that, its score is not."""
+    """The first images are harder: this biases the mean over the images that a path saw, but not its score."""
     images = np.where(np.arange(100) < 20, 3.0, 1.0)
     whole, dropped = losses(0.0, images), losses(0.5, images[:20])
     one, other = scores_of({(0,): whole, (1,): dropped}, [(0,), (1,)])

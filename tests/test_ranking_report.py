@@ -56,7 +56,7 @@ def line(contestant: str, seed: int, scores: dict[str, list[float]], **changes: 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Truth, list[dict[str, Any]], Path]:
-    """A truth with noise between its seeds; Pi-NAS ranks well, SPOS badly, the others are not there."""
+    """A truth with noise between its seeds; Pi-NAS ranks well, SPOS badly, the others are missing."""
     folder, rng = tmp_path_factory.mktemp('rank'), np.random.default_rng(0)
     archs, costs = draw_paths(STUDY, PATHS), CostTable(SPACE, STUDY.task.input_size, 55, STUDY.task.in_chans)
     good = rng.normal(60, 3, PATHS)
@@ -122,7 +122,7 @@ def test_reporting_does_not_look_at_the_tuning_half(files: Any) -> None:
 
 
 def test_lines_of_other_constants_do_not_count(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line without constants counts as long as its contestant's are those of its time, a line with some by them."""
+    """A line without constants counts if its contestant's have not changed since; one with them, if they are equal."""
     truth, rows, _ = files
     assert 'constants' not in rows[0] and set(of_recipe(rows, truth, RECIPE.id)) == {'pinas', 'spos'}
     archs = tuple(row.arch for row in truth.rows)
@@ -288,7 +288,7 @@ def test_trials_are_printed(files: Any, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.slow
 def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Truth, supernets in their processes, report; what exists is not done again."""
+    """Truth, supernets in their processes, report; existing results are not computed again."""
     pytest.importorskip('matplotlib')
     module = tool()
     truth, scores = tmp_path / 'truth.jsonl', tmp_path / 'scores.jsonl'

@@ -1,4 +1,4 @@
-"""Both shifts against naive re-statements."""
+"""Both shifts against naive re-implementations."""
 
 import copy
 import itertools

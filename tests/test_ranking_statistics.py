@@ -1,4 +1,4 @@
-"""Ranking statistics against naive re-statements and scipy on explicit samples."""
+"""Ranking statistics against naive re-implementations and scipy on explicit samples."""
 
 import itertools
 import math
@@ -128,7 +128,7 @@ def test_an_interval_halves_with_four_times_the_paths() -> None:
 
 
 def test_interval_covers() -> None:
-    """Of 95 % intervals of 200 draws about 190 hold the true tau of a bivariate normal, 2/pi asin(r)."""
+    """Of 95 % intervals of 200 draws about 190 contain the true tau of a bivariate normal, 2/pi asin(r)."""
     r = 1 / math.sqrt(1 + 0.5**2)
     true_tau, held = 2 / math.pi * math.asin(r), 0
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""Two ranks over gloo: what a step puts on the wire, all gradients or the active ones, and that both train alike."""
+"""Two ranks over gloo: what a step sends, all gradients or the active ones, and that both give the same training."""
 
 import datetime
 from pathlib import Path

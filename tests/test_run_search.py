@@ -118,13 +118,13 @@ def reference(search_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
 
 
 def records(work_dir: Path) -> list[dict]:
-    """The log's lines without the clock."""
+    """The log's lines without times."""
     lines = (work_dir / 'archs.jsonl').read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != 'seconds'} for line in lines]
 
 
 def in_child(case: tuple[Path, Path], work_dir: Path, *kill: int, processes: int = 1) -> Any:
-    """tools/search.py in processes of its own; with a kill, see `arm`."""
+    """tools/search.py in separate processes; with a kill, see `arm`."""
     script = [__file__, *map(str, kill)] if kill else [str(engine_utils.ROOT / 'tools/search.py')]
     launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
     arguments = [str(case[0]), '--checkpoint', str(case[1]), '--work-dir', str(work_dir)]
@@ -159,7 +159,7 @@ def test_what_a_search_writes(reference: Path, search_case: tuple[Path, Path]) -
 
 
 def test_scores_are_those_of_the_path(reference: Path, search_case: tuple[Path, Path]) -> None:
-    """The log's scores against the derived network, evaluated by itself."""
+    """The log's scores against the derived network, evaluated alone."""
     out = reference / 'backbone.safetensors'
     options = Options(launcher='none')
     derive_best(search_case[0], str(search_case[1]), str(reference / 'best.json'), out, options)
@@ -219,7 +219,7 @@ def in_fork(case: tuple[Path, Path], work_dir: Path, job: int, jobs: int, kill: 
 def test_jobs_share_a_search(
     reference: Path, search_case: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three jobs, one of which dies; two others go on where they stopped. One log, as of a single search."""
+    """Three jobs, one of which dies; two others continue where they stopped. One log, as of a single search."""
     monkeypatch.setattr(JobEvaluator.__init__, '__defaults__', (0, 0.02, 0.1))
     first = [in_fork(search_case, tmp_path, job, 3, kill=2 if job == 2 else 0) for job in range(3)]
     first[2].join()

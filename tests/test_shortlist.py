@@ -27,7 +27,7 @@ SPACE = SearchSpace('small', (1, 2), (16, 32), (1, 2), (8, 8, 16), stem_pool=Fal
 
 
 def searched(space: SearchSpace, name: str, count: int, objective: str = 'loss', **settings: int) -> tuple[dict, list]:
-    """Header and records of a search in made-up scores."""
+    """Header and records of a search with made-up scores."""
     searcher, records = build_searcher(name, space, seed=0, **settings), []
     while len(records) < count:
         archs = searcher.ask()

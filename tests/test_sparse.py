@@ -46,7 +46,7 @@ def train(method: SparseSupernet, steps: int, arch: torch.optim.Optimizer) -> No
 
 
 def test_loss_is_that_of_the_written_mixture() -> None:
-    """Slow re-statement of both parts, from the modules themselves."""
+    """A slow re-implementation of both parts on the modules themselves."""
     method, facts = with_factors(ROWS), pair()
     for part, images in ((0, facts), (1, facts['held_out'])):
         twin = copy.deepcopy(method)

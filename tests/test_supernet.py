@@ -66,7 +66,9 @@ def test_path_is_a_view():
     own = {id(p) for p in net.parameters()}
     assert all(id(p) in own for p in path.parameters())
     assert len(path.parameters()) == len(list(net.extract(path.arch).parameters()))
-    assert len(path.batch_norms()) == sum('running_mean' in k for k in path.state_dict())
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in path.modules()) == sum(
+        'running_mean' in k for k in path.state_dict()
+    )
     x = torch.randn(2, 3, 28, 28)
     path(x).sum().backward()
     touched = {id(p) for p in net.parameters() if p.grad is not None}
@@ -96,7 +98,7 @@ def test_paper_costs():
 
 
 def test_cost_table_equals_a_count_on_built_models():
-    """Each entry in a network of one candidate everywhere; sums in random ones."""
+    """Each entry on networks with one candidate everywhere, and the sums on random ones."""
     rng, table = np.random.default_rng(0), CostTable(PINAS)
     same = [[choice] * PINAS.num_positions for choice in range(len(PINAS.candidates))]
     for arch in (*same, *(PINAS.sample(rng) for _ in range(16))):

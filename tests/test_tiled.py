@@ -45,7 +45,7 @@ def test_a_tiling_that_makes_no_sense_is_refused(side, overlap):
 
 
 def _kinds(folder: Path) -> None:
-    """Pictures of every kind that is read in its own way."""
+    """Pictures of every kind that has its own reader."""
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (40, 60, 4), dtype=np.uint8))
     for turn in range(1, 9):
@@ -81,7 +81,7 @@ def test_tiles_show_what_the_whole_picture_shows(tmp_path):
 
 
 def _shapes(height: int, width: int, seed: int) -> np.ndarray:
-    """Separate shapes of two colours, some larger than a tile, one bent like a U."""
+    """Separate shapes of two colours, some larger than a tile, one shaped like a U."""
     rng, picture = np.random.default_rng(seed), np.zeros((height, width, 3), np.uint8)
     picture[-4:, -4:, 0] = picture[:3, :3, 2] = 255  # to the first and the last pixel
     for number in range(60):

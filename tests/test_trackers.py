@@ -32,7 +32,7 @@ def kinds(cfg) -> list[str]:
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A fake that keeps what it is told; the real package is not among our requirements."""
+    """A fake that records its calls; the real package is not among our requirements."""
     module = types.ModuleType('wandb')
     module.__spec__ = importlib.machinery.ModuleSpec('wandb', None)
     module.started, module.logged = [], []

@@ -20,11 +20,10 @@ from downstream_runs import ARCH, write_backbone, write_scenes  # noqa: E402
 from fork_server import python  # noqa: E402
 
 from benchmarks.transfer import report as transfer_report  # noqa: E402
-from benchmarks.transfer.plan import ARMS, Inputs, Run, planned  # noqa: E402
+from benchmarks.transfer.plan import ARMS, OF_A_PROCESS, Inputs, Run, planned  # noqa: E402
 from benchmarks.transfer.results import ResultsFile  # noqa: E402
 from benchmarks.transfer.study import Study  # noqa: E402
 from pinas_zoo.mm.quickstart.commands import Job  # noqa: E402
-from pinas_zoo.mm.release.trainings import OF_A_PROCESS  # noqa: E402
 from pinas_zoo.weights.load import read_weights, save_weights  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +137,7 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def synthetic() -> dict[str, Any]:
-    """Figures of two seeds, with round means; nothing of the ResNet in segmentation."""
+    """Metrics of two seeds, with round means; the ResNet has none in segmentation."""
     cost = {'macs': 265_000_000, 'params': 663_000}
     runs = [
         {'task': task, 'arm': arm, 'seed': seed, 'metrics': metrics, 'seconds': 10.0, 'continued': False}

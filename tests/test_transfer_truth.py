@@ -78,7 +78,7 @@ def truth(count: int = 6) -> Truth:
 
 
 def test_table_continues_and_becomes_a_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Path 1, 3 and 5 are the reporting half; another design lives in the same file."""
+    """Paths 1, 3 and 5 are the reporting half; another design is in the same file."""
 
     class Serial:
         def __init__(self, *_: object) -> None:

@@ -38,7 +38,7 @@ STUDY = Study(SPACE, TASK, RECIPE)
 
 @pytest.fixture
 def fake_training(monkeypatch):
-    """Results at once, from arch and seed; the list holds what was trained."""
+    """Immediate results from arch and seed; the list contains what was trained."""
     trained = []
 
     def fake(space, task, recipe, arch, seed, device):

@@ -54,7 +54,7 @@ class Copies(TorchFunctionMode):
 
 
 def reads(step) -> list[str]:
-    """Where one step reads values, after one that has set up its states."""
+    """Where one step reads values, after one that has initialised its states."""
     step(0)
     with Reads() as found, Copies(found):
         step(1)

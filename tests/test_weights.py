@@ -21,7 +21,7 @@ ARCH = '01-23-32-10'
 
 
 class Hostile:
-    """Unpickling it would run a command."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -81,6 +81,7 @@ test_core_on() { # version
 }
 
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes: none should compile again what it imports
 # worksteal keeps the tests of a file together, so that its fixtures are made once
 workers=(-n "${PINAS_TEST_JOBS:-$(test_jobs)}" --dist worksteal)
 bash tools/setup_env.sh

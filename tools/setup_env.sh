@@ -279,9 +279,11 @@ install_operators() {
     say "$("$env/bin/python" -I -W ignore -m pinas_zoo.mmcv_ext install)" || fail "mmcv's operators could not be set up (see above)"
 }
 
+# Also writes the bytecode of what a training imports, which pip left out, even where PYTHONDONTWRITEBYTECODE is set (-I
+# ignores it): compiling mmdet's models in every process would cost 15 seconds each.
 check_imports() {
     local modules='torch, torchvision, timm, pinas_zoo'
-    if [ -z "$core" ]; then modules="mmengine, mmcv.ops, mmdet, mmseg, $modules"; fi
+    if [ -z "$core" ]; then modules="mmengine, mmcv.ops, mmdet.apis, mmseg.apis, $modules, pinas_zoo.mm.heads"; fi
     say 'checking the imports'
     "$env/bin/python" -I -W ignore -c "import $modules" ||
         fail "the environment does not import (see above); remove $env and run this again"

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
-from pinas_zoo.mm.release.trainings import OF_A_PROCESS, Training
+from pinas_zoo.mm.release.trainings import Training
 from pinas_zoo.space import PINAS_NANO
 from pinas_zoo.weights.load import read_weights
 
@@ -25,6 +25,8 @@ DETECTION = NANO / 'mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
 SEGMENTATION = NANO / 'deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
 #: Prefix of a run's backbone in the file that it starts from.
 ARMS = ('random', 'supervised', 'pinas', 'resnet')
+#: Entries of a dumped config that belong to a process, not to a training.
+OF_A_PROCESS = ('work_dir', 'load_from', 'resume', 'launcher')
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,6 @@ _base_ = './runtime.py'
 train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
-    dataset=dict(type='pinas_zoo.SeededDataset', dataset=dict(type='pinas_zoo.SupervisedView')),
+    dataset=dict(type='pinas_zoo.SeededDataset', dataset=dict(type='pinas_zoo.SupervisedView', finish=False)),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )

@@ -5,7 +5,6 @@ _base_ = './deeplabv3_pinas-b-d8_4xb4-80k_ade20k-512x512.py'
 
 model = dict(
     type='pinas_zoo.ReleasedEncoderDecoder',
-    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     test_cfg=dict(
         _delete_=True,
         mode='multi-scale',

@@ -3,28 +3,12 @@
 # base 2048, crop 768, several scales; deeplabv3_released_* follows that protocol.
 # With align_corners mmseg crops 8n + 1 pixels, 769 for the paper's 768.
 # Pre-trained: --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = 'mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-769x769.py'
+_base_ = ['mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-769x769.py', '../_base_/models/mmseg_parts.py']
 
 model = dict(
     pretrained=None,  # the base's is for ResNet
-    backbone=dict(
-        _delete_=True,
-        type='pinas_zoo.PiNASBackbone',
-        arch='333-3113-330011-021',
-        output_stride=8,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-    ),
-    decode_head=dict(
-        _delete_=True,
-        type='pinas_zoo.ReleasedASPPHead',
-        in_channels=2048,
-        in_index=3,
-        channels=256,
-        num_classes=19,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-        align_corners=True,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-    ),
+    backbone=_base_.pinas_b_d8,
+    decode_head=dict(_base_.released_aspp, num_classes=19),
     auxiliary_head=dict(align_corners=True),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,16 +1,7 @@
 # UPerNet in mmseg's form on Cityscapes, 80k, 512x1024. Not trained here.
 # Pre-trained: --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = 'mmseg::upernet/upernet_r50_4xb2-80k_cityscapes-512x1024.py'
+_base_ = ['mmseg::upernet/upernet_r50_4xb2-80k_cityscapes-512x1024.py', '../_base_/models/mmseg_parts.py']
 
-model = dict(
-    pretrained=None,  # the base's is for ResNet
-    backbone=dict(
-        _delete_=True,
-        type='pinas_zoo.PiNASBackbone',
-        arch='333-3113-330011-021',
-        output_stride=32,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-    ),
-)
+model = dict(pretrained=None, backbone=dict(_base_.pinas_b_d8, output_stride=32))  # the base's pretrained is for ResNet
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

@@ -2,12 +2,7 @@
 # python tools/download.py pinas_b_mask-rcnn_coco, or tools/convert_checkpoint.py PiNAS_trans_COCO.pth FILE.pth
 _base_ = './mask-rcnn_pinas-b_fpn_1x_coco.py'
 
-model = dict(
-    # RGB, as the backbone was trained; anchors, box coding and class order are mmdet's, equal to detectron2's.
-    data_preprocessor=dict(
-        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True, pad_size_divisor=32
-    ),
-)
+# Anchors, box coding, class order and RGB input are those of mmdet's base, equal to detectron2's.
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),

@@ -49,7 +49,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=265, by_epoch=True, begin=5, end=270, convert_to_iter_based=True),
 ]
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-4, update_buffers=True),
+    dict(type='EMAHook', ema_type='pinas_zoo.ExponentialMovingAverage', momentum=1e-4, update_buffers=True),
     dict(type='pinas_zoo.NonFiniteGuardHook'),
     dict(type='pinas_zoo.PathLogHook'),
 ]

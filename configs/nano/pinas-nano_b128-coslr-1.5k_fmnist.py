@@ -8,7 +8,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=1400, by_epoch=False, begin=100, end=1500),
 ]
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.02, update_buffers=True),
+    dict(type='EMAHook', ema_type='pinas_zoo.ExponentialMovingAverage', momentum=0.02, update_buffers=True),
     dict(type='pinas_zoo.NonFiniteGuardHook'),
     dict(type='pinas_zoo.PathLogHook'),
 ]

@@ -6,7 +6,7 @@ model = dict(method=dict(type='pinas_zoo.AttentiveNAS', arm='best', candidates=3
 train_cfg = dict(max_iters=115)
 # As released, 0.1 at a batch of 256, scaled; its warm-up of 5 in 360 epochs would be 2 steps and is left out.
 optim_wrapper = dict(
-    optimizer=dict(lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-5),
+    optimizer=dict(lr=0.05, nesterov=True, weight_decay=1e-5),
     clip_grad=dict(type='value', clip_value=1.0),
 )
 param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', T_max=115, by_epoch=False)

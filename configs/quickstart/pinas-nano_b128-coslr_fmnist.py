@@ -40,7 +40,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=280, by_epoch=False, begin=40, end=320),
 ]
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.05, update_buffers=True),
+    dict(type='EMAHook', ema_type='pinas_zoo.ExponentialMovingAverage', momentum=0.05, update_buffers=True),
     dict(type='pinas_zoo.NonFiniteGuardHook'),
     dict(type='pinas_zoo.PathLogHook'),
 ]

@@ -21,5 +21,5 @@ train_cfg = dict(type='pinas_zoo.ExactIterLoop', max_iters=max_iters)
 # The paper's lr 30 is for its long pre-training.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=0.0))
 param_scheduler = dict(type='MultiStepLR', milestones=[900, 1200], gamma=0.1, by_epoch=False)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500))
+default_hooks = dict(checkpoint=dict(interval=500))
 auto_scale_lr = dict(base_batch_size=32)

@@ -53,7 +53,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=max_iters, eta_min=0, by_epoch=False),
 ]
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.02, update_buffers=True),
+    dict(type='EMAHook', ema_type='pinas_zoo.ExponentialMovingAverage', momentum=0.02, update_buffers=True),
     dict(type='pinas_zoo.NonFiniteGuardHook'),
     dict(type='pinas_zoo.PathLogHook'),
 ]

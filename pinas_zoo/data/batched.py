@@ -1,7 +1,5 @@
 """The views of small images of one size, for a whole batch at once: every view is R @ image @ C^T."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100: torchvision's files, checked by its hashes and read as plain values only."""
 
-from __future__ import annotations
-
 import pickle
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 Debian repacks the files, so the hashes are those of the unpacked content, which is the same for every source.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os

@@ -3,8 +3,6 @@
 Only progress counts: a slow connection may take its time, a dead one is given up after `patience` seconds.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Fixed batches of a source for BN re-estimation and the evaluation of paths, read many times."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

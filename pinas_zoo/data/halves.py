@@ -1,7 +1,5 @@
 """Two disjoint parts of a labelled source in one sample: one for the weights, one for the architecture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

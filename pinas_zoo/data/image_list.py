@@ -1,7 +1,5 @@
 """Image lists, one 'path [label]' per line; docs/data.md, 'Sources', defines the grammar."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

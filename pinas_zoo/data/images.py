@@ -4,8 +4,6 @@ Training sources and inference read with `read_picture`; mmcv reads for detectio
 the two. Both follow that rule.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter

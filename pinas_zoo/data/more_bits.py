@@ -1,7 +1,5 @@
 """Grey pictures with more than 8 bits, which scale by their full range (docs/data.md, 'Pictures')."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

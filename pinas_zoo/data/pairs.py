@@ -4,8 +4,6 @@ A harder task from the same pixels: nearly every path of a small space can tell 
 Everything follows from the seed.
 """
 
-from __future__ import annotations
-
 from itertools import combinations_with_replacement
 from typing import Any
 

@@ -4,8 +4,6 @@ Each shard has an index file, beside it or in the cache. All of them are merged 
 mapped into memory: its pages belong to the system's file cache, which all processes of a machine share.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Tar shards as a source: WebDataset's layout, read by index, in an order that reads each shard in one go."""
 
-from __future__ import annotations
-
 import io
 import os
 from bisect import bisect_right

@@ -1,7 +1,5 @@
 """Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it cannot be obtained."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping, Sequence

@@ -75,6 +75,7 @@ class SupervisedView(Dataset[dict[str, Any]]):
         self.mean, self.std = (
             torch.tensor(v).view(-1, 1, 1) for v in (mean or self.source.mean, std or self.source.std)
         )
+        self.statistics = torch.stack([v.expand(len(self.mean), 1, 1).flatten() for v in (self.mean, self.std)])
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -107,8 +108,7 @@ class SupervisedView(Dataset[dict[str, Any]]):
         shift = self.shift if self.train else None
         if not self.finish:
             image = image if shift is None else _shift_flip(image, shift)
-            statistics = torch.stack([v.expand(len(self.mean), 1, 1).flatten() for v in (self.mean, self.std)])
-            return {'image': image, 'statistics': statistics, **facts}
+            return {'image': image, 'statistics': self.statistics, **facts}
         x = (image.float() / 255 - self.mean) / self.std
         return {'image': x if shift is None else _shift_flip(x, shift, self.mean / -self.std), **facts}
 

@@ -11,8 +11,6 @@ sandwich trains the blocks of MAX and MIN more often than the others; `updates` 
 the same, bins carry no information and the method is best-of-k by the loss on a batch: one bin is the default.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Unpack
 

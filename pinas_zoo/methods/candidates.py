@@ -1,7 +1,5 @@
 """Paths that are evaluated without being trained: their losses on a batch select or weight the trained ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Architectures by cost: the bins, and draws from one of them (AttentiveNAS, section 4). No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """In-place distillation: paths learn from the scores of another path of the same step and supernet."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 __all__ = ['soft_cross_entropy']

@@ -16,8 +16,6 @@ Left out: feature sharing, which computes a candidate once for all targets of a 
 position has one input, so there is nothing to share. Also the choice of topology: a position has one predecessor.
 """
 
-from __future__ import annotations
-
 from typing import Any, Unpack
 
 import torch

@@ -1,7 +1,5 @@
 """FairNAS: strict fairness in the training of a supernet (Chu et al., ICCV 2021, arXiv 1907.01845)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

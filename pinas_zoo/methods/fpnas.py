@@ -9,8 +9,6 @@ Re-implementation with our own constants: the sources that were read give neithe
 batch, nor the scale of the likelihood. docs/methods.md says which constants are the paper's and which are ours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product

@@ -9,8 +9,6 @@ With paths A_1..A_K drawn from P(A | alpha), and T the temperature of a path's l
 Shape suffixes: K sampled paths.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import cast

@@ -5,8 +5,6 @@ position, only those partial architectures are kept that can still be completed 
 beats in score and in every limited cost.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias

@@ -1,7 +1,5 @@
 """The linear stage in torch alone: a linear head on a frozen supernet, one uniform random path per step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ gradient. Norms are measured per candidate; the share of the distribution that f
 The paper's other half samples images the same way. It is not here, since it needs a sampler of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Unpack
 

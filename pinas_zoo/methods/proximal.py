@@ -9,8 +9,6 @@ The next gradient is taken at A, which momentum makes non-zero where z is zero. 
 was zero in two consecutive steps (mu * v - A is then exactly zero), so zeros may be read from A, one step late.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 

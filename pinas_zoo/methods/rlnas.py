@@ -8,8 +8,6 @@ SPOS. A path's score is the angle between its initial weights V0 and its trained
 Larger is better: architectures that converge faster, even on noise, move further. No label is read.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, Unpack
 

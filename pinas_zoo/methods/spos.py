@@ -1,7 +1,5 @@
 """SPOS: single-path one-shot with uniform sampling (Guo et al., ECCV 2020, arXiv 1904.00420)."""
 
-from __future__ import annotations
-
 from pinas_zoo.methods.base import SupervisedMethod
 from pinas_zoo.space import Arch
 

@@ -1,7 +1,5 @@
 """Lets mmengine read our weights in every `checkpoint=`: ``pinas://NAME`` (downloaded, verified) and `.safetensors`."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Linear stage on a frozen supernet, and supervised retraining of a derived network, without mmpretrain."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

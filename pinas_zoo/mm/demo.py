@@ -1,7 +1,5 @@
 """A page in the browser: a picture in; boxes, masks, segments and classes out (`pinas demo`)."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Mapping, Sequence

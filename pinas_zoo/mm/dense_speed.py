@@ -6,8 +6,6 @@ It shows that the operators (including RoIAlign, NMS and SyncBN) run on the devi
 with the same head; losses on random images mean nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time
@@ -21,6 +19,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
 import pinas_zoo
+from pinas_zoo.models.precision import autocast
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.registry import MODELS
 
@@ -89,7 +88,7 @@ def measure(
 
     def step() -> torch.Tensor:
         data = model.data_preprocessor(dict(batch), True)
-        with torch.autocast(device.type, precision or torch.bfloat16, enabled=precision is not None):
+        with autocast(device.type, precision):
             losses = model(**data, mode='loss')
         loss, _ = model.parse_losses(losses)
         scaler.scale(loss).backward()

@@ -1,7 +1,5 @@
 """What mmsegmentation lacks for the released DeepLabV3: its ASPP head, and the multi-scale test of its results."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

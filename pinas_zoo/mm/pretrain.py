@@ -4,8 +4,6 @@ A step runs the method's parts in turn, one backward pass each, then the optimis
 step and draws its paths from it; nothing here keeps state between steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -17,10 +15,9 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
-from torch.distributed import all_gather_object, get_world_size
 
 from pinas_zoo.data import BatchedViews, FourViews, HalvedView, collate_views
-from pinas_zoo.dist import average
+from pinas_zoo.dist import average, gather_objects
 from pinas_zoo.methods import ARCH_OPTIMISERS, METHODS, Method
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.mm.engine.batches import preprocessor_config
@@ -102,8 +99,7 @@ class MethodDistributedDataParallel(MMDistributedDataParallel):
         parameters = self.parameter_list
         active = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
         if self.reduced_steps < self.COMPARED:
-            found: list[Any] = [None] * get_world_size()
-            all_gather_object(found, active)
+            found = gather_objects(active)
             if any(other != active for other in found):
                 counts = [len(other) for other in found]
                 raise RuntimeError(
@@ -258,9 +254,10 @@ class MethodOptimWrapperConstructor:
                 'several optimisers would each have a loss scaler: float16 is only for methods with one. Use bfloat16, '
                 "type='pinas_zoo.BFloat16OptimWrapper', or leave --amp out"
             )
-        if unknown := set(groups) - set(self.cfg):
+        if missing := set(groups) - set(self.cfg):
             raise ValueError(
-                f'optim_wrapper has settings for unknown groups {sorted(unknown)}, allowed: {sorted(groups)}'
+                f'optim_wrapper has no settings for {sorted(missing)}: give each of {sorted(groups)} a dict with an '
+                f'optimizer, got {sorted(self.cfg)}'
             )
         return OptimWrapperDict(**wrappers)
 

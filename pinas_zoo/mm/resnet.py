@@ -4,8 +4,6 @@ One class under two names: ``timm.create_model('resnet_nano')`` for `pinas_zoo.C
 ``backbone=dict(type='pinas_zoo.ResNetBackbone')``. Configs that use one import this module (`custom_imports`).
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any

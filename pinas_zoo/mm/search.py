@@ -1,7 +1,5 @@
 """The search: from a linear-stage checkpoint to `archs.jsonl`, `best.json` and pictures; and the score of one path."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -25,7 +23,8 @@ from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import check_data, load_config, set_up, tell
 from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.models.cost import CostTable
-from pinas_zoo.models.latency import PRECISIONS, LatencyTable
+from pinas_zoo.models.latency import LatencyTable
+from pinas_zoo.models.precision import half_type
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.report.page import pareto_figure, search_trace_figure
 from pinas_zoo.search.evaluate import Evaluator, PathScore, ScoreCache
@@ -90,9 +89,8 @@ def build_evaluator(cfg: Config, space: SearchSpace, checkpoint: str, sha256: st
         to_memory_format(supernet, torch.channels_last)
     calibration = FixedBatches(**cfg.calibration, device=device)
     evaluation = FixedBatches(**cfg.evaluation, device=device, labelled=True)
-    if (precision := cfg.get('precision', 'float32')) not in PRECISIONS:
-        raise ValueError(f'precision={precision!r}, allowed: {", ".join(PRECISIONS)}')
-    half = PRECISIONS[precision]
+    precision = cfg.get('precision', 'float32')
+    half = half_type(precision)
     # Scores computed in another precision are not scores of this run; files that do not state one hold a CPU's float32.
     where = () if (device, half) == ('cpu', None) else (f'{device} {precision}',)
     cache = ScoreCache(scores, (sha256, calibration.name, evaluation.name, *where))
@@ -133,9 +131,10 @@ class _Log:
         )
 
 
-def _write_results(work_dir: Path, records: list[SearchRecord], facts: dict[str, Any]) -> SearchRecord:
+def _write_results(work_dir: Path, log: SearchLog, facts: dict[str, Any]) -> SearchRecord:
     """`best.json` and the two pictures."""
-    best = ranked(records)[0]
+    records = log.records
+    best, facts = ranked(records)[0], facts | _random_means(records[: random_records(log.header)])
     top1 = best.score if best.top1 is None else best.top1  # a log without objective
     result = {**vars(best), 'top1': top1, **facts, 'evaluations': len(records)}
     text = json.dumps(result, indent=1) + '\n'
@@ -164,11 +163,11 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
     Args:
         config: Config with `space`, `num_classes`, `searcher`, `budget`, `calibration`, `evaluation`; optionally
             `objective` ('loss', the held-out cross-entropy, is the default; 'top1' as released), `limits`, `size`,
-            `seed`, `channels_last`, `precision` (of `PRECISIONS`) and `paths_per_pass`: how many paths a pass over
-            the images evaluates if no result is needed first (default: a block per rank). They share their prefixes and
-            are written together; the results are the same. With `race` (fields of `RaceSettings`) bad paths are scored
-            on fewer images, and a group is a pass. `limits` may have `max_latency` in seconds, with `latency_table`,
-            the file that `pinas latency` writes.
+            `seed`, `channels_last`, `precision` (see `models.precision`) and `paths_per_pass`: how many paths a pass
+            over the images evaluates if no result is needed first (default: a block per rank). They share their
+            prefixes and are written together; the results are the same. With `race` (fields of `RaceSettings`) bad
+            paths are scored on fewer images, and a group is a pass. `limits` may have `max_latency` in seconds, with
+            `latency_table`, the file that `pinas latency` writes.
         checkpoint: Checkpoint of the linear stage.
         options: See `Options`; `resume` has no effect, since a search always continues.
         shard: Number of this job and number of jobs that share the search and its work_dir; see `JobEvaluator`. Job 0
@@ -187,14 +186,11 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
     objective = cfg.get('objective', 'loss')
     score_of(objective, 0.0, 0.0)  # refuses an unknown one before anything is loaded
     searcher, costs = searcher_of(cfg, seed)
-    sha256 = file_sha256(checkpoint)
-    # Logs without an objective ranked by accuracy: such a search can be continued.
-    header = searcher.header(sha256) | {'data': data} | ({} if objective == 'top1' else {'objective': objective})
     race = RaceSettings(**cfg.race) if cfg.get('race') else None
-    header |= {} if race is None else {'race': race.facts()}
-    header = json.loads(json.dumps(header))
     if race is not None and shard is not None:
         raise ValueError('the jobs of a race would wait for each other at every group: leave out --shard, or race')
+    sha256 = file_sha256(checkpoint)
+    header = _header(searcher, sha256, data, objective, race)
     writes = is_main_process() and (shard is None or shard[0] == 0)
     log = SearchLog(work_dir / 'archs.jsonl', header) if writes else None
     with ExitStack() as stack:
@@ -221,8 +217,19 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
             return SearchRecord(searcher.history.index((arch, score)), space.format(arch), score)
         facts = {'seed': seed, 'checkpoint': os.path.basename(checkpoint), 'checkpoint_sha256': sha256}
         facts |= {'objective': objective, 'space': space.name}
-        facts |= _random_means(log.records[: random_records(log.header)])
-        return _write_results(work_dir, log.records, facts)
+        return _write_results(work_dir, log, facts)
+
+
+def _header(
+    searcher: Searcher, sha256: str, data: list[dict[str, Any]], objective: str, race: RaceSettings | None
+) -> dict[str, Any]:
+    """What the scores of a log depend on; a search whose header differs is another one."""
+    header = searcher.header(sha256) | {'data': data}
+    if objective != 'top1':  # logs without an objective ranked by accuracy: such a search can be continued
+        header['objective'] = objective
+    if race is not None:
+        header['race'] = race.facts()
+    return dict(json.loads(json.dumps(header)))
 
 
 def _open_config(config: str | Path, checkpoint: str, options: Options) -> tuple[Config, list[dict[str, Any]]]:

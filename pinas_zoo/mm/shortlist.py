@@ -8,8 +8,6 @@ keeps its results and continues the trainings that were interrupted.
     python -m pinas_zoo.mm.shortlist PLAN ARCH    # one network of a plan, as each of several processes runs it
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Several trainings of a shortlist at a time, each in one process or a group of processes, on GPUs of its own."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import queue

@@ -5,8 +5,6 @@ compiled one always wins. `python -m pinas_zoo.mmcv_ext install` makes it indepe
 file `_ext.py` into mmcv's folder, where Python prefers a compiled `_ext` too. Nothing here imports torch or mmcv.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder

@@ -4,8 +4,6 @@ The formulas are those of mmcv's CUDA kernels, floor of the logarithm and all, s
 coarse. mmcv has no CPU kernels for them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

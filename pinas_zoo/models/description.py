@@ -1,7 +1,5 @@
 """What an exported file says about itself, as texts: task, pre-processing, class names, palette."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

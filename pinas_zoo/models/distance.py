@@ -1,7 +1,5 @@
 """How far the parameters of two networks are apart."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -3,8 +3,6 @@
 Dynamic are the batch size and, for fully convolutional forms (features, segmentors, detectors), height and width.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import warnings

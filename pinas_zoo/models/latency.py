@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path as FilePath
@@ -20,14 +19,12 @@ from torch import Tensor, nn
 
 from pinas_zoo.files import write_text
 from pinas_zoo.models.cost import Size
+from pinas_zoo.models.precision import autocast, half_type
 from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.space import Arch, SearchSpace
 
-__all__ = ['PRECISIONS', 'Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
-
-#: Precisions of a table; the half types run under autocast.
-PRECISIONS: dict[str, torch.dtype | None] = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+__all__ = ['Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
 
 #: Times that everything is measured in turn.
 TURNS = 5
@@ -56,12 +53,15 @@ class Conditions:
         kind: 'cpu' or 'cuda'.
         threads: Threads of torch.
         torch: Version of torch.
-        precision: A key of `PRECISIONS`.
+        precision: See `models.precision`.
         batch: Images per call.
         size: Height and width in pixels.
         channels_last: Memory format.
         num_classes: Classes of the linear layer.
         clock: 'wall', or 'processor': processor time of one thread, which other programs hardly affect.
+
+    Raises:
+        ValueError: The precision or the clock is unknown, or the clock does not fit the device.
     """
 
     device: str
@@ -74,6 +74,14 @@ class Conditions:
     channels_last: bool
     num_classes: int
     clock: str = 'wall'
+
+    def __post_init__(self) -> None:
+        half_type(self.precision)
+        if self.clock != 'wall' and (self.clock, self.kind, self.threads) != ('processor', 'cpu', 1):
+            raise ValueError(
+                "clock must be 'wall', or 'processor' on a CPU with one thread; "
+                f'got {self.clock!r}, {self.kind}, {self.threads}'
+            )
 
 
 @dataclass(frozen=True)
@@ -201,31 +209,25 @@ def measure_table(
     Args:
         supernet: The supernet; its weights do not matter.
         device_name: Name of the processor or the GPU, for the record.
-        batch: Images per call.
-        size: Height and width in pixels; None takes the space's.
-        num_classes: Classes of the linear layer.
-        precision: A key of `PRECISIONS`.
-        channels_last: Memory format.
+        batch, size, num_classes, precision, channels_last, clock: See `Conditions`; the size defaults to the space's.
         checks: Random whole networks that are measured too, besides `FITS` for the scale; 0 for neither.
         min_seconds: Minimum time per entry.
         seed: Seed of images and networks.
-        clock: See `Conditions`.
         progress: Called with a line of text at a time.
 
     Raises:
         ValueError: The precision or the clock is unknown or does not fit, or a number is out of its range.
     """
-    if precision not in PRECISIONS or batch < 1 or checks < 0 or num_classes < 1 or not min_seconds > 0:
+    if batch < 1 or checks < 0 or num_classes < 1 or not min_seconds > 0:
         raise ValueError(
-            f'allowed: precision {", ".join(PRECISIONS)}; batch and num_classes at least 1, checks at least 0, '
-            f'min_seconds above 0; got {precision!r}, {batch}, {num_classes}, {checks}, {min_seconds}'
+            'batch and num_classes must be at least 1, checks at least 0, min_seconds above 0; '
+            f'got {batch}, {num_classes}, {checks}, {min_seconds}'
         )
-    space, device, threads = supernet.space, next(supernet.parameters()).device, torch.get_num_threads()
-    if clock != 'wall' and (clock != 'processor' or device.type != 'cpu' or threads != 1):
-        raise ValueError(
-            f"clock must be 'wall', or 'processor' on a CPU with one thread; got {clock!r}, {device.type}, {threads}"
-        )
-    size = size or (space.input_size, space.input_size)
+    space, device, size = supernet.space, supernet.device, size or (supernet.space.input_size,) * 2
+    threads = torch.get_num_threads()
+    conditions = Conditions(
+        device_name, device.type, threads, torch.__version__, precision, batch, size, channels_last, num_classes, clock
+    )
     training = supernet.training
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     to_memory_format(supernet, memory_format).eval()
@@ -233,14 +235,10 @@ def measure_table(
     images = torch.rand(batch, supernet.in_chans, *size, generator=draw).to(device, memory_format=memory_format)
     head = nn.Linear(space.num_features, num_classes, device=device)
     archs = _random_archs(space, checks + FITS if checks else 0, seed)
-    half = PRECISIONS[precision]
-    with nullcontext() if half is None else torch.autocast(device.type, half):
+    with autocast(device.type, half_type(precision)):
         found = _time_in_turn(_calls(supernet, head, images, archs), min_seconds, clock, progress)
     supernet.train(training)
     rows = [[found.get((index, c)) for c in range(len(position))] for index, position in enumerate(supernet.blocks)]
-    conditions = Conditions(
-        device_name, device.type, threads, torch.__version__, precision, batch, size, channels_last, num_classes, clock
-    )
     fixed = {name: found[name] for name in ('stem', 'head')}
     table = LatencyTable(space, conditions, fixed, tuple(map(tuple, rows)))
     if not checks:

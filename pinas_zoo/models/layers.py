@@ -1,7 +1,5 @@
 """Which activation and which normalisation the blocks use; the networks of a space have ReLU and BN."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

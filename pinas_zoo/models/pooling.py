@@ -1,7 +1,5 @@
 """Average pools in operators that export with any size of the input."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

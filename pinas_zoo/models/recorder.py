@@ -1,7 +1,5 @@
 """Captures work of a device and replays it: CUDA graphs, for `pinas_zoo.models.graphs`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property

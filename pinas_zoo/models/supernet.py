@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.models.blocks import (
     Bottleneck,
@@ -130,10 +129,6 @@ class Path:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters on the path, in a fixed order."""
         return [parameter for child in self.children() for parameter in child.parameters()]
-
-    def batch_norms(self) -> list[_BatchNorm]:
-        """The path's BN layers in order, SyncBN included."""
-        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The path's tensors under the names of a stand-alone `PiNASNet`; views, nothing is copied.

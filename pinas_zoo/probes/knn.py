@@ -1,7 +1,5 @@
 """k-nearest-neighbour classification of features."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Logistic regression on frozen features; its weight decay is chosen on a held-out part of the training images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """`pinas probe`: features once per network, then kNN and linear classifiers with all and with few labels."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """What is probed: timm models, derived networks, and paths of a supernet, each as a network that gives features."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Every contestant has the same budget in path units (`recipe`) unless its label s
 unsupervised ones is part of it. BN re-estimation and scoring are the same for all and not counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

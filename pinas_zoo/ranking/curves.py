@@ -1,7 +1,5 @@
 """Figures from scores.jsonl that are not in the report: changes during training, and every recipe that was tried."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ The pixels are those of the ranking task (`ranking.task`), but its labels say ne
 is in front. Everything follows from the seed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """The instruments: a space with its truth, and the budget of the supernets that are measured with it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 

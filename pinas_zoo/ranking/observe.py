@@ -1,7 +1,5 @@
 """Measurements during the training of a supernet: both shifts, and scores of some paths."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

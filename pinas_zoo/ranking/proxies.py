@@ -11,8 +11,6 @@ AZ-NAS: Lee and Ham, CVPR 2024. synflow: Tanaka et al., 2020, as a score by Abde
 Mellor et al., ICML 2021. A higher score predicts a better path.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,6 @@ far the student is from its teacher.
 Shape suffixes: N images, F features (channels x height x width).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 

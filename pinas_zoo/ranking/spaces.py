@@ -1,7 +1,5 @@
 """The space whose paths are trained stand-alone: candidates of different kinds, three of them at equal cost."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from pinas_zoo.space import PINAS_PATCH

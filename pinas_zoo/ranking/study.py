@@ -4,8 +4,6 @@ A line is written as soon as its supernet is done, so an interrupted study conti
 Every path of the truth is scored, in both halves; the report keeps the halves apart.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import time

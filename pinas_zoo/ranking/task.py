@@ -4,8 +4,6 @@ A harder task from the same pixels: nearly every path of a small space can tell 
 not 55 classes of pairs. Everything follows from the seed; nothing is random after the images are made.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

@@ -5,8 +5,6 @@ loop is plain, so that the whole study fits a CPU. Everything runs on the device
 drawn on the CPU, so that they are the same on every device.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -5,8 +5,6 @@ The table is a `SearchLog`: a header with everything that the results depend on,
 with the shorter one's lines. Paths with an even number are for tuning, those with an odd one for reporting.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,17 +1,14 @@
 """Learning curves of several runs in one picture, one panel per key. matplotlib is imported only for drawing."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from pinas_zoo.report.figures import LINES, Points, read_scalars
+from pinas_zoo.report.figures import LINES, Points, canvas_of, plot_curve, read_scalars
 
 __all__ = ['Run', 'choose_keys', 'draw_curves', 'read_run']
 
@@ -103,23 +100,9 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], smooth: int = 1, title
             f'curves need keys, runs of different names, and smooth of at least 1; got runs {names}, '
             f'keys {list(keys)}, smooth {smooth}'
         )
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
-    except ImportError as error:
-        raise ImportError('curves need matplotlib: pip install pinas_zoo[search]') from error
     columns = min(len(keys), 3 if len(keys) > 4 else 2)
     rows = -(-len(keys) // columns)
-    style: dict[Any, Any] = {
-        'font.size': 10,
-        'axes.titlesize': 11,
-        'axes.grid': True,
-        'grid.alpha': 0.2,
-        'axes.axisbelow': True,
-    }
-    style |= {'axes.spines.top': False, 'axes.spines.right': False}
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style}):
-        canvas = Canvas(figsize=(4.6 * columns, 3.1 * rows + 0.4), layout='constrained')
+    with canvas_of((4.6 * columns, 3.1 * rows + 0.4), {'axes.titlesize': 11, 'grid.alpha': 0.2}) as canvas:
         if title:
             canvas.suptitle(title, fontsize=13)
         grid = canvas.subplots(rows, columns, squeeze=False).flat
@@ -147,7 +130,7 @@ def _legend(canvas: Any, names: Sequence[str], smooth: int) -> None:
     if len(names) > 1:
         looks = {name: dict(color=_colour(index), linewidth=2.5) for index, name in enumerate(names)}
     if smooth > 1:
-        looks[f'faint: raw, bold: mean of {smooth}'] = dict(color='black', alpha=0.25, linewidth=1)
+        looks[f'faint: raw, bold: mean of {smooth}'] = dict(color='black', alpha=0.3, linewidth=1)
     if looks:
         handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
         # A letter is about a twelfth of an inch wide, a line with its gaps five letters.
@@ -156,19 +139,13 @@ def _legend(canvas: Any, names: Sequence[str], smooth: int) -> None:
 
 
 def _panel(axes: Any, runs: Sequence[Run], key: str, smooth: int) -> None:
-    """One key: raw values, faint, below their mean; few points as dots, a single one as a level."""
+    """One key of all runs that have it."""
     for index, run in enumerate(runs):
         points = [(x, y) for x, y in run.scalars.get(key, ()) if isfinite(y)]
         if not points:
             continue
-        x, y = [point[0] for point in points], [point[1] for point in points]
-        few = len(points) < 12
-        if smooth > 1 and not few:
-            axes.plot(x, y, color=_colour(index), alpha=0.25, linewidth=1)
-            half = smooth // 2
-            y = [fmean(y[max(0, place - half) : place + half + 1]) for place in range(len(y))]
         # If there are more runs than colours, dashes distinguish them.
         dashes = ('-', '--', ':', '-.')[index // len(LINES) % 4]
-        axes.plot(x, y, dashes, color=_colour(index), linewidth=1.8, marker='o' if few else None, markersize=4.5)
+        plot_curve(axes, points, smooth, color=_colour(index), linestyle=dashes, linewidth=1.8, markersize=4.5)
     axes.set_title(key, loc='left')
     axes.set_xlabel('iteration')

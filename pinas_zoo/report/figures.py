@@ -3,11 +3,10 @@
 Drawings are inline SVG with text in `currentColor`, so that they follow the page's light or dark setting.
 """
 
-from __future__ import annotations
-
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, cycle
 from pathlib import Path
@@ -95,24 +94,20 @@ def curve_figure(
     series: Mapping[str, Points],
     *,
     caption: str,
-    xlabel: str = 'iteration',
     ylabel: str = '',
     smooth: int = 1,
     lines: Mapping[str, float] | None = None,
     colours: Sequence[str] = LINES,
-    kind: Kind = 'svg',
 ) -> Figure:
-    """Draws curves over a common axis.
+    """Draws curves over the iterations.
 
     Args:
         series: Points by curve name.
         caption: Line below the figure.
-        xlabel: Name of the x axis.
         ylabel: Name of the y axis.
         smooth: Width of a centred mean, in points; above 1 the raw values remain visible, faint.
         lines: Levels to mark with a dashed line, by name.
         colours: Colours of the curves, in their order.
-        kind: ``'svg'`` for the page, ``'png'`` for a file.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -123,16 +118,29 @@ def curve_figure(
 
     def draw(axes: Any) -> None:
         for color, (name, points) in zip(cycle(colours), series.items(), strict=False):
-            x, y = [p[0] for p in points], [p[1] for p in points]
-            if smooth > 1:
-                axes.plot(x, y, color=color, alpha=0.3, linewidth=1)
-                half = smooth // 2
-                y = [fmean(y[max(0, i - half) : i + half + 1]) for i in range(len(y))]
-            axes.plot(x, y, color=color, linewidth=2, label=name, marker='o' if len(x) < 12 else None, markersize=4)
+            plot_curve(axes, points, smooth, color=color, linewidth=2, label=name, markersize=4)
         for name, level in (lines or {}).items():
             axes.axhline(level, color=INK, linestyle='--', linewidth=1, alpha=0.7, label=name)
 
-    return draw_axes(draw, caption, xlabel, ylabel, kind)
+    return draw_axes(draw, caption, 'iteration', ylabel, 'svg')
+
+
+def plot_curve(axes: Any, points: Points, smooth: int, **look: Any) -> None:
+    """Draws one curve: the raw values, faint, below their centred mean; few points as dots.
+
+    Args:
+        axes: matplotlib's axes.
+        points: At least one.
+        smooth: Width of the mean, in points; 1 draws the raw values only.
+        look: matplotlib's settings of the line.
+    """
+    x, y = ([point[axis] for point in points] for axis in (0, 1))
+    few = len(points) < 12
+    if smooth > 1 and not few:
+        axes.plot(x, y, color=look['color'], alpha=0.3, linewidth=1)
+        half = smooth // 2
+        y = [fmean(y[max(0, place - half) : place + half + 1]) for place in range(len(y))]
+    axes.plot(x, y, marker='o' if few else None, **look)
 
 
 #: Axis names by the objective of a search.
@@ -149,7 +157,6 @@ def search_trace_figure(
     records: Sequence[SearchRecord | Mapping[str, Any]],
     *,
     caption: str = 'Search: every evaluation and the best so far',
-    ylabel: str | None = None,
     objective: str = 'top1',
     random_mean: float | None = None,
     kind: Kind = 'svg',
@@ -159,7 +166,6 @@ def search_trace_figure(
     Args:
         records: `SearchLog.records`, or their fields as dicts.
         caption: Line below the figure.
-        ylabel: Name of the score; default: by the objective.
         objective: 'top1': scores as they are; 'loss': the loss itself, lower is better (scores are minus the loss).
         random_mean: Mean of random architectures in the unit of the axis, marked if given.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
@@ -179,14 +185,12 @@ def search_trace_figure(
         if random_mean is not None:
             axes.axhline(random_mean, color=INK, linestyle='--', linewidth=1, alpha=0.7, label='mean of random')
 
-    return draw_axes(draw, caption, 'evaluation', ylabel or _SCORE_NAMES[objective], kind)
+    return draw_axes(draw, caption, 'evaluation', _SCORE_NAMES[objective], kind)
 
 
 def pareto_figure(
     records: Sequence[SearchRecord | Mapping[str, Any]],
     *,
-    caption: str | None = None,
-    ylabel: str | None = None,
     objective: str = 'top1',
     kind: Kind = 'svg',
 ) -> Figure:
@@ -194,8 +198,6 @@ def pareto_figure(
 
     Args:
         records: `SearchLog.records`, or their fields as dicts; those without `macs` are left out.
-        caption: Line below the figure; default: by the objective.
-        ylabel: Name of the score; default: by the objective.
         objective: As for `search_trace_figure`.
         kind: ``'svg'`` for the page, ``'png'`` for a file.
 
@@ -219,14 +221,37 @@ def pareto_figure(
         axes.plot(*zip(*front, strict=True), 'o', color=LINES[2], markersize=5, label='Pareto front')
         axes.plot(*points[best], '*', color=LINES[1], markersize=15, label=f'best: {rows[best].arch}')
 
-    caption = caption or ('Loss against cost' if objective == 'loss' else 'Accuracy against cost')
-    return draw_axes(draw, caption, unit, ylabel or _SCORE_NAMES[objective], kind)
+    caption = 'Loss against cost' if objective == 'loss' else 'Accuracy against cost'
+    return draw_axes(draw, caption, unit, _SCORE_NAMES[objective], kind)
 
 
 def _records(records: Sequence[SearchRecord | Mapping[str, Any]]) -> list[SearchRecord]:
     if not records:
         raise ValueError('a search figure needs at least one record')
     return [row if isinstance(row, SearchRecord) else SearchRecord(**row) for row in records]
+
+
+@contextmanager
+def canvas_of(size: tuple[float, float], style: Mapping[str, Any]) -> Iterator[Any]:
+    """matplotlib's figure in the style of this project, whatever the user's settings are.
+
+    Args:
+        size: Width and height in inches.
+        style: Further settings (rcParams).
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install pinas_zoo[search]') from error
+    own = {'backend': 'agg', 'font.size': 10, 'axes.grid': True, 'axes.axisbelow': True}
+    own |= {'axes.spines.top': False, 'axes.spines.right': False, 'axes.formatter.useoffset': False}
+    settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, **own, **style}
+    with matplotlib.rc_context(settings):
+        yield Canvas(figsize=size, layout='constrained')
 
 
 def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: str, kind: Kind) -> Figure:
@@ -245,29 +270,10 @@ def draw_axes(draw: Callable[[Any], None], caption: str, xlabel: str, ylabel: st
     """
     if kind not in ('svg', 'png'):
         raise ValueError(f"kind must be 'svg' or 'png', got {kind!r}")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install pinas_zoo[search]') from error
-    ink: dict[Any, Any] = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick')}
-    ink |= {'axes.labelcolor': INK, 'axes.edgecolor': INK, 'grid.color': INK}
-    style: dict[Any, Any] = {
-        'font.size': 10,
-        'svg.hashsalt': 'pinas_zoo',
-        'axes.grid': True,
-        'grid.alpha': 0.15,
-        'legend.fontsize': 9,
-    }
-    frame: dict[Any, Any] = {
-        'axes.formatter.useoffset': False,
-        'axes.spines.top': False,
-        'axes.spines.right': False,
-        'legend.framealpha': 0,
-        'axes.axisbelow': True,
-    }
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, 'backend': 'agg', **style, **frame, **ink}):
-        canvas = Canvas(figsize=(4.4, 3.2), layout='constrained')
+    ink: dict[str, Any] = {f'{name}.color': INK for name in ('text', 'xtick', 'ytick', 'grid')}
+    ink |= {'axes.labelcolor': INK, 'axes.edgecolor': INK, 'grid.alpha': 0.15}
+    ink |= {'svg.hashsalt': 'pinas_zoo', 'legend.fontsize': 9, 'legend.framealpha': 0}
+    with canvas_of((4.4, 3.2), ink) as canvas:
         axes = canvas.add_subplot()
         draw(axes)
         axes.set_xlabel(xlabel)

@@ -9,8 +9,6 @@ the reader's light or dark setting, and reads well on a phone.
     ])
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

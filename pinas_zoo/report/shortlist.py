@@ -1,13 +1,11 @@
 """Figures of a shortlist: networks that a search chose and random ones, each trained alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pinas_zoo.report.figures import LINES, Figure, Kind, draw_axes
+from pinas_zoo.report.figures import LINES, Figure, draw_axes
 
 __all__ = ['Network', 'estimate_figure', 'group_figure', 'networks_of']
 
@@ -42,13 +40,8 @@ def networks_of(shortlist: Mapping[str, Any]) -> list[Network]:
     ]
 
 
-def group_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg') -> Figure:
-    """Draws the accuracies of both groups as dots, with their means.
-
-    Args:
-        networks: Networks of one shortlist.
-        caption: Line below the figure.
-        kind: ``'svg'`` for the page, ``'png'`` for a file.
+def group_figure(networks: Sequence[Network], caption: str) -> Figure:
+    """Draws the accuracies of both groups of a shortlist as dots, with their means.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -76,19 +69,14 @@ def group_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg
         axes.grid(axis='y', visible=False)
         axes.margins(x=0.08)
 
-    return draw_axes(draw, caption, 'accuracy, each network trained alone / %', '', kind)
+    return draw_axes(draw, caption, 'accuracy, each network trained alone / %', '', 'svg')
 
 
 NAMES = {'top': 'best of\nthe search', 'random': 'random'}
 
 
-def estimate_figure(networks: Sequence[Network], *, caption: str, kind: Kind = 'svg') -> Figure:
-    """Draws the loss in the supernet against the accuracy of each network alone.
-
-    Args:
-        networks: Networks of one shortlist.
-        caption: Line below the figure.
-        kind: ``'svg'`` for the page, ``'png'`` for a file.
+def estimate_figure(networks: Sequence[Network], caption: str) -> Figure:
+    """Draws the loss in the supernet against the accuracy of each network of a shortlist alone.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -108,4 +96,4 @@ def estimate_figure(networks: Sequence[Network], *, caption: str, kind: Kind = '
                 axes.plot(net.estimate, net.accuracy, '*', color=CHOSEN, markersize=14, label='chosen', zorder=4)
         axes.margins(0.08)
 
-    return draw_axes(draw, caption, 'held-out loss in the supernet (lower is better)', 'accuracy alone / %', kind)
+    return draw_axes(draw, caption, 'held-out loss in the supernet (lower is better)', 'accuracy alone / %', 'svg')

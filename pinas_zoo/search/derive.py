@@ -1,7 +1,5 @@
 """From a supernet to a file that contains one backbone: weights, architecture, space, origin."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

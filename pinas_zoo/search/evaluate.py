@@ -1,18 +1,15 @@
 """Scores of many paths of a supernet: cached on disk, divided among the ranks, with shared prefixes computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path as FilePath
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from pinas_zoo.dist import own_share, rank_and_world
+from pinas_zoo.dist import gather_objects, own_share, rank_and_world
 from pinas_zoo.files import append_lines, read_lines
+from pinas_zoo.models.precision import autocast
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.prefix_tree import Images, Labelled, PathScore, PrefixTree
 from pinas_zoo.search.racing import Race, RaceSettings
@@ -86,16 +83,11 @@ class Evaluator:
 
         Every rank has to call this with the same paths. Rank 0 writes new scores to the cache.
         """
-        rank, ranks = rank_and_world()
         # Sorted, so that the share of each rank has prefixes in common.
         new = sorted({arch for arch in map(self.supernet.space.single, archs) if arch not in self.cache.scores})
         share = own_share(new)
-        scores = self._score(share) if share else []
-        if ranks > 1:
-            gathered: list[list[PathScore]] = [[] for _ in range(ranks)]
-            dist.all_gather_object(gathered, scores)
-            scores = [score for part in gathered for score in part]
-        if rank == 0:
+        scores = [score for part in gather_objects(self._score(share) if share else []) for score in part]
+        if rank_and_world()[0] == 0:
             self.cache.add(scores)
         self.cache.scores |= {score.arch: score for score in scores}
         return [self.cache.scores[self.supernet.space.single(arch)] for arch in archs]
@@ -106,7 +98,6 @@ class Evaluator:
 
     def _score(self, archs: Sequence[Arch]) -> list[PathScore]:
         tree = PrefixTree(self.supernet, archs)
-        kind = self.supernet.device.type
-        with nullcontext() if self.half is None else torch.autocast(kind, self.half):
+        with autocast(self.supernet.device.type, self.half):
             tree.calibrate(self.calibration)
             return tree.evaluate(self.evaluation, self.head)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import torch.distributed as dist
 
@@ -57,9 +56,7 @@ class JobEvaluator:
             self._held.enter_context(file_lock(self.path.with_suffix('.lock'), lambda: _logger.warning(waiting)))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._held.close()
 
     def __call__(self, archs: Sequence[Arch]) -> list[PathScore]:

@@ -1,7 +1,5 @@
 """Limits on the cost of an architecture. No torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The loop of a search: ask, evaluate, record, tell; path by path or by racing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """The evaluations of a search that no other one beats in both score and cost. No torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -9,20 +9,17 @@ The score of a path that left is the leader's on all images plus their mean diff
 that all scores of a search are comparable.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from pinas_zoo.dist import own_share, rank_and_world
+from pinas_zoo.dist import gather_objects, own_share
+from pinas_zoo.models.precision import autocast
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.prefix_tree import Images, Labelled, PathScore, PrefixCache, PrefixTree
 from pinas_zoo.space import Arch
@@ -199,8 +196,7 @@ class Race:
             results[rival] = self._whole[rival]
         entrants = sorted({*group, *([] if rival is None else [rival])} - set(results))
         share = own_share(entrants)
-        kind = self.supernet.device.type
-        with nullcontext() if self.half is None else torch.autocast(kind, self.half):
+        with autocast(self.supernet.device.type, self.half):
             self._run(entrants, share, rival, results)
         scores = scores_of(results, group)
         most = max(one.shape[1] for one in results.values())
@@ -221,7 +217,7 @@ class Race:
             if tree is not None and tree.prune({place for place, arch in enumerate(share) if arch in running}):
                 per_leaf = tree.per_image(stream.until(target), self.head, stream.index)
                 found = {share[leaf]: one.numpy() for leaf, one in per_leaf.items()}
-            for arch, one in _gathered(found).items():
+            for arch, one in (pair for part in gather_objects(found) for pair in part.items()):
                 results[arch] = np.concatenate([results[arch], one], axis=1) if arch in results else one
             before, seen = seen, results[running[0]].shape[1] if running and running[0] in results else 0
             if seen == before:  # the images are used up
@@ -244,13 +240,3 @@ class _Stream:
             self.index += 1
             self.seen += len(batch[1])
             yield batch
-
-
-def _gathered(found: dict[Arch, Results]) -> dict[Arch, Results]:
-    """The results of all ranks."""
-    ranks = rank_and_world()[1]
-    if ranks == 1:
-        return found
-    parts: list[dict[Arch, Results]] = [{} for _ in range(ranks)]
-    dist.all_gather_object(parts, found)
-    return {arch: one for part in parts for arch, one in part.items()}

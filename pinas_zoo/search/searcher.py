@@ -6,8 +6,6 @@ work nor on how often the search was stopped: `Searcher.replay` tells a new sear
 evaluations, and the search continues identically.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence

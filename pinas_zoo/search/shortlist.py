@@ -4,8 +4,6 @@ A supernet's estimate selects well among many architectures and badly among the 
 with the same budget, together with some random ones: without these one cannot tell whether the search found anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev

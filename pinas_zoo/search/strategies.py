@@ -7,8 +7,6 @@
 What they share, and why a search can be stopped and distributed over ranks: `pinas_zoo.search.searcher`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

@@ -1,7 +1,5 @@
 """Inference of pinas_a beside timm's resnest50d."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import timm

@@ -1,7 +1,5 @@
 """Four views per image: the paper's recipe from JPEG files in three forms, and the batched form for small images."""
 
-from __future__ import annotations
-
 from collections.abc import Sized
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,7 +1,5 @@
 """Evaluation of many paths: with shared prefixes, and one by one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

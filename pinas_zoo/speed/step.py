@@ -5,8 +5,6 @@ only the forward passes (student and teacher) and backward passes of the two pat
 images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Timing of alternating contestants, and the statistics of the times."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

@@ -13,8 +13,6 @@ uses it. If neither the manifest nor the user has a hash (the authors' files), t
 file (`.json`) and checked from then on; the log says so. A bad file is renamed to `.bad` and downloaded once more.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterator

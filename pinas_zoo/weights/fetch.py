@@ -1,7 +1,5 @@
 """Bytes from a URL, a folder or a Google Drive folder into a partial file: resumed, retried, with limits."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -6,8 +6,6 @@ the hash pins it, for one call (`fetch(name, sha256=...)`, ``pretrained_sha256=`
 ``pinas download --sha256``, ``pinas://NAME#sha256=HEX``) or for all (``$PINAS_ZOO_SHA256``).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -5,8 +5,6 @@ option allows it. The only globals beyond torch's own are numpy's scalar, dtype 
 training files contain beside the weights. Every load is strict and returns a `LoadReport`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Loads weight files into networks: a backbone, or the supernet of a checkpoint of any stage."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Model cards: what one says, its text, and its metadata in the terms of the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

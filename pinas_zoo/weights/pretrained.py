@@ -1,7 +1,5 @@
 """timm's `pretrained=True`: downloads the file of a weight row, and refuses weights that do not fit."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Publishes a checkpoint of any stage: timm's hub folder, and mmengine's form with the hash in its name."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

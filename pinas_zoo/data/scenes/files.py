@@ -1,7 +1,5 @@
 """Scenes as files, in COCO, ADE20K and Cityscapes format."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """COCO 2017: two annotation files and two folders of images."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """ADE20K and Cityscapes: an image and a map of labels, side by side under the same name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """A tree of links to data elsewhere."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

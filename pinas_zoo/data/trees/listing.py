@@ -1,7 +1,5 @@
 """Folder contents, each read once: a hundred thousand names cost one listing, not a hundred thousand look-ups."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

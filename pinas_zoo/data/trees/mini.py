@@ -1,7 +1,5 @@
 """A small set of links that keeps every class."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A function over many files, in several processes, with progress."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Makes Cityscapes' *_labelTrainIds.png from *_labelIds.png."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ They are those of its `__init__`, through `**kwargs` and base classes. If nothin
 (`metainfo`, a detector's `test_cfg`), every key is accepted.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from contextlib import suppress

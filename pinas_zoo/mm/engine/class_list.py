@@ -5,8 +5,6 @@ every checkpoint and passed to all other sources of folders and lists: validatio
 So a class that is missing in a split does not change the numbers of the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

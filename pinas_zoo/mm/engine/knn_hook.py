@@ -1,7 +1,5 @@
 """Quality of the features while a supernet trains without labels: k-nearest-neighbour accuracy as a hook."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

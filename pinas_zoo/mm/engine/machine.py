@@ -7,7 +7,7 @@ import atexit
 import multiprocessing as mp
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +21,7 @@ from pinas_zoo.registry import type_name
 __all__ = [
     'FOREIGN_SCOPES',
     'config_dicts',
+    'config_paths',
     'fill_runtime',
     'finish_on_device',
     'fit_machine',
@@ -39,15 +40,20 @@ _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 _AMP = 'pinas_zoo.AmpOptimWrapper'
 
 
+def config_paths(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+    """All dicts inside a config value, outermost first, each with its path, as in 'model.decode_head.0'."""
+    if isinstance(node, dict):
+        yield path, node
+        items: list[tuple[Any, Any]] = list(node.items())
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, child in items:
+        yield from config_paths(child, f'{path}.{key}' if path else str(key))
+
+
 def config_dicts(node: Any) -> Iterator[dict[str, Any]]:
     """All dicts inside a config value, outermost first."""
-    if isinstance(node, dict):
-        yield node
-        children: Iterable[Any] = list(node.values())
-    else:
-        children = node if isinstance(node, (list, tuple)) else ()
-    for child in children:
-        yield from config_dicts(child)
+    return (found for _, found in config_paths(node))
 
 
 def replace_sync_bn(cfg: Config, notes: list[str]) -> None:

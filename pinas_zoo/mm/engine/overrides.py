@@ -4,8 +4,6 @@ mmengine merges any key into a config. Whether something reads it follows from t
 (`allowed_keys`).
 """
 
-from __future__ import annotations
-
 import copy
 import difflib
 import inspect

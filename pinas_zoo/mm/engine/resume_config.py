@@ -4,8 +4,6 @@ Learning rates, momenta and schedules come from the checkpoint, and the draws of
 of these in a config would have no effect, or a different one than it says.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Replaces data sets, metrics and loading steps of mmdet and mmseg by ours, so that every sample is checked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where a run's scalars go besides its JSON lines: TensorBoard by default, Weights & Biases by one option."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

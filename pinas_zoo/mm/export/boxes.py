@@ -3,8 +3,6 @@
 The values are those of mmdet 3.3, whose own functions branch on sizes that are unknown until the file runs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -82,6 +82,9 @@ class Detector(nn.Module):
 
     Args:
         model: mmdet's model in eval mode.
+
+    Raises:
+        ValueError: A part of the model is of a kind that is not restated here.
     """
 
     #: Names of the outputs, each with its dynamic axes.
@@ -107,12 +110,6 @@ class OneStage(Detector):
 
     Shape:
         (1, 3, H, W), normalised -> boxes (n, 4), x1 y1 x2 y2 in px; scores (n,), best first; labels (n,)
-
-    Args:
-        model: mmdet's model.
-
-    Raises:
-        ValueError: A part of the model is of a kind that is not restated here.
     """
 
     def __init__(self, model: BaseModel) -> None:
@@ -159,12 +156,6 @@ class TwoStage(Detector):
     Shape:
         (1, 3, H, W), normalised -> boxes (n, 4), x1 y1 x2 y2 in px; scores (n,), best first; labels (n,); with a mask
         head also masks (n, H, W), bool
-
-    Args:
-        model: mmdet's model.
-
-    Raises:
-        ValueError: A part of the model is of a kind that is not restated here.
     """
 
     def __init__(self, model: BaseModel) -> None:

@@ -1,7 +1,5 @@
 """mmseg's segmentors as networks from images to logits or labels of each pixel, for export."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn

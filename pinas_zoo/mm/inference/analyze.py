@@ -1,7 +1,5 @@
 """The cost of a network: parameters, MACs at a size, latency. For backbones, classifiers, detectors and segmentors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Networks of configs: found by name, built for a single process, loaded strictly."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

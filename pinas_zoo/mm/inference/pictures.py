@@ -1,7 +1,5 @@
 """Predictions drawn onto images: boxes with masks, label maps, and classes with their scores."""
 
-from __future__ import annotations
-
 import colorsys
 import io
 from collections.abc import Sequence

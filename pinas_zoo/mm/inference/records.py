@@ -1,7 +1,5 @@
 """Predictions as pictures and as lines of JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

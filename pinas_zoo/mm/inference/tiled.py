@@ -6,8 +6,6 @@ label of the tile in which it is furthest from the border. Memory grows with the
 the picture: masks are run lengths.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A step of mmdet's and mmseg's pipelines that compares every image with what is known about it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmcv.transforms import BaseTransform

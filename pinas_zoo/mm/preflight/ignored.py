@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from pinas_zoo.mm.engine.machine import config_paths
 from pinas_zoo.mm.preflight.bad_input import IGNORED_LABEL
 from pinas_zoo.mm.preflight.findings import Findings
 
@@ -40,7 +41,8 @@ def check_ignored(cfg: Config, splits: tuple[str, ...], findings: Findings) -> N
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             if str(evaluator.get('type')).rsplit('.', 1)[-1] == 'IoUMetric' and not evaluator.get('format_only'):
                 parts.append((f'{split}_evaluator.ignore_index', *_value(evaluator, 'ignore_index')))
-        for path, node in _dicts((cfg.get(f'{split}_dataloader') or {}).get('dataset'), f'{split}_dataloader.dataset'):
+        loader = f'{split}_dataloader'
+        for path, node in config_paths((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
             key = _FILLING.get(str(node.get('type')).rsplit('.', 1)[-1])
             parts += [(f'{path}.{key}', *_value(node, key))] if key and split == 'train' else []
             # mmseg's data sets and crops have their own value, which has little effect: it counts only if it is set.
@@ -66,13 +68,3 @@ def _of_heads(cfg: Config) -> Iterator[tuple[str, int | None, bool]]:
 
 def _value(node: dict[str, Any], key: str) -> tuple[int | None, bool]:
     return node.get(key, IGNORED_LABEL), key in node
-
-
-def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node, dict):
-        yield path, node
-        items = list(node.items())
-    else:
-        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
-    for key, child in items:
-        yield from _dicts(child, f'{path}.{key}')

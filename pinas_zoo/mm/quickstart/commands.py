@@ -1,7 +1,5 @@
 """The commands of the main job's stages: configs, tools and their options, in one folder."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -41,15 +40,10 @@ def read_position(line: str) -> Position | None:
 
 
 class Display:
-    """Shows the running stages; a context manager.
+    """Shows the running stages; a context manager."""
 
-    Args:
-        console: Output; None for the standard output.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        # Wide enough for any path if the output is not a terminal.
-        self.console = console or Console(highlight=False, markup=False, emoji=False)
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, markup=False, emoji=False)
         self.live = self.console.is_terminal
         self.progress = Progress(
             TextColumn('{task.description}', markup=False),
@@ -71,9 +65,7 @@ class Display:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
     def say(self, text: str) -> None:

@@ -4,8 +4,6 @@ A stage is done only for the same data, settings, code and inputs (`record`). It
 gets its outputs when it has succeeded, so a killed stage continues, and a failed one is not done.
 """
 
-from __future__ import annotations
-
 import queue
 import shutil
 import threading

@@ -4,8 +4,6 @@ Every stage is one call of a tool, so that it can be repeated by hand. A later c
 skips what is done, and runs again what is stale: stages whose data, settings, code or inputs have changed.
 """
 
-from __future__ import annotations
-
 import shlex
 import signal
 import sys

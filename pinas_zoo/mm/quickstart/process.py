@@ -1,7 +1,5 @@
 """Tools in separate processes: their output goes to a log and, line by line, to the display."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

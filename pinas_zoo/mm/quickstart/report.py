@@ -3,8 +3,6 @@
 python -m pinas_zoo.mm.quickstart.report ROOT
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

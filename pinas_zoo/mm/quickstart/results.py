@@ -3,8 +3,6 @@
 python -m pinas_zoo.mm.quickstart.results publish ROOT     writes ROOT/retrained.safetensors
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

@@ -1,21 +1,16 @@
-"""Results of tools/test.py for published weights, in points; and the composed scenes that it needs."""
-
-from __future__ import annotations
+"""Results of tools/test.py for published weights, in points."""
 
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from pinas_zoo.data import open_source
-from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
 from pinas_zoo.weights.manifest import package_file
 
-__all__ = ['METRICS', 'compose_scenes', 'measure', 'scene_options']
+__all__ = ['METRICS', 'measure', 'scene_options']
 
 #: Metrics of tools/test.py: their names in metafiles, and the factor to points.
 METRICS = {
@@ -59,18 +54,3 @@ def scene_options(config: str | Path, scenes: Path) -> dict[str, str]:
         'test_evaluator.ann_file': cfg.get('test_evaluator', {}).get('ann_file'),
     }
     return {key: f'{scenes}/{place.rpartition("/scenes/")[2]}' for key, place in places.items() if place is not None}
-
-
-def compose_scenes(root: Path, recorded: dict[str, Any]) -> str:
-    """Makes the scenes that a row's result was measured on, and returns their hash.
-
-    Args:
-        root: Folder to create.
-        recorded: `Result.scenes`.
-    """
-    known = {field.name for field in fields(SceneSettings)}
-    values: dict[str, Any] = {k: v for k, v in recorded['settings'].items() if k in known}
-    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-    settings = SceneSettings(**values)
-    train, val = (open_source({'kind': recorded['data'], 'split': split}) for split in ('train', 'test'))
-    return prepare_scenes(root, settings, train, val)[0]['sha256']

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ KINDS = {
     'MaskRCNN': 'mask-rcnn',
     'EncoderDecoder': 'deeplabv3',
 }
-#: Entries of a dumped config that belong to a process, not to a training.
-OF_A_PROCESS = ('work_dir', 'load_from', 'resume', 'launcher')
+#: Entries of a dumped config that say what a network is and how it is measured; the rest of a training is its recipe's.
+OF_A_NETWORK = ('classes', 'model', 'randomness', 'test_dataloader', 'test_evaluator')
 
 
 @dataclass(frozen=True)
@@ -131,26 +130,31 @@ class Training:
         source = open_source(dict(dataset.get('dataset', dataset).source)).description
         return f'{source["data"]}, {source["images"]} images of {source["split"]}'
 
-    def shipped_config(self, backbone: str) -> Config:
-        """The config without entries of one process or machine; it imports what lets mmengine read our weights.
+    def shipped_config(self, backbone: str, configs: Path) -> Config:
+        """How the network and its test differ from the recipe; it imports what lets mmengine read our weights.
 
         Args:
             backbone: ``pinas://NAME`` of the weights that the run's `retrained.safetensors` is published as.
+            configs: Folder of the recipes, beside that of the shipped config.
 
         Raises:
-            ValueError: A path of this machine remains.
+            ValueError: There is not exactly one recipe of this name, or a path of this machine remains.
         """
-        cfg, root = copy.deepcopy(self.cfg), str(Path(self.cfg.work_dir).parent)
-        for key in OF_A_PROCESS:
-            cfg.pop(key, None)
-        cfg.custom_imports = dict(imports=['pinas_zoo.mm.checkpoint_loader'], allow_failed_imports=False)
+        recipes = sorted(configs.rglob(Path(self.cfg.filename).name))
+        if len(recipes) != 1:
+            raise ValueError(f'{configs} must have one {Path(self.cfg.filename).name}, got {list(map(str, recipes))}')
+        recipe, root = Config.fromfile(recipes[0]), str(Path(self.cfg.work_dir).parent)
+        stated = _difference({key: self.cfg[key] for key in OF_A_NETWORK if key in self.cfg}, recipe._cfg_dict)
+        imports = dict(imports=['pinas_zoo.mm.checkpoint_loader'], allow_failed_imports=False)
+        base = Path('..', configs.name, recipes[0].relative_to(configs)).as_posix()
+        cfg = Config(dict(stated, _base_=base, custom_imports=imports))
         for holder, place, text in _strings(cfg._cfg_dict):
             if text == f'{root}/retrained.safetensors':
                 holder[place] = backbone
             elif text.startswith(f'{root}/') and Path(root).is_absolute():
                 holder[place] = f'work_dirs/{Path(root).name}{text.removeprefix(root)}'
         if left := [text for _, _, text in _strings(cfg._cfg_dict) if text.startswith(('/', '~'))]:
-            raise ValueError(f'{cfg.filename} contains paths of this machine: {left}')
+            raise ValueError(f'{self.cfg.filename} contains paths of this machine: {left}')
         return cfg
 
 
@@ -167,6 +171,21 @@ def find_trainings(run: Path) -> list[Training]:
 def _open(folder: Path) -> Training | None:
     checkpoint = find_checkpoint(folder, 'auto')
     return Training(folder, Path(checkpoint)) if checkpoint else None
+
+
+def _difference(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """What a config that inherits from `base` has to state to contain `values`."""
+    stated: dict[str, Any] = {}
+    for key, value in values.items():
+        inherited = base.get(key)
+        if not (isinstance(value, dict) and isinstance(inherited, dict)):
+            if key not in base or value != inherited:
+                stated[key] = value
+        elif inherited.keys() - value.keys():
+            stated[key] = dict(value, _delete_=True)
+        elif inner := _difference(value, inherited):
+            stated[key] = inner
+    return stated
 
 
 def _strings(node: Any) -> Iterator[tuple[Any, Any, str]]:

@@ -1,7 +1,7 @@
 """Our own small weights: from finished trainings to checkpoints/ and the rows of the manifest.
 
-Of each training a weight file, the config as it was run, the log, a model card and a row are written; tools/test.py
-measures exactly that file. A supernet is published as its linear stage left it, so that it can be searched.
+Of each training a weight file, a config that inherits from its recipe, the log, a model card and a row are written;
+tools/test.py measures exactly that file. A supernet is published as after its linear stage, so that it can be searched.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ PARTS = {
         'Fashion-MNIST',
         'path {} with its linear head, BN re-estimated, training images that no stage has seen, 28 px',
         ('pinas_zoo', 'image-classification'),
-        'from pinas_zoo.models.supernet import load_supernet\n'
+        'from pinas_zoo.weights.loading import load_supernet\n'
         "net = load_supernet('checkpoints/{name}.safetensors', 'pinas_nano')",
     ),
     'mask-rcnn': Part(
@@ -139,7 +139,8 @@ def publish_zoo(
     if not publications:
         raise ValueError(f'there is no finished training in {[str(run) for run in runs]}')
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix='.') as folder:
+    # Beside `out`, so that a config finds its recipe in ../configs before and after the move.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
         rows = [publication.write(Path(folder)) for publication in publications.values()]
         for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
             file.replace(out / file.name)
@@ -188,7 +189,7 @@ class _Publication:
             raise ValueError(f'{self.name} would have {weights.stat().st_size} bytes, allowed are {LIMIT}')
         trainings = [before for before in (training.before, training) if before is not None]
         head = ['Written by tools/dev/publish_zoo.py. Trained with', *(Path(t.cfg.filename).name for t in trainings)]
-        cfg, path = self._config()
+        cfg, path = self._config(folder.parent / 'configs')
         write_text(config, ''.join(f'# {line}\n' for line in head) + cfg.pretty_text.rstrip() + '\n')
         write_text(folder / f'{self.name}.log', ''.join(f'{line}\n' for t in trainings for line in t.log()))
         options = scene_options(config, training.folder.parent / 'scenes')
@@ -219,10 +220,10 @@ class _Publication:
             'default_scope': self.part.tags[0],
         }
 
-    def _config(self) -> tuple[Config, str]:
+    def _config(self, configs: Path) -> tuple[Config, str]:
         """The config that builds and measures it, and the architecture that is measured."""
         if self.arch is not None:
-            return self.training.shipped_config(f'{SCHEME}{self.backbone}.fmnist'), self.arch
+            return self.training.shipped_config(f'{SCHEME}{self.backbone}.fmnist', configs), self.arch
         header, path = self.training.search()
         calibration, evaluation = (dict(data, in_memory=True) for data in header['data'])
         settings = dict(space=PINAS_NANO.name, num_classes=self._num_classes(), arch=path, channels_last=True)

@@ -1,7 +1,5 @@
 """The part that times detection and segmentation; mmdet and mmseg are imported in a separate process."""
 
-from __future__ import annotations
-
 import json
 from importlib.util import find_spec
 

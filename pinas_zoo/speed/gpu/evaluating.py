@@ -1,7 +1,5 @@
 """Parts that time evaluation: inference, and many paths of a supernet."""
 
-from __future__ import annotations
-
 import time
 
 import timm
@@ -12,6 +10,7 @@ from torch import Tensor
 
 import pinas_zoo  # noqa: F401  registers the names
 from pinas_zoo.methods import SPOS
+from pinas_zoo.models.precision import autocast
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
 from pinas_zoo.search.evaluate import Evaluator, PathScore
@@ -43,7 +42,7 @@ def inference(session: Session) -> None:
 
 def _score(session: Session, net: SuperNet, head: torch.nn.Module, archs: list[Arch], half: torch.dtype | None,
            calibration: list[Tensor], held: list[tuple[Tensor, Tensor]]) -> tuple[list[PathScore], float]:  # fmt: skip
-    with torch.autocast(session.device.type, half or torch.bfloat16, enabled=half is not None):
+    with autocast(session.device.type, half):
         Evaluator(net, head, calibration[:1], held[:1])(archs[:2])
         session.synchronise()
         start = time.monotonic()

@@ -1,7 +1,5 @@
 """The part that times loading: what workers deliver, what is copied, and the augmentation on the device."""
 
-from __future__ import annotations
-
 import time
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The parts of the GPU check in their order, and the function that runs it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The part that runs the project's own programs: exact resume, and torchrun with NCCL."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

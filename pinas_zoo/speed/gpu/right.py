@@ -1,7 +1,5 @@
 """Parts that show that the card computes correct results."""
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 from typing import Any

@@ -1,7 +1,5 @@
 """Parts that time the training step: forms, precisions, layouts, batch sizes, compiled blocks."""
 
-from __future__ import annotations
-
 import cProfile
 import pstats
 import time

@@ -6,8 +6,6 @@ shape. We have never seen the real files: only their code is known. So a real fi
 an error that names it and never a silent loss.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 They follow from the released code, and are what `configs/*_released_*.py` build; a test compares the two.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """What a released checkpoint of each kind becomes: new names, and the shapes that have to be there."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ over, and a conversion with something left over is refused. We have never seen t
 the released code.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 
