@@ -22,6 +22,13 @@ from remembered import remember
 
 import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from here (docs/mmcv_ops.md)
 
+#: The files that take longest, in that order: they start first, so that the last minutes do not run on one worker.
+LONGEST = (
+    'quickstart', 'publish_zoo', 'own_weights', 'downstream_dist', 'shortlist', 'transfer_study', 'ranking_report',
+    'gpu_check', 'downstream_resume', 'pretrain', 'engine', 'packaging', 'class_list', 'imports', 'cluster', 'preflight',
+    'attentivenas', 'bnnas', 'fpnas', 'entrannas', 'sparse', 'methods', 'own_data', 'run_search', 'mm_backbone',
+    'backbone', 'graphs', 'benchmark', 'notebook', 'imagenet', 'models', 'export',
+)  # fmt: skip
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 
@@ -40,6 +47,8 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_collection_modifyitems(config, items):
+    places = {f'test_{name}': place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     missing = [name for name in MM_PACKAGES if find_spec(name) is None]
     reasons = {
         'mm': missing and f'not installed: {", ".join(missing)} (bash tools/setup_env.sh)',
