@@ -1,15 +1,9 @@
 # Labelled ImageNet training images as SPOS and the linear stage read them: random resized crops; 50,000 of the training
 # images are held out for ranking.
-_base_ = './runtime.py'
+_base_ = './imagenet.py'
 
 train_dataloader = dict(
-    num_workers=8,
-    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
         dataset=dict(
             type='pinas_zoo.SupervisedView',
             source=dict(kind='folder', root='data/imagenet/train', part='train', holdout=50000, seed=0),

@@ -1,5 +1,5 @@
 # Retraining of a searched network from scratch: the ResNeSt recipe (lr 0.1 per 256 images, 270 epochs).
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/imagenet.py'
 
 model = dict(
     type='pinas_zoo.Classifier',
@@ -13,14 +13,8 @@ data = dict(kind='folder', root='data/imagenet/train')
 val = dict(kind='folder', root='data/imagenet/val')
 train_dataloader = dict(
     batch_size=32,
-    num_workers=8,
-    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
-        dataset=dict(type='pinas_zoo.SupervisedView', source=data, size=224, train=True, augment='autoaugment'),
+        dataset=dict(type='pinas_zoo.SupervisedView', source=data, size=224, train=True, augment='autoaugment')
     ),
     collate_fn=dict(type='pinas_zoo.default_collate'),
 )

@@ -1,6 +1,6 @@
 # The paper's unsupervised stage: 8 GPUs x 24 images, 100 epochs of ImageNet-1k, half precision.
 # bfloat16 if the card supports it, else float16 with a scaler as released (optim_wrapper.dtype=float16 selects that).
-_base_ = '../_base_/runtime.py'
+_base_ = '../_base_/imagenet.py'
 
 model = dict(
     type='pinas_zoo.SupernetPretraining',
@@ -12,14 +12,8 @@ model = dict(
 )
 train_dataloader = dict(
     batch_size=24,
-    num_workers=8,
-    worker_init_fn=dict(type='pinas_zoo.end_with_parent'),
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type='pinas_zoo.StatelessSampler', shuffle=True),
     dataset=dict(
-        type='pinas_zoo.SeededDataset',
-        dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224),
+        dataset=dict(type='pinas_zoo.FourViews', source=dict(kind='folder', root='data/imagenet/train'), size=224)
     ),
     collate_fn=dict(type='pinas_zoo.collate_views'),
 )

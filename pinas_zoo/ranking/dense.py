@@ -6,14 +6,13 @@ is in front. Everything follows from the seed.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinas_zoo.data import open_source
 from pinas_zoo.models.network import PiNASNet
+from pinas_zoo.ranking.task import open_items
 
 __all__ = ['BACKGROUND', 'DenseNet', 'DenseSet', 'DenseTask', 'compose_dense', 'mean_iou', 'place_items']
 
@@ -79,12 +78,7 @@ def compose_dense(task: DenseTask, part: str) -> DenseSet:
     Raises:
         ValueError: The part is unknown.
     """
-    if part not in PARTS:
-        raise ValueError(f'unknown part {part!r}, allowed: {", ".join(PARTS)}')
-    spec: dict[str, Any] = {'kind': 'fashion-mnist', 'split': 'test'}
-    if part == 'train':
-        spec = {'kind': 'fashion-mnist', 'split': 'train', 'part': 'train', 'holdout': 1 / 6, 'seed': task.seed}
-    pixels, classes = open_source(spec).tensors()
+    pixels, classes = open_items(part, PARTS, task.seed).tensors()
     items = F.interpolate(pixels[:, :1].float(), size=(task.item, task.item), mode='bilinear', antialias=True)
     draw = torch.Generator().manual_seed(1000 * task.seed + 100 + PARTS.index(part))
     count = getattr(task, part)

@@ -4,16 +4,15 @@ A harder task from the same pixels: nearly every path of a small space can tell 
 not 55 classes of pairs. Everything follows from the seed; nothing is random after the images are made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data import open_source
+from pinas_zoo.data import Source, open_source
 from pinas_zoo.data.pairs import PAIR_MEAN, PAIR_STD, compose_pairs, pair_class
 
 __all__ = [
@@ -24,6 +23,7 @@ __all__ = [
     'compose',
     'index_batches',
     'normalise',
+    'open_items',
     'pair_class',
     'to_patches',
 ]
@@ -104,6 +104,20 @@ class PairSet:
         return len(self.labels)
 
 
+def open_items(part: str, parts: Sequence[str], seed: int) -> Source:
+    """The items of a part: 'train' and 'heldout' divide the train split by the seed, 'test' is the test split.
+
+    Raises:
+        ValueError: The part is not one of `parts`.
+    """
+    if part not in parts:
+        raise ValueError(f'unknown part {part!r}, allowed: {", ".join(parts)}')
+    if part == 'test':
+        return open_source({'kind': 'fashion-mnist', 'split': 'test'})
+    half = 'train' if part == 'train' else 'holdout'
+    return open_source({'kind': 'fashion-mnist', 'split': 'train', 'part': half, 'holdout': 1 / 6, 'seed': seed})
+
+
 @lru_cache(maxsize=4)
 def compose(task: PairTask, part: str) -> PairSet:
     """Makes a part of the task; the same arguments give the same tensors. Do not write into them.
@@ -111,13 +125,7 @@ def compose(task: PairTask, part: str) -> PairSet:
     Raises:
         ValueError: The part is unknown.
     """
-    if part not in PARTS:
-        raise ValueError(f'unknown part {part!r}, allowed: {", ".join(PARTS)}')
-    spec: dict[str, Any] = {'kind': 'fashion-mnist', 'split': 'test'}
-    if part != 'test':
-        half = 'train' if part == 'train' else 'holdout'
-        spec = {'kind': 'fashion-mnist', 'split': 'train', 'part': half, 'holdout': 1 / 6, 'seed': task.seed}
-    source = open_source(spec)
+    source = open_items(part, PARTS, task.seed)
     draw = torch.Generator().manual_seed(1000 * task.seed + PARTS.index(part))
     images, labels = compose_pairs(source, getattr(task, part), task.item, draw)
     return PairSet(images, labels, source.description['data'])

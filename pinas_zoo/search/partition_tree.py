@@ -100,8 +100,6 @@ class PartitionTree(Searcher):
 
     def propose(self, rng: np.random.Generator, seen: set[Arch]) -> list[Arch]:
         """See `Searcher.propose`."""
-        if not self._needs_results():
-            return self.draw(rng, self.block, seen)
         self._codes, self._values = self._encode(np.array(self._proposed)), np.array(self._scores)
         root = self._node(np.arange(len(self._values)), ())
         leaves: dict[int, tuple[_Node, int]] = {}

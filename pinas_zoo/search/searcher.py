@@ -189,7 +189,7 @@ class Searcher(ABC):
 
     @abstractmethod
     def propose(self, rng: np.random.Generator, seen: set[Arch]) -> list[Arch]:
-        """Returns one block of new, feasible architectures; fewer only if none are left.
+        """Returns one block of new, feasible architectures from the scores; fewer only if none are left.
 
         Args:
             rng: Generator of this block.
@@ -268,7 +268,7 @@ class Searcher(ABC):
         )
 
     def _needs_results(self) -> bool:
-        """Whether the next block depends on scores; a purely random one can be proposed ahead."""
+        """Whether the next block depends on scores; otherwise it is drawn at random and can be proposed ahead."""
         return True
 
     def _settings(self) -> dict[str, Any]:
@@ -276,7 +276,8 @@ class Searcher(ABC):
 
     def _extend(self) -> None:
         rng = np.random.default_rng([self.seed, len(self._proposed) // self.block])
-        archs = self.propose(rng, set(self._proposed))
+        seen = set(self._proposed)
+        archs = self.propose(rng, seen) if self._needs_results() else self.draw(rng, self.block, seen)
         self._proposed += archs
         self._exhausted = len(archs) < self.block
 

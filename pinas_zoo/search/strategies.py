@@ -126,8 +126,6 @@ class RegularizedEvolution(Searcher):
 
     def propose(self, rng: np.random.Generator, seen: set[Arch]) -> list[Arch]:
         """See `Searcher.propose`."""
-        if not self._needs_results():
-            return self.draw(rng, self.block, seen)
         alive = self.history[-self.settings.population :]
         archs = self._take((self._child(alive, rng) for _ in range(1000)), self.block, seen)
         return archs + self.draw(rng, self.block - len(archs), seen)

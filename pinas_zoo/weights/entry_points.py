@@ -1,7 +1,7 @@
 """The networks by name: loading weight files into a network, timm's weight rows, and the entry points.
 
-`network.py` has the network itself. The manifest is the only place that describes a network: its weight row, and for
-the small networks that were searched here also the architecture, from which their entry points are made.
+`models/network.py` has the network itself. The manifest is the only place that describes a network: its weight row, and
+for the small networks that were searched here also the architecture, from which their entry points are made.
 """
 
 from __future__ import annotations

@@ -187,10 +187,8 @@ def _config(
         'license': licence,
         **preprocess,
     }
-    settings['input_size'] = [
-        chans,
-        *settings['input_size'][1:],
-    ]  # our sources return grey images as three equal channels
+    # Our sources return grey images as three equal channels, which `preprocess` then states.
+    settings['input_size'] = [chans, *settings['input_size'][1:]]
     settings |= {key: settings[key][:chans] for key in ('mean', 'std') if key in settings}
     return {
         'architecture': architecture,
