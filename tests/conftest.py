@@ -1,6 +1,7 @@
 """Shared by all tests: threads, seeds, what is skipped and why, and which real images were used."""
 
 import fcntl
+import multiprocessing
 import os
 import random
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from fork_server import python
+from ranks import PRELOADED
 from remembered import remember
 
 import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from here (docs/mmcv_ops.md)
@@ -87,6 +89,16 @@ def forked_python(monkeypatch):
     """Programs that a test's code starts with sys.executable, and ranks of torchrun, are forks (fork_server.py)."""
     monkeypatch.setattr(sys, 'executable', python())
     monkeypatch.setenv('PYTHON_EXEC', python())
+
+
+@pytest.fixture
+def forked_processes(monkeypatch):
+    """Processes that the tested code wants to spawn are forks of one that has imported torch (ranks.py)."""
+    get_context = multiprocessing.get_context
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    monkeypatch.setattr(
+        multiprocessing, 'get_context', lambda kind=None: get_context('forkserver' if kind == 'spawn' else kind)
+    )
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -135,12 +135,10 @@ def serve(address: str, modules: list[str]) -> list[str]:
     listener.bind(f'{address}.new')
     listener.listen(64)
     os.rename(f'{address}.new', address)  # from here on it listens
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]) or listener in ready:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             call, files = _receive(connection)
             pid = os.fork()
             if pid == 0:
@@ -152,6 +150,9 @@ def serve(address: str, modules: list[str]) -> list[str]:
             _wait(pid, connection)
             os._exit(0)
         connection.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # their processor time then counts as this process's
+                pass
     os._exit(0)
 
 

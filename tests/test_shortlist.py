@@ -171,7 +171,9 @@ def call(case: Path, work_dir: Path, **settings: Any) -> tuple[dict, list[tuple[
 
 @pytest.mark.mm
 @pytest.mark.slow
-def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_loses_and_repeats_nothing(
+    case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_processes: None
+) -> None:
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     expected, seen = call(case, tmp_path / 'whole')
     assert [progress[:2] for progress in seen] == [(count, 6) for count in range(1, 7)]
