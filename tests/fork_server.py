@@ -26,7 +26,7 @@ from remembered import remember
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a server imports; the first part belongs to other projects, so that it serves a copy of ours too.
-OTHERS = ('torchvision', 'timm', 'torch.distributed.run', 'matplotlib.figure', 'mmengine.runner')
+OTHERS = ('torchvision', 'timm', 'torch.distributed.launcher.api', 'matplotlib.figure', 'mmengine.runner')
 OURS = ('pinas_zoo.mm.engine.loop', 'pinas_zoo.mm.engine.launch', 'mmdet.models', 'mmseg.models')
 
 #: The interpreter, also where this is imported in a fork.
@@ -158,6 +158,9 @@ def serve(address: str, modules: list[str]) -> list[str]:
 
 def run(words: list[str]) -> None:
     """Does what `python WORDS` does after its start."""
+    if words[0] == '-u':
+        sys.stdout.reconfigure(write_through=True)
+        words = words[1:]
     if words[0] == '-m':
         sys.argv = words[1:]
         sys.path.insert(0, os.getcwd())

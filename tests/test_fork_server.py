@@ -33,7 +33,7 @@ def test_a_fork_is_as_a_process(tmp_path: Path) -> None:
     (tmp_path / 'code' / 'script.py').write_text(SCRIPT)
     for words in (
         ('code/script.py', '0'), ('code/script.py', '3', 'b c'), ('code/script.py', '0', 'die'),
-        ('-m', 'script', '4'), ('-c', SCRIPT, '5'), ('-m', 'script', 'x'),
+        ('-u', '-m', 'script', '4'), ('-c', SCRIPT, '5'), ('-m', 'script', 'x'),
     ):  # fmt: skip
         options = dict(cwd=tmp_path, env={'A': 'a b', 'PYTHONPATH': str(tmp_path / 'code')})
         fork, process = (start(program, *words, **options) for program in (python(), sys.executable))
