@@ -22,7 +22,7 @@ def run_model(args: argparse.Namespace) -> None:
     import torch
 
     from pinas_zoo.files import write_text
-    from pinas_zoo.mm.inference.analyze import Timing, analyze, table  # curves do without mmcv
+    from pinas_zoo.mm.inference.analyze import Timing, analyze, table  # curves need no mmcv
 
     if args.checkpoint and len(args.models) > 1:
         raise ValueError(f'--checkpoint needs exactly one model, got {len(args.models)}')

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves the page."""
-    if find_spec('gradio') is None:
-        raise CommandError("gradio is not installed, which serves the page: pip install 'pinas-zoo[demo]'")
+    if missing := [name for name in ('gradio', 'mmdet', 'mmseg') if find_spec(name) is None]:
+        raise CommandError(f"the page needs {', '.join(missing)}, not installed here: pip install 'pinas-zoo[demo]'")
     with errors_as_line(ValueError, OSError, ImportError, RuntimeError):
         from pinas_zoo.data.tiles import limit_pictures
         from pinas_zoo.mm.demo import open_networks, serve

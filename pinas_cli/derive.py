@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
     from pinas_zoo.mm.preflight.findings import BadInputError
 
     with errors_as_line(BadInputError):
-        derive_best(config_path(args.config), args.checkpoint, args.arch, args.out, run_options(args))
-    print(f'wrote {args.out}')
+        arch = derive_best(config_path(args.config), args.checkpoint, args.arch, args.out, run_options(args))
+    print(f'wrote {args.out}, the path {arch} of the supernet')
+    print(f'to train this network from scratch: pinas train CONFIG --cfg-options model.model.arch={arch}')
     return 0
 
 

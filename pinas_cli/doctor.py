@@ -30,14 +30,14 @@ class Row:
         name: What was checked.
         state: 'ok'; 'optional' for what only some commands need; 'wrong' for what the project needs.
         value: What was found.
-        mend: Command or step that fixes it; '' if there is nothing to do.
+        fix: Command or step that fixes it; '' if there is nothing to do.
     """
 
     part: str
     name: str
     state: Literal['ok', 'optional', 'wrong']
     value: str
-    mend: str = ''
+    fix: str = ''
 
     def record(self) -> dict[str, str]:
         """For JSON."""
@@ -74,8 +74,8 @@ def _machine() -> Iterator[Row]:
     yield Row(part, 'system', 'ok', f'{system}, {platform.machine()}, kernel {platform.release()}')
     yield Row(part, 'processor', 'ok', f'{cpu_model()}, {cores()} cores for this process')
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    mend = '' if free >= 5 else 'free some space, or work in another folder'
-    yield Row(part, 'disk', 'optional' if mend else 'ok', f'{free:.0f} GB free here', mend)
+    fix = '' if free >= 5 else 'free some space, or work in another folder'
+    yield Row(part, 'disk', 'optional' if fix else 'ok', f'{free:.0f} GB free here', fix)
 
 
 def _torch() -> Iterator[Row]:
@@ -92,9 +92,9 @@ def _torch() -> Iterator[Row]:
     if torch.cuda.is_available():
         yield Row(part, 'torch', 'ok', f'{torch.__version__} ({build}) uses {torch.cuda.device_count()} of them')
     elif cards:
-        mend = 'bash tools/setup_env.sh in a new environment, without --cpu'
-        mend = 'install a newer driver' if torch.version.cuda else mend
-        yield Row(part, 'torch', 'wrong', f'{torch.__version__} ({build}) cannot use the cards', mend)
+        fix = 'bash tools/setup_env.sh in a new environment, without --cpu'
+        fix = 'install a newer driver' if torch.version.cuda else fix
+        yield Row(part, 'torch', 'wrong', f'{torch.__version__} ({build}) cannot use the cards', fix)
     else:
         yield Row(
             part, 'torch', 'ok', f'{torch.__version__} ({build}); no card found, everything runs on the processor'
@@ -161,8 +161,8 @@ def _data() -> Iterator[Row]:
         if Path(tree.root).is_dir():
             yield Row(part, name, 'ok', f'{Path(tree.root).resolve()}; `pinas prepare {name} --check` looks inside')
         else:
-            mend = f'pinas prepare {name} --link FOLDER'
-            yield Row(part, name, 'optional', f'no folder {tree.root} here', mend)
+            fix = f'pinas prepare {name} --link FOLDER'
+            yield Row(part, name, 'optional', f'no folder {tree.root} here', fix)
 
 
 def _weights() -> Iterator[Row]:
@@ -175,8 +175,8 @@ def _weights() -> Iterator[Row]:
     own = [entry for entry in entries().values() if entry.own]
     there = [e for e in own if any('package' in s and package_file(s['package']) for s in e.sources)]
     state: Literal['ok', 'wrong'] = 'ok' if len(there) == len(own) else 'wrong'
-    mend = '' if state == 'ok' else 'git checkout -- checkpoints, or install the wheel again'
-    yield Row(part, 'shipped', state, f'{len(there)} of {len(own)}', mend)
+    fix = '' if state == 'ok' else 'git checkout -- checkpoints, or install the wheel again'
+    yield Row(part, 'shipped', state, f'{len(there)} of {len(own)}', fix)
     folder = cache_dir()
     files = [path for path in folder.rglob('*') if path.is_file()] if folder.is_dir() else []
     size = sum(path.stat().st_size for path in files) / 1e6

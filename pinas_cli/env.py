@@ -27,8 +27,8 @@ def _print(rows: list[Row]) -> None:
             part = row.part
             print(f'\n{part}' if row is not rows[0] else part)
         print(f'  {MARKS[row.state]:2}  {row.name:{width}}  {row.value}')
-        if row.mend:
-            print(f'  {"":2}  {"":{width}}    {row.mend}')
+        if row.fix:
+            print(f'  {"":2}  {"":{width}}    {row.fix}')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -49,15 +49,15 @@ def run(args: argparse.Namespace) -> int:
     with errors_as_line(ValueError, OSError, ImportError, RuntimeError):
         from pinas_zoo.data.tiles import Tiling, limit_pictures
         from pinas_zoo.mm.inference.infer import infer
-        from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+        from pinas_zoo.mm.inference.predictors import PredictionSettings, open_predictor
 
         if args.tile is None and args.tile_overlap is not None:
             raise ValueError('--tile-overlap has no effect without --tile')
         tiling = None if args.tile is None else Tiling(args.tile, args.tile_overlap)
         limit_pictures((178 if tiling is None else 1000) if args.max_megapixels is None else args.max_megapixels)
-        choice = Choice(args.score_thr, args.topk)
+        settings = PredictionSettings(args.score_thr, args.topk)
         model, changes = config_path(args.model), overrides(args.cfg_options)
-        predictor = open_predictor(model, args.checkpoint, args.device, choice, changes)
+        predictor = open_predictor(model, args.checkpoint, args.device, settings, changes)
         outcome = infer(args.source, predictor, args.out, args.batch_size, not args.quiet, tiling)
     print(f'{args.out}: {outcome.written} drawn, predictions in {outcome.predictions}')
     if outcome.left_out:

@@ -284,6 +284,17 @@ def test_pretrained_never_ends_in_random_weights():
         timm.create_model('pinas_nano', pretrained=True)
 
 
+def test_a_name_of_one_architecture_takes_no_other_one():
+    """It was ignored: a retraining of a searched architecture would have trained pinas_a."""
+    same = timm.create_model('pinas_nano_a', arch='30020010', space='pinas_nano')
+    assert same.arch == timm.create_model('pinas_nano_a').arch
+    for name, words in (('pinas_a', dict(arch=PINAS_B)), ('pinas_nano_a', dict(arch='30-32-20-03'))):
+        with pytest.raises(ValueError, match=rf"{name} is .* got arch=.* 'pinas(_nano)?' is the name that takes any"):
+            timm.create_model(name, **words)
+    with pytest.raises(ValueError, match="got space='pinas_nano'"):
+        timm.create_model('pinas_a', space='pinas_nano')
+
+
 def test_version_and_names():
     assert pinas_zoo.__version__
     assert set(NAMES) <= set(timm.list_models('pinas*'))

@@ -72,13 +72,15 @@ class TestCopies:
     """Help does not import pinas_zoo, so a few names and defaults are repeated in pinas_cli."""
 
     def test_names(self):
-        from pinas_cli import convert, prepare, rank
+        from pinas_cli import convert, machine, prepare, rank
+        from pinas_zoo import dist
         from pinas_zoo.data.scenes.prepare import FORMATS
         from pinas_zoo.data.trees import TREES
         from pinas_zoo.ranking.truth import HALVES
         from pinas_zoo.space import SPACES
         from pinas_zoo.weights.released.convert import KINDS
 
+        assert machine.cores() == dist.cores()
         assert (convert.KINDS, set(convert.SPACES)) == (KINDS, set(SPACES))
         assert prepare.FORMATS == FORMATS and (*HALVES, 'both') == rank.HALVES
         assert {name: tree.root for name, tree in TREES.items()} == prepare.ROOTS
@@ -95,9 +97,9 @@ class TestCopies:
         from pinas_cli.options import LAUNCHERS
 
         assert options.LAUNCHERS == LAUNCHERS
-        choice = pytest.importorskip('pinas_zoo.mm.inference.predictors').Choice()
+        settings = pytest.importorskip('pinas_zoo.mm.inference.predictors').PredictionSettings()
         args = parser_of('infer').parse_args(['x.jpg', '--model', 'm'])
-        assert (args.score_thr, args.topk) == (choice.score_thr, choice.topk)
+        assert (args.score_thr, args.topk) == (settings.score_thr, settings.topk)
 
 
 class TestCall:
@@ -176,16 +178,16 @@ class TestEnv:
         status, rows = self.examine(tmp_path, lambda name: not name.startswith(self.MM))
         assert status == 0
         for name in ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation'):
-            assert rows[name]['state'] == 'optional' and rows[name]['mend'].startswith(f"pip install '{name}")
+            assert rows[name]['state'] == 'optional' and rows[name]['fix'].startswith(f"pip install '{name}")
         assert rows['operators']['value'] == 'mmcv is missing'
         assert rows['C++ compiler']['value'].startswith('none found')  # CXX=false compiles nothing
         assert rows['timm']['state'] == rows['shipped']['state'] == 'ok'
-        assert rows['Fashion-MNIST']['mend'] == 'pinas prepare fashion-mnist'
+        assert rows['Fashion-MNIST']['fix'] == 'pinas prepare fashion-mnist'
 
     def test_without_torch(self, tmp_path):
         status, rows = self.examine(tmp_path, lambda name: name.startswith('numpy'))
         assert status == 1 and rows['numpy']['state'] == rows['Python']['state'] == 'ok'
-        assert rows['torch']['state'] == 'wrong' and rows['torch']['mend'] == "pip install 'torch>=2.4'"
+        assert rows['torch']['state'] == 'wrong' and rows['torch']['fix'] == "pip install 'torch>=2.4'"
 
     def test_versions_and_forks(self, monkeypatch):
         from pinas_cli import requirements

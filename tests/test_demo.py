@@ -17,11 +17,12 @@ FOUND = r"/\d+ objects?/.test(document.body?.innerText ?? '')"
 
 
 class TestCommand:
-    def test_without_gradio_it_says_what_to_install(self, monkeypatch, capsys):
-        monkeypatch.setattr(command, 'find_spec', lambda name: None)
+    @pytest.mark.parametrize('missing', ['gradio', 'mmdet, mmseg'])
+    def test_it_says_what_to_install(self, monkeypatch, capsys, missing):
+        monkeypatch.setattr(command, 'find_spec', lambda name: None if name in missing else True)
         assert cli.main(['demo']) == 1
         assert capsys.readouterr().err == (
-            "pinas demo: error: gradio is not installed, which serves the page: pip install 'pinas-zoo[demo]'\n"
+            f"pinas demo: error: the page needs {missing}, not installed here: pip install 'pinas-zoo[demo]'\n"
         )
 
     @pytest.mark.mm

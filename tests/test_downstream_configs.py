@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import re
 from pathlib import Path
 
@@ -245,6 +246,40 @@ def test_configs_of_one_name_share_the_model():
         if path.parent.name != 'coco':
             model.pop('test_cfg')  # sliding over crops of 769, whole else
         assert seen.setdefault(model_name(path), model) == model, path.name
+
+
+#: What decides neither the layers of an export nor its operators: the backbone, and what only trainings use.
+NOT_THE_HEAD = ('backbone', 'data_preprocessor', 'train_cfg', 'auxiliary_head', 'init_cfg', 'pretrained', 'sampler')
+
+
+def parts_of(node, place='') -> frozenset[tuple[str, str]]:
+    """The kinds of all parts of a head, each with its place in the config."""
+    found = set()
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key == 'type':
+            found.add((place, value if isinstance(value, str) else value.__name__))
+        elif key not in NOT_THE_HEAD and not key.startswith('loss'):
+            for part in value if isinstance(value, (list, tuple)) else [value]:
+                found |= parts_of(part, f'{place}.{key}')
+    return frozenset((at, name.rpartition('.')[2]) for at, name in found)
+
+
+def test_the_export_table_has_every_head(monkeypatch):
+    """docs/export.md names each distinct head of configs/, with a result or the operator that stands in the way."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/dev'))
+    import export_table
+
+    shown = {parts_of(read(ROOT / 'configs' / path).model): name for name, path in export_table.CONFIGS.items()}
+    assert len(shown) == len(export_table.CONFIGS)
+    rows = json.loads(export_table.RESULTS.read_text())['heads']
+    assert set(shown.values()) <= set(rows) and all(rows[name].keys() >= {'onnx', 'pt2'} for name in shown.values())
+    assert all(f'| {name} |' in export_table.PAGE.read_text() for name in rows)
+    scenes = [
+        path for folder in ('nano', 'quickstart', 'transfer') for path in ROOT.glob(f'configs/{folder}/*_scenes.py')
+    ]
+    assert len(scenes) > 5
+    missing = [label(path) for path in (*EVERY, *scenes) if parts_of(read(path).model) not in shown]
+    assert not missing, f'no row in tools/dev/export_table.py has the head of {missing}'
 
 
 # ---- the paper's forms -----------------------------------------------------------------------------------------------

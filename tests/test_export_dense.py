@@ -225,6 +225,12 @@ def test_boxes_without_partner_count():
     moved = difference([boxes + torch.tensor([0.0, 0, 1, 0]), theirs[1] + 0.01, theirs[2]], theirs)
     assert moved.iou == pytest.approx(10 / 11) and moved.value == pytest.approx(0.01, abs=1e-6) and not moved.holds()
     assert difference([boxes[:0], theirs[1][:0], theirs[2][:0]], theirs).unmatched == 2
+    # eager mode's masks are margins: the third pixel is undecided, so either value of it is the same mask
+    margins = torch.tensor([[[0.4, 0.3, 0.001, -0.3]], [[0.4, 0.4, 0.4, -0.4]]])
+    masks = torch.tensor([[[1, 1, 0, 0]], [[1, 1, 1, 0]]], dtype=torch.bool)
+    assert difference([*theirs, masks], [*theirs, margins]).iou == 1
+    masks[0, 0, 1] = False
+    assert difference([*theirs, masks], [*theirs, margins]).iou == 0.5
 
 
 @mm
@@ -294,7 +300,7 @@ def test_int8(classifier, pictures):
 @mm
 @onnx
 def test_runner_without_torch(classifier, pictures, files):
-    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.predictors import PredictionSettings, open_predictor
 
     picture = pictures / '1.png'
     paths = [str(path) for path in (classifier, files['segmentor'][0], files['detector'][0])]
@@ -312,7 +318,7 @@ def test_runner_without_torch(classifier, pictures, files):
     (labels,) = predictor.run(bgr)
     shares = {predictor.classes[c]: float((labels.labels == c).mean()) for c in np.unique(labels.labels)}
     assert shares == pytest.approx({row['class']: row['share'] for row in segments}, abs=1e-3)
-    predictor = open_predictor(DETECTOR, device='cpu', choice=Choice(score_thr=0.01), cfg_options=LOW)
+    predictor = open_predictor(DETECTOR, device='cpu', settings=PredictionSettings(score_thr=0.01), cfg_options=LOW)
     (found,) = predictor.run(bgr)
     assert len(found.boxes) == len(objects) > 5
     assert [predictor.classes[c] for c in found.labels] == [row['class'] for row in objects]

@@ -321,7 +321,7 @@ def test_joint_distribution_keeps_probabilities() -> None:
     train_both(method, range(4), movers)
     assert method.coarse.abs().min() > 0 and not method.fine.any()
     before = {arch: naive_probability(method, arch) for arch in ARCHS}
-    assert method.moved(3)[0] is method.coarse and method.moved(4)[0] is method.fine
+    assert method.trained(3)[0] is method.coarse and method.trained(4)[0] is method.fine
     for arch in ARCHS:
         assert math.exp(method.score(arch)) == pytest.approx(before[arch], abs=1e-12)
     coarse = method.coarse.detach().clone()
@@ -342,7 +342,7 @@ def test_factors() -> None:
     with pytest.raises(ValueError, match=r"must be each combination of \('radix', 'base_width'\) exactly once"):
         toy(factors=('radix', 'base_width'))
     method = toy(factors=FACTORS)  # no joint_at: factorised to the end
-    assert method.moved(10**6)[0] is method.coarse
+    assert method.trained(10**6)[0] is method.coarse
 
 
 # ---- what was learned -----------------------------------------------------------------------------------------------

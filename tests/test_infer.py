@@ -97,9 +97,9 @@ def test_instances_are_those_of_mmdet(weights, folder, tmp_path):
 
     from pinas_zoo.data.tiles import Tiling
     from pinas_zoo.mm.inference.infer import infer
-    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.predictors import PredictionSettings, open_predictor
 
-    predictor = open_predictor(str(ROOT / DETECTION), weights[DETECTION], 'cpu', Choice(score_thr=0.1))
+    predictor = open_predictor(str(ROOT / DETECTION), weights[DETECTION], 'cpu', PredictionSettings(score_thr=0.1))
     outcome = infer(folder / 'b.jpg', predictor, tmp_path / 'out', progress=False)
     (record,) = lines(tmp_path / 'out')
     assert (outcome.written, outcome.failed, record['image'], record['height'], record['width']) == (
@@ -156,7 +156,7 @@ def test_ranking_is_that_of_timm(folder, tmp_path):
     from timm.data import create_transform, resolve_data_config
 
     from pinas_zoo.mm.inference.infer import infer
-    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.predictors import PredictionSettings, open_predictor
     from pinas_zoo.weights.load import save_weights
 
     net = timm.create_model('pinas_nano').eval()
@@ -164,7 +164,7 @@ def test_ranking_is_that_of_timm(folder, tmp_path):
     save_weights(
         file, net.state_dict(), {'arch': net.space.format(net.arch), 'dataset_meta': json.dumps({'classes': NAMES})}
     )
-    predictor = open_predictor('pinas_nano', file, 'cpu', Choice(topk=3))
+    predictor = open_predictor('pinas_nano', file, 'cpu', PredictionSettings(topk=3))
     infer(folder / 'a.png', predictor, tmp_path / 'out', progress=False)
     (record,) = lines(tmp_path / 'out')
     view = create_transform(**resolve_data_config(net.pretrained_cfg))
@@ -180,13 +180,13 @@ def test_a_classifier_of_a_config_sees_what_its_evaluation_sees(weights):
     from mmengine.registry import DATASETS
 
     from pinas_zoo.mm.inference.networks import load_network
-    from pinas_zoo.mm.inference.predictors import Choice, open_predictor
+    from pinas_zoo.mm.inference.predictors import PredictionSettings, open_predictor
 
     cfg = read(CLASSIFICATION)
     cfg.test_dataloader.dataset.source.limit = 200  # of digits, where they stand in, 7
     model, _ = load_network(cfg, weights[CLASSIFICATION], 'cpu')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    predictor = open_predictor(str(ROOT / CLASSIFICATION), weights[CLASSIFICATION], 'cpu', Choice(topk=10))
+    predictor = open_predictor(str(ROOT / CLASSIFICATION), weights[CLASSIFICATION], 'cpu', PredictionSettings(topk=10))
     assert tuple(predictor.classes) == tuple(dataset.source.classes)
     for index in range(4):
         (ranking,) = predictor.run([dataset.source.load(index).permute(1, 2, 0).numpy()])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pinas_zoo.methods import METHODS, SPOS, FairNAS, LinearHead, Method, SupervisedMethod, reaching_only
+from pinas_zoo.methods import METHODS, SPOS, FairNAS, LinearHead, Method, SupervisedMethod, restrict_gradient
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.space import PAPER_CANDIDATES, Arch, Candidate, SearchSpace
@@ -119,7 +119,7 @@ def test_reaching_only() -> None:
     a, b = torch.nn.Parameter(torch.tensor([1.0, 2.0])), torch.nn.Parameter(torch.tensor([[3.0]]))
     c = torch.nn.Parameter(torch.tensor(5.0))
     loss = (a**2).sum() * b.squeeze() * c
-    surrogate = reaching_only(loss, [b, c])
+    surrogate = restrict_gradient(loss, [b, c])
     assert surrogate.item() == loss.item() == 75.0
     (2 * surrogate).backward()
     assert a.grad is None and b.grad.item() == 2 * 25 and c.grad.item() == 2 * 15

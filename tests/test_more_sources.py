@@ -137,9 +137,10 @@ def test_timm(pictures, form):
 
 
 def test_timm_faults(pictures, tmp_path):
-    for name in ('wds/x', 'hfids/x', 'tfds/x'):
-        with pytest.raises(ValueError, match='as a stream'):
-            open_source(dict(kind='timm', name=name, root=str(pictures)))
+    with pytest.raises(ValueError, match='tfds/ is not read'):
+        open_source(dict(kind='timm', name='tfds/x', root=str(pictures)))
+    with pytest.raises(ValueError, match='num_samples=3 is for streams'):
+        open_source(dict(kind='timm', root=str(pictures / 'folder'), num_samples=3))
     with pytest.raises(ValueError, match='needs an existing root'):
         open_source(dict(kind='timm', root=str(tmp_path / 'nothing')))
     with pytest.raises(ValueError, match="kind='timm'"):

@@ -293,7 +293,7 @@ class TestSetUpErrors:
         assert 'is not an environment of Python' in machine.error()  # not of ours: it stays
         assert (folder / 'python').is_symlink()
         (folder.parent / '.pinas-ours').touch()
-        assert 'building it anew' in machine.set_up().stdout
+        assert 'building it again' in machine.set_up().stdout
         assert not folder.exists()
 
     def test_folder_in_use(self, machine):

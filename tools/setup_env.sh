@@ -146,13 +146,13 @@ has_dist() { compgen -G "$env/lib/python3*/site-packages/$1.dist-info" >/dev/nul
 
 remove_env() {
     [ -e "$env/.pinas-ours" ] || fail "$env is not $1; remove it or set PINAS_ENV_DIR"
-    say "$env is not $1: building it anew"
+    say "$env is not $1: building it again"
     rm -rf "$env"
 }
 
 make_venv() {
     if [ -e "$env/.pinas-installing" ]; then
-        say "an earlier set-up was interrupted: building $env anew"
+        say "an earlier set-up was interrupted: building $env again"
         rm -rf "$env"
     elif [ -L "$env/bin/python" ] && [ "$(version_of "$env/bin/python")" != "$version" ]; then # other, or gone
         remove_env "an environment of Python $version"

@@ -1,7 +1,5 @@
 """What the transfer study compares: tasks, arms, runs, and the files that they start from."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Sequence

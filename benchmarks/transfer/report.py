@@ -1,7 +1,5 @@
 """The page of the transfer study: a table and a figure from the file with its figures."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The file with the figures of a transfer study: one recipe, the origin of each backbone, and one entry per run."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 from collections.abc import Callable, Iterator

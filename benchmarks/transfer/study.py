@@ -4,8 +4,6 @@ Every run is one call of tools/train.py. A finished run is appended to a JSON fi
 and continues the one that was interrupted.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

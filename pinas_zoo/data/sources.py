@@ -123,7 +123,7 @@ def few_names(names: Sequence[str], most: int = 5) -> str:
 
 
 #: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
-SOURCES: dict[str, tuple[type[Source], tuple[str, ...]]] = {}
+SOURCES: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {}
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
 
 
@@ -154,7 +154,7 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
     optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
     optional |= {'image', 'label', 'window', 'broken_limit'}  # of shards
     optional |= {'root'} if kind not in ('folder', 'list') else set()
-    optional |= {'name', 'split', 'class_map', 'input_key', 'target_key'} if kind == 'timm' else set()
+    optional |= {'name', 'split', 'class_map', 'input_key', 'target_key', 'num_samples'} if kind == 'timm' else set()
     if missing := set(keys) - optional - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
     source = _open(cls, {k: spec[k] for k in keys if k in spec})
@@ -187,7 +187,7 @@ def opened_once() -> Iterator[None]:
         _opened = outer
 
 
-def _open(cls: type[Source], settings: dict[str, Any]) -> Source:
+def _open(cls: Callable[..., Source], settings: dict[str, Any]) -> Source:
     if _opened is None:
         return cls(**settings)
     classes = settings.get('classes')

@@ -10,7 +10,7 @@ from pinas_zoo.data.cifar import CIFAR10Source, CIFAR100Source
 from pinas_zoo.data.pairs import PairSource
 from pinas_zoo.data.small_sets import ArraySource, DigitsSource, FashionMNISTSource, part_slice
 from pinas_zoo.data.sources import SOURCES, Reduction, Source
-from pinas_zoo.data.timm_source import TimmSource
+from pinas_zoo.data.timm_stream import TimmStream, open_timm
 
 
 class SubsetSource(Source):
@@ -25,7 +25,7 @@ class SubsetSource(Source):
         start, limit: Slice of the part.
 
     Raises:
-        ValueError: An unknown part, or an empty result.
+        ValueError: An unknown part, an empty result, or a stream.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class SubsetSource(Source):
         start: int = 0,
         limit: int | None = None,
     ) -> None:
+        if isinstance(source, TimmStream):
+            raise ValueError(f'{source.name(0)}: a stream has no parts; leave out part, seed, start and limit')
         count = int(holdout * len(source)) if holdout < 1 else int(holdout)
         parts = {'all': slice(None), 'holdout': slice(count), 'train': slice(count, None)}
         if part not in parts or (part != 'all' and (seed is None or not 0 < count < len(source))):
@@ -73,7 +75,7 @@ SOURCES |= {
     'fashion-mnist': (FashionMNISTSource, ('split', 'root', 'download')),
     'cifar10': (CIFAR10Source, ('split', 'root', 'download')),
     'cifar100': (CIFAR100Source, ('split', 'root', 'download')),
-    'timm': (TimmSource, ('name', 'root', 'split', 'class_map', 'input_key', 'target_key')),
+    'timm': (open_timm, ('name', 'root', 'split', 'class_map', 'input_key', 'target_key', 'num_samples')),
     'digits': (DigitsSource, ('split', 'size')),
     'pairs': (PairSource, ('split', 'pairs', 'item', 'items_start', 'items_limit', 'pair_seed', 'root', 'download')),
 }

@@ -16,6 +16,7 @@ from pinas_zoo.data.colour import channel_constants
 from pinas_zoo.data.small_sets import ArraySource
 from pinas_zoo.data.sources import ImageReader, Source, few_names, open_source
 from pinas_zoo.data.specs import SubsetSource
+from pinas_zoo.data.timm_stream import TimmStream
 from pinas_zoo.data.views import resized_crop, shrink_box, sides
 
 
@@ -129,6 +130,8 @@ class SupervisedView(Dataset[dict[str, Any]]):
 
 def require_labels(source: Source) -> None:
     """Raises a ValueError if images of a source have no label, and names some."""
+    if isinstance(source, TimmStream):  # it knows them once it reads
+        return
     missing = np.flatnonzero(np.asarray(source.labels) < 0)
     if len(missing) == len(source):
         raise ValueError(

@@ -13,9 +13,9 @@ from torch import Tensor
 from pinas_zoo.data.images import FileSource, read_picture
 from pinas_zoo.data.sources import BrokenImageError, Reduction
 
-__all__ = ['TimmSource']
+__all__ = ['STREAMS', 'TimmSource']
 
-#: Readers of timm that give a stream without an index.
+#: Readers of timm that give a stream without an index: `timm_stream`.
 STREAMS = ('wds', 'hfids', 'tfds')
 
 
@@ -31,8 +31,7 @@ class TimmSource(FileSource):
         target_key: Column of the labels, for ``hfds/``.
 
     Raises:
-        ValueError: There are no images, or timm reads the set as a stream: no image has an index then, and a run could
-            not be resumed exactly.
+        ValueError: There are no images.
         ImportError: ``hfds/`` needs the package datasets.
     """
 
@@ -46,11 +45,6 @@ class TimmSource(FileSource):
         target_key: str | None = None,
     ) -> None:
         prefix = name.partition('/')[0].lower() if '/' in name else ''
-        if prefix in STREAMS:
-            raise ValueError(
-                f"timm reads {name!r} as a stream, whose images have no index; use kind='shards' for WebDataset's tars "
-                'and the prefix hfds/ for sets of the Hugging Face hub'
-            )
         if prefix != 'hfds' and (root is None or not Path(root).exists()):
             raise ValueError(f"kind='timm' needs an existing root (folder or .tar) or a name with hfds/, got {root!r}")
         options: dict[str, Any] = dict(class_map=class_map, input_key=input_key, target_key=target_key)

@@ -1,7 +1,7 @@
 """The peers of Pi-NAS, one file each; `base` says what a method is."""
 
 from pinas_zoo.methods.attentivenas import AttentiveNAS
-from pinas_zoo.methods.base import ArchitectureMethod, Method, SupervisedMethod, decay_groups, reaching_only
+from pinas_zoo.methods.base import ArchitectureMethod, Method, SupervisedMethod, decay_groups, restrict_gradient
 from pinas_zoo.methods.bnnas import BNNAS
 from pinas_zoo.methods.entrannas import EnTranNAS
 from pinas_zoo.methods.fairnas import FairNAS
@@ -40,5 +40,5 @@ __all__ = [
     'SparseSupernet',
     'SupervisedMethod',
     'decay_groups',
-    'reaching_only',
+    'restrict_gradient',
 ]

@@ -10,13 +10,13 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from pinas_zoo.methods.base import SupervisedMethod, SupervisedSettings, decay_groups, reaching_only
+from pinas_zoo.methods.base import SupervisedMethod, SupervisedSettings, decay_groups, restrict_gradient
 from pinas_zoo.models.blocks import Bottleneck
 from pinas_zoo.models.supernet import SuperNet
 
-__all__ = ['HELD_OUT', 'AlternatingMethod', 'AlternatingSettings', 'held_out', 'wake_branches']
+__all__ = ['HELD_OUT', 'AlternatingMethod', 'AlternatingSettings', 'enable_branches', 'held_out']
 
-#: Key of the held-out batch within a batch; it holds its own 'image' and 'label'.
+#: Key of the held-out batch within a batch; it contains its own 'image' and 'label'.
 HELD_OUT = 'held_out'
 
 
@@ -33,7 +33,7 @@ class AlternatingMethod(SupervisedMethod):
     steps have no architecture part: the optimiser of 'arch' then sees no gradient and must change nothing.
 
     Args:
-        supernet: The supernet; branches whose last BN starts at zero are enabled, see `wake_branches`.
+        supernet: The supernet; branches whose last BN starts at zero are enabled, see `enable_branches`.
         num_classes: Classes of the head.
         warmup_steps: Steps that move the weights alone.
         **settings: As for `SupervisedMethod`.
@@ -53,15 +53,15 @@ class AlternatingMethod(SupervisedMethod):
         if warmup_steps < 0:
             raise ValueError(f'warmup_steps must be at least 0, got {warmup_steps}')
         self.warmup_steps = warmup_steps
-        wake_branches(supernet)
+        enable_branches(supernet)
 
     # ---- what a subclass gives -----------------------------------------------------------------------------------
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """The architecture's parameters, the group 'arch'; every `arch_loss` depends on all that are `moved`."""
+        """The architecture's parameters, the group 'arch'; every `arch_loss` depends on all of `trained(step)`."""
         raise NotImplementedError(f'{type(self).__name__} has no architecture parameters')
 
-    def moved(self, step: int) -> list[nn.Parameter]:
+    def trained(self, step: int) -> list[nn.Parameter]:
         """Those that a step moves: all of them, unless the method trains them in turns."""
         return self.arch_parameters()
 
@@ -93,7 +93,7 @@ class AlternatingMethod(SupervisedMethod):
         if part < self.weight_parts(step):
             return self.weights_loss(batch, step, part)
         terms = self.arch_loss(held_out(batch), step)
-        return terms | {'loss': reaching_only(terms['loss'], self.moved(step))}
+        return terms | {'loss': restrict_gradient(terms['loss'], self.trained(step))}
 
     def param_groups(self) -> dict[str, list[Any]]:
         """The weights that train, and 'arch', which must not decay."""
@@ -117,7 +117,7 @@ def held_out(batch: dict[str, Any]) -> dict[str, Any]:
     return batch[HELD_OUT]
 
 
-def wake_branches(supernet: SuperNet) -> None:
+def enable_branches(supernet: SuperNet) -> None:
     """Sets the weight of a block's last BN to 1 where it starts at zero.
 
     A zero branch gives the architecture's parameters no gradient, or the same one for all candidates.

@@ -25,7 +25,7 @@ __all__ = [
     'SupervisedMethod',
     'SupervisedSettings',
     'decay_groups',
-    'reaching_only',
+    'restrict_gradient',
     'top1_percent',
 ]
 
@@ -211,7 +211,7 @@ def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
     return [{'params': [p for p in parameters if p.ndim > 1]}, {'params': kept, 'weight_decay': 0.0}]
 
 
-def reaching_only(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+def restrict_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """A loss of the same value whose backward pass reaches only these parameters.
 
     Where one part of a step trains the weights and another the architecture, the second must not leave gradients in

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.methods.alternating import wake_branches
+from pinas_zoo.methods.alternating import enable_branches
 from pinas_zoo.methods.base import SupervisedSettings
 from pinas_zoo.methods.knapsack import AdditiveScore
 from pinas_zoo.methods.spos import SPOS
@@ -72,7 +72,7 @@ class BNNAS(AdditiveScore, SPOS):
         if variant not in VARIANTS:
             raise ValueError(f'unknown variant {variant!r}, allowed: {", ".join(VARIANTS)}')
         if not zero_init:
-            wake_branches(supernet)
+            enable_branches(supernet)
         # As released, torch's default: the small initialisation of trained heads would pass on hardly any gradient.
         self.head.reset_parameters()
         self.requires_grad_(False)

@@ -32,7 +32,7 @@ __all__ = ['EnTranNAS']
 class EnTranNAS(MixtureMethod):
     """A few positions are mixtures that learn, the others run what is derived; the engines move through the depth.
 
-    The positions are divided into `engines` runs of equal length; in each cycle every run is permuted anew, and each
+    The positions are divided into `engines` runs of equal length; in each cycle every run is permuted again, and each
     step takes its next position. So every part of the depth has an engine, and every position is an engine once per
     cycle. The warm-up trains uniform single paths; otherwise the first argmax, which is random, would get nearly all
     updates.
@@ -102,7 +102,7 @@ class EnTranNAS(MixtureMethod):
     def arch_parameters(self) -> list[nn.Parameter]:
         return [*self.alpha, *self.beta]
 
-    def moved(self, step: int) -> list[nn.Parameter]:
+    def trained(self, step: int) -> list[nn.Parameter]:
         """Those of the engine positions."""
         return [parameters[p] for parameters in (self.alpha, self.beta) if len(parameters) for p in self.engine(step)]
 

@@ -146,7 +146,7 @@ class FPNAS(AdditiveScore, AlternatingMethod):
         """Coarse logits, where there are factors, and fine ones."""
         return [self.fine] if self.coarse is None else [self.coarse, self.fine]
 
-    def moved(self, step: int) -> list[nn.Parameter]:
+    def trained(self, step: int) -> list[nn.Parameter]:
         """The coarse logits before `joint_at`, the fine ones after it."""
         if self.coarse is not None and (self.joint_at is None or step < self.joint_at):
             return [self.coarse]

@@ -1,4 +1,4 @@
-"""The linear stage in torch alone: a linear head on a frozen supernet, one uniform random path per step."""
+"""The linear stage in plain torch: a linear head on a frozen supernet, one uniform random path per step."""
 
 from typing import Any
 

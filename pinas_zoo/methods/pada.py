@@ -5,7 +5,7 @@ gradient. Norms are measured per candidate; the share of the distribution that f
 
     p_lk = (1 - t) / K + t g_lk / sum_j g_lj,   g_lk: mean gradient norm of candidate k at position l,  t = step / steps
 
-The paper's other half samples images the same way. It is not here, since it needs a sampler of its own.
+The paper's other half samples images the same way. It is not here, since it needs a separate sampler.
 """
 
 from collections.abc import Sequence

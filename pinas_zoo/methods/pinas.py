@@ -1,4 +1,4 @@
-"""Pi-NAS: the unsupervised training of a supernet (Peng et al., ICCV 2021, section 3), in torch alone.
+"""Pi-NAS: the unsupervised training of a supernet (Peng et al., ICCV 2021, section 3), in plain torch.
 
 One step draws a pair of paths (a, b) that differ at every position and takes four views of each image. For a, then b:
 the student embeds the query, the mean teacher is updated on that path's modules, the teacher embeds the key. Then

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.methods.alternating import wake_branches
+from pinas_zoo.methods.alternating import enable_branches
 from pinas_zoo.methods.base import SupervisedSettings
 from pinas_zoo.methods.spos import SPOS
 from pinas_zoo.models.supernet import SuperNet
@@ -67,7 +67,7 @@ class RLNAS(SPOS):
     ) -> None:
         super().__init__(supernet, num_classes, **settings)
         if wake:
-            wake_branches(supernet)
+            enable_branches(supernet)
         # A copy of all weights at the start, part of every checkpoint.
         self.register_buffer('initial', torch.cat([w.detach().flatten() for w in self._weights().values()]))
 

@@ -15,13 +15,22 @@ from pinas_zoo.data.images import read_picture
 from pinas_zoo.data.scenes.images import SceneSettings, compose, cut_items
 from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.mm.inference.infer import UNFIT
-from pinas_zoo.mm.inference.predictors import Choice, Instances, Prediction, Predictor, Ranking, open_predictor
+from pinas_zoo.mm.inference.predictors import (
+    Instances,
+    Prediction,
+    PredictionSettings,
+    Predictor,
+    Ranking,
+    open_predictor,
+)
 from pinas_zoo.mm.inference.records import draw
 
 __all__ = ['NETWORKS', 'build_page', 'draw_examples', 'open_networks', 'predict', 'serve']
 
 #: The networks of the page, one of each task; their weights are part of the project.
 NETWORKS = ('pinas_nano_a_mask-rcnn_scenes', 'pinas_nano_a_deeplabv3_scenes', 'pinas_nano_a.fmnist')
+#: What stands above each of them; a network of the user's has only its name.
+TITLES = dict(zip(NETWORKS, ('Objects', 'Segments', 'Class of a single item on black'), strict=True))
 #: Objects below this score are never shown: the slider chooses among the others.
 LOWEST = 0.05
 ABOUT = '# pinas_zoo\nA picture in; boxes, masks, segments and classes out. '
@@ -42,22 +51,22 @@ def open_networks(
     Raises:
         ValueError: Weights or options are given without a model, or do not fit it.
     """
-    choice = Choice(score_thr=LOWEST)
+    settings = PredictionSettings(score_thr=LOWEST)
     if model is not None:
         name = Path(model).stem if model.endswith('.py') else model
-        return {name: open_predictor(model, checkpoint, device, choice, cfg_options)}
+        return {name: open_predictor(model, checkpoint, device, settings, cfg_options)}
     if checkpoint is not None or cfg_options:
         raise ValueError('--checkpoint and --cfg-options need --model')
-    return {name: open_predictor(name, device=device, choice=choice) for name in NETWORKS}
+    return {name: open_predictor(name, device=device, settings=settings) for name in NETWORKS}
 
 
-def draw_examples(folder: Path, scenes: int = 4, size: int = 128) -> list[Path]:
-    """Writes composed scenes, and an item alone, as PNG files; the items are test images, unseen in training."""
-    source, settings = FashionMNISTSource('test', limit=400), SceneSettings(size=size)
+def draw_examples(folder: Path) -> list[Path]:
+    """Writes four composed scenes, and an item alone, as PNG files; the items are test images, unseen in training."""
+    source, settings = FashionMNISTSource('test', limit=400), SceneSettings(size=128)
     items = cut_items(source, len(source), seed=0)
-    seeds = [np.random.default_rng([0, number]) for number in range(scenes)]
-    pictures = [compose(items, rng, size, size, settings).image for rng in seeds]
-    paths = [folder / f'scene_{number}.png' for number in range(scenes)] + [folder / 'item.png']
+    seeds = [np.random.default_rng([0, number]) for number in range(4)]
+    pictures = [compose(items, rng, settings.size, settings.size, settings).image for rng in seeds]
+    paths = [folder / f'scene_{number}.png' for number in range(4)] + [folder / 'item.png']
     for path, pixels in zip(paths, [*pictures, source.load(0)[0].numpy()], strict=True):
         Image.fromarray(pixels).save(path)
     return paths
@@ -133,7 +142,8 @@ def build_page(networks: Mapping[str, Predictor], examples: Sequence[Path]) -> A
             with gr.Column(scale=3, min_width=280), gr.Row():
                 for name in networks:
                     with gr.Column(min_width=280):
-                        gr.Markdown(f'`{name}`')  # a label of the picture would hide its corner
+                        title = f'**{TITLES[name]}**<br>' if name in TITLES else ''
+                        gr.Markdown(f'{title}`{name}`')  # a label of the picture would hide its corner
                         drawn = gr.Image(format='png', interactive=False, show_label=False, buttons=[], alt_text=name)
                         outputs += [drawn, gr.Markdown()]
         events = [page.load, picture.change, least.release]

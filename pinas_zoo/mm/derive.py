@@ -19,7 +19,7 @@ from pinas_zoo.weights.loading import load_supernet
 __all__ = ['derive_all', 'derive_best']
 
 
-def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path, options: Options) -> None:
+def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path, options: Options) -> str:
     """Writes the backbone of one architecture, its BN re-estimated on the config's calibration images.
 
     Args:
@@ -29,12 +29,16 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
         out: `.safetensors` file to write.
         options: See `Options`.
 
+    Returns:
+        The architecture.
+
     Raises:
         ValueError: The architecture is malformed or the checkpoint does not fit.
     """
     if arch.endswith('.json'):
         arch = json.loads(Path(arch).read_text())['arch']
     derive_all(config, checkpoint, {arch: out}, options)
+    return arch
 
 
 def derive_all(config: str | Path, checkpoint: str, files: Mapping[str, str | Path], options: Options) -> None:

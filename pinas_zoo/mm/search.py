@@ -177,7 +177,7 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
         The best record.
 
     Raises:
-        ValueError: The work_dir contains another search, the checkpoint does not fit, or a race is to be shared.
+        ValueError: The work_dir contains another search, the checkpoint does not fit, or a race has a shard.
     """
     checkpoint = str(find_weights(checkpoint))
     cfg, data = _open_config(config, checkpoint, options)

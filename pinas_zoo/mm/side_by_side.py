@@ -1,4 +1,4 @@
-"""Several trainings of a shortlist at a time, each in one process or a group of processes, on GPUs of its own."""
+"""Several trainings of a shortlist at a time, each in one process or a group of processes, on separate GPUs."""
 
 import multiprocessing
 import os

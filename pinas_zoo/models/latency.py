@@ -204,7 +204,7 @@ def measure_table(
     """Measures a table on the supernet's device, in eval mode with random images.
 
     All entries and whole networks are measured in turn, several times, so that a device whose speed changes affects
-    them alike.
+    all of them.
 
     Args:
         supernet: The supernet; its weights do not matter.

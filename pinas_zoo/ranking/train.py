@@ -1,4 +1,4 @@
-"""Trains a contestant's supernet and scores its paths: torch alone, in this process, on the images of the truth.
+"""Trains a contestant's supernet and scores its paths: plain torch, in this process, on the images of the truth.
 
 The method objects are the same as in every other training here (`pinas_zoo.methods.pinas`, `pinas_zoo.methods`); the
 loop is plain, so that the whole study fits a CPU. Everything runs on the device of the method's parameters; batches are

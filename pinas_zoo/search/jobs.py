@@ -1,7 +1,7 @@
 """A search shared by several jobs (a job array): each evaluates its share of the paths and reads the others' scores.
 
 All jobs propose the same paths, since proposals follow from the settings and the scores. Path number i is evaluated by
-job i % jobs, which writes its score to a file of its own; so no path is lost or evaluated twice, and the log that job 0
+job i % jobs, which writes its score to its own file; so no path is lost or evaluated twice, and the log that job 0
 writes is that of a search by a single job. A job that was stopped continues; the number of jobs may change in between.
 """
 

@@ -3,7 +3,7 @@
 All candidates of a group are scored on a first slice of the held-out images. The losses of two paths on the same images
 are paired, so the standard error of their mean difference is far below that of either mean. After every slice a
 candidate that is worse than the best one by more than z standard errors leaves the race, and of the others at most
-a share goes on (successive halving). The best path of the earlier groups, the rival, runs with them.
+a share continues (successive halving). The best path of the earlier groups, the rival, runs with them.
 
 The score of a path that left is the leader's on all images plus their mean difference on the images that both saw, so
 that all scores of a search are comparable.
@@ -38,7 +38,7 @@ class RaceSettings:
         images: Held-out images that a path has seen after each slice, ascending; rounded up to whole batches. The last
             number may exceed what there is: then it means all.
         z: A candidate leaves if it is worse than the best by more than z standard errors of the paired difference.
-        keep: Largest share of a group's candidates that goes on after a slice, above 0 and up to 1.
+        keep: Largest share of a group's candidates that continues after a slice, above 0 and up to 1.
         group: Number of candidates that race together while a search draws at random; a multiple of its block. Later
             every block is a group.
         cache_gib: Room for the outputs of short prefixes, see `PrefixCache`.
@@ -105,7 +105,7 @@ def _loss(results: Results, count: int | None = None) -> float:
 def survivors(
     results: Mapping[Arch, Results], running: Sequence[Arch], rival: Arch | None, settings: RaceSettings
 ) -> list[Arch]:
-    """Which of the running candidates go on, best first; equal ones in the order of the architectures.
+    """Which of the running candidates continue, best first; equal ones in the order of the architectures.
 
     Args:
         results: By path; the rival's may be of more images.
@@ -152,7 +152,7 @@ class Race:
     Args:
         supernet: The supernet.
         head: Linear classifier on its pooled features.
-        calibration: Image batches for BN re-estimation; iterated anew for every call.
+        calibration: Image batches for BN re-estimation; iterated again for every call.
         evaluation: Batches of images and labels, held out, in an order that is not sorted by class.
         settings: See `RaceSettings`.
         half: Half type of the forward passes (autocast); None for the network's own type.

@@ -166,7 +166,7 @@ class Searcher(ABC):
                     f'recorded evaluation {len(self._scores)} is {self.space.format(arch)}, these '
                     f'settings propose {[self.space.format(p) for p in proposal]}: another version '
                     f'or other settings recorded it; drop the last {len(pairs) - whole} records or '
-                    f'start anew'
+                    f'start a new search'
                 )
             self.tell([arch], [score])
 

@@ -10,7 +10,7 @@ timm's ``pretrained=True``, ``pinas://NAME`` in mmdet's and mmseg's configs and 
 
 An incomplete file never has a final name. The hash of a file is checked when it is downloaded and when a process first
 uses it. If neither the manifest nor the user has a hash (the authors' files), the first one seen is recorded beside the
-file (`.json`) and checked from then on; the log says so. A bad file is renamed to `.bad` and downloaded once more.
+file (`.json`) and checked from then on; the log says so. A bad file is renamed to `.bad` and downloaded again.
 """
 
 import logging
@@ -172,7 +172,7 @@ def _bring(
     warned = expected is not None
     part = target.with_name(f'.{target.name}.part')
     for label, get in _sources(entry, file, size, policy):
-        for _ in range(2):  # a bad file is downloaded once more
+        for _ in range(2):  # a bad file is downloaded again
             if expected is None:  # without a hash, a wrong continuation could not be detected
                 part.unlink(missing_ok=True)
             if not warned and get not in (_offline, _no_mirror):

@@ -112,16 +112,29 @@ def _with_checkpoint_arch(kwargs: dict[str, Any], default: str, space: SearchSpa
     return kwargs
 
 
+def _fixed(variant: str, kwargs: dict[str, Any], arch: str, space: SearchSpace) -> dict[str, Any]:
+    """The arguments with the architecture that the name stands for; another one is an error, never ignored."""
+    general = 'pinas_nano' if space is PINAS_NANO else 'pinas'
+    for key, value, own in (('arch', kwargs.get('arch'), arch), ('space', kwargs.get('space'), space)):
+        same = value is None or (get_space(value) == own if key == 'space' else space.parse(value) == space.parse(arch))
+        if not same:
+            raise ValueError(
+                f"{variant} is {arch} of space {space.name!r}, got {key}={value!r}: '{general}' is the name that takes "
+                'any architecture'
+            )
+    return {**kwargs, 'arch': arch, 'space': space}
+
+
 @register_model
 def pinas_a(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Pi-NAS-cls: 27.05 M parameters, 5.33 GMACs at 224 px."""
-    return _create('pinas_a', pretrained, **dict(kwargs, arch=PINAS_A))
+    return _create('pinas_a', pretrained, **_fixed('pinas_a', kwargs, PINAS_A, PINAS))
 
 
 @register_model
 def pinas_b(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Pi-NAS-trans: 27.04 M parameters, 5.25 GMACs at 224 px."""
-    return _create('pinas_b', pretrained, **dict(kwargs, arch=PINAS_B))
+    return _create('pinas_b', pretrained, **_fixed('pinas_b', kwargs, PINAS_B, PINAS))
 
 
 @register_model
@@ -139,9 +152,11 @@ def pinas_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 def _searched(entry: Entry) -> Callable[..., nn.Module]:
     """The entry point of a network whose architecture is in the manifest."""
+    assert entry.arch is not None
+    arch, space = entry.arch, get_space(entry.space)
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(entry.model, pretrained, **dict(kwargs, arch=entry.arch, space=get_space(entry.space)))
+        return _create(entry.model, pretrained, **_fixed(entry.model, kwargs, arch, space))
 
     create.__name__ = create.__qualname__ = entry.model
     create.__doc__ = f'Architecture {entry.arch} of space {entry.space!r}, searched and trained here ({entry.dataset}).'

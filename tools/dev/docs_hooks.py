@@ -4,8 +4,6 @@ The pages are read in the repository as well as on the site, so their links are 
 a linked file is copied to `repository/`; a linked page of docs/ stays a page.
 """
 
-from __future__ import annotations
-
 import posixpath
 import re
 from pathlib import Path

@@ -5,8 +5,9 @@
 
 Heads keep their kinds and settings; channels are few and the backbone is nano, unless --full keeps the config's own.
 Weights are random, with BN statistics of the pictures, and scores and offsets scaled as after a training. The
-pictures are composed scenes (Fashion-MNIST, 256 px and three odd sizes). --int8 scores our own classifiers on the
-10,000 test images instead. Results go to benchmarks/export.json by row, and from there into docs/export.md.
+pictures are composed scenes (Fashion-MNIST, 256 px and three odd sizes; with --full one at 256 x 256 and one at 512 x
+512, of detectors 800 x 1216). --int8 scores our own classifiers on the 10,000 test images instead. Results go to
+benchmarks/export.json by row, and from there into docs/export.md.
 """
 
 import argparse
@@ -39,6 +40,7 @@ RESULTS, PAGE = ROOT / 'benchmarks' / 'export.json', ROOT / 'docs' / 'export.md'
 #: One config of each distinct head.
 CONFIGS = {
     'DeepLabV3 (paper)': 'ade20k/deeplabv3_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
+    'DeepLabV3 (released)': 'ade20k/deeplabv3_pinas-b-d8_released_ade20k.py',
     'DeepLabV3': 'ade20k/deeplabv3-plain_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
     'DeepLabV3+': 'ade20k/deeplabv3plus_pinas-a-d8_4xb4-80k_ade20k-512x512.py',
     'UPerNet': 'ade20k/upernet_pinas-a_4xb4-80k_ade20k-512x512.py',
@@ -68,7 +70,7 @@ LAYERS = {
 SPACE = replace(PINAS_NANO, name='export_nano', stem_pool=True)
 CHANNELS = [64, 128, 256, 384]
 WIDTH = 32
-SIZES = ((256, 256), (200, 256), (255, 179), (131, 133))
+SIZES: tuple[tuple[int, int], ...] = ((256, 256), (200, 256), (255, 179), (131, 133))
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -201,11 +203,15 @@ def measure(
 
 def head_rows(names: Sequence[str], full: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """The table's rows, one at a time."""
-    pictures = scenes(len(SIZES), 256)
+    drawn = scenes(len(SIZES), 256)
     for name in names:
-        network = open_random(CONFIGS[name], full, pictures)
+        pictures, sizes = drawn, SIZES
+        if full:
+            side = (800, 1216) if CONFIGS[name].startswith('coco') else (512, 512)
+            pictures, sizes = [drawn[0], drawn[1].resize(side[::-1], Image.Resampling.BICUBIC)], (SIZES[0], side)
+        network = open_random(CONFIGS[name], full, pictures[:1] if full else pictures)
         with tempfile.TemporaryDirectory() as folder:
-            row = {suffix[1:]: measure(network, pictures, Path(folder), suffix) for suffix in ('.onnx', '.pt2')}
+            row = {suffix[1:]: measure(network, pictures, Path(folder), suffix, sizes) for suffix in ('.onnx', '.pt2')}
         parameters = sum(parameter.numel() for parameter in network.network.parameters())
         yield f'{name}{" (full size)" if full else ""}', {'config': CONFIGS[name], 'parameters': parameters, **row}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from pinas_zoo.data import finish_images, finish_views
 from pinas_zoo.data.sources import Source
+from pinas_zoo.data.timm_stream import TimmStream
 from pinas_zoo.mm.engine.checkpoint_hook import unwrap
 from pinas_zoo.mm.engine.sampling import SkippingBatchSampler
 from pinas_zoo.registry import DATA_SAMPLERS, MODELS
@@ -31,6 +33,8 @@ __all__ = [
     'read_ahead',
     'start_batches',
 ]
+
+logger = logging.getLogger(__name__)
 
 #: (index of a sample, number of its draw).
 Draw = tuple[int, int]
@@ -115,10 +119,27 @@ def start_batches(loader: DataLoader[Any], start: int) -> None:
         batches.start = start
     elif type(batches) is BatchSampler and isinstance(sampler, StatelessSampler):
         sampler.start = start * batches.batch_size
+        source = getattr(sampler.dataset, 'source', None)
+        if isinstance(source, TimmStream):
+            _begin_stream(source, sampler, loader, start)
     else:
         raise ValueError(
             f'ExactIterLoop got the batch sampler {type(batches).__name__} over {type(sampler).__name__}; it can start '
             'a StatelessSampler without batch sampler, or any batch sampler inside a SkippingBatchSampler'
+        )
+
+
+def _begin_stream(source: TimmStream, sampler: StatelessSampler, loader: DataLoader[Any], start: int) -> None:
+    source.begin(sampler.seed, sampler.start)
+    if not sampler.shuffle:
+        raise ValueError(f'{source.name(0)}: a stream has no fixed order; set sampler.shuffle=True')
+    if start % max(1, loader.num_workers):
+        logger.warning(
+            'iteration %d is not a multiple of %d workers: the stream %s continues near that place, so a few images of '
+            'this epoch may be read twice or not at all',
+            start,
+            loader.num_workers,
+            source.name(0),
         )
 
 

@@ -285,7 +285,7 @@ def find_start(work_dir: str | Path, resume: str, notes: list[str]) -> str | Non
         resume: 'auto' or a file.
         notes: Receives a line if there is none.
     """
-    # torchrun and Slurm start a run once more with its first arguments.
+    # torchrun and Slurm start a run again with its first arguments.
     again = any(int(os.environ.get(f'{name}_RESTART_COUNT') or 0) for name in ('TORCHELASTIC', 'SLURM'))
     found = (find_checkpoint(work_dir, 'auto') if again else None) or find_checkpoint(work_dir, resume)
     if found is None:

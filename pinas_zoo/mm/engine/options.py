@@ -20,7 +20,7 @@ class Options:
         seed: Seed of this run; None takes the checkpoint's, the config's, else 0.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'; None detects it from the environment.
         wandb: Project of Weights & Biases; None keeps TensorBoard.
-        requeue: Save and exit with a status of its own on a signal of the cluster (`PreemptionHook`); implies 'auto'.
+        requeue: Save and exit with a separate status on a signal of the cluster (`PreemptionHook`); implies 'auto'.
         resume_with_config: Whether the config's settings of optimisers and schedules replace those of the checkpoint.
     """
 

@@ -46,7 +46,7 @@ class PreemptionHook(Hook):
             self._group = dist.new_group(backend='gloo')
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        # Slurm signals the data workers too, which inherit this: they go on until their process has saved.
+        # Slurm signals the data workers too, which inherit this: they continue until their process has saved.
         self._signalled |= os.getpid() == self._process
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

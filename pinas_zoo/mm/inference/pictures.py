@@ -150,18 +150,15 @@ def draw_segments(
     return picture
 
 
-def draw_ranking(
-    image: np.ndarray, names: Sequence[str], scores: Sequence[float], zoom: int | None = None
-) -> Image.Image:
+def draw_ranking(image: np.ndarray, names: Sequence[str], scores: Sequence[float]) -> Image.Image:
     """Writes classes with their scores and bars below the image; equal images with equal counts give equal sizes.
 
     Args:
         image: RGB, (H, W, 3), uint8.
         names: Best first.
         scores: Their probabilities, 0..1.
-        zoom: Enlargement; None makes small images legible.
     """
-    picture = _enlarge(image, zoom or _zoom(image))
+    picture = _enlarge(image, _zoom(image))
     font = _font(picture)
     line = round(1.5 * font.size)
     page = Image.new('RGB', (picture.width, picture.height + line * len(names) + line // 2), 'white')
@@ -179,8 +176,9 @@ def draw_ranking(
     return page
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 6) -> bytes:
+def sheet(rows: Sequence[Sequence[Image.Image]]) -> bytes:
     """Arranges pictures of one size in rows; returns a PNG."""
+    gap = 6
     width, height = rows[0][0].size
     columns = max(map(len, rows))
     page = Image.new('RGB', (columns * (width + gap) - gap, len(rows) * (height + gap) - gap), 'white')

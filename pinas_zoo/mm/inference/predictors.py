@@ -29,7 +29,7 @@ from pinas_zoo.weights.download import SCHEME, find_weights
 from pinas_zoo.weights.load import read_checkpoint
 from pinas_zoo.weights.manifest import entries, find_entry
 
-__all__ = ['Choice', 'Instances', 'Predictor', 'Ranking', 'RunLengths', 'Segments', 'open_predictor']
+__all__ = ['Instances', 'PredictionSettings', 'Predictor', 'Ranking', 'RunLengths', 'Segments', 'open_predictor']
 
 #: Class names by the manifest's data set, for classifiers whose files do not state them.
 CLASSES = {'Fashion-MNIST': FASHION_MNIST_CLASSES}
@@ -71,7 +71,7 @@ Prediction = Instances | Segments | Ranking
 
 
 @dataclass(frozen=True)
-class Choice:
+class PredictionSettings:
     """Which predictions are kept.
 
     Args:
@@ -108,7 +108,7 @@ def open_predictor(
     name: str,
     checkpoint: str | Path | None = None,
     device: str | None = None,
-    choice: Choice | None = None,
+    settings: PredictionSettings | None = None,
     cfg_options: dict[str, Any] | None = None,
 ) -> Predictor:
     """Opens a network by name.
@@ -117,13 +117,13 @@ def open_predictor(
         name: A name of the manifest, a config file, or a timm name of this project.
         checkpoint: Its weights; required with a config, otherwise used instead of the named ones.
         device: Where it runs; None takes a GPU if there is one.
-        choice: Which predictions are kept.
+        settings: Which predictions are kept.
         cfg_options: Dotted keys that override the config.
 
     Raises:
         ValueError: The name is unknown, the weights do not fit, or an argument is missing or has no effect.
     """
-    device, choice, entry = device or get_device(), choice or Choice(), entries().get(name)
+    device, settings, entry = device or get_device(), settings or PredictionSettings(), entries().get(name)
     if entry is None and not name.endswith('.py'):
         known = [*entries(), *timm.list_models('pinas*')]
         if name.partition('.')[0] not in timm.list_models('pinas*'):
@@ -133,17 +133,17 @@ def open_predictor(
     if not name.endswith('.py') and (entry is None or entry.timm):
         if cfg_options:
             raise ValueError(f'--cfg-options {cfg_options}: {name} is a timm model, it has no config')
-        return _timm_predictor(name, checkpoint, device, choice)
+        return _timm_predictor(name, checkpoint, device, settings)
     cfg, checkpoint = open_config(name, checkpoint, cfg_options)
     if type_name(cfg.get('model') or {}) == 'Classifier':
-        return _classifier(cfg, checkpoint, device, choice)
-    return _dense(cfg, checkpoint, device, choice)
+        return _classifier(cfg, checkpoint, device, settings)
+    return _dense(cfg, checkpoint, device, settings)
 
 
 # ---- detectors and segmentors ----------------------------------------------------------------------------------------
 
 
-def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
+def _dense(cfg: Config, checkpoint: str | Path, device: str, settings: PredictionSettings) -> Predictor:
     """mmdet's or mmseg's model behind its config's test pipeline."""
     network = open_dense(cfg, checkpoint, device)
     model, steps = network.model, network.steps
@@ -160,17 +160,17 @@ def _dense(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> 
             members = [index for index, other in enumerate(shapes) if other == shape]
             with torch.no_grad():
                 outputs = model.test_step(pseudo_collate([samples[index] for index in members]))
-            found |= {index: _prediction(output, choice) for index, output in zip(members, outputs, strict=True)}
+            found |= {index: _prediction(output, settings) for index, output in zip(members, outputs, strict=True)}
         return [found[index] for index in range(len(images))]
 
     return Predictor(run, network.classes, network.palette)
 
 
-def _prediction(sample: Any, choice: Choice) -> Prediction:
+def _prediction(sample: Any, settings: PredictionSettings) -> Prediction:
     if 'pred_sem_seg' in sample:
         return Segments(sample.pred_sem_seg.data[0].cpu().numpy())
     found = sample.pred_instances
-    found = found[found.scores >= choice.score_thr].cpu()
+    found = found[found.scores >= settings.score_thr].cpu()
     return Instances(found.bboxes, found.labels, found.scores, found.masks if 'masks' in found else None)
 
 
@@ -178,20 +178,24 @@ def _prediction(sample: Any, choice: Choice) -> Prediction:
 
 
 def _ranked(
-    net: nn.Module, view: Callable[[np.ndarray], Tensor], classes: Sequence[str], device: str, choice: Choice
+    net: nn.Module,
+    view: Callable[[np.ndarray], Tensor],
+    classes: Sequence[str],
+    device: str,
+    settings: PredictionSettings,
 ) -> Predictor:
     net = net.to(device).eval()
 
     def run(images: Sequence[np.ndarray]) -> list[Prediction]:
         with torch.no_grad():
             logits = net(torch.stack([view(np.ascontiguousarray(image[..., ::-1])) for image in images]).to(device))
-        scores, labels = logits.float().softmax(dim=1).cpu().topk(min(choice.topk, logits.shape[1]))
+        scores, labels = logits.float().softmax(dim=1).cpu().topk(min(settings.topk, logits.shape[1]))
         return [Ranking(label, score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
     return Predictor(run, classes, tileable=False)
 
 
-def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choice: Choice) -> Predictor:
+def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, settings: PredictionSettings) -> Predictor:
     """A timm model of this project, in timm's evaluation geometry and with the weights' class names."""
     trained_on = ''
     if checkpoint is None:
@@ -209,14 +213,15 @@ def _timm_predictor(name: str, checkpoint: str | Path | None, device: str, choic
         classes = [info.index_to_description(index) for index in range(net.num_classes)]
     transform = create_transform(**resolve_data_config(net.pretrained_cfg))
     classes = named_classes(classes, net.num_classes, name)
-    return _ranked(net, lambda image: transform(Image.fromarray(image)), classes, device, choice)
+    return _ranked(net, lambda image: transform(Image.fromarray(image)), classes, device, settings)
 
 
-def _classifier(cfg: Config, checkpoint: str | Path, device: str, choice: Choice) -> Predictor:
+def _classifier(cfg: Config, checkpoint: str | Path, device: str, settings: PredictionSettings) -> Predictor:
     """`pinas_zoo.Classifier` behind the evaluation view of its config's test set, which need not exist."""
     model, meta = load_network(cfg, checkpoint, device)
     view, count = cfg.test_dataloader.dataset, model.net.num_classes
-    source: Source | type[Source] = SOURCES[view.source.kind][0]
+    kind: Any = SOURCES[view.source.kind][0]
+    source: Source | type[Source] = kind if isinstance(kind, type) else Source
     with suppress(OSError, ValueError):  # the class alone knows mean and std, but no names
         source = open_source(view.source)
     mean, std = view.get('mean') or source.mean, view.get('std') or source.std
@@ -226,4 +231,4 @@ def _classifier(cfg: Config, checkpoint: str | Path, device: str, choice: Choice
         pixels = centre_view(torch.from_numpy(image).permute(2, 0, 1), view.size, view.get('crop_pct', 0.875))
         return normalise(pixels, mean, std)
 
-    return _ranked(model.net, look, classes, device, choice)
+    return _ranked(model.net, look, classes, device, settings)

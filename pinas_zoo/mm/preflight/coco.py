@@ -40,7 +40,7 @@ def check_coco(
         return
     try:
         with uncollected():
-            # In a function of its own, so that the file's objects are gone when collection starts again.
+            # In a separate function, so that the file's objects are gone when collection starts again.
             _check_file(dataset, node, folder, evaluators, listing, findings)
     except BadInputError as error:
         findings.errors.append(str(error))

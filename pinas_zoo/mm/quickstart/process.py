@@ -75,6 +75,6 @@ class ToolProcess:
                 os.killpg(self.process.pid, number)
 
 
-def log_end(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    return ''.join(log.read_text(encoding='utf-8').splitlines(keepends=True)[-lines:])
+def log_end(log: Path) -> str:
+    """The last 15 lines of a log."""
+    return ''.join(log.read_text(encoding='utf-8').splitlines(keepends=True)[-15:])
