@@ -218,6 +218,7 @@ def test_refusals(project, runs, tmp_path, monkeypatch):
     manifest, out = tmp_path / 'manifest.json', tmp_path / 'out'
     shutil.copy(MANIFEST, manifest)
     before = manifest.read_bytes()
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')  # the recipes, beside `out`
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match='no finished training'):
         publish_zoo([tmp_path], out, manifest=manifest, anew=True)
@@ -235,7 +236,7 @@ def test_refusals(project, runs, tmp_path, monkeypatch):
     (config,) = (runs[1] / 'retrain').glob('*.py')
     shutil.copytree(runs[1], tmp_path / 'odd')
     with open(tmp_path / 'odd' / 'retrain' / config.name, 'a') as file:
-        file.write("\nelsewhere = '/home/somebody'\n")
+        file.write("\ntest_evaluator.update(prefix='/home/somebody')\n")
     with pytest.raises(ValueError, match='contains paths of this machine'):
         publish_zoo([tmp_path / 'odd'], out, manifest=manifest, anew=True)
     assert manifest.read_bytes() == before and not (out.is_dir() and list(out.iterdir()))
