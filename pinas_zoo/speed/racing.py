@@ -51,7 +51,7 @@ PATHS, INITIAL, BLOCK = 96, 48, 8
 #: Paths per file of the full scores, so that a stopped run continues.
 CHUNK = 8
 #: Paths that are scored on two disjoint halves of the images too, to see how much of the full order is noise.
-NOISE = 48
+NOISE = 32
 #: Paths whose full procedure is timed one by one.
 TIMED = 4
 
@@ -205,7 +205,7 @@ def _half(case: Case, parity: int) -> Case:
     return replace(case, calibration=case.calibration[parity::2], evaluation=case.evaluation[parity::2])
 
 
-def _noise(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+def _noise(first: np.ndarray, second: np.ndarray) -> dict[str, int | float]:
     """How far the full procedure's own order can be trusted, from two evaluations on disjoint halves of its images.
 
     'attainable_tau' (see `statistics.attainable_tau`) is what an estimate without noise would have with the full
@@ -214,6 +214,7 @@ def _noise(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """
     attainable = attainable_tau(first, second)
     return {
+        'paths': len(first),
         'tau_of_halves': agreement([first, second])['mean'],
         'tau_of_repetition': 2 / math.pi * math.asin(math.sin(math.pi / 2 * attainable) ** 2),
         'attainable_tau': attainable,
