@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ class Training:
         if len(recipes) != 1:
             raise ValueError(f'{configs} must have one {Path(self.cfg.filename).name}, got {list(map(str, recipes))}')
         recipe, root = Config.fromfile(recipes[0]), str(Path(self.cfg.work_dir).parent)
-        stated = _difference({key: self.cfg[key] for key in OF_A_NETWORK if key in self.cfg}, recipe._cfg_dict)
+        own = {key: copy.deepcopy(self.cfg[key]) for key in OF_A_NETWORK if key in self.cfg}
+        stated = _difference(own, recipe._cfg_dict)
         imports = dict(imports=['pinas_zoo.mm.checkpoint_loader'], allow_failed_imports=False)
         base = Path('..', configs.name, recipes[0].relative_to(configs)).as_posix()
         cfg = Config(dict(stated, _base_=base, custom_imports=imports))
