@@ -88,5 +88,5 @@ def _pixels(picture: Image.Image) -> np.ndarray:
     colours = np.asarray(picture.convert('RGBA') if picture.mode in ('P', 'PA', 'RGBA', 'LA') else picture)
     if colours.ndim == 2:
         return colours > 0
-    found: np.ndarray = colours[..., :3].any(-1)
+    found = np.asarray(colours[..., :3].any(-1))
     return found & (colours[..., 3] > 0) if colours.shape[2] == 4 else found
