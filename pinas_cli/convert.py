@@ -13,7 +13,7 @@ import argparse
 from pinas_cli.options import errors_as_line
 
 KINDS = ('classifier', 'deeplabv3', 'mask-rcnn', 'supernet', 'supernet-training')
-SPACES = ('pinas', 'pinas_nano', 'pinas_patch', 'pinas_tiny')
+SPACES = ('nas_bench_macro', 'pinas', 'pinas_nano', 'pinas_patch', 'pinas_tiny')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

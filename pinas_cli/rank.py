@@ -7,6 +7,7 @@
     pinas rank proxies --seeds 5          # training-free scores; --space and --arch for any path
     pinas rank run --seeds 3 --workers 2  # train and score every contestant's supernets
     pinas rank report                     # tables and figures of the reporting half
+    pinas rank report --instrument macro --table FILE  # against the published table of NAS-Bench-Macro
     pinas rank trials                     # every recipe that was tried, on the tuning half
 
 Each subcommand continues where it was stopped.
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinas_cli.options import UsageError
+from pinas_cli.options import UsageError, errors_as_line
 from pinas_cli.rank_proxies import add_proxies
 from pinas_cli.rank_truth import (
     FURTHER,
@@ -27,6 +28,7 @@ from pinas_cli.rank_truth import (
     TRANSFER,
     add_device,
     add_instrument,
+    add_table,
     add_transfer,
     add_truth,
     instrument_of,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pinas_zoo.ranking.recipe import SupernetRecipe
 
 PAGE = Path('docs', 'ranking.md')
+MACRO_PAGE = Path('docs', 'ranking_macro.md')
 HALVES = ('tuning', 'reporting', 'both')
 
 
@@ -78,6 +81,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument('--paths', type=int, help="number of paths of the truth to score; default the instrument's")
     parser.add_argument('--workers', type=int, default=1, help='supernets at a time; default 1')
     parser.add_argument('--threads', type=int, default=1, help='threads of each; default 1')
+    parser.add_argument(
+        '--keep', type=Path, metavar='FOLDER', help='keep trained supernets there until they are scored'
+    )
     add_device(parser)
     parser.set_defaults(run_part=run_supernets, prog=parser.prog)
 
@@ -108,7 +114,7 @@ def run_supernets(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    run(scores, jobs, args.workers, args.threads, args.device, report)
+    run(scores, jobs, args.workers, args.threads, args.device, report, args.keep)
     return 0
 
 
@@ -118,6 +124,7 @@ def run_supernets(args: argparse.Namespace) -> int:
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser('report', help='report.json, tables and figures')
     _add_recipe(parser)
+    add_table(parser)
     parser.add_argument(
         '--half', choices=HALVES, help='which half of the paths to report; default reporting, with eight both'
     )
@@ -137,6 +144,9 @@ def run_report(args: argparse.Namespace) -> int:
     from pinas_zoo.ranking.tables import markdown
     from pinas_zoo.ranking.truth import read_truth
 
+    if instrument_of(args).published:
+        with errors_as_line(ValueError):
+            return report_published(args)
     instrument, (truth, scores) = instrument_of(args), files_of(args)
     rows = read_lines(scores) + read_lines(scores.with_name('proxies.jsonl'))
     half, out = args.half or instrument.half, args.out or instrument.truth.parent
@@ -151,6 +161,24 @@ def run_report(args: argparse.Namespace) -> int:
     if page and main and TRANSFER.is_file() and standard:
         write_transfer(page, TRANSFER, whole, rows, recipe_of(args))
     print(markdown(report))
+    return 0
+
+
+def report_published(args: argparse.Namespace) -> int:
+    """Writes report and tables of an instrument whose truth was published."""
+    from pinas_zoo.files import read_lines
+    from pinas_zoo.ranking.macro import find_table, published_truth
+    from pinas_zoo.ranking.publish import write_block
+    from pinas_zoo.ranking.report import VIEWS, compute
+    from pinas_zoo.ranking.tables import markdown
+
+    instrument, (_, scores) = instrument_of(args), files_of(args)
+    truth = published_truth(find_table(args.table), instrument.study, instrument.paths)
+    report = compute(truth, read_lines(scores), recipe_of(args), args.half or instrument.half)
+    views, out = [name for name in VIEWS if name in report], args.out or instrument.truth.parent
+    if page := args.page or (MACRO_PAGE if out == instrument.truth.parent and not args.set else None):
+        write_block(page, args.instrument, out / 'report.json', report, views)
+    print(markdown(report, views))
     return 0
 
 

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pinas_cli.options import errors_as_line
+
 if TYPE_CHECKING:
     from pinas_zoo.ranking.instruments import Instrument
     from pinas_zoo.search.log import SearchRecord
@@ -15,13 +17,13 @@ TRANSFER = Path('benchmarks', 'rank', 'transfer_truth.jsonl')
 #: Further seeds, beside a truth table.
 FURTHER = 'truth_seeds.jsonl'
 #: The keys of `pinas_zoo.ranking.instruments.INSTRUMENTS` and of `pinas_zoo.ranking.transfer.DESIGNS`.
-INSTRUMENTS = ('four', 'eight')
+INSTRUMENTS = ('four', 'eight', 'macro')
 DESIGNS = ('overlap', 'frozen')
 
 
 def add_instrument(parser: argparse.ArgumentParser) -> None:
     """The option that selects space, truth and budget."""
-    words = 'positions of the space: four, or eight with a small budget; default four'
+    words = 'positions of the space: four, or eight with a small budget; macro: NAS-Bench-Macro; default four'
     parser.add_argument('--instrument', choices=INSTRUMENTS, default=INSTRUMENTS[0], help=words)
 
 
@@ -30,6 +32,12 @@ def instrument_of(args: argparse.Namespace) -> Instrument:
     from pinas_zoo.ranking.instruments import INSTRUMENTS
 
     return INSTRUMENTS[args.instrument]
+
+
+def add_table(parser: argparse.ArgumentParser) -> None:
+    """The option that names the published table."""
+    words = 'with macro: the published table of NAS-Bench-Macro; default $PINAS_NAS_BENCH_MACRO'
+    parser.add_argument('--table', type=Path, metavar='FILE', help=words)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +49,7 @@ def add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """Adds the subcommand."""
     parser = commands.add_parser('truth', help='stand-alone training of paths; resumes')
     add_instrument(parser)
+    add_table(parser)
     parser.add_argument('--file', type=Path, help="the table; default the instrument's, below benchmarks/")
     parser.add_argument('--paths', type=int, help="number of paths in the table; default the instrument's")
     parser.add_argument('--workers', type=int, default=1, help='processes, one thread each; default 1')
@@ -57,6 +66,9 @@ def run_truth(args: argparse.Namespace) -> int:
     from pinas_zoo.ranking.truth import extend, read_truth
 
     instrument = instrument_of(args)
+    if instrument.published:
+        with errors_as_line(ValueError):
+            return check_table(args.table, instrument)
     file = args.file or instrument.truth
     if args.verify:
         return verify_truth(file, args.verify)
@@ -75,6 +87,25 @@ def run_truth(args: argparse.Namespace) -> int:
     extend(file, instrument.study, args.paths or instrument.paths, args.workers, args.device, report)
     print(f'{file}: {len(read_truth(file).rows)} paths')
     return 0
+
+
+def check_table(file: Path | None, instrument: Instrument) -> int:
+    """Compares the published table with our counts; returns 1 if one differs."""
+    from pinas_zoo.ranking.macro import differing_costs, find_table, published_truth, read_table
+    from pinas_zoo.ranking.report import true_values
+    from pinas_zoo.ranking.statistics import attainable_tau
+
+    file, space = find_table(file), instrument.study.space
+    table = read_table(file, space)
+    differing = differing_costs(table, space)
+    print(f'{len(table) - len(differing)} of {len(table)} networks have equal parameters and MACs')
+    for arch, (theirs, ours) in list(differing.items())[:5]:
+        print(f'{space.format(arch)}: {theirs} in the table, {ours} here')
+    rows = published_truth(file, instrument.study, instrument.paths).rows
+    top1 = true_values(rows, 'accuracy')
+    tau = attainable_tau(*(true_values(rows, 'accuracy', seed) for seed in range(instrument.study.seeds)))
+    print(f'{len(rows)} paths are drawn: {top1.min():.2f} to {top1.max():.2f} %, a tau of {tau:.3f} is attainable')
+    return int(bool(differing))
 
 
 def run_further(file: Path, args: argparse.Namespace) -> int:

@@ -13,9 +13,10 @@ from peer_toys import resumes_exactly
 from test_methods import SKIPPING, SMALL, batch, make, on_path, train
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pinas_zoo.methods.bnnas import BNNAS, last_norm
+from pinas_zoo.methods.bnnas import BNNAS
 from pinas_zoo.methods.knapsack import best_arch, search_by_score
 from pinas_zoo.models.cost import CostTable
+from pinas_zoo.models.kinds import last_norm
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.search.limits import Limits
 from pinas_zoo.search.strategies import build_searcher

@@ -322,7 +322,7 @@ def test_run_appends_one_line_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     context = type('Context', (), {'Pool': Pool})
     monkeypatch.setattr(study.multiprocessing, 'get_context', lambda kind: context)
-    monkeypatch.setattr(study, 'train_contestant', lambda j, device: dict(contestant=j.contestant, seed=j.seed))
+    monkeypatch.setattr(study, 'train_contestant', lambda j, device, keep: dict(contestant=j.contestant, seed=j.seed))
     file, seen = tmp_path / 'scores.jsonl', []
     study.run(file, [job(), job(seed=1)], 2, 1, 'cpu', lambda done, total, row: seen.append((done, total, row['seed'])))
     assert seen == [(1, 2, 0), (2, 2, 1)] and [row['seed'] for row in read_lines(file)] == [0, 1]

@@ -78,7 +78,7 @@ def test_a_stage_that_keeps_its_shape_has_no_projection() -> None:
         ({'depths': (3, 4, 0, 3)}, 'depths must be integers of at least 1'),
         ({'strides': (1, 2, 2.0, 2)}, 'strides must be integers'),
         ({'planes': (64, 128, -256, 512)}, 'planes must be integers'),
-        ({'stem_widths': (32, 64)}, 'three entries'),
+        ({'stem_widths': (32,) * 4}, 'one to three entries'),
         ({'candidates': ()}, 'one to ten candidates, got 0'),
         ({'candidates': (Candidate(),) * 11}, 'one to ten candidates, got 11'),
         ({'candidates': (Candidate(skip=True),)}, 'skip'),
@@ -357,7 +357,7 @@ def test_from_dict_names_unknown_and_missing_fields() -> None:
 def test_spaces_by_name() -> None:
     assert all(get_space(name) is space for name, space in SPACES.items())
     assert {'pinas', 'pinas_nano', 'pinas_tiny'} <= set(SPACES)
-    with pytest.raises(ValueError, match=r"unknown search space 'resnet', allowed: \['pinas'"):
+    with pytest.raises(ValueError, match=r"unknown search space 'resnet', allowed: \['nas_bench_macro', 'pinas'"):
         get_space('resnet')
     for other in (3, None, ['pinas'], {'pinas'}):
         with pytest.raises(ValueError, match='unknown search space .* or a dict of its fields'):

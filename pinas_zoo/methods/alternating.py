@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 
 from pinas_zoo.methods.base import SupervisedMethod, SupervisedSettings, decay_groups, restrict_gradient
-from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.kinds import last_norm
 from pinas_zoo.models.supernet import SuperNet
 
 __all__ = ['HELD_OUT', 'AlternatingMethod', 'AlternatingSettings', 'enable_branches', 'held_out']
@@ -123,5 +123,5 @@ def enable_branches(supernet: SuperNet) -> None:
     A zero branch gives the architecture's parameters no gradient, or the same one for all candidates.
     """
     for block in supernet.modules():
-        if isinstance(block, Bottleneck) and not block.bn3.weight.any():
-            nn.init.ones_(block.bn3.weight)
+        if (norm := last_norm(block)) is not None and not norm.weight.any():
+            nn.init.ones_(norm.weight)

@@ -13,25 +13,20 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_zoo.methods.alternating import enable_branches
 from pinas_zoo.methods.base import SupervisedSettings
 from pinas_zoo.methods.knapsack import AdditiveScore
 from pinas_zoo.methods.spos import SPOS
-from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.kinds import last_norm
 from pinas_zoo.models.supernet import SuperNet
 
-__all__ = ['BNNAS', 'last_norm']
+__all__ = ['BNNAS']
 
 #: What is trained: R, as in the released code, the last BN of each candidate; P, as the paper words it, every BN.
 VARIANTS = ('R', 'P')
-
-
-def last_norm(block: nn.Module) -> _BatchNorm | None:
-    """The BN that closes a candidate's residual branch, before the addition; None for a skip, which has none."""
-    return block.bn3 if isinstance(block, Bottleneck) else None
 
 
 class BNNAS(AdditiveScore, SPOS):

@@ -69,7 +69,7 @@ class MixtureMethod(AlternatingMethod):
         space, shares = self.supernet.space, self.shares().detach()
         choices = [list(row) for row in self.survivors()] if mixed else [[]]
         for position, row in enumerate(choices if mixed else []):
-            shaped = [c for c in row if not space.candidates[c].skip]
+            shaped = [c for c in row if not space.is_skip(position, c)]
             choices[position] = shaped if len(row) > 1 else row  # a skip adds nothing to the other branches
         while all(choices):
             arch = space.parse([tuple(row) if len(row) > 1 else row[0] for row in choices])

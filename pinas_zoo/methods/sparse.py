@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pinas_zoo.methods.alternating import AlternatingSettings
 from pinas_zoo.methods.mixture import MixtureMethod
-from pinas_zoo.models.blocks import Bottleneck
+from pinas_zoo.models.kinds import last_norm
 from pinas_zoo.models.supernet import Path, SuperNet
 from pinas_zoo.space import Arch
 
@@ -60,15 +60,16 @@ class SparseSupernet(MixtureMethod):
     ) -> None:
         super().__init__(supernet, num_classes, **settings)
         space = supernet.space
-        if skips := [index for index, candidate in enumerate(space.candidates) if candidate.skip]:
+        places = [(p, c) for p in range(space.num_positions) for c in space.choices(p)]
+        if skips := [choice for position, choice in places if space.is_skip(position, choice)]:
             raise ValueError(
                 f'{space.name!r} has a skip, candidate {skips[0]}, whose factor would learn nothing: use another space'
             )
         for block in supernet.modules():
-            if isinstance(block, Bottleneck):
-                nn.init.ones_(block.bn3.weight)
-                nn.init.zeros_(block.bn3.bias)
-                block.bn3.requires_grad_(False)
+            if (norm := last_norm(block)) is not None:
+                nn.init.ones_(norm.weight)
+                nn.init.zeros_(norm.bias)
+                norm.requires_grad_(False)
         count = len(space.candidates)
         self.factors = nn.Parameter(torch.full((space.num_positions, count), 1 / count))
 
@@ -125,7 +126,8 @@ class SparseSupernet(MixtureMethod):
         net = copy.deepcopy(self.supernet)
         for row, position in zip(self.factors, net.blocks, strict=True):
             for factor, block in zip(row, position.candidates, strict=True):
-                assert isinstance(block, Bottleneck)  # no skip, see `__init__`
-                block.bn3.weight.mul_(factor)
-                block.bn3.bias.mul_(factor)
+                norm = last_norm(block)
+                assert norm is not None  # no skip, see `__init__`
+                norm.weight.mul_(factor)
+                norm.bias.mul_(factor)
         return net

@@ -77,7 +77,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
         self.with_cp, self.frozen_stages = with_cp, frozen_stages
         self.init_cfg = init_cfg
         # Unused parameters would stop data-parallel training.
-        self.unused = STAGES[max(out_indices) + 1 : stages]
+        self.unused = (*STAGES[max(out_indices) + 1 : stages], 'final_conv')
         for name in self.unused:
             setattr(self, name, nn.Sequential())
         if norm_cfg is not None:

@@ -6,11 +6,15 @@ those of the released checkpoints (conv1, bn1, conv2.conv, conv2.bn0, ...), so t
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.fx
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from pinas_zoo.models import inverted_residual as inverted_residual  # registers its builders
+from pinas_zoo.models.kinds import BUILDERS, Block, Place, Skip, register_builder
 from pinas_zoo.models.layers import DEFAULT_LAYERS, Layers
 from pinas_zoo.space import Candidate, SearchSpace
 
@@ -21,6 +25,7 @@ __all__ = [
     'SplitAttention',
     'init_weights',
     'make_candidate',
+    'make_final',
     'make_shortcut',
 ]
 
@@ -104,48 +109,31 @@ class SplitAttention(nn.Module):
         return self.act1(norm(self.fc1(pooled)))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """Bottleneck with split attention and average-down; one candidate of a position.
 
     Args:
-        in_channels: Input channels.
-        planes: Planes of the stage; the output has ``planes * expansion`` channels.
         candidate: Radix, cardinality, base width and kernel.
-        stride: Stride, taken by the average pooling after the 3x3.
-        dilation: Dilation of the 3x3.
-        pool: Whether the 3x3 average pooling follows the 3x3 convolution. The first block of a dilated stage keeps
-            it at stride 1 (as released).
-        shortcut: Shortcut module; None where the caller passes `identity` or the shape does not change.
-        drop_path: Probability of dropping the residual branch of a sample while training.
-        layers: Activation and normalisation.
+        place: Where it stands. The stride is taken by the average pooling after the 3x3 (`Place.pool`), which the first
+            block of a dilated stage keeps at stride 1 (as released).
+
+    Shape:
+        (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        planes: int,
-        candidate: Candidate,
-        stride: int = 1,
-        dilation: int = 1,
-        pool: bool = False,
-        shortcut: nn.Module | None = None,
-        drop_path: float = 0.0,
-        expansion: int = 4,
-        min_attention_width: int = 32,
-        layers: Layers = DEFAULT_LAYERS,
-    ) -> None:
+    def __init__(self, candidate: Candidate, place: Place) -> None:
         super().__init__()
-        width = candidate.group_width(planes)
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        layers, width = place.layers, candidate.group_width(place.planes)
+        self.conv1 = nn.Conv2d(place.in_channels, width, 1, bias=False)
         self.bn1 = layers.norm(width)
         self.act1 = layers.act()
-        self.conv2 = SplitAttention(candidate, planes, dilation, min_attention_width, layers)
-        self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
-        self.conv3 = nn.Conv2d(width, planes * expansion, 1, bias=False)
-        self.bn3 = layers.norm(planes * expansion)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.conv2 = SplitAttention(candidate, place.planes, place.dilation, place.min_attention_width, layers)
+        self.pool = nn.AvgPool2d(3, place.stride, padding=1) if place.pool else nn.Identity()
+        self.conv3 = nn.Conv2d(width, place.out_channels, 1, bias=False)
+        self.bn3 = layers.norm(place.out_channels)
+        self.drop_path = DropPath(place.drop_path) if place.drop_path > 0 else nn.Identity()
         self.act3 = layers.act()
-        self.downsample = nn.Identity() if shortcut is None else shortcut
+        self.downsample = nn.Identity() if place.shortcut is None else place.shortcut
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """Runs the block.
@@ -167,12 +155,14 @@ class Bottleneck(nn.Module):
         x = self.pool(self.conv2(x))
         return self.drop_path(self.bn3(self.conv3(x)))
 
+    def last_norm(self) -> nn.Module:
+        return self.bn3
 
-class Skip(nn.Module):
-    """The candidate that leaves the block out. The activation has already been applied to its input."""
 
-    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        return x
+@register_builder(Candidate)
+def build_bottleneck(candidate: Candidate, place: Place) -> Block:
+    """Builds a bottleneck at a place."""
+    return Skip() if candidate.skip else Bottleneck(candidate, place)
 
 
 def make_shortcut(
@@ -189,7 +179,7 @@ def make_shortcut(
         return None
     stage, _ = space.stage_of(position)
     stride = space.strides[stage] if stride is None else stride
-    channels = space.planes[stage] * space.expansion
+    channels = space.out_channels(position)
     # The released key names have index 0 without parameters, even where it does nothing.
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
     return nn.Sequential(pool, nn.Conv2d(space.in_channels(position), channels, 1, bias=False), layers.norm(channels))
@@ -205,26 +195,31 @@ def make_candidate(
     dilation: int = 1,
     drop_path: float = 0.0,
     layers: Layers = DEFAULT_LAYERS,
-) -> Bottleneck | Skip:
-    """Builds one candidate at one position; the arguments are those of `pinas_zoo.models.mixed.make_block`."""
+) -> Block:
+    """Builds one candidate at one position; the arguments are those of `pinas_zoo.models.mixed.make_block`.
+
+    Raises:
+        ValueError: The kind of the candidate has no builder.
+    """
     candidate = space.candidates[choice]
-    if candidate.skip:
-        return Skip()
+    if type(candidate) not in BUILDERS:
+        raise ValueError(f'no builder is registered for {candidate}: see pinas_zoo.models.kinds.register_builder')
     stage, block = space.stage_of(position)
-    return Bottleneck(
+    place = Place(
         space.in_channels(position),
+        space.out_channels(position),
         space.planes[stage],
-        candidate,
+        space.changes_shape(position),
         stride=(space.strides[stage] if block == 0 else 1) if stride is None else stride,
         dilation=dilation,
         # As released: the first block of every stage but stage 1, even where dilation has removed its stride.
         pool=block == 0 and space.strides[stage] > 1,
+        min_attention_width=space.min_attention_width,
         shortcut=shortcut,
         drop_path=drop_path,
-        expansion=space.expansion,
-        min_attention_width=space.min_attention_width,
         layers=layers,
     )
+    return BUILDERS[type(candidate)](candidate, place)
 
 
 class Skeleton(nn.Module):
@@ -239,21 +234,17 @@ class Skeleton(nn.Module):
     def __init__(self, space: SearchSpace, in_chans: int = 3, layers: Layers = DEFAULT_LAYERS) -> None:
         super().__init__()
         self.space, self.in_chans = space, in_chans
-        first, second, third = space.stem_widths
         kernel, padding = space.stem_kernel, space.stem_kernel // 2
         self.patchify = nn.PixelUnshuffle(space.stem_patch) if space.stem_patch > 1 else nn.Identity()
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(
-                in_chans * space.stem_patch**2, first, kernel, stride=space.stem_stride, padding=padding, bias=False
-            ),
-            layers.norm(first),
-            layers.act(),
-            nn.Conv2d(first, second, kernel, padding=padding, bias=False),
-            layers.norm(second),
-            layers.act(),
-            nn.Conv2d(second, third, kernel, padding=padding, bias=False),
-        )
-        self.bn1 = layers.norm(third)
+        stem: list[nn.Module] = []
+        channels, stride = in_chans * space.stem_patch**2, space.stem_stride
+        for width in space.stem_widths:
+            if stem:
+                stem += [layers.norm(channels), layers.act()]
+            stem.append(nn.Conv2d(channels, width, kernel, stride=stride, padding=padding, bias=False))
+            channels, stride = width, 1
+        self.conv1 = nn.Sequential(*stem)
+        self.bn1 = layers.norm(channels)
         self.act1 = layers.act()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if space.stem_pool else nn.Identity()
 
@@ -266,10 +257,19 @@ class Skeleton(nn.Module):
         return self.maxpool(self.act1(self.bn1(self.conv1(self.patchify(x)))))
 
 
+def make_final(space: SearchSpace, layers: Layers = DEFAULT_LAYERS) -> nn.Module:
+    """The convolution after the last stage, with BN and activation; an identity where the space has none."""
+    if not space.final_width:
+        return nn.Identity()
+    last = nn.Conv2d(space.out_channels(space.num_positions - 1), space.final_width, 1, bias=False)
+    return nn.Sequential(last, layers.norm(space.final_width), layers.act())
+
+
 def init_weights(module: nn.Module, zero_init_last: bool = False) -> None:
     """Initialises a network as the release does.
 
-    Convolutions: normal, fan-out, ReLU gain. Biases, BN and linear layers keep torch's defaults.
+    Convolutions: normal, fan-out (of one group where they are depthwise), ReLU gain. Biases, BN and linear layers keep
+    torch's defaults.
 
     Args:
         module: Network whose modules are walked.
@@ -277,8 +277,9 @@ def init_weights(module: nn.Module, zero_init_last: bool = False) -> None:
     """
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
-            nn.init.kaiming_normal_(child.weight, mode='fan_out', nonlinearity='relu')
-    if zero_init_last:
-        for child in module.modules():
-            if isinstance(child, Bottleneck):
-                nn.init.zeros_(child.bn3.weight)
+            if child.groups == child.in_channels > 1:
+                nn.init.normal_(child.weight, std=math.sqrt(2 * child.groups / (child.weight.numel())))
+            else:
+                nn.init.kaiming_normal_(child.weight, mode='fan_out', nonlinearity='relu')
+        elif zero_init_last and isinstance(child, Block) and child.residual and (norm := child.last_norm()) is not None:
+            nn.init.zeros_(norm.weight)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pinas_zoo.models.mixed import make_block
 from pinas_zoo.models.network import stage_geometry
-from pinas_zoo.space import PINAS, SearchSpace, kept
+from pinas_zoo.space import PINAS, Candidate, InvertedResidual, SearchSpace, kept
 
 __all__ = ['Cost', 'CostTable', 'count']
 
@@ -74,28 +75,29 @@ class CostTable:
 
     @cached_property
     def fixed(self) -> Cost:
-        """Stem, shortcuts and classifier: the parts that every architecture has."""
+        """Stem, shortcuts, final convolution and classifier: the parts that every architecture has."""
         size, kernel = self._stem_size, self.space.stem_kernel
         cost, channels = Cost(), self.in_chans * self.space.stem_patch**2
         for width in self.space.stem_widths:
             cost += _conv(size, kernel, channels, width) + _norm(width)
             channels = width
         for position in range(self.space.num_positions):
-            if self.space.has_projection(position):
-                stage, _ = self.space.stage_of(position)
-                outputs = self.space.planes[stage] * self.space.expansion
-                _, size = self._sizes(position)
-                cost += _conv(size, 1, self.space.in_channels(position), outputs) + _norm(outputs)
+            if self._always_projects(position):
+                cost += self._projection(position)
+        if self.space.final_width:
+            _, size = self._sizes(self.space.num_positions - 1)
+            channels = self.space.out_channels(self.space.num_positions - 1)
+            cost += _conv(size, 1, channels, self.space.final_width) + _norm(self.space.final_width)
         if self.num_classes:
             cost += _conv(PIXEL, 1, self.space.num_features, self.num_classes, bias=True)
         return cost
 
     @cached_property
     def table(self) -> tuple[tuple[Cost, ...], ...]:
-        """``table[position][candidate]``: cost of the residual branch; zero for a skip."""
+        """``table[position][candidate]``: cost of the block without what is in `fixed`; zero for a skip."""
         count = len(self.space.candidates)
         return tuple(
-            tuple(self._branch(position, choice) for choice in range(count))
+            tuple(self._block(position, choice) for choice in range(count))
             for position in range(self.space.num_positions)
         )
 
@@ -106,11 +108,25 @@ class CostTable:
             ValueError: The architecture is malformed.
         """
         cost = self.fixed
-        for row, choice in zip(self.table, self.space.parse(arch), strict=True):
-            cost = sum((row[one] for one in kept(choice)), cost)
+        for position, choice in enumerate(self.space.parse(arch)):
+            cost = sum((self.table[position][one] for one in kept(choice)), cost)
             if isinstance(choice, tuple):
                 cost += Cost(0, len(choice))
+                sharing = sum(self.space.shares(position, one) for one in choice)
+                if sharing > 1 and not self._always_projects(position):  # they share one projection
+                    shared = self._projection(position)
+                    cost += Cost((1 - sharing) * shared.macs, (1 - sharing) * shared.params)
         return cost
+
+    def _always_projects(self, position: int) -> bool:
+        """Whether every candidate of a position is added to the shared projection."""
+        return all(self.space.shares(position, choice) for choice in self.space.choices(position))
+
+    def _projection(self, position: int) -> Cost:
+        """Cost of the shared projection of a position."""
+        outputs = self.space.out_channels(position)
+        _, size = self._sizes(position)
+        return _conv(size, 1, self.space.in_channels(position), outputs) + _norm(outputs)
 
     @property
     def _stem_size(self) -> Size:
@@ -128,10 +144,41 @@ class CostTable:
         output = _strided(size, strides[stage])
         return (size if block == 0 else output), output
 
-    def _branch(self, position: int, choice: int) -> Cost:
+    def _block(self, position: int, choice: int) -> Cost:
         candidate, space = self.space.candidates[choice], self.space
-        if candidate.skip:
+        if choice not in space.choices(position) or space.is_skip(position, choice):
             return Cost()
+        if isinstance(candidate, Candidate):
+            cost = self._bottleneck(position, candidate)
+        elif isinstance(candidate, InvertedResidual):
+            cost = self._inverted_residual(position, candidate)
+        else:
+            cost = self._counted(position, choice)
+        projects = space.shares(position, choice) and not self._always_projects(position)
+        return cost + self._projection(position) if projects else cost
+
+    def _counted(self, position: int, choice: int) -> Cost:
+        """By counting the block, on the meta device: for kinds without a formula here."""
+        size, output = self._sizes(position)
+        with torch.device('meta'):
+            block = make_block(self.space, position, choice, stride=-(-size[0] // output[0]))
+        return count(block, size, self.space.in_channels(position))
+
+    def _inverted_residual(self, position: int, candidate: InvertedResidual) -> Cost:
+        size, output = self._sizes(position)
+        inputs, outputs = self.space.in_channels(position), self.space.out_channels(position)
+        hidden = inputs * candidate.expansion
+        cost = _conv(output, candidate.kernel, hidden, hidden, hidden) + _norm(hidden)
+        cost += _conv(output, 1, hidden, outputs) + _norm(outputs)
+        if candidate.expansion > 1:
+            cost += _conv(size, 1, inputs, hidden) + _norm(hidden)
+        if candidate.se:
+            squeezed = candidate.se_width(hidden)
+            cost += _conv(PIXEL, 1, hidden, squeezed, bias=True) + _conv(PIXEL, 1, squeezed, hidden, bias=True)
+        return cost
+
+    def _bottleneck(self, position: int, candidate: Candidate) -> Cost:
+        space = self.space
         planes = space.planes[space.stage_of(position)[0]]
         width, splits = candidate.group_width(planes), candidate.group_width(planes) * candidate.radix
         hidden = candidate.attention_width(planes, space.min_attention_width)
@@ -146,15 +193,15 @@ class CostTable:
             + _conv(PIXEL, 1, width, hidden, groups, bias=True)
             + _norm(hidden)
             + _conv(PIXEL, 1, hidden, splits, groups, bias=True)
-            + _conv(output, 1, width, planes * space.expansion)
-            + _norm(planes * space.expansion)
+            + _conv(output, 1, width, space.out_channels(position))
+            + _norm(space.out_channels(position))
         )
 
 
 @torch.no_grad()
 def count(model: nn.Module, size: int | Size = 224, in_chans: int = 3) -> Cost:
     """Counts a built model on one image: convolutions and linear layers only."""
-    reference, training = next(model.parameters()), model.training
+    reference, training = next(model.parameters(), torch.empty(0)), model.training
     height, width = (size, size) if isinstance(size, int) else size
     images = torch.zeros(1, in_chans, height, width, device=reference.device, dtype=reference.dtype)
     model.eval()

@@ -257,7 +257,7 @@ def _calls(supernet: SuperNet, head: nn.Module, images: Tensor, archs: Sequence[
         calls |= {(index, choice): partial(position, x, choice) for choice in choices}
         x = position(x, choices[0])
     features = x
-    calls['head'] = lambda: head(features.mean((2, 3)))
+    calls['head'] = lambda: head(supernet.final_conv(features).mean((2, 3)))
     return calls | {arch: partial(_whole, supernet.path(arch), head, images) for arch in archs}
 
 

@@ -16,7 +16,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import Skeleton, init_weights, make_shortcut
+from pinas_zoo.models.blocks import Skeleton, init_weights, make_final, make_shortcut
 from pinas_zoo.models.layers import Layers, named_layers
 from pinas_zoo.models.mixed import make_block
 from pinas_zoo.space import PINAS, SearchSpace, get_space
@@ -121,6 +121,7 @@ class PiNASNet(Skeleton):
             self.num_classes, self.drop_rate = num_classes, drop_rate
             self.grad_checkpointing = False
             self._build_stages(output_stride, drop_path_rate, layers)
+            self.final_conv = make_final(space, layers)  # after the stages: timm reads children in order
             self.num_features = self.head_hidden_size = space.num_features
             self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
             init_weights(self)
@@ -196,11 +197,12 @@ class PiNASNet(Skeleton):
         """Shape: (N, in_chans, H, W) -> (N, num_features, H / stride, W / stride)"""
         x = self.forward_stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer1, self.layer2, self.layer3, self.layer4], x, flatten=True)
+            stages = [self.layer1, self.layer2, self.layer3, self.layer4]
+            return self.final_conv(checkpoint_seq(stages, x, flatten=True))
         x = self.layer1(x)
         x = self.layer2(x)
         x = self.layer3(x)
-        return self.layer4(x)
+        return self.final_conv(self.layer4(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools and classifies; `pre_logits` returns the pooled features."""
@@ -247,7 +249,9 @@ class PiNASNet(Skeleton):
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
             if index in take:
                 intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        if intermediates_only:
+            return intermediates
+        return (x if stop_early and last < len(stages) else self.final_conv(x)), intermediates
 
     def prune_intermediate_layers(
         self,
@@ -261,9 +265,9 @@ class PiNASNet(Skeleton):
             setattr(self, name, nn.Sequential())
         if last == 0:
             self.maxpool = nn.Identity()
-        if last < len(self.feature_info) - 1:
-            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
-            prune_head = True
+        prune_head = prune_head or last < len(self.feature_info) - 1
         if prune_head:
+            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+            self.final_conv = nn.Identity()
             self.reset_classifier(0, '')
         return take

@@ -13,14 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinas_zoo.models.blocks import (
-    Bottleneck,
-    Skeleton,
-    Skip,
-    init_weights,
-    make_candidate,
-    make_shortcut,
-)
+from pinas_zoo.models.blocks import Skeleton, init_weights, make_candidate, make_final, make_shortcut
+from pinas_zoo.models.kinds import Block, Skip
 from pinas_zoo.models.mixed import add_branches
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.typed import ModuleList
@@ -43,21 +37,29 @@ class Position(nn.Module):
     def __init__(self, space: SearchSpace, position: int) -> None:
         super().__init__()
         self.downsample = make_shortcut(space, position)
+        self.changes_shape = space.changes_shape(position)
+        every = range(len(space.candidates))
+        self.shares = [space.shares(position, choice) for choice in every]
+        self.activates = [candidate.activates for candidate in space.candidates]
         # A skip that does not fit keeps its index; no valid arch selects it.
-        self.candidates: ModuleList[Bottleneck | Skip] = ModuleList(
-            make_candidate(space, position, choice) if choice in space.choices(position) else Skip()
-            for choice in range(len(space.candidates))
+        self.candidates: ModuleList[Block] = ModuleList(
+            make_candidate(space, position, choice) if choice in space.choices(position) else Skip() for choice in every
         )
 
-    def __getitem__(self, choice: int) -> Bottleneck | Skip:
+    def __getitem__(self, choice: int) -> Block:
         return self.candidates[choice]
 
     def __len__(self) -> int:
         return len(self.candidates)
 
     def shortcut(self, x: Tensor) -> Tensor | None:
-        """Output of the shared shortcut; None where the shape does not change."""
+        """Output of the shared shortcut; None where there is none."""
         return None if self.downsample is None else self.downsample(x)
+
+    def projection(self, choice: int | tuple[int, ...]) -> nn.Module | None:
+        """The shared shortcut if a candidate, or one of several, needs it."""
+        choices = choice if isinstance(choice, tuple) else (choice,)
+        return self.downsample if any(self.shares[one] for one in choices) else None
 
     def forward(self, x: Tensor, choice: int | tuple[int, ...], factors: Tensor | None = None) -> Tensor:
         """Runs one candidate, or adds up several behind their shortcut, which is computed once.
@@ -70,7 +72,8 @@ class Position(nn.Module):
         Shape:
             That of `Bottleneck`.
         """
-        identity = self.shortcut(x)
+        projection = self.projection(choice)
+        identity = None if projection is None else projection(x)
         if not isinstance(choice, tuple):
             return self.candidates[choice](x, identity)
         if factors is None:
@@ -78,7 +81,10 @@ class Position(nn.Module):
         blocks = [self.candidates[one] for one in choice]
         places = [place for place, block in enumerate(blocks) if not isinstance(block, Skip)]
         branches = [block.branch(x) for block in blocks if not isinstance(block, Skip)]
-        return F.relu(add_branches(x if identity is None else identity, branches, factors[places]))
+        if identity is None and not (self.changes_shape and branches):
+            identity = x
+        out = add_branches(identity, branches, factors[places])
+        return F.relu(out) if any(self.activates[one] for one in choice) else out
 
 
 class Path:
@@ -110,16 +116,17 @@ class Path:
         x = self.supernet.forward_stem(x)
         for position, choice, factors in zip(self.supernet.blocks, self.arch, self.factors, strict=True):
             x = position(x, choice, factors)
-        return x
+        return self.supernet.final_conv(x)
 
     def children(self) -> Iterator[nn.Module]:
-        """The path's modules in order: stem, then each position's shortcut (if any) and chosen block."""
+        """The path's modules in order: stem, each position's shortcut (if any) and chosen block, final convolution."""
         yield from self.supernet.stem_modules()
         for position, choice in zip(self.supernet.blocks, self.arch, strict=True):
-            if position.downsample is not None:
-                yield position.downsample
+            if (projection := position.projection(choice)) is not None:
+                yield projection
             for one in kept(choice):
                 yield position[one]
+        yield self.supernet.final_conv
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module on the path, including nested ones."""
@@ -138,6 +145,7 @@ class Path:
         net = self.supernet
         state = {f'conv1.{k}': v for k, v in net.conv1.state_dict().items()}
         state |= {f'bn1.{k}': v for k, v in net.bn1.state_dict().items()}
+        state |= {f'final_conv.{k}': v for k, v in net.final_conv.state_dict().items()}
         for index, (position, choice) in enumerate(zip(net.blocks, self.arch, strict=True)):
             stage, block = net.space.stage_of(index)
             prefix = f'layer{stage + 1}.{block}.'
@@ -146,9 +154,8 @@ class Path:
                 state |= {inner + k: v for k, v in position[one].state_dict().items()}
             if (factors := self.factors[index]) is not None:
                 state[f'{prefix}factors'] = factors.detach()
-            if position.downsample is not None:
-                shortcut = position.downsample.state_dict()
-                state |= {f'{prefix}downsample.{k}': v for k, v in shortcut.items()}
+            if (projection := position.projection(choice)) is not None:
+                state |= {f'{prefix}downsample.{k}': v for k, v in projection.state_dict().items()}
         return state
 
 
@@ -178,6 +185,7 @@ class SuperNet(Skeleton):
         space = get_space(space)
         super().__init__(space, in_chans)
         self.blocks: ModuleList[Position] = ModuleList(Position(space, p) for p in range(space.num_positions))
+        self.final_conv = make_final(space)
         init_weights(self, zero_init_last)
 
     @property
@@ -233,7 +241,7 @@ class Segment(nn.Module):
         supernet: The supernet.
         position: Position from 0.
         choice: Candidate.
-        head: What follows the last position; None for nothing.
+        head: What follows the last position, after the final convolution; None for nothing.
 
     Shape:
         The input of the position (images at position 0) -> its output (the head's at the last position).
@@ -241,20 +249,23 @@ class Segment(nn.Module):
 
     def __init__(self, supernet: SuperNet, position: int, choice: int, head: nn.Module | None = None) -> None:
         super().__init__()
+        last = position == len(supernet.blocks) - 1
         self.stem = nn.ModuleList(supernet.stem_modules() if position == 0 else ())
-        self.shortcut = supernet.blocks[position].downsample
+        self.shortcut = supernet.blocks[position].projection(choice)
         self.block = supernet.blocks[position][choice]
-        self.head = head if position == len(supernet.blocks) - 1 else None
+        self.final_conv = supernet.final_conv if last else nn.Identity()
+        self.head = head if last else None
 
     @property
     def empty(self) -> bool:
         """Whether nothing runs here: the candidate leaves the block out."""
-        return isinstance(self.block, Skip) and not self.stem and self.head is None
+        alone = not self.stem and self.head is None and isinstance(self.final_conv, nn.Identity)
+        return isinstance(self.block, Skip) and alone
 
     def forward(self, x: Tensor) -> Tensor:
         for module in self.stem:
             x = module(x)
-        x = self.block(x, None if self.shortcut is None else self.shortcut(x))
+        x = self.final_conv(self.block(x, None if self.shortcut is None else self.shortcut(x)))
         return x if self.head is None else self.head(x)
 
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pinas_zoo.ranking.pictures import PictureTask
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.standalone import Recipe
 from pinas_zoo.ranking.truth import Study
-from pinas_zoo.space import Candidate
+from pinas_zoo.space import NAS_BENCH_MACRO, Candidate
 
 __all__ = ['INSTRUMENTS', 'Instrument']
 
@@ -23,6 +24,7 @@ class Instrument:
         paths: Number of paths of the truth.
         half: The paths that are reported, see `truth.Truth.half`.
         seeds: Supernets per contestant.
+        published: Whether the truth is the published table of NAS-Bench-Macro, which is not below benchmarks/.
     """
 
     folder: str
@@ -31,6 +33,7 @@ class Instrument:
     paths: int = 192
     half: str = 'reporting'
     seeds: int = 3
+    published: bool = False
 
     @property
     def truth(self) -> Path:
@@ -55,7 +58,8 @@ EIGHT_SPACE = replace(
 )
 
 #: By name. In 'eight' a block of SPOS gets 150 updates where a training alone has 600 steps; its settings are those of
-#: 'four', nothing is tuned, so that all of its paths are reported.
+#: 'four', nothing is tuned, so that all of its paths are reported. So it is in 'macro', whose budget is what some
+#: minutes of a CPU allow.
 INSTRUMENTS = {
     'four': Instrument('rank'),
     'eight': Instrument(
@@ -65,5 +69,14 @@ INSTRUMENTS = {
         paths=96,
         half='both',
         seeds=5,
+    ),
+    'macro': Instrument(
+        'rank_macro',
+        Study(space=NAS_BENCH_MACRO, task=PictureTask(side=16, train=10_000, heldout=1_000), seeds=3),
+        SupernetRecipe(units=300, linear_steps=200, calibration_batches=4, held_out=500, probes=0, checkpoints=0),
+        paths=200,
+        half='both',
+        seeds=1,
+        published=True,
     ),
 }

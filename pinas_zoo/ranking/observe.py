@@ -9,9 +9,9 @@ import numpy as np
 from pinas_zoo.methods import Method
 from pinas_zoo.methods.mixture import MixtureMethod
 from pinas_zoo.methods.pinas import PiNAS
+from pinas_zoo.ranking.pictures import Task
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.shifts import UpdateWatch, feature_shift
-from pinas_zoo.ranking.task import PairTask, compose, normalise
 from pinas_zoo.ranking.train import score_method
 from pinas_zoo.space import Arch
 
@@ -34,15 +34,15 @@ class Observer:
     """
 
     def __init__(
-        self, method: Method, units: float, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], seed: int
+        self, method: Method, units: float, task: Task, recipe: SupernetRecipe, archs: Sequence[Arch], seed: int
     ) -> None:
         self.method, self.task, self.recipe, self.archs, self.seed = method, task, recipe, archs, seed
         self.supernet = method.supernet
         space = self.supernet.space
         rng = np.random.default_rng(0)
         self.paths = [space.sample(rng) for _ in range(PROBE_PATHS)]
-        images = compose(task, 'train').images[:PROBE_IMAGES]
-        self.images = normalise(images.to(self.supernet.device), task.patch)
+        images = task.compose('train').images[:PROBE_IMAGES]
+        self.images = task.normalise(images.to(self.supernet.device))
         self.watch = UpdateWatch(self.supernet.blocks[space.num_positions // 2])
         # Path units at which something is due. No step begins at the end, so the last probe is a little before it.
         last = max(min(0.99 * units, units - 2 * method.units(0)), 0)

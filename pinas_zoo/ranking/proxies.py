@@ -29,7 +29,6 @@ from torch.overrides import TorchFunctionMode
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.cost import CostTable
 from pinas_zoo.models.network import PiNASNet
-from pinas_zoo.ranking.task import compose, normalise
 from pinas_zoo.ranking.truth import Truth
 from pinas_zoo.space import Arch, SearchSpace
 
@@ -125,7 +124,7 @@ def extend_proxies(
         progress: Called with a line of text per seed.
     """
     study = truth.study
-    batch = normalise(compose(study.task, 'train').images[:images], study.task.patch)
+    batch = study.task.normalise(study.task.compose('train').images[:images])
     conditions = {key: truth.header[key] for key in ('space', 'task', 'data')}
     done = {row['seed'] for row in read_lines(file) if all(row[key] == conditions[key] for key in conditions)}
     archs = [row.arch for row in truth.rows]

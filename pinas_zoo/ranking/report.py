@@ -81,6 +81,8 @@ DIFFERENCES = tuple(
     if other != 'pinas'
     for kind in ('', NATIVE)
 )
+#: What a report repeats of the truth's header.
+TRUTH_FACTS = ('code', 'torch', 'data', 'recipe', 'source', 'sha256')
 SIGN = (
     'Sign: higher is better for truth and estimate; a loss counts as minus the loss; of MACs and parameters, more '
     'counts as better.'
@@ -99,7 +101,8 @@ def of_recipe(rows: Sequence[Row], truth: Truth, recipe: str) -> dict[str, list[
         known = CONTESTANTS.get(row.get('contestant', ''))
         if known is None or constants_of(row) != known.constants:
             continue
-        if row['recipe'] == recipe and all(row[key] == header[key] for key in ('task', 'space', 'data')):
+        same = all(row[key] == header[key] for key in ('task', 'space', 'data') if key in header)
+        if row['recipe'] == recipe and same:
             found.setdefault(row['contestant'], {})[row['seed']] = row
     return {name: [seeds[s] for s in sorted(seeds)] for name in CONTESTANTS if (seeds := found.get(name))}
 
@@ -160,7 +163,8 @@ def compute(
         source: Another truth of the same paths, which is treated as an estimate.
 
     Returns:
-        Plain values: by view 'ceiling', 'attainable_tau', 'contestants' and 'differences', and what they depend on.
+        Plain values: by view (without those whose truth was not measured) 'ceiling', 'attainable_tau', 'contestants'
+        and 'differences', and what they depend on.
 
     Raises:
         ValueError: The half is unknown, or a path was not scored.
@@ -180,11 +184,13 @@ def compute(
         'sign': SIGN,
         'recipe': recipe.id,
         'settings': next((row[0]['settings'] for row in lines.values()), None),
-        'truth': {key: truth.header[key] for key in ('code', 'torch', 'data', 'recipe')} | {'seeds': seeds_of(paths)},
+        'truth': {key: truth.header[key] for key in TRUTH_FACTS if key in truth.header} | {'seeds': seeds_of(paths)},
         'runs': {name: _run_facts(seeds) for name, seeds in lines.items()},
         'labels': {name: _label(name) for name in everyone_by('accuracy')},
     }
     for name, view in VIEWS.items():
+        if view.truth == 'minus_loss' and not paths[0].loss:
+            continue  # only accuracies were published
         true = true_values(paths, view.truth)
         seeds = [true_values(paths, view.truth, seed) for seed in range(seeds_of(paths))]
         everyone = everyone_by(view.estimate)

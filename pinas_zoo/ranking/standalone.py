@@ -16,7 +16,8 @@ from torch.optim.swa_utils import update_bn
 from pinas_zoo.models.blocks import init_weights
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.typed import to_memory_format
-from pinas_zoo.ranking.task import PairTask, augment, compose, index_batches, normalise
+from pinas_zoo.ranking.pictures import Task
+from pinas_zoo.ranking.task import augment, index_batches
 from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['Recipe', 'Result', 'clock_of', 'fit', 'train_net', 'train_path']
@@ -76,7 +77,7 @@ class Result:
 
 
 def train_path(
-    space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int, device: torch.device | str = 'cpu'
+    space: SearchSpace, task: Task, recipe: Recipe, arch: Arch, seed: int, device: torch.device | str = 'cpu'
 ) -> Result:
     """Trains one path from scratch on a device and tests it, see `train_net`.
 
@@ -98,15 +99,13 @@ def clock_of(device: torch.device) -> Callable[[], float]:
     return time.process_time if device.type == 'cpu' else time.perf_counter
 
 
-def train_net(
-    space: SearchSpace, task: PairTask, recipe: Recipe, arch: Arch, seed: int, device: torch.device
-) -> PiNASNet:
+def train_net(space: SearchSpace, task: Task, recipe: Recipe, arch: Arch, seed: int, device: torch.device) -> PiNASNet:
     """Trains one path from scratch on a device.
 
     Batches and augmentation depend only on the seed: all paths of one seed see the same images in the same order, so
     that common effects do not blur their ranking; two seeds share nothing.
     """
-    pairs = compose(task, 'train')
+    pairs = task.compose('train')
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -116,12 +115,12 @@ def train_net(
 
     def batches() -> Batches:
         for chosen in index_batches(len(pairs), recipe.batch, draw):
-            images = normalise(augment(pairs.images[chosen], draw, recipe.shift).to(device), task.patch)
+            images = task.normalise(augment(pairs.images[chosen], draw, recipe.shift).to(device))
             yield images, pairs.labels[chosen].to(device)
 
     def plain() -> Iterator[Tensor]:
         for chosen in index_batches(len(pairs), recipe.batch, draw):
-            yield normalise(pairs.images[chosen].to(device), task.patch)
+            yield task.normalise(pairs.images[chosen].to(device))
 
     fit(net, recipe, batches(), plain(), device)
     return net
@@ -164,14 +163,14 @@ def fit(net: nn.Module, recipe: Recipe, batches: Batches, plain: Iterator[Tensor
 
 
 @torch.no_grad()
-def score_net(net: nn.Module, recipe: Recipe, task: PairTask, device: torch.device) -> tuple[float, float]:
+def score_net(net: nn.Module, recipe: Recipe, task: Task, device: torch.device) -> tuple[float, float]:
     """Top-1 in percent and mean cross-entropy on the test pairs."""
-    pairs, hits, loss = compose(task, 'test'), 0, 0.0
+    pairs, hits, loss = task.compose('test'), 0, 0.0
     net.eval()
     for images, labels in zip(pairs.images.split(TEST_BATCH), pairs.labels.split(TEST_BATCH), strict=True):
         labels = labels.to(device)
         with recipe.autocast(device):
-            logits = net(normalise(images.to(device), task.patch)).double()
+            logits = net(task.normalise(images.to(device))).double()
         hits += int((logits.argmax(dim=1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction='sum'))
     return 100 * hits / len(pairs), loss / len(pairs)

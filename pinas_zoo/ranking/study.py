@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pinas_zoo import __version__
-from pinas_zoo.files import append_lines, read_lines
+from pinas_zoo.files import append_lines, read_lines, write_atomic
 from pinas_zoo.methods import ArchitectureMethod, Method
 from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.models.typed import to_memory_format
@@ -31,8 +31,8 @@ from pinas_zoo.ranking.contestants import (
     training_units,
 )
 from pinas_zoo.ranking.observe import Observer
-from pinas_zoo.ranking.recipe import SupernetRecipe
-from pinas_zoo.ranking.task import PairTask, compose
+from pinas_zoo.ranking.pictures import Task
+from pinas_zoo.ranking.recipe import SupernetRecipe, short_hash
 from pinas_zoo.ranking.train import (
     cosine,
     halved_batches,
@@ -67,7 +67,7 @@ class Job:
     contestant: str
     seed: int
     space: SearchSpace
-    task: PairTask
+    task: Task
     recipe: SupernetRecipe = field(default_factory=SupernetRecipe)
     archs: tuple[Arch, ...] = ()
 
@@ -99,6 +99,7 @@ def run(
     threads: int = 1,
     device: str = 'cpu',
     progress: Callable[[int, int, dict[str, Any]], None] = lambda done, total, row: None,
+    keep: Path | None = None,
 ) -> None:
     """Trains what is missing, each supernet in its own process, so that its peak memory can be measured.
 
@@ -109,6 +110,8 @@ def run(
         threads: Threads of each.
         device: Device that trains and scores them; every line records it.
         progress: Called after each line with the lines done now, the lines to do now, and the line.
+        keep: Folder that keeps trained supernets until they are scored, so that a run that is stopped while it scores
+            does not train again.
 
     Raises:
         ValueError: workers or threads are below 1.
@@ -120,12 +123,14 @@ def run(
         return
     context = multiprocessing.get_context('spawn')  # a fork of a process whose torch has threads may hang
     with context.Pool(workers, torch.set_num_threads, (threads,), maxtasksperchild=1) as pool:
-        for done, row in enumerate(pool.imap_unordered(partial(train_contestant, device=device), jobs), start=1):
+        for done, row in enumerate(
+            pool.imap_unordered(partial(train_contestant, device=device, keep=keep), jobs), start=1
+        ):
             append_lines(file, [row])
             progress(done, len(jobs), row)
 
 
-def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
+def train_contestant(job: Job, device: str = 'cpu', keep: Path | None = None) -> dict[str, Any]:
     """Trains one supernet on a device and scores all paths.
 
     The seed determines the weights, the batches, the paths of the training and the linear stage. Paths of the tuning
@@ -135,21 +140,50 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
         Plain values for a line of scores.jsonl.
     """
     contestant, recipe, task = CONTESTANTS[job.contestant], job.recipe, job.task
+    file = None if keep is None else keep / f'{job.contestant}-{job.seed}-{short_hash(_conditions(job, device))}.pt'
     # The truth uses small seeds; a supernet with the same seed would see the same batches again.
     seed = 1000 * job.seed
-    clock = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = SuperNet(job.space, in_chans=task.in_chans, zero_init_last=recipe.zero_init_last)
         method = build_method(contestant, recipe, net, task.num_classes, seed)
     assert isinstance(method, nn.Module)  # as every method is
     to_memory_format(method.to(device), torch.channels_last).train()
+    if file is not None and file.is_file():
+        kept = torch.load(file, weights_only=True)
+        method.load_state_dict(kept['method'])
+        facts = kept['facts']
+    else:
+        facts = _train(job, method, seed)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            content = {'method': method.state_dict(), 'facts': facts}
+            write_atomic(file, lambda temporary: torch.save(content, temporary))
+    trained = time.perf_counter()
+    native = native_scores(method, job.archs)
+    scores = score_method(method, task, recipe, job.archs, recipe.linear_steps, seed)
+    facts['seconds']['linear_and_score'] = round(time.perf_counter() - trained, 1)
+    if file is not None:
+        file.unlink(missing_ok=True)
+    return {
+        **_conditions(job, device),
+        **facts,
+        'peak_memory_mb': _peak_memory_mb(device),
+        'scores': scores,
+        **({} if native is None else {'native': {name: round(value, 6) for name, value in native.items()}}),
+        **_found(method, job.space, facts['steps'] - 1),
+    }
+
+
+def _train(job: Job, method: Method, seed: int) -> dict[str, Any]:
+    """Trains a supernet in place; returns the facts of its training as plain values."""
+    contestant, recipe, clock = CONTESTANTS[job.contestant], job.recipe, time.perf_counter()
     units = training_units(contestant, recipe)
     tuning = job.archs[::2][: recipe.checkpoint_paths]
-    observer = Observer(method, units, task, recipe, tuning, seed)
+    observer = Observer(method, units, job.task, recipe, tuning, seed)
     training = optimise(
         method,
-        _batches(contestant, method, task, recipe, seed),
+        _batches(contestant, method, job.task, recipe, seed),
         units,
         before_step=observer.before_step,
         after_backward=observer.after_backward,
@@ -157,24 +191,15 @@ def train_contestant(job: Job, device: str = 'cpu') -> dict[str, Any]:
         bfloat16=recipe.bfloat16,
         **_rates(contestant, recipe),
     )
-    trained = time.perf_counter()
-    native = native_scores(method, job.archs)
-    scores = score_method(method, task, recipe, job.archs, recipe.linear_steps, seed)
-    seconds = {'train': trained - clock - observer.seconds, 'observe': observer.seconds}
-    seconds['linear_and_score'] = time.perf_counter() - trained
     losses = np.array_split(training.losses, min(len(training.losses), 50))
+    seconds = {'train': time.perf_counter() - clock - observer.seconds, 'observe': observer.seconds}
     return {
-        **_conditions(job, device),
         'steps': len(training.losses),
         'units': {'train': round(training.units, 2), 'linear': linear_units(contestant, recipe)},
         'seconds': {name: round(value, 1) for name, value in seconds.items()},
-        'peak_memory_mb': _peak_memory_mb(device),
         'loss': [round(float(np.mean(part)), 4) for part in losses],
         'shifts': observer.shifts,
         'on_the_way': observer.scores,
-        'scores': scores,
-        **({} if native is None else {'native': {name: round(value, 6) for name, value in native.items()}}),
-        **_found(method, job.space, len(training.losses) - 1),
     }
 
 
@@ -188,7 +213,7 @@ def _conditions(job: Job, device: str) -> dict[str, Any]:
         'settings': asdict(job.recipe),
         'space': job.space.to_dict(),
         'task': asdict(job.task),
-        'data': compose(job.task, 'train').data,
+        'data': job.task.compose('train').data,
         'code': __version__,
         'torch': torch.__version__.split('+')[0],
         'threads': torch.get_num_threads(),
@@ -204,7 +229,7 @@ def _peak_memory_mb(device: str) -> int:
 
 
 def _batches(
-    contestant: Contestant, method: Method, task: PairTask, recipe: SupernetRecipe, seed: int
+    contestant: Contestant, method: Method, task: Task, recipe: SupernetRecipe, seed: int
 ) -> Iterator[dict[str, Any]]:
     if contestant.arch_optimiser:
         return halved_batches(task, recipe.batch, seed)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinas_zoo.data import Source, open_source
+from pinas_zoo.data import Source, ViewRecipe, open_source
 from pinas_zoo.data.pairs import PAIR_MEAN, PAIR_STD, compose_pairs, pair_class
+from pinas_zoo.ranking.recipe import SupernetRecipe
 
 __all__ = [
     'PARTS',
@@ -31,6 +32,24 @@ __all__ = [
 #: The items that each part is made of: disjoint parts of the train split, and the test split.
 PARTS = ('train', 'heldout', 'test')
 MEAN, STD = PAIR_MEAN[0], PAIR_STD[0]
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A part of a task.
+
+    Args:
+        images: uint8 (N, C, H, W); canvases of pairs are (N, 1, item, 2 * item).
+        labels: long (N,); of pairs see `pair_class`.
+        data: Data set that the images are from: for pairs 'fashion-mnist', or 'digits' if it is missing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    data: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -85,23 +104,34 @@ class PairTask:
         """Height and width of the networks' input."""
         return self.item // self.patch, 2 * self.item // self.patch
 
+    def compose(self, part: str) -> PairSet:
+        """A part of the task, see `compose`."""
+        return compose(self, part)
 
-@dataclass(frozen=True)
-class PairSet:
-    """A part of the task.
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 canvases to network input, see `normalise`."""
+        return normalise(images, self.patch)
 
-    Args:
-        images: uint8 (N, 1, item, 2 * item).
-        labels: long (N,), see `pair_class`.
-        data: Data set that the items are from: 'fashion-mnist', or 'digits' if it is missing.
-    """
+    def view_recipe(self, recipe: SupernetRecipe) -> ViewRecipe:
+        """The views of the contrast."""
+        return ViewRecipe(
+            scale=(recipe.crop_area, 1.0),
+            ratio=(1.5, 8 / 3),  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
+            brightness=recipe.jitter,
+            contrast=recipe.jitter,
+            saturation=0,
+            hue=0,
+            grey_p=0,
+            blur_p=recipe.blur,
+            blur_sigma=(0.1, 1.0),
+            flip_p=recipe.flip,
+            mean=(MEAN,),
+            std=(STD,),
+        )
 
-    images: Tensor
-    labels: Tensor
-    data: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    def from_views(self, views: Tensor) -> Tensor:
+        """Network input from normalised views, which have three equal channels, see `to_patches`."""
+        return to_patches(views[:, :, :1], self.patch)
 
 
 def open_items(part: str, parts: Sequence[str], seed: int) -> Source:
@@ -134,7 +164,7 @@ def compose(task: PairTask, part: str) -> PairSet:
 def augment(images: Tensor, draw: torch.Generator, shift: int = 2) -> Tensor:
     """Mirrors half of a batch and shifts the batch by one random offset of up to `shift` pixels, padding with black.
 
-    Shape: (N, 1, H, W) uint8 -> the same.
+    Shape: (N, C, H, W) uint8 -> the same.
     """
     height, width = images.shape[-2:]
     images = torch.where(torch.rand(len(images), 1, 1, 1, generator=draw) < 0.5, images, images.flip(-1))

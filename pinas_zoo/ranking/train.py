@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.data import ViewRecipe, augment_batch
+from pinas_zoo.data import augment_batch
 from pinas_zoo.methods import RLNAS, LinearHead, Method, SparseSupernet, SupervisedMethod
 from pinas_zoo.methods.alternating import HELD_OUT
 from pinas_zoo.models.supernet import SuperNet, zero_momenta
+from pinas_zoo.ranking.pictures import Task
 from pinas_zoo.ranking.recipe import FORWARD, SupernetRecipe
-from pinas_zoo.ranking.task import MEAN, STD, PairSet, PairTask, augment, compose, index_batches, normalise, to_patches
+from pinas_zoo.ranking.task import PairSet, augment, index_batches
 from pinas_zoo.search.evaluate import Evaluator, PathScore
 from pinas_zoo.space import Arch
 
@@ -60,50 +61,36 @@ class Training:
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
-def labelled_batches(task: PairTask, batch: int, seed: int, images: int | None = None) -> Batches:
+def labelled_batches(task: Task, batch: int, seed: int, images: int | None = None) -> Batches:
     """Augmented images with their labels, without end; of the first `images` alone if this is given."""
-    pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
+    pairs, draw = task.compose('train'), torch.Generator().manual_seed(seed)
     for chosen in index_batches(len(pairs) if images is None else min(images, len(pairs)), batch, draw):
         yield _labelled(task, pairs, chosen, draw)
 
 
-def halved_batches(task: PairTask, batch: int, seed: int) -> Batches:
+def halved_batches(task: Task, batch: int, seed: int) -> Batches:
     """As `labelled_batches` on one half of the pairs, with a held-out batch from the other half.
 
     The pairs are disjoint; the items that they are made of are the same.
     """
-    pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
+    pairs, draw = task.compose('train'), torch.Generator().manual_seed(seed)
     half = len(pairs) // 2
     for chosen, other in zip(*(index_batches(half, batch, draw) for _ in range(2)), strict=True):
         yield _labelled(task, pairs, chosen, draw) | {HELD_OUT: _labelled(task, pairs, other + half, draw)}
 
 
-def _labelled(task: PairTask, pairs: PairSet, chosen: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+def _labelled(task: Task, pairs: PairSet, chosen: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
     images = augment(pairs.images[chosen], draw)
-    return {'image': normalise(images, task.patch), 'label': pairs.labels[chosen], 'index': chosen}
+    return {'image': task.normalise(images), 'label': pairs.labels[chosen], 'index': chosen}
 
 
-def view_batches(task: PairTask, recipe: SupernetRecipe, views: int, seed: int) -> Batches:
+def view_batches(task: Task, recipe: SupernetRecipe, views: int, seed: int) -> Batches:
     """Views of the images without their labels, without end: (N, views, channels, height, width)."""
-    pairs, draw = compose(task, 'train'), torch.Generator().manual_seed(seed)
-    settings = ViewRecipe(
-        scale=(recipe.crop_area, 1.0),
-        ratio=(1.5, 8 / 3),  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
-        brightness=recipe.jitter,
-        contrast=recipe.jitter,
-        saturation=0,
-        hue=0,
-        grey_p=0,
-        blur_p=recipe.blur,
-        blur_sigma=(0.1, 1.0),
-        flip_p=recipe.flip,
-        mean=(MEAN,),
-        std=(STD,),
-    )
+    pairs, draw = task.compose('train'), torch.Generator().manual_seed(seed)
+    settings = task.view_recipe(recipe)
     for chosen in index_batches(len(pairs), recipe.batch, draw):
         numbers = torch.rand(len(chosen), views, 10, generator=draw)
-        canvases = augment_batch(pairs.images[chosen], numbers, task.size, settings)[:, :, :1]
-        yield {'views': to_patches(canvases, task.patch)}
+        yield {'views': task.from_views(augment_batch(pairs.images[chosen], numbers, task.size, settings))}
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -227,7 +214,7 @@ def _read(unread: list[Tensor], losses: list[float]) -> None:
     unread.clear()
 
 
-def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:
+def train_linear_head(supernet: SuperNet, task: Task, recipe: SupernetRecipe, steps: int, seed: int) -> nn.Linear:
     """The linear stage: a head on a frozen copy of the supernet, one uniform path per step."""
     with torch.random.fork_rng(devices=[]):  # for the head's initial weights; the training's random state is unchanged
         torch.manual_seed(seed)
@@ -238,10 +225,10 @@ def train_linear_head(supernet: SuperNet, task: PairTask, recipe: SupernetRecipe
 
 
 def score_paths(
-    supernet: SuperNet, head: nn.Module, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch]
+    supernet: SuperNet, head: nn.Module, task: Task, recipe: SupernetRecipe, archs: Sequence[Arch]
 ) -> list[PathScore]:
     """Scores paths on the held-out images after BN re-estimation on training images; the same for every contestant."""
-    train, held = compose(task, 'train'), compose(task, 'heldout')
+    train, held = task.compose('train'), task.compose('heldout')
     count = recipe.calibration_batches * recipe.batch
     if count > len(train) or recipe.held_out > len(held):
         raise ValueError(
@@ -250,15 +237,15 @@ def score_paths(
         )
     images, labels = held.images[: recipe.held_out], held.labels[: recipe.held_out]
     device = supernet.device
-    calibration = [normalise(x.to(device), task.patch) for x in train.images[:count].split(recipe.batch)]
+    calibration = [task.normalise(x.to(device)) for x in train.images[:count].split(recipe.batch)]
     batches = zip(images.to(device).split(SCORE_BATCH), labels.to(device).split(SCORE_BATCH), strict=True)
-    evaluation = [(normalise(x, task.patch), y) for x, y in batches]
+    evaluation = [(task.normalise(x), y) for x, y in batches]
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
         return Evaluator(supernet, head, calibration, evaluation)(archs)
 
 
 def score_method(
-    method: Method, task: PairTask, recipe: SupernetRecipe, archs: Sequence[Arch], linear_steps: int, seed: int
+    method: Method, task: Task, recipe: SupernetRecipe, archs: Sequence[Arch], linear_steps: int, seed: int
 ) -> dict[str, list[float]]:
     """Top-1 in percent and loss of each path by name; a method without a head gets one in the linear stage."""
     net = method.folded() if isinstance(method, SparseSupernet) else method.supernet

@@ -18,9 +18,10 @@ import torch
 
 from pinas_zoo import __version__
 from pinas_zoo.models.cost import CostTable
+from pinas_zoo.ranking.pictures import Task
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.ranking.standalone import Recipe, Result, train_path
-from pinas_zoo.ranking.task import PairTask, compose
+from pinas_zoo.ranking.task import PairTask
 from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.space import Arch, SearchSpace
 
@@ -45,13 +46,14 @@ class Study:
     """
 
     space: SearchSpace = RANK_SPACE
-    task: PairTask = field(default_factory=PairTask)
+    task: Task = field(default_factory=PairTask)
     recipe: Recipe = field(default_factory=Recipe)
     seeds: int = 2
     draw: int = 2021
 
     def header(self) -> dict[str, Any]:
         """The header of the table's file."""
+        test = self.task.compose('test')
         return {
             'kind': 'ground truth',
             'space': self.space.to_dict(),
@@ -60,8 +62,8 @@ class Study:
             'seeds': self.seeds,
             'draw': self.draw,
             'halves': f'{HALVES[0]}: paths 0, 2, 4, ...; {HALVES[1]}: paths 1, 3, 5, ...',
-            'line': f'index = path * {self.seeds} + seed; score is top-1 in percent on {self.task.test} test images',
-            'data': compose(self.task, 'test').data,
+            'line': f'index = path * {self.seeds} + seed; score is top-1 in percent on {len(test)} test images',
+            'data': test.data,
             'code': __version__,
             'torch': torch.__version__.split('+')[0],
         }
@@ -100,7 +102,7 @@ class TruthRow:
         path: Number of the path in the draw; its half is ``HALVES[path % 2]``.
         arch: The architecture.
         top1: Test accuracy in percent, one per seed.
-        loss: Test cross-entropy, one per seed.
+        loss: Test cross-entropy, one per seed; empty if it was not published.
         macs: Multiply-accumulates.
         params: Parameters.
         seconds: Processor time, one per seed.

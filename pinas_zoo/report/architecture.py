@@ -56,7 +56,7 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
             x, top = column * (box + gap), y + row * (box + gap)
             if column:
                 out.append(f'<path d="M{x - gap} {top + box / 2}h{gap}" stroke="currentColor" stroke-width="2"/>')
-            out.append(_box(space, arch[position], x, top, box))
+            out.append(_box(space, position, arch[position], x, top, box))
             position += 1
         y += -(-depth // per_row) * (box + gap)
     y = _bar(out, y + 4, width, f'Global average pool: {space.num_features} features')
@@ -76,13 +76,11 @@ def _bar(out: list[str], y: int, width: int, text: str) -> int:
     return y + 34
 
 
-def _box(space: SearchSpace, index: int, x: float, y: float, size: int) -> str:
+def _box(space: SearchSpace, position: int, index: int, x: float, y: float, size: int) -> str:
     candidate, middle = space.candidates[index], x + size / 2
-    dash = ' stroke-dasharray="4 3"' if candidate.skip else ''
-    lines = ['skip'] if candidate.skip else [f'r{candidate.radix} c{candidate.cardinality}']
-    if not candidate.skip:
-        kernel = f' k{candidate.kernel}' if candidate.kernel != 3 else ''
-        lines.append(f'w{candidate.base_width}{kernel}')
+    skip = space.is_skip(position, index)
+    dash = ' stroke-dasharray="4 3"' if skip else ''
+    lines = ('skip',) if skip else candidate.label()
     texts = ''.join(
         f'<text x="{middle}" y="{y + 32 + 14 * i}" font-size="12">{escape(text)}</text>' for i, text in enumerate(lines)
     )
@@ -95,10 +93,8 @@ def _box(space: SearchSpace, index: int, x: float, y: float, size: int) -> str:
 
 def _legend(out: list[str], space: SearchSpace, arch: Arch, y: int) -> int:
     for index, candidate in enumerate(space.candidates):
-        what = f'radix {candidate.radix}, cardinality {candidate.cardinality}, width {candidate.base_width}'
-        if candidate.kernel != 3:
-            what += f', kernel {candidate.kernel}'
-        text = f'{index}: {"skip" if candidate.skip else what} · {arch.count(index)} of {len(arch)} blocks'
+        what = 'skip' if candidate.skip and not candidate.projects else candidate.words()
+        text = f'{index}: {what} · {arch.count(index)} of {len(arch)} blocks'
         font = 12 if len(text) < 54 else 10.5  # the longest line still ends within the drawing
         out.append(
             f'<rect x="0" y="{y}" width="14" height="14" rx="3" fill="{FILLS[index]}" stroke="#0006"/>'

@@ -127,8 +127,9 @@ class PrefixTree:
             node = self.root
             for position, choice in enumerate(arch):
                 if choice not in node.children:
-                    prefix = arch[: position + 1]
-                    node.children[choice] = self._node(prefix, supernet.blocks[position][choice])
+                    last = [supernet.final_conv] if position == len(arch) - 1 else []  # has the node's statistics
+                    block = nn.Sequential(supernet.blocks[position][choice], *last)
+                    node.children[choice] = self._node(arch[: position + 1], block)
                 node = node.children[choice]
             node.leaves.append(leaf)
         self.num_blocks = len(self.nodes) - 1
@@ -264,7 +265,8 @@ class PrefixTree:
                 if identity is None:  # not needed if the cache has all children
                     node.shortcut.bind(node.calibrated)
                     identity = position.shortcut(x)
-                return position[choice](x, identity)
+                out = position[choice](x, identity)
+                return self.supernet.final_conv(out) if position is self.supernet.blocks[-1] else out
 
             yield from self._descend(child, self._output(child, slot, run), slot)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pinas_zoo.space.candidates import Identity, InvertedResidual
 from pinas_zoo.space.search_space import SPACES, Candidate, SearchSpace
 
-__all__ = ['PINAS', 'PINAS_NANO', 'PINAS_PATCH', 'PINAS_TINY']
+__all__ = ['NAS_BENCH_MACRO', 'PINAS', 'PINAS_NANO', 'PINAS_PATCH', 'PINAS_TINY']
 
 #: The paper's space: 4^16 architectures on the ResNeSt-50 skeleton.
 PINAS = SearchSpace('pinas')
@@ -46,4 +47,20 @@ PINAS_PATCH = SearchSpace(
     input_size=20,
 )
 
-SPACES.update({space.name: space for space in (PINAS, PINAS_NANO, PINAS_PATCH, PINAS_TINY)})
+#: NAS-Bench-Macro (Su et al., CVPR 2021): 3^8 architectures of inverted residuals for CIFAR-10, whose published
+#: accuracies are a truth for ranking. Parameters and MACs of all of them equal those of the published table.
+NAS_BENCH_MACRO = SearchSpace(
+    'nas_bench_macro',
+    depths=(2, 3, 3),
+    planes=(64, 128, 256),
+    strides=(2, 2, 2),
+    stem_widths=(32,),
+    stem_stride=1,
+    stem_pool=False,
+    candidates=(Identity(), InvertedResidual(kernel=3, expansion=3), InvertedResidual(kernel=5, expansion=6)),
+    expansion=1,
+    input_size=32,
+    final_width=1280,
+)
+
+SPACES.update({space.name: space for space in (NAS_BENCH_MACRO, PINAS, PINAS_NANO, PINAS_PATCH, PINAS_TINY)})

@@ -73,7 +73,7 @@ def _several(space: SearchSpace, position: int, digits: Sequence[Any], came: obj
     if len(choices) < 2 or len(set(choices)) < len(choices):
         why = f'position {position} is {digits}, brackets keep at least two different candidates'
         raise malformed(space, came, why)
-    if any(space.candidates[choice].skip for choice in choices):
+    if any(space.is_skip(position, choice) for choice in choices):
         raise malformed(space, came, f'position {position} is {digits}, a skip adds nothing to its neighbours')
     return choices
 

@@ -8,21 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from pinas_zoo.space.candidates import BOTTLENECK, KINDS, CandidateKind, is_count, read_candidate, write_candidate
+from pinas_zoo.space.checks import check_bottleneck, check_space
 from pinas_zoo.space.notation import Arch, kept, read_arch, read_single, write_arch
 
 __all__ = ['SPACES', 'Candidate', 'SearchSpace', 'get_space']
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(CandidateKind):
     """One choice at a position: a split-attention bottleneck, or a skip.
 
     Args:
@@ -40,10 +38,14 @@ class Candidate:
     kernel: int = 3
     skip: bool = False
 
+    kind: ClassVar[str] = BOTTLENECK
+    shares_shortcut: ClassVar[bool] = True
+    activates: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         for field in ('radix', 'cardinality', 'base_width', 'kernel'):
             value = getattr(self, field)
-            if not _is_count(value):
+            if not is_count(value):
                 raise ValueError(f'Candidate.{field} must be an integer of at least 1, got {value!r}')
         if self.kernel % 2 == 0:
             raise ValueError(f'Candidate.kernel must be odd, got {self.kernel}')
@@ -56,6 +58,22 @@ class Candidate:
         """Hidden channels of its split attention: plain integer division, not rounded to a multiple of 8."""
         return max(self.group_width(planes) * self.radix // 4, least)
 
+    def check(self, space: SearchSpace) -> None:
+        check_bottleneck(self, space)
+
+    def words(self) -> str:
+        kernel = f', kernel {self.kernel}' if self.kernel != 3 else ''
+        return f'radix {self.radix}, cardinality {self.cardinality}, width {self.base_width}{kernel}'
+
+    def label(self) -> tuple[str, ...]:
+        kernel = f' k{self.kernel}' if self.kernel != 3 else ''
+        return f'r{self.radix} c{self.cardinality}', f'w{self.base_width}{kernel}'
+
+
+KINDS[BOTTLENECK] = Candidate
+
+#: Fields of a space that older files do not have, with their defaults.
+LATER = {'stem_patch': 1, 'final_width': 0}
 
 #: The four split-attention bottlenecks of the paper (radix, cardinality, base width).
 PAPER_CANDIDATES = (
@@ -75,7 +93,7 @@ class SearchSpace:
         depths: Blocks per stage, one to four stages.
         planes: Bottleneck planes per stage; a stage outputs ``planes * expansion`` channels.
         strides: Stride of each stage's first block.
-        stem_widths: Output channels of the stem's three convolutions.
+        stem_widths: Output channels of the stem's convolutions, one to three.
         stem_stride: Stride of the stem's first convolution.
         stem_pool: Whether a 3x3 max-pooling of stride 2 ends the stem.
         stem_kernel: Odd kernel size of the stem's convolutions; 1 leaves the mixing of neighbours to the blocks.
@@ -85,6 +103,7 @@ class SearchSpace:
         expansion: Output channels per plane.
         min_attention_width: Lower bound of the hidden channels of split attention.
         input_size: Image side in pixels that costs and default configs refer to.
+        final_width: Channels of a 1x1 convolution with BN and activation after the last stage; 0 for none.
 
     Raises:
         ValueError: A field is out of its range, or no candidate fits some position.
@@ -98,51 +117,19 @@ class SearchSpace:
     depths: tuple[int, ...] = (3, 4, 6, 3)
     planes: tuple[int, ...] = (64, 128, 256, 512)
     strides: tuple[int, ...] = (1, 2, 2, 2)
-    stem_widths: tuple[int, int, int] = (32, 32, 64)
+    stem_widths: tuple[int, ...] = (32, 32, 64)
     stem_stride: int = 2
     stem_pool: bool = True
     stem_kernel: int = 3
     stem_patch: int = 1
-    candidates: tuple[Candidate, ...] = PAPER_CANDIDATES
+    candidates: tuple[CandidateKind, ...] = PAPER_CANDIDATES
     expansion: int = 4
     min_attention_width: int = 32
     input_size: int = 224
+    final_width: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.depths) <= 4:
-            raise ValueError(f'a space must have one to four stages, got depths {self.depths}')
-        if not len(self.depths) == len(self.planes) == len(self.strides):
-            raise ValueError(
-                f'depths, planes and strides need one entry per stage, got {self.depths}, {self.planes}, {self.strides}'
-            )
-        for field in ('depths', 'planes', 'strides', 'stem_widths'):
-            if not all(map(_is_count, getattr(self, field))):
-                raise ValueError(f'{field} must be integers of at least 1, got {getattr(self, field)}')
-        for field in ('stem_stride', 'stem_kernel', 'stem_patch', 'expansion', 'min_attention_width', 'input_size'):
-            if not _is_count(getattr(self, field)):
-                raise ValueError(f'{field} must be an integer of at least 1, got {getattr(self, field)!r}')
-        if self.stem_kernel % 2 == 0:
-            raise ValueError(f'stem_kernel must be odd, got {self.stem_kernel}')
-        if len(self.stem_widths) != 3:
-            raise ValueError(f'stem_widths must have three entries, got {self.stem_widths}')
-        if not 1 <= len(self.candidates) <= 10:
-            raise ValueError(f'a space must have one to ten candidates, got {len(self.candidates)}')
-        if not all(self._choices):
-            raise ValueError(f'{self.name}: no candidate but skip; a shape-changing position cannot be skipped')
-        for planes in self.planes:
-            for candidate in self.candidates:
-                width, groups = candidate.group_width(planes), candidate.cardinality * candidate.radix
-                if not candidate.skip and (width < 1 or width % groups):
-                    raise ValueError(
-                        f'{self.name}: {candidate} has {width} channels at {planes} planes, which must be a positive '
-                        f'multiple of cardinality * radix = {groups}'
-                    )
-                hidden = candidate.attention_width(planes, self.min_attention_width)
-                if not candidate.skip and hidden % candidate.cardinality:
-                    raise ValueError(
-                        f'{self.name}: {candidate} has an attention width of {hidden} at {planes} planes, which must '
-                        f'be a multiple of its cardinality'
-                    )
+        check_space(self)
 
     @property
     def num_positions(self) -> int:
@@ -156,8 +143,8 @@ class SearchSpace:
 
     @property
     def num_features(self) -> int:
-        """Channels of the last stage's output."""
-        return self.planes[-1] * self.expansion
+        """Channels of the network's features: those of the last stage, or of the convolution after it."""
+        return self.final_width or self.planes[-1] * self.expansion
 
     @property
     def stem_reduction(self) -> int:
@@ -178,22 +165,39 @@ class SearchSpace:
             return self.planes[stage] * self.expansion
         return self.stem_widths[-1] if stage == 0 else self.planes[stage - 1] * self.expansion
 
-    def has_projection(self, position: int) -> bool:
-        """Whether the shortcut of a position projects, because its shape changes."""
+    def out_channels(self, position: int) -> int:
+        """Output channels of a position."""
+        return self.planes[self.stage_of(position)[0]] * self.expansion
+
+    def changes_shape(self, position: int) -> bool:
+        """Whether the output of a position has another shape than its input."""
         stage, block = self.stage_of(position)
-        changes = self.in_channels(position) != self.planes[stage] * self.expansion
+        changes = self.in_channels(position) != self.out_channels(position)
         return block == 0 and (changes or self.strides[stage] > 1)
 
+    def has_projection(self, position: int) -> bool:
+        """Whether a position has a projection that candidates share: its shape changes, and one of them needs it."""
+        return self.changes_shape(position) and any(self.shares(position, choice) for choice in self.choices(position))
+
+    def shares(self, position: int, choice: int | tuple[int, ...]) -> bool:
+        """Whether a candidate, or one of several, adds its branch to the shared projection of a position."""
+        choices = choice if isinstance(choice, tuple) else (choice,)
+        return self.changes_shape(position) and any(self.candidates[c].shares_shortcut for c in choices)
+
+    def is_skip(self, position: int, choice: int) -> bool:
+        """Whether a candidate leaves the block out at a position."""
+        return self.candidates[choice].skip and not self.changes_shape(position)
+
     def choices(self, position: int) -> tuple[int, ...]:
-        """Candidate indices that fit a position: all, except skips where the shape changes."""
+        """Candidate indices that fit a position: all, except skips without a projection where the shape changes."""
         self.stage_of(position)  # raises for an invalid position
         return self._choices[position]
 
     @cached_property
     def _choices(self) -> tuple[tuple[int, ...], ...]:
-        everything = range(len(self.candidates))
-        shaped = tuple(c for c in everything if not self.candidates[c].skip)
-        return tuple(shaped if self.has_projection(p) else tuple(everything) for p in range(self.num_positions))
+        everything = tuple(range(len(self.candidates)))
+        shaped = tuple(c for c in everything if not self.candidates[c].skip or self.candidates[c].projects)
+        return tuple(shaped if self.changes_shape(p) else everything for p in range(self.num_positions))
 
     def parse(self, arch: str | Sequence[int | Sequence[int]]) -> Arch:
         """Reads an architecture and checks it against the space.
@@ -227,7 +231,8 @@ class SearchSpace:
         arch = self.parse(arch)
         out: list[int | tuple[int, ...]] = []
         for depth, end in zip(self.depths, accumulate(self.depths), strict=True):
-            out += sorted(arch[end - depth : end], key=lambda c: self.candidates[kept(c)[0]].skip)
+            places = sorted(range(end - depth, end), key=lambda p: self.is_skip(p, kept(arch[p])[0]))
+            out += [arch[place] for place in places]
         return tuple(out)
 
     def sample(self, rng: np.random.Generator) -> Arch:
@@ -253,14 +258,10 @@ class SearchSpace:
         return product(*self._choices)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint's metadata; `from_dict` reads them back.
-
-        `stem_patch` is left out if it is 1: it was added later, and comparisons with recorded values must still hold.
-        """
-        values = dataclasses.asdict(self)
-        if self.stem_patch == 1:
-            del values['stem_patch']
-        return values
+        """Plain values for metadata, for `from_dict`; without those of `LATER`, so that recorded ones stay equal."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values['candidates'] = tuple(map(write_candidate, self.candidates))
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSpace:
@@ -276,7 +277,7 @@ class SearchSpace:
             raise ValueError(f"a search space needs its field 'name', got {sorted(values)}")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         if 'candidates' in plain:
-            plain['candidates'] = tuple(Candidate(**candidate) for candidate in plain['candidates'])
+            plain['candidates'] = tuple(map(read_candidate, plain['candidates']))
         return cls(**plain)
 
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from pinas_zoo.models.blocks import Skeleton
+from pinas_zoo.models.blocks import Skeleton, make_final
 from pinas_zoo.models.mixed import make_block
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.models.supernet import SuperNet
@@ -26,6 +26,7 @@ __all__ = ['Shapes', 'backbone_shapes', 'find_arch', 'find_space', 'shapes_of', 
 Shapes = dict[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.(.+)')
+STEM = (*(f'conv1.{index}.weight' for index in (0, 3, 6)), 'final_conv.0.weight')
 _KEPT = re.compile(r'candidates\.(\d+)\..+')
 
 
@@ -62,10 +63,11 @@ def supernet_shapes(space: SearchSpace, in_chans: int = 3) -> Shapes:
 
 
 def _stem_shapes(space: SearchSpace, in_chans: int) -> list[tuple[int, ...]]:
-    """The shapes of the stem's three convolutions."""
+    """The shapes of the stem's convolutions and of the final one, () for each that is not there."""
     with torch.device('meta'):
-        shapes = shapes_of(Skeleton(space, in_chans).state_dict())
-    return [shapes[f'conv1.{index}.weight'] for index in (0, 3, 6)]
+        stem, final = Skeleton(space, in_chans).state_dict(), make_final(space).state_dict()
+    shapes = shapes_of(stem | {f'final_conv.{name}': tensor for name, tensor in final.items()})
+    return [shapes.get(name, ()) for name in STEM]
 
 
 def find_space(shapes: Shapes) -> SearchSpace:
@@ -74,7 +76,7 @@ def find_space(shapes: Shapes) -> SearchSpace:
     Raises:
         ValueError: None of them matches.
     """
-    stem = [shapes.get(f'conv1.{index}.weight', ()) for index in (0, 3, 6)]
+    stem = [shapes.get(name, ()) for name in STEM]
     channels = stem[0][1] if len(stem[0]) > 1 else 3
     blocks: dict[int, int] = {}
     widths: dict[int, int] = {}
@@ -88,12 +90,22 @@ def find_space(shapes: Shapes) -> SearchSpace:
         stages = range(1, len(space.depths) + 1)
         outs = {stage: space.planes[stage - 1] * space.expansion for stage in stages}
         ours = _stem_shapes(space, max(1, channels // space.stem_patch**2))
-        if ours == stem and dict(zip(stages, space.depths)) == blocks and outs == widths:
+        depths = dict(zip(stages, space.depths))
+        if any(candidate.skip for candidate in space.candidates):  # what is left out has no weights
+            known = widths.items() <= outs.items() and all(blocks.get(stage, 0) <= depths[stage] for stage in stages)
+        else:
+            known = depths == blocks and outs == widths
+        if ours == stem and known:
             return space
     raise ValueError(
         f'no known space has stem convolutions of {stem}, stages of {list(blocks.values())} blocks and '
         f'{list(widths.values())} channels; known: {sorted(SPACES)}'
     )
+
+
+def _fit(found: Shapes, wanted: Shapes) -> tuple[int, int]:
+    """How many weights fit, and minus how many are missing."""
+    return sum(found.get(name) == shape for name, shape in wanted.items()), -sum(name not in found for name in wanted)
 
 
 def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
@@ -122,15 +134,12 @@ def find_arch(shapes: Shapes, space: SearchSpace) -> Arch:
         if several := {int(match[1]) for name in inner if (match := _KEPT.fullmatch(name))}:
             arch.append(tuple(sorted(several)))
             continue
-        skips = [choice for choice in choices if space.candidates[choice].skip]
+        skips = [choice for choice in choices if space.is_skip(position, choice)]
         if not inner and skips:
             arch.append(skips[0])
             continue
-        fits = {
-            choice: sum(inner.get(name) == shape for name, shape in _block_shapes(space, position, choice).items())
-            for choice in choices
-        }
-        best = [choice for choice, count in fits.items() if count == max(fits.values())]
+        fits = {choice: _fit(inner, _block_shapes(space, position, choice)) for choice in choices}
+        best = [choice for choice, fit in fits.items() if fit == max(fits.values())]
         if len(best) > 1:
             stage, block = space.stage_of(position)
             raise ValueError(
