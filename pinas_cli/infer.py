@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         model, changes = config_path(args.model), overrides(args.cfg_options)
         predictor = open_predictor(model, args.checkpoint, args.device, settings, changes)
         outcome = infer(args.source, predictor, args.out, args.batch_size, not args.quiet, tiling)
-    print(f'{args.out}: {outcome.written} drawn, predictions in {outcome.predictions}')
+    where = f', predictions in {outcome.predictions}' if outcome.written else ''
+    print(f'{args.out}: {outcome.written} drawn{where}')
     if outcome.left_out:
         print(f'{args.out}: left out {outcome.left_out}')
     for name, reason in outcome.failed.items():

@@ -166,7 +166,9 @@ def _add_tree_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
 def run_import(args: argparse.Namespace) -> None:
     """Turns annotations into files of COCO's format."""
     from pinas_zoo.data.imports.coco_file import write_all
-    from pinas_zoo.data.imports.readers import read_labelme, read_masks, read_voc
+    from pinas_zoo.data.imports.labelme import read_labelme
+    from pinas_zoo.data.imports.mask_files import read_masks
+    from pinas_zoo.data.imports.voc import read_voc
 
     root, read = Path(args.root), {'labelme': read_labelme, 'masks': read_masks}.get(args.part, read_voc)
     if not root.is_dir():

@@ -1,6 +1,7 @@
 """Shared by all tests: threads, seeds, what is skipped and why, and which real images were used."""
 
 import fcntl
+import multiprocessing
 import os
 import random
 import sys
@@ -17,9 +18,19 @@ if not os.environ.get('PINAS_TEST_NET'):
 import numpy as np
 import pytest
 import torch
+from fork_server import python
+from ranks import PRELOADED
+from remembered import remember
 
 import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from here (docs/mmcv_ops.md)
 
+#: The files that take longest, in that order: they start first, so that the last minutes do not run on one worker.
+LONGEST = (
+    'quickstart', 'publish_zoo', 'own_weights', 'downstream_dist', 'shortlist', 'transfer_study', 'ranking_report',
+    'gpu_check', 'downstream_resume', 'pretrain', 'engine', 'packaging', 'class_list', 'imports', 'cluster',
+    'preflight', 'attentivenas', 'bnnas', 'fpnas', 'entrannas', 'sparse', 'methods', 'own_data', 'run_search',
+    'mm_backbone', 'backbone', 'graphs', 'benchmark', 'notebook', 'imagenet', 'models', 'export',
+)  # fmt: skip
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 
@@ -38,6 +49,8 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_collection_modifyitems(config, items):
+    places = {f'test_{name}': place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     missing = [name for name in MM_PACKAGES if find_spec(name) is None]
     reasons = {
         'mm': missing and f'not installed: {", ".join(missing)} (bash tools/setup_env.sh)',
@@ -48,6 +61,10 @@ def pytest_collection_modifyitems(config, items):
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_runtest_setup():
+    remember()
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +82,23 @@ def _fresh_visualizers():
         base = sys.modules['mmengine.visualization'].Visualizer
         for kind in (base, *base.__subclasses__()):
             kind._instance_dict.clear()
+
+
+@pytest.fixture
+def forked_python(monkeypatch):
+    """Programs that a test's code starts with sys.executable, and ranks of torchrun, are forks (fork_server.py)."""
+    monkeypatch.setattr(sys, 'executable', python())
+    monkeypatch.setenv('PYTHON_EXEC', python())
+
+
+@pytest.fixture
+def forked_processes(monkeypatch):
+    """Processes that the tested code wants to spawn are forks of one that has imported torch (ranks.py)."""
+    get_context = multiprocessing.get_context
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    monkeypatch.setattr(
+        multiprocessing, 'get_context', lambda kind=None: get_context('forkserver' if kind == 'spawn' else kind)
+    )
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -55,21 +54,12 @@ def one_per_model() -> list[Path]:
 
 
 @cache
-def _load(path: str) -> Any:
-    from mmengine.fileio import load
-
-    return load(path)
-
-
-@cache
 def _parse(path: Path):
     from mmengine.config import Config
 
     import pinas_zoo.registry  # noqa: F401
 
-    # mmengine reads about seventy metafiles anew for every base in another package.
-    with mock.patch('mmengine.config.utils.load', _load):
-        return Config.fromfile(path)
+    return Config.fromfile(path)
 
 
 def read(path: Path):

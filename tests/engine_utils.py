@@ -1,20 +1,18 @@
 """Helpers for tests of exact resuming: run a config, kill it, compare what two runs left."""
 
 import contextlib
-import functools
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
-from fork_server import ForkServer
+from fork_server import python
 
 ROOT = Path(__file__).resolve().parents[1]
 # Wall-clock fields and those that hold them; the rest must be equal bit for bit.
@@ -33,7 +31,7 @@ def run_train(
     threads: int = 1,
     timeout: float = 600,
 ) -> subprocess.CompletedProcess:
-    """Run tools/train.py in a process of its own.
+    """Run tools/train.py in a process of its own, a fork (fork_server.py).
 
     Args:
         config: Config file.
@@ -52,58 +50,47 @@ def run_train(
         script = [str(ROOT / 'tests/engine_kill.py'), str(kill[0]), kill[1]]
     script += [str(config), '--work-dir', str(work_dir), *arguments]
     if processes > 1:
-        launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
-        return _run([*launcher, *script], threads, timeout)
-    return _run(script, threads, timeout, forked='--resume' in arguments)
+        script = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), *script]
+    return run_tool(*script, threads=threads, timeout=timeout, hash_seed=2 if '--resume' in arguments else 1)
 
 
-def run_tool(*arguments: str, threads: int = 1, timeout: float = 600) -> Any:
-    """Run a Python script with its arguments as `run_train` does."""
-    return _run(list(arguments), threads, timeout)
-
-
-@functools.cache
-def _server() -> ForkServer:
-    return ForkServer()
-
-
-def _run(
-    command: list[str],
-    threads: int,
-    timeout: float,
-    forked: bool = False,
-    program: Sequence[str] = (sys.executable,),
+def run_tool(
+    *words: str, threads: int = 1, timeout: float = 600, hash_seed: int = 1, program: Sequence[str] = ()
 ) -> subprocess.CompletedProcess:
-    """Runs Python, or another program.
+    """Runs Python, or another program that starts $PYTHON, as `run_train` does.
 
-    With `forked` in a fork of a server, as continued runs are: they are compared with a run of its own process.
+    Args:
+        words: Arguments of Python or of the program.
+        threads: Of each process.
+        timeout: Seconds.
+        hash_seed: Of the forks; continued runs have another one than those with which they are compared.
+        program: What runs instead of Python.
+
+    Returns:
+        The finished process with its output (stderr joined).
     """
+    forks = python(hash_seed)
     paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
     env = dict(
         os.environ,
+        PYTHON=forks,
+        PYTHON_EXEC=forks,  # torchrun's ranks
         PYTHONPATH=os.pathsep.join(filter(None, paths)),
         PINAS_THREADS=str(threads),
         OMP_NUM_THREADS=str(threads),
     )
+    command = [*(program or [forks]), *words]
     # A file, not a pipe: a pipe ends only with the last process that a killed one leaves behind.
     with tempfile.NamedTemporaryFile('w+') as output:
-        if forked:
-            code = _server().run(command, env, ROOT, Path(output.name), timeout)
-        else:
-            code = _run_alone([*program, *command], env, output, timeout)
+        process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+        try:
+            process.wait(timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         output.seek(0)
-        return subprocess.CompletedProcess(command, code, output.read())
-
-
-def _run_alone(command: list[str], env: dict[str, str], output: IO[str], timeout: float) -> int:
-    process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-    try:
-        process.wait(timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return process.returncode
+        return subprocess.CompletedProcess(command, process.returncode, output.read())
 
 
 def run_killed(

@@ -1,96 +1,181 @@
-"""Python scripts in forks of a process that has imported the training packages already: a start takes no seconds.
+"""A `python` whose starts take no seconds: each is a fork of a process that has imported the packages already.
 
-A fork shares the server's hash seed, so what is compared with it comes from a process of its own (engine_utils.py).
+`python()` is the path of a program. It takes a script, `-m MODULE` or `-c CODE` with arguments, and behaves as the
+interpreter does: its files, environment, folder, signals and exit status are those of the fork. What is different:
+modules are imported, and all its starts have one hash seed. What concerns the start of a process needs sys.executable.
 """
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ('torchvision', 'timm', 'mmengine.runner', 'pinas_zoo.mm.engine.loop')
+from remembered import remember
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What a server imports; the first part belongs to other projects, so that it serves a copy of ours too.
+OTHERS = ('torchvision', 'timm', 'torch.distributed.launcher.api', 'matplotlib.figure', 'mmengine.runner')
+OURS = ('pinas_zoo.mm.engine.loop', 'pinas_zoo.mm.engine.launch', 'mmdet.models', 'mmseg.models')
+
+#: The interpreter, also where this is imported in a fork.
+INTERPRETER = sys.orig_argv[0] if Path(sys.executable).read_bytes()[:2] == b'#!' else sys.executable
+
+#: The program imports nothing that takes time. A signal goes on to the fork; its death is the fork's, and the reverse.
+CLIENT = """#!{executable} -IS
+import json, os, signal, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+call = dict(program=sys.argv[0], words=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
+call = json.dumps(call).encode()
+socket.send_fds(server, [b'%16d' % len(call)], [0, 1, 2])
+server.sendall(call)
+answers = server.makefile()
+pid = int(answers.readline())
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+status = int(answers.readline())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if status != -9 else None
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
 
 
-class ForkServer:
-    """Starts the server; one script runs at a time. The server ends with the process that started it."""
+@functools.cache
+def python(hash_seed: int = 1, ours: bool = True) -> str:
+    """Starts a server that ends with this process; returns the path of the program.
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def _read(self, timeout: float | None = None) -> int | None:
-        if timeout is not None and not select.select([self.process.stdout], [], [], timeout)[0]:
-            return None
-        return int(self.process.stdout.readline())
-
-    def run(self, command: list[str], env: dict[str, str], cwd: Path, output: Path, timeout: float) -> int:
-        """Runs a script as `python *command` would, in a session of its own.
-
-        Args:
-            command: The script and its arguments.
-            env: The environment.
-            cwd: The folder it runs in.
-            output: File that stdout and stderr are appended to.
-            timeout: Seconds.
-
-        Returns:
-            The exit status; the negative signal number where one ended it.
-
-        Raises:
-            subprocess.TimeoutExpired: It was killed after `timeout`.
-        """
-        call = dict(command=command, env=env, cwd=str(cwd), output=str(output))
-        self.process.stdin.write(json.dumps(call).encode() + b'\n')
-        self.process.stdin.flush()
-        pid = self._read()
-        status = self._read(timeout)
-        with contextlib.suppress(ProcessLookupError):  # it, or what it left behind
-            os.killpg(pid, signal.SIGKILL)
-        if status is None:
-            self._read()
-            raise subprocess.TimeoutExpired(command, timeout)
-        return status
+    Args:
+        hash_seed: Of the server. Runs that are compared should have different ones, as two starts of Python have.
+        ours: Import this project and what builds on it; False serves a copy of the project.
+    """
+    folder = Path(tempfile.mkdtemp(prefix='python-'))
+    program, address = folder / 'python', str(folder / 'socket')
+    program.write_text(CLIENT.format(executable=INTERPRETER, address=address))
+    program.chmod(0o755)
+    env = dict(os.environ, PYTHONHASHSEED=str(hash_seed), PYTHONPATH=str(ROOT) if ours else '', OMP_NUM_THREADS='1')
+    command = [INTERPRETER, __file__, address, *OTHERS, *(OURS if ours else ())]
+    server = subprocess.Popen(command, env=env, cwd='/', stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(_stop, server, folder)
+    while not os.path.exists(address):
+        if server.poll() is not None:
+            raise RuntimeError(f'the server of forks ended with status {server.returncode}')
+        time.sleep(0.02)
+    return str(program)
 
 
-def become(call: dict[str, Any]) -> list[str]:
-    """Makes a fork what a new process would be; returns the script and its arguments."""
+def _stop(server: subprocess.Popen, folder: Path) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    length, files, _, _ = socket.recv_fds(connection, 16, 3)
+    content = b''
+    while len(content) < int(length):
+        content += connection.recv(1 << 20)
+    return json.loads(content), files
+
+
+def _wait(pid: int, connection: socket.socket) -> None:
+    """Tells the client the fork's process id and status; without a client the fork is killed."""
+    ended = os.pidfd_open(pid)
+    connection.sendall(b'%d\n' % pid)
+    if ended not in select.select([ended, connection], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(ProcessLookupError):  # what it left behind
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(b'%d\n' % status)
+
+
+def _become(call: dict[str, Any], files: list[int], paths: list[str]) -> list[str]:
+    """Makes a fork what a new process would be; returns the interpreter's arguments."""
     import numpy as np
     import torch
 
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(os.open(call['output'], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-    os.dup2(1, 2)
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+        os.close(file)
     os.environ.clear()
     os.environ.update(call['env'])
     os.chdir(call['cwd'])
-    torch.set_num_threads(int(call['env'].get('OMP_NUM_THREADS', 1)))
+    torch.set_num_threads(int(call['env'].get('OMP_NUM_THREADS', len(os.sched_getaffinity(0)))))
     np.random.seed()
-    sys.argv = call['command']
-    paths = [str(Path(sys.argv[0]).resolve().parent), *call['env'].get('PYTHONPATH', '').split(os.pathsep)]
-    sys.path[:1] = filter(None, paths)
-    return sys.argv
+    sys.executable = call['program']
+    sys.path[:] = [*filter(None, call['env'].get('PYTHONPATH', '').split(os.pathsep)), *paths]
+    return call['words']
 
 
-def serve() -> list[str]:
-    """Answers calls on stdin with a process id and an exit status on stdout; comes back in each fork."""
-    for name in PRELOADED:
-        __import__(name)
-    answers = os.fdopen(os.dup(1), 'wb', buffering=0)
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            os.setsid()
-            answers.close()
-            return become(json.loads(line))
-        answers.write(b'%d\n' % pid)
-        answers.write(b'%d\n' % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    raise SystemExit
+def serve(address: str, modules: list[str]) -> list[str]:
+    """Answers calls until stdin ends; comes back in each fork, with the interpreter's arguments."""
+    for name in modules:
+        if find_spec(name.partition('.')[0]):  # not every environment has the mm packages
+            __import__(name)
+    remember()
+    paths = sys.path[1 + (str(ROOT) in sys.path) :]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f'{address}.new')
+    listener.listen(64)
+    os.rename(f'{address}.new', address)  # from here on it listens
+    while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]) or listener in ready:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            call, files = _receive(connection)
+            pid = os.fork()
+            if pid == 0:
+                connection.close()
+                os.setsid()
+                return _become(call, files, paths)
+            for file in files:
+                os.close(file)
+            _wait(pid, connection)
+            os._exit(0)
+        connection.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # their processor time then counts as this process's
+                pass
+    os._exit(0)
+
+
+def run(words: list[str]) -> None:
+    """Does what `python WORDS` does after its start."""
+    if words[0] == '-u':
+        sys.stdout.reconfigure(write_through=True)
+        words = words[1:]
+    if words[0] == '-m':
+        sys.argv = words[1:]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(words[1], run_name='__main__', alter_sys=True)
+    elif words[0] == '-c':
+        sys.argv = ['-c', *words[2:]]
+        sys.path.insert(0, '')
+        exec(compile(words[1], '<string>', 'exec'), {'__name__': '__main__', '__builtins__': __builtins__})
+    elif words[0].startswith('-'):
+        raise SystemExit(f'a fork does not know the option {words[0]}')
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name='__main__')
 
 
 if __name__ == '__main__':
-    runpy.run_path(serve()[0], run_name='__main__')
+    run(serve(sys.argv[1], sys.argv[2:]))

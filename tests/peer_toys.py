@@ -7,7 +7,7 @@ from typing import Any
 import engine_utils
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_on_ranks
 from test_methods import SMALL, TEXT, batch
 
 
@@ -70,7 +70,7 @@ def wrapped(method: torch.nn.Module) -> Callable[..., dict[str, torch.Tensor]]:
 
 def run_two_ranks(work: Callable[[int], Any], folder: Path) -> list[Any]:
     """Runs a function of the rank in two gloo processes and returns the results of both."""
-    mp.spawn(_rank, (str(folder / 'rendezvous'), str(folder), work), nprocs=2)
+    run_on_ranks(_rank, str(folder / 'rendezvous'), str(folder), work)
     return [torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(2)]
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fork_server import python
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,14 +23,16 @@ def keep(folder: str) -> set[str]:
     return set() if Path(folder) == ROOT else {'data'}
 
 
-def run_in(project: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
+def run_in(project: Path, *arguments: str, forked: bool = False, **settings: str) -> subprocess.CompletedProcess:
     """Runs Python in a copy, with the copy's package, offline, with an empty cache of weights.
 
     Args:
         project: The copy.
         arguments: Of Python.
+        forked: In a fork that has imported torch, timm and mmengine (fork_server.py).
         settings: Further environment variables.
     """
     own = {'PYTHONPATH': str(project), 'PINAS_OFFLINE': '1', 'PINAS_ZOO_HOME': str(project / 'work_dirs' / 'cache')}
     env = {**os.environ, **own, **settings}
-    return subprocess.run([sys.executable, *arguments], cwd=project, env=env, capture_output=True, text=True)
+    program = python(ours=False) if forked else sys.executable
+    return subprocess.run([program, *arguments], cwd=project, env=env, capture_output=True, text=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,6 +172,19 @@ def test_a_sound_file_passes_silently_for_training_and_evaluation(folder: Path):
     assert check(folder, text) == ([], [])
 
 
+def test_paths_of_windows_and_folders_named_twice_are_recognised(folder: Path):
+    for prefix, hint in (
+        ('a\\', "; file_name 'a\\\\1.png' is a path of Windows: write / for \\"),
+        (f'{folder.name}/', ''),
+    ):
+        found = document()
+        for image in found['images']:
+            image['file_name'] = prefix + image['file_name']
+        (error,) = check(folder, found)[0]
+        hint = hint or f'; data_prefix and file_name both contain {folder.name!r}'
+        assert '2 of its 2 images are missing: ' in error and error.endswith(hint)
+
+
 def test_repairs_are_stated(folder: Path):
     found = document()
     for annotation in found['annotations']:
@@ -202,6 +217,77 @@ def test_run_lengths_are_counted_as_pycocotools_codes_them(bits: list[bool], fir
     assert list(wrong_counts(masks, [64, 64, 51_840])) == []
     assert list(wrong_counts(masks, [64, 63, 51_841])) == [1, 2]
     assert list(wrong_counts([{'counts': ''}, *masks[:1], {'counts': 'ü'}], [64] * 3)) == [0, 2]
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+TEXT = json.dumps(document())
+#: What comes as an annotation file, and the error line without the path; '' for a file that is read.
+FILES: dict[str, tuple[bytes, str]] = {
+    'UTF-8 with BOM': (b'\xef\xbb\xbf' + TEXT.encode(), ''),
+    'UTF-16': (TEXT.encode('utf-16'), ''),
+    'long ids': (
+        TEXT.replace('"image_id": 1', '"image_id": 1' + '0' * 30)
+        .replace('[{"id": 1,', '[{"id": 1' + '0' * 30 + ',', 1)
+        .encode(),
+        '',
+    ),
+    'lists named elsewhere': (
+        TEXT.replace('{', '{"info": {"images": 1, "annotations": [], "annotations": []}, ', 1).encode(),
+        '',
+    ),
+    'incomplete': (TEXT[:200].encode(), 'not JSON (Expecting value: line 1 column 201 (char 200))'),
+    'two documents': (TEXT.encode() * 2, f'not JSON (Extra data: line 1 column {len(TEXT) + 1} (char {len(TEXT)}))'),
+    'JSON Lines': (
+        b'{"id": 1}\n{"id": 2}\n',
+        'not JSON (Extra data: line 2 column 1 (char 10)): it looks like JSON Lines',
+    ),
+    'gzip': (gzip.compress(TEXT.encode()), 'it is compressed; unpack it with gunzip'),
+    'empty': (b'', 'not JSON (Expecting value: line 1 column 1 (char 0))'),
+    'a list': (b'[1]', 'has no list of images, annotations, categories, as annotation files of COCO have'),
+    'merged by hand': (
+        TEXT[:-1].encode() + b', "annotations": []}',
+        'has the key annotations twice, of which readers keep',
+    ),
+    'latin-1': (
+        TEXT.replace('cat', 'ch\u00e2t').encode('latin-1'),
+        "not JSON ('utf-8' codec can't decode byte 0xe2 in position",
+    ),
+    'deep': (b'{"images": ' + b'[' * 9999, 'not JSON (maximum recursion depth exceeded'),
+}
+
+
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize('name', FILES)
+def test_files_are_read_or_refused_with_either_parser(name: str, fast: bool, tmp_path: Path, monkeypatch):
+    from pinas_zoo.mm.preflight import coco_json
+    from pinas_zoo.mm.preflight.findings import BadInputError
+
+    if not fast:
+        monkeypatch.setattr(coco_json, 'msgspec', None)
+    else:
+        pytest.importorskip('msgspec')
+    content, text = FILES[name]
+    path = tmp_path / 'file.json'
+    path.write_bytes(content)
+    if not text:
+        found = coco_json.load(str(path))
+        assert found['annotations'] == json.loads(content.decode(json.detect_encoding(content)))['annotations']
+        return
+    with pytest.raises(BadInputError) as error:
+        coco_json.load(str(path))
+    assert str(error.value).startswith(f'{path}: ') and text in str(error.value)
+
+
+def test_polygons_are_plain_or_looked_at(folder: Path):
+    from pinas_zoo.mm.preflight.masks import mask_fault, plain_masks
+
+    sound = [1, 2, 9, 2, 9, 9.5]
+    masks: list[Any] = [[sound], [sound, sound], [], None, {'counts': []}, sound, [sound, []], [[1, 2, 3, 4]], 'ab']
+    masks += [[sound, [1, 2, 9, 2, 9, math.nan]], [[-1, *sound[1:]]], [[*sound, 65, 1]], [[*sound, 1]]]
+    assert plain_masks(masks, np.full(len(masks), 32.0)).tolist() == [True, True] + [False] * 11
+    assert not any(mask_fault(mask, 32, 32) for mask in masks[:2])
+    assert not plain_masks([*masks, [['1', *sound[1:]]]], np.full(len(masks) + 1, 32.0)).any()  # all are looked at
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------

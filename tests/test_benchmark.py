@@ -4,11 +4,11 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import python
 
 from pinas_zoo.space import PINAS_NANO, PINAS_TINY
 
@@ -18,7 +18,7 @@ CHEAP = ['--quick', '--rounds', '1', '--warmups', '0', '--threads', '1']
 
 def run_tool(*arguments: str) -> subprocess.CompletedProcess:
     env = os.environ | {'PYTHONPATH': f'{TOOLS.parent}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
-    command = [sys.executable, str(TOOLS / 'benchmark.py'), *arguments]
+    command = [python(), str(TOOLS / 'benchmark.py'), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ pytest.importorskip('mmengine')
 from downstream import ROOT
 from mmengine.config import Config
 
-from pinas_zoo.data import images, open_source
+from pinas_zoo.data import BrokenRateError, FolderSource, images, open_source
 from pinas_zoo.mm.engine.class_list import pin_classes
 from pinas_zoo.mm.engine.from_data import FROM_DATA
 from pinas_zoo.mm.engine.launch import check_data, prepare_training, train
 from pinas_zoo.mm.engine.options import Options
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.preflight.bad_input import BadInputError, last_line
 from pinas_zoo.weights.load import read_checkpoint
 
 pytestmark = pytest.mark.mm
@@ -169,6 +170,39 @@ def test_another_number_of_classes(count: int, tmp_path: Path) -> None:
     (error,) = errors
     assert error.startswith(f'model.num_classes is {count}, the folder has 3 classes (blue, green, red)')
     assert ('classes=(...) of its source names them all' in error) == (count > 3)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'text'),
+    [(('red', 'red', 'blue'), "names 'red' more than once"), ('red', "is the text 'red': write a tuple, ('red',)")],
+)
+def test_a_class_list_names_each_class_once(classes: object, text: str, tmp_path: Path) -> None:
+    cfg = config(colours(tmp_path), num_classes=3)
+    cfg.train_dataloader.dataset.dataset.source.classes = classes
+    (error,), _ = problems(cfg, tmp_path)
+    assert error == f'train_dataloader.dataset.dataset.source.classes {text}'
+
+
+def test_folders_in_composed_and_decomposed_unicode_are_one_class(tmp_path: Path) -> None:
+    """macOS unpacks names in another form than Linux writes them."""
+    root = colours(tmp_path)
+    for split, form in (('train', 'NFC'), ('val', 'NFD')):
+        (root / split / 'red').rename(root / split / unicodedata.normalize(form, 'rosé'))
+    assert problems(config(root, num_classes=3), tmp_path) == ([], [])
+    source = FolderSource(root / 'val', ['blue', 'green', unicodedata.normalize('NFC', 'rosé')])
+    assert set(source.labels.tolist()) == {0, 1, 2}
+
+
+def test_too_many_broken_pictures_end_a_training_with_a_line(tmp_path: Path) -> None:
+    root = colours(tmp_path)
+    for path in (root / 'val/red').iterdir():
+        path.write_text('<!DOCTYPE html>')
+    cfg = config(root, num_classes=3)
+    cfg.dump(tmp_path / 'config.py')
+    with pytest.raises(BadInputError, match=r'^2 of \d+ reads failed .* First: .*val/red/0\.png'):
+        train(tmp_path / 'config.py', Options(work_dir=str(tmp_path / 'run')))
+    wrapped = 'Caught BrokenRateError in DataLoader worker process 0.\nOriginal Traceback\nx.BrokenRateError: 2 of 9'
+    assert last_line(BrokenRateError(wrapped)) == '2 of 9'
 
 
 def test_images_without_labels_are_refused(tmp_path: Path) -> None:

@@ -5,10 +5,6 @@ srun, sbatch and scontrol are played by scripts; torchrun, the launch scripts an
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,16 +15,12 @@ pytest.importorskip('mmengine')
 pytestmark = pytest.mark.mm
 
 import engine_utils  # noqa: E402
-import fork_ranks  # noqa: E402
 from mmengine.logging import MessageHub  # noqa: E402
 from test_engine import toy_settings, write  # noqa: E402
 from test_shards import picture, write_shard  # noqa: E402
 
 from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook  # noqa: E402
 from pinas_zoo.mm.engine.preemption import SIGNALS, PreemptionHook  # noqa: E402
-
-TESTS = engine_utils.ROOT / 'tests'
-SLURM = {'GPUS': '2', 'GPUS_PER_NODE': '0'}
 
 SRUN = """
 # Runs the command after `bash` for every task; its status is the highest of theirs.
@@ -61,23 +53,11 @@ PROGRAMS = {'srun': SRUN, 'sbatch': SBATCH, 'scontrol': SCONTROL}
 
 def launch(folder: Path, script: str, *words: str, **variables: str) -> str:
     """What a launch script and its ranks print; it has to succeed."""
-    output = folder / f'{time.monotonic_ns()}.txt'
-    env = dict(
-        os.environ,
-        PYTHON=sys.executable,
-        PINAS_THREADS='1',
-        OMP_NUM_THREADS='1',
-        FORK_OUTPUT=str(output),
-        TOY_QUICK='1',
-    )
-    paths = [str(TESTS), env.get('PYTHONPATH', '')]
-    env |= {'PYTHONPATH': os.pathsep.join(filter(None, paths)), 'PATH': f'{folder / "bin"}:{env["PATH"]}', **variables}
-    command = ['bash', str(engine_utils.ROOT / 'tools' / script), *words]
-    with open(output, 'ab') as file:
-        status = subprocess.run(command, env=env, stdout=file, stderr=file, timeout=300, check=False).returncode
-    text = output.read_text()
-    assert status == 0, text[-5000:]
-    return text
+    more = {'TOY_QUICK': '1', 'PATH': f'{folder / "bin"}:{os.environ["PATH"]}', **variables}
+    script = str(engine_utils.ROOT / 'tools' / script)
+    result = engine_utils.run_tool(script, *words, program=['env', *(f'{k}={v}' for k, v in more.items()), 'bash'])
+    assert result.returncode == 0, result.stdout[-5000:]
+    return result.stdout
 
 
 @pytest.fixture(scope='module')
@@ -103,25 +83,15 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def forks(case: Path) -> Iterator[dict[str, str]]:
-    """Variables with which the ranks of slurm_train.sh are forks."""
-    python, address = case / 'python', str(case / 'socket')
-    python.write_text(f'#!{sys.executable} -IS{fork_ranks.CLIENT}')
-    python.chmod(0o755)
-    command = [sys.executable, str(TESTS / 'fork_ranks.py'), address]
-    env = dict(os.environ, PYTHONPATH=str(engine_utils.ROOT))
-    server = subprocess.Popen(command, env=env, start_new_session=True)
-    while not os.path.exists(address) and server.poll() is None:
-        time.sleep(0.05)
-    yield {'PYTHON': str(python), 'FORK_SOCKET': address, 'QUEUE': str(case / 'queue'), **SLURM}
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+def slurm(case: Path) -> dict[str, str]:
+    """Variables of slurm_train.sh."""
+    return {'QUEUE': str(case / 'queue'), 'GPUS': '2', 'GPUS_PER_NODE': '0'}
 
 
 @pytest.fixture(scope='module')
-def reference(case: Path, forks: dict[str, str]) -> Path:
+def reference(case: Path, slurm: dict[str, str]) -> Path:
     """A run on two processes that is never stopped."""
-    launch(case, 'slurm_train.sh', 'gpu', 'job', str(case / 'toy.py'), '--work-dir', str(case / 'run'), **forks)
+    launch(case, 'slurm_train.sh', 'gpu', 'job', str(case / 'toy.py'), '--work-dir', str(case / 'run'), **slurm)
     return case / 'run'
 
 
@@ -145,10 +115,10 @@ def test_ranks_are_equal_and_another_number_is_refused(case: Path, reference: Pa
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_a_preempted_job_is_requeued(case: Path, forks: dict[str, str], reference: Path, tmp_path: Path) -> None:
+def test_a_preempted_job_is_requeued(case: Path, slurm: dict[str, str], reference: Path, tmp_path: Path) -> None:
     """The signal reaches one rank, before iteration 7; both stop after 8, between the saves at 6 and 9."""
     words = ('gpu', 'job', str(case / 'toy.py'), '--work-dir', str(tmp_path / 'run'))
-    text = launch(case, 'slurm_train.sh', *words, **forks, REQUEUE='120', TOY_SIGNAL='1 7 SIGUSR1')
+    text = launch(case, 'slurm_train.sh', *words, **slurm, REQUEUE='120', TOY_SIGNAL='1 7 SIGUSR1')
     assert '--requeue --open-mode append --signal USR1@120' in text
     assert 'job 7, run 0: status 75' in text and 'job 7, run 1: status 0' in text
     assert 'stopped by a signal after iteration 8: saved' in text and 'resumed epoch: 0, iter: 8' in text

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from golden import arrays, filled, keys
+from ranks import run_on_ranks
 
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models.supernet import SuperNet
@@ -217,7 +217,7 @@ class LossModule(torch.nn.Module):
 
 @pytest.mark.processes
 def test_two_ranks_agree_with_naive_restatement(tmp_path):
-    mp.spawn(_rank_main, (str(tmp_path / 'rendezvous'), str(tmp_path)), nprocs=2)
+    run_on_ranks(_rank_main, str(tmp_path / 'rendezvous'), str(tmp_path))
     ranks = [torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in range(2)]
     for name, tensor in ranks[0]['state'].items():
         if 'running_' not in name:  # each rank's BN has seen its own data

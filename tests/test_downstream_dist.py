@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ pytestmark = [pytest.mark.mm, pytest.mark.slow, pytest.mark.processes]
 
 from downstream import write_data  # noqa: E402
 from downstream_runs import short_config, write_scenes  # noqa: E402
+
+from pinas_cli.main import main as pinas  # noqa: E402
 
 TOOLS = engine_utils.ROOT / 'tools'
 ITERATIONS = 3
@@ -50,9 +50,8 @@ def run_script(name: str, *arguments: object) -> None:
 
 
 def run_bash(*words: str) -> None:
-    """bash with these arguments; the scripts then take this interpreter."""
-    bash = ('env', f'PYTHON={sys.executable}', 'bash')
-    result = engine_utils._run(list(words), threads=1, timeout=900, program=bash)
+    """bash with these arguments; the scripts then take this interpreter, in forks."""
+    result = engine_utils.run_tool(*words, timeout=900, program=['bash'])
     assert result.returncode == 0, result.stdout[-3000:]
 
 
@@ -132,11 +131,10 @@ def test_two_processes_score_as_one(trained: tuple[str, Path, Path], tmp_path: P
 
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini set that `prepare_data.py coco --mini` selects from a generated set."""
+    """The mini set that `pinas prepare coco --mini` selects from a generated set."""
     root = tmp_path_factory.mktemp('coco') / 'coco'
     write_data(root, 'coco', train=8, val=3)
-    prepare = [sys.executable, str(TOOLS / 'prepare_data.py'), 'coco', '--root', str(root)]
-    subprocess.run([*prepare, '--counts', '8', '3', '--mini', '8'], check=True)
+    assert pinas(['prepare', 'coco', '--root', str(root), '--counts', '8', '3', '--mini', '8']) == 0
     return root.with_name('coco-mini')
 
 
@@ -151,7 +149,9 @@ def test_small_run_of_the_readme(mini: Path, tmp_path: Path) -> None:
     assert command.split()[1:4] == ['tools/dist_train.sh', 'configs/coco/mask-rcnn_pinas-b_fpn_1x_coco.py', '2']
     assert 'data/coco-mini' in command and 'work_dirs/mini' in command
 
-    run_bash('-c', command.replace('data/coco-mini', str(mini)).replace('work_dirs/mini', str(tmp_path / 'run')))
+    command = command.replace('data/coco-mini', str(mini)).replace('work_dirs/mini', str(tmp_path / 'run'))
+    few = 'model.train_cfg.rcnn.sampler.num=32 model.test_cfg.rpn.max_per_img=100'  # of 512 and 1,000 boxes per image
+    run_bash('-c', f'{command} {few}')
     values = engine_utils.logged(tmp_path / 'run')
     assert {step for step, name in values if name == 'loss'} == {1, 2, 3, 4}
     assert {name for step, name in values if step == 4} >= {'coco/bbox_mAP', 'coco/segm_mAP'}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fork_server import python
 from PIL import Image
 
 from pinas_zoo.models.supernet import SuperNet
@@ -31,7 +32,7 @@ def images(tmp_path: Path) -> Path:
 
 def run(*words: str) -> subprocess.CompletedProcess:
     environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(ROOT))
-    command = [sys.executable, str(EXAMPLE), *words]
+    command = [python(), str(EXAMPLE), *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 

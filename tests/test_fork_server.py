@@ -1,41 +1,77 @@
-"""The fork server gives the same results as separate processes."""
+"""The program that forks behaves as the interpreter does."""
 
-import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from fork_server import ForkServer
+from fork_server import python
 
 pytestmark = pytest.mark.mm
 
 SCRIPT = """
-import json, os, signal, sys
-seen = [sys.argv, sys.path[0], os.getcwd(), os.environ.get('A'), 'PATH' in os.environ, sys.path[1], __name__]
-print(json.dumps(seen), flush=True)
-if 'die' in sys.argv:
-    os.kill(os.getpid(), signal.SIGKILL)
-if 'sleep' in sys.argv:
-    import time
-    time.sleep(60)
+import json, os, sys
+print(json.dumps([sys.argv, sys.path[:2], os.getcwd(), os.environ.get('A'), 'PATH' in os.environ, __name__]))
 print('error', file=sys.stderr)
+if 'die' in sys.argv:
+    sys.stdout.flush()
+    os.kill(os.getpid(), 9)
 sys.exit(int(sys.argv[1]))
 """
 
 
+def start(program: str, *words: str, **options: object) -> subprocess.CompletedProcess:
+    return subprocess.run([program, *words], capture_output=True, text=True, **options)
+
+
 def test_a_fork_is_as_a_process(tmp_path: Path) -> None:
-    script, server = tmp_path / 'script.py', ForkServer()
-    script.write_text(SCRIPT)
-    for number, (words, status) in enumerate([(['0'], 0), (['3', 'b c'], 3), (['0', 'die'], -signal.SIGKILL)]):
-        command, output = [str(script), *words], tmp_path / f'{number}.log'
-        assert server.run(command, {'A': 'a b', 'PYTHONPATH': '/one:/two'}, tmp_path, output, timeout=600) == status
-        first, *rest = output.read_text().splitlines()
-        assert json.loads(first) == [command, str(tmp_path), str(tmp_path), 'a b', False, '/one', '__main__']
-        assert rest == ([] if status < 0 else ['error'])
-    with pytest.raises(subprocess.TimeoutExpired):
-        server.run([str(script), '0', 'sleep'], dict(os.environ), tmp_path, tmp_path / 'slow.log', timeout=1)
-    assert server.run([str(script), '4'], dict(os.environ), tmp_path, tmp_path / 'after.log', timeout=600) == 4
-    server.process.stdin.close()
-    assert server.process.wait(60) == 0
+    (tmp_path / 'code').mkdir()
+    (tmp_path / 'code' / 'script.py').write_text(SCRIPT)
+    for words in (
+        ('code/script.py', '0'), ('code/script.py', '3', 'b c'), ('code/script.py', '0', 'die'),
+        ('-u', '-m', 'script', '4'), ('-c', SCRIPT, '5'), ('-m', 'script', 'x'),
+    ):  # fmt: skip
+        options = dict(cwd=tmp_path, env={'A': 'a b', 'PYTHONPATH': str(tmp_path / 'code')})
+        fork, process = (start(program, *words, **options) for program in (python(), sys.executable))
+        assert (fork.returncode, fork.stdout) == (process.returncode, process.stdout), words
+        assert fork.stderr.splitlines()[-1:] == process.stderr.splitlines()[-1:], words
+
+
+def test_stdin_and_modules() -> None:
+    code = 'import sys; print(sys.stdin.read(), "pinas_zoo.mm.engine.loop" in sys.modules, hash("a"))'
+    outputs = [start(python(*kind), '-c', code, input='words').stdout.split() for kind in ((1,), (2,), (1, False))]
+    assert [words[:2] for words in outputs] == [['words', 'True'], ['words', 'True'], ['words', 'False']]
+    assert outputs[0][2] == outputs[2][2] != outputs[1][2]
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_signals_reach_the_fork(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGKILL cannot be passed on: the fork ends since its client did."""
+    code = """
+import os, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
+open(sys.argv[1] + '.new', 'w').write(str(os.getpid()))
+os.rename(sys.argv[1] + '.new', sys.argv[1])
+time.sleep(60)
+"""
+    client = subprocess.Popen([python(), '-c', code, str(tmp_path / 'pid')])
+    while not (tmp_path / 'pid').exists():
+        time.sleep(0.01)
+    client.send_signal(number)
+    assert client.wait() == (7 if number == signal.SIGUSR1 else -number)
+    fork = int((tmp_path / 'pid').read_text())
+    while Path(f'/proc/{fork}').exists():
+        time.sleep(0.01)
+
+
+def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:
+    code = 'import fork_server, os; print(fork_server.python(3, False)); os._exit(0)'
+    started = start(sys.executable, '-c', code, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parent)))
+    program = Path(started.stdout.strip())
+    while start(str(program), '-c', 'pass').returncode == 0:
+        time.sleep(0.05)
+    shutil.rmtree(program.parent)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch._dynamo.utils
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from peer_toys import train_both
+from ranks import run_on_ranks
 from test_contrast import SMALL, LossModule, assert_same_state, sgd, small_method, views
 from test_methods import make
 from torch import nn
@@ -292,7 +292,7 @@ def _ddp_rank(rank: int, port_file: str, out: str) -> None:
 
 @pytest.mark.processes
 def test_two_ranks_average_the_gradients_of_captured_blocks(tmp_path):
-    mp.spawn(_ddp_rank, (str(tmp_path / 'port'), str(tmp_path / 'out.pt')), nprocs=2)
+    run_on_ranks(_ddp_rank, str(tmp_path / 'port'), str(tmp_path / 'out.pt'))
     found = torch.load(tmp_path / 'out.pt')
     eager, graphed = found['states']
     assert found['replayed'] == 4 * 2 * SMALL.num_positions

@@ -204,7 +204,7 @@ def test_lists_that_fit(pictures: Path) -> None:
     ('text', 'message'),
     [
         ('path label\na.png 0\n', "line 1: 'path label' names no file below"),
-        ('a.png,0\nb.png,1\n', "line 1: 'a.png,0' names no file .* without header or comma"),
+        ('a.png,0\nb.png,1\n', "line 1: 'a.png,0' names no file .* without header, quotes or comma"),
         ('a.png 0\n\nb.png\n', r"line 3: 'b\.png' has no label, earlier lines have one"),
         ('a.png\nb.png 1\n', r"line 2: 'b\.png 1' has a label, earlier lines have none"),
         ('a.png 0\nsub\\b.png 1\n', r"line 2: .* paths are written with '/'"),

@@ -93,8 +93,8 @@ def test_voc_that_cannot_be_used_is_named_file_by_file(tmp_path: Path, capsys: p
     text = refused(capsys, 'voc', '--root', str(tmp_path))
     for line in (
         f'{files[0]}: not XML',
-        f"{files[1]}: object 1 has the box ['one', '1', '40', '30'], which must be four numbers",
-        f"{files[2]}: object 1 has the name 'RBC' and the box",
+        f'{files[1]}: object 1 has the box xmin one, ymin 1, xmax 40, ymax 30, which must be four numbers',
+        f'{files[2]}: object 1 (RBC) has the box xmin 1, ymin 1, xmax -3, ymax 30, whose maximum must not be below',
         f'{tmp_path}/JPEGImages/cell_3.jpg: no such picture',
         f'{files[4]}: no such file',
     ):
@@ -124,10 +124,66 @@ def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert both['bbox'] == [10, 10, 50, 50] and both['area'] == 600 and len(both['segmentation']) == 2
     assert box['segmentation'] == [[5, 5, 15, 5, 15, 25, 5, 25]] and box['area'] == 200
     assert circle['bbox'] == pytest.approx([40, 40, 20, 20]) and circle['area'] == pytest.approx(314, rel=0.01)
-    (tmp_path / 'val/0.json').write_text(json.dumps({'shapes': [{'points': 3}], 'imagePath': '0.jpg'}))
+    wrong: dict[str, Any] = {
+        'val/0.json: not in the format of labelme: no text imagePath': {'shapes': []},
+        'val/0.json: shape 1 has the label null, which must be a name': [{'points': 3}],
+        'val/0.json: shape 1 has the label 7, which must be a name': [{'label': 7, 'points': []}],
+        'val/0.json: shape 2 is "cat", which must be an object with label and points': [shapes[0], 'cat'],
+        'val/0.json: shape 1 has the points [[1, "x"]], which must be pairs': [{'label': 'cat', 'points': [[1, 'x']]}],
+        'val/0.json: shape 1 has a point that is not finite: [[1, NaN]]': [
+            {'label': 'a', 'points': [[1, float('nan')]]}
+        ],
+        'val/0.json: is of a picture of 192x96 px, but the picture is 96x96': {'imageWidth': 192, 'imageHeight': 96},
+    }
     (tmp_path / 'train/0.json').write_text('{')
-    text = refused(capsys, 'labelme', '--root', str(tmp_path))
-    assert f'{tmp_path}/val/0.json: not in the format of labelme' in text and f'{tmp_path}/train/0.json: not in' in text
+    for line, edit in wrong.items():
+        sound = {'shapes': shapes, 'imagePath': '0.jpg'} if 'imageWidth' in edit else {}
+        content = sound | (edit if isinstance(edit, dict) else {'shapes': edit, 'imagePath': '0.jpg'})
+        (tmp_path / 'val/0.json').write_text(json.dumps(content))
+        text = refused(capsys, 'labelme', '--root', str(tmp_path))
+        assert f'{tmp_path}/{line}' in text, text
+        assert f'{tmp_path}/train/0.json: not in the format of labelme: not JSON (Expecting' in text
+        assert "'" not in text and 'Error(' not in text  # values as the file has them
+
+
+def test_voc_takes_the_picture_of_the_annotations_name(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Copied annotations state another picture; exporters state a path, or the picture before it was renamed."""
+    write_voc(tmp_path)
+    first, second, third, fourth = sorted((tmp_path / 'Annotations').iterdir())[:4]
+    first.write_text(first.read_text().replace('cell_0.jpg', 'C:\\\\photos\\\\cell_1.jpg'))
+    second.write_text(second.read_text().replace('cell_1.jpg', '/data/IMG 7.JPG'))
+    (tmp_path / 'JPEGImages/cell_2.jpg').rename(tmp_path / 'JPEGImages/before.jpg')
+    third.write_text(third.read_text().replace('cell_2.jpg', 'before.jpg'))
+    assert main(['prepare', 'voc', '--root', str(tmp_path)]) == 0
+    names = [image['file_name'] for image in read(tmp_path / 'annotations/train.json')['images']]
+    assert names == ['cell_0.jpg', 'cell_1.jpg', 'before.jpg', 'cell_3.jpg']
+    fourth.write_text(fourth.read_text().replace('<width>0</width>', '<width>48</width><height>48</height>'))
+    picture(tmp_path / 'JPEGImages/cell_1.png')
+    second.write_text(second.read_text().replace('IMG 7', 'other'))
+    third.write_bytes(
+        third.read_text().replace('<annotation>', '<?xml version="1.0" encoding="klingon"?><annotation>').encode()
+    )
+    text = refused(capsys, 'voc', '--root', str(tmp_path))
+    for line in (
+        f'{fourth}: is of a picture of 48x48 px, but the picture is 96x96: its objects do not fit',
+        f'{tmp_path}/JPEGImages: cell_1.jpg and cell_1.png both belong to the annotation cell_1.xml',
+        f'{third}: not XML (unknown encoding',
+    ):
+        assert line in text, text
+    (tmp_path / 'ImageSets/Main/train.txt').write_text('cell_0\ncell_0\n')
+    assert 'cell_0.jpg: the picture is annotated twice in one split' in refused(capsys, 'voc', '--root', str(tmp_path))
+
+
+def write_other_masks(folder: Path) -> None:
+    """The same masks as TIFF, with a palette whose first colour is the object's, and white behind an alpha channel."""
+    first, second, third = (folder / f'{name}.png' for name in ('7', 'nucleus_1', 'nucleus_2'))
+    Image.open(first).save(first.with_suffix('.TIF'), 'TIFF')
+    first.unlink()
+    inverted = (np.asarray(Image.open(second)) == 0).astype(np.uint8)
+    mapped = Image.frombytes('P', (SIDE, SIDE), inverted.tobytes())
+    mapped.putpalette([255, 255, 255, 0, 0, 0])
+    mapped.save(second)
+    Image.merge('LA', [Image.new('L', (SIDE, SIDE), 255), Image.open(third)]).convert('RGBA').save(third)
 
 
 def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -148,6 +204,19 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
     found = read(tmp_path / 'annotations/train.json')
     assert [entry['area'] for entry in found['annotations']] == [200, 120, 600]
     assert found['annotations'][1]['bbox'] == [5, 4, 20, 6] and found['images'][0]['file_name'] == 'train/a.jpg'
+    objects = {name: found['annotations'][k]['segmentation'] for k, name in enumerate(('7', 'nucleus_1', 'nucleus_2'))}
+    write_other_masks(tmp_path / 'masks/train/a')
+    assert main(['prepare', 'masks', '--root', str(tmp_path)]) == 0
+    again = read(tmp_path / 'annotations/train.json')['annotations']
+    assert [entry['segmentation'] for entry in again] == list(objects.values())
+    Image.new('L', (SIDE, SIDE), 255).save(tmp_path / 'masks/train/a/x.jpg')
+    picture(tmp_path / 'images/val/b.png')
+    text = refused(capsys, 'masks', '--root', str(tmp_path))
+    assert f'{tmp_path}/images: two pictures val/b of different suffixes share one folder of masks' in text
+    (tmp_path / 'images/val/b.png').unlink()
+    text = refused(capsys, 'masks', '--root', str(tmp_path))
+    assert f'{tmp_path}/masks/train/a/x.jpg: a JPEG does not keep the values of a mask: write it as PNG' in text
+    (tmp_path / 'masks/train/a/x.jpg').unlink()
     Image.new('L', (8, 8)).save(tmp_path / 'masks/val/a/nucleus_1.png')
     assert f'{tmp_path}/masks/val/a/nucleus_1.png: is 8x8 px, its image 96x96' in refused(
         capsys, 'masks', '--root', str(tmp_path)
@@ -172,7 +241,7 @@ def test_camvid(tmp_path: Path, capsys: pytest.CaptureFixture):
     Image.new('L', (SIDE, SIDE), 12).save(tmp_path / 'valannot/0.png')
     (tmp_path / 'trainannot/1.png').unlink()
     text = refused(capsys, 'camvid', '--root', str(tmp_path))
-    assert f'{tmp_path}/valannot/0.png: shape (96, 96), labels up to 12' in text
+    assert f'{tmp_path}/valannot/0.png: label 12, allowed are 0 to 11' in text
     assert f'{tmp_path}/trainannot/1.png: not a label map' in text
 
 

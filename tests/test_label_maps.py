@@ -100,6 +100,22 @@ def test_the_ignored_label_is_the_configs(tmp_path: Path):
     assert str(caught.value) == line
 
 
+def test_labels_are_checked_where_they_are_loaded_and_after_steps_that_may_write_others(tmp_path: Path):
+    from mmengine.registry import DATASETS
+
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+    write_maps(tmp_path, (0, 1, 2, 11))
+    cfg = config(tmp_path, 11)
+    sample(cfg, 0)
+    data = DATASETS.build(cfg.train_dataloader.dataset)
+    assert not data.checks_samples and data[0]['data_samples'].gt_sem_seg.data.max() == 11
+    cfg = config(tmp_path, 11)
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='Pad', size=(SIDE + 8, SIDE + 8)))  # with 255
+    with pytest.raises(BadInputError, match='label value 255, allowed are 0 to 2'):
+        sample(cfg, 0)
+
+
 def test_parts_that_ignore_different_labels_are_listed(tmp_path: Path):
     write_maps(tmp_path, (0, 1, 2))
     cfg = config(tmp_path, 11)
@@ -115,6 +131,27 @@ def test_parts_that_ignore_different_labels_are_listed(tmp_path: Path):
     cfg = config(tmp_path, 11)
     cfg.train_dataloader.dataset.reduce_zero_label = True
     assert 'train_dataloader.dataset.reduce_zero_label turns label 0 into 255, but the ignored' in found(cfg)[0][0]
+
+
+def test_what_heads_and_losses_ignore_is_an_integer_and_the_same(tmp_path: Path):
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+    write_maps(tmp_path, (0, 1, 2))
+    for value, text in (
+        (None, 'None, which must be an integer; -100'),
+        ([255], '[255], which'),
+        ('255', "'255', which"),
+    ):
+        cfg = config(tmp_path)
+        cfg.model.decode_head.ignore_index = value
+        assert f'model.decode_head.ignore_index is {text}' in found(cfg, 'train')[0][0]
+    cfg = config(tmp_path)
+    cfg.model.decode_head.loss_decode = [dict(type='CrossEntropyLoss'), dict(type='DiceLoss', ignore_index=0)]
+    assert 'model.decode_head.loss_decode.1.ignore_index is 0' in found(cfg, 'train')[0][0]
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset.pipeline[1].reduce_zero_label = True
+    with pytest.raises(BadInputError, match='reduce_zero_label is True in LoadAnnotations, but False in the data set'):
+        sample(cfg, 0)
 
 
 def test_a_crop_ignores_what_the_heads_ignore(tmp_path: Path):
@@ -145,7 +182,7 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
     file = tmp_path / 'masks/002.png'  # not among the eight that are opened first
     bad = {
         'the label map is 8x16 px, its image 16x16 px': np.zeros((16, 8), np.uint8),
-        'a label map has one value per pixel, this one has shape (16, 16, 3)': np.zeros((16, 16, 3), np.uint8),
+        'a label map has one value per pixel, this one 3 channels': np.zeros((16, 16, 3), np.uint8),
         'label value 256, but mmseg reads 8 bits': np.full((16, 16), 256, np.uint16),
         'label value 9, allowed are 0 to 2 (3 classes) and, ignored, 255': np.full((16, 16), 9, np.uint8),
         'label value 1.5, labels must be integers': np.full((16, 16), 1.5, np.float32),
@@ -157,6 +194,55 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
             with pytest.raises(BadInputError) as caught:
                 sample(config(tmp_path), 2, split)
             assert str(caught.value) == f'{file}: {text}'
+
+
+def test_jpeg_maps_are_refused_whatever_their_name(tmp_path: Path):
+    """Their labels are approximate: a run on them would give a plausible number."""
+    from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, BadInputError
+
+    write_maps(tmp_path, (0, 1, 2))
+    for number in (2, 3):  # the first is not among the eight that are opened first
+        file = tmp_path / f'masks/{number:03d}.png'
+        Image.open(file).save(file, 'JPEG', quality=100)
+        with pytest.raises(BadInputError) as caught:
+            sample(config(tmp_path), number)
+        assert str(caught.value) == f'{file}: {LOSSY_MAP}'
+        assert found(config(tmp_path), 'train')[0] == ([f'{file}: {LOSSY_MAP}'] if number == 3 else [])
+
+
+def test_files_that_a_data_set_does_not_see_are_counted(tmp_path: Path):
+    write_maps(tmp_path, (0, 1, 2))
+    (tmp_path / 'images/000.jpg').rename(tmp_path / 'images/000.JPG')
+    Image.open(tmp_path / 'images/001.jpg').save(tmp_path / 'images/001.png')
+    (tmp_path / 'images/001.jpg').unlink()
+    (tmp_path / 'images/._002.jpg').write_bytes(b'AppleDouble')
+    errors, warnings = found(config(tmp_path), 'train')
+    assert not errors and warnings == [
+        f"{tmp_path}/images: 2 pictures are not read, since their names do not end with img_suffix '.jpg': 000.JPG, "
+        '001.png',
+        f'{tmp_path}/masks: 2 label maps have no picture in {tmp_path}/images, and are not read: 000.png, 001.png',
+    ]
+
+
+LISTS = {
+    b'002\r\n003\r\n': ('', ''),
+    b'\xef\xbb\xbf002\n003\n': ('1 of its images are missing', '; the list begins with a byte order mark: save it'),
+    b'002.jpg\n003.jpg\n': ('2 of its images', "; names are listed without the suffix, which img_suffix '.jpg' adds"),
+    b'002\n\n003\n': ('1 of its images are missing', '; line 2 is blank'),
+    b'002\n002\n': ('', 'list.txt: names 1 images more than once'),
+}
+
+
+@pytest.mark.parametrize('content', LISTS)
+def test_lists_of_images(content: bytes, tmp_path: Path):
+    write_maps(tmp_path, (0, 1, 2))
+    (tmp_path / 'list.txt').write_bytes(content)
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    errors, warnings = found(cfg, 'train')
+    error, text = LISTS[content]
+    assert len(errors) == 2 * bool(error) and error in ''.join(errors[:1])  # the maps are missing too
+    assert text in ''.join(errors[:1] + warnings) and len(warnings) == (not error and bool(text))
 
 
 def test_palette_and_one_bit_maps_are_read_as_mmseg_reads_them(tmp_path: Path):

@@ -13,7 +13,9 @@ from PIL import Image
 
 from pinas_zoo.data.image_list import ListSource
 from pinas_zoo.data.images import read_picture
-from pinas_zoo.data.imports import readers
+from pinas_zoo.data.imports import labelme as labelme_reader
+from pinas_zoo.data.imports import voc as voc_reader
+from pinas_zoo.data.imports.coco_file import collect
 from pinas_zoo.data.sources import BrokenImageError
 from pinas_zoo.search.log import SearchLog, SearchRecord
 from pinas_zoo.weights.load import read_checkpoint, save_weights
@@ -92,7 +94,7 @@ def read_voc(path: Path) -> None:
     folder = path.parent / 'Annotations'
     folder.mkdir(exist_ok=True)
     (folder / 'a.xml').write_bytes(path.read_bytes())
-    readers._collect({'train': ['a']}, lambda file, name: readers._voc(file, path.parent, name))
+    collect({'train': ['a']}, lambda file, name: voc_reader._voc(file, path.parent, folder / f'{name}.xml'))
 
 
 def labelme(path: Path) -> bytes:
@@ -102,7 +104,7 @@ def labelme(path: Path) -> bytes:
 
 
 def read_labelme(path: Path) -> None:
-    readers._collect({'train': [path.name]}, lambda file, name: readers._labelme(file, path.parent, name))
+    collect({'train': [path.name]}, lambda file, name: labelme_reader._labelme(file, path.parent, name))
 
 
 READERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], object]]] = {

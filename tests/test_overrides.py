@@ -59,6 +59,15 @@ def merged(config: str, *words: str) -> Config:
         (COCO, 'train_dataloader.sampler.seed=4', 'training sets it to 0 itself'),
         (COCO, 'log_processor.by_epoch=True', 'training sets it to False itself'),
         (SEARCH, 'budgett=12', 'did you mean budget?'),
+        (CLASSIFIER, 'optim_wrapper.optimizer.lr=abc', 'which a number replaces'),
+        (CLASSIFIER, 'optim_wrapper.optimizer.lr=-1', 'must be at least 0'),
+        (CLASSIFIER, 'optim_wrapper.optimizer.lr=nan', 'lr=nan: must be at least 0'),
+        (CLASSIFIER, 'optim_wrapper.optimizer.type=Adamw', 'no such optimizer; did you mean AdamW?'),
+        (CLASSIFIER, 'train_dataloader.batch_size=0', 'must be at least 1'),
+        (CLASSIFIER, 'train_dataloader.num_workers=-1', 'must be at least 0'),
+        (DETECTOR, 'model=3', 'a MaskRCNN there; set one of'),
+        (DETECTOR, 'train_dataloader.dataset.pipeline.40.prob=1', 'pipeline is a list of'),
+        (DETECTOR, 'train_dataloader.dataset.pipeline.-1.type=X', "pipeline is a list of 4 entries, 0 to 3, not '-1'"),
     ],
 )
 def test_no_effect(config: str, word: str, says: str) -> None:

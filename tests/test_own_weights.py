@@ -59,7 +59,7 @@ def compose_scenes(root, recorded):
 @own
 @pytest.mark.mm
 @pytest.mark.slow
-def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path):
+def test_the_metrics_are_measured_again(entry, tmp_path_factory, tmp_path, forked_python):
     """To 0.1 points, by tools/test.py on the shipped config, weights by name; scenes are composed from their seed."""
     from pinas_zoo.data import open_source
     from pinas_zoo.mm.release.measure import measure, scene_options

@@ -378,7 +378,7 @@ def test_label_value(folder: str, value: int, text: str, case):
     Image.fromarray(np.full((96, 96), value, np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: {text}'
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(file)
-    assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one has shape (96, 96, 3)'
+    assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one 3 channels'
     Image.fromarray(np.zeros((48, 96), np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: the label map is 96x48 px, its image 96x96 px'
     file.write_bytes(b'no picture')
@@ -566,11 +566,12 @@ def test_bad_sample_in_a_run_loses_nothing(workers: int, case, tmp_path: Path):
     assert launch(cfg, tmp_path / 'run', resume='auto').iter == 3
 
 
-def test_a_batch_of_one_image_is_one_line():
+def test_a_batch_of_one_image_is_one_line(monkeypatch):
     """Batch norm and split attention cannot normalise a single value; the run stops with one line."""
     from types import SimpleNamespace
 
     import torch
+    from mmengine.logging import MMLogger
     from torch import nn
 
     from pinas_zoo.mm.engine.launch import bad_input_in_log
@@ -578,15 +579,44 @@ def test_a_batch_of_one_image_is_one_line():
     from pinas_zoo.models.blocks import several_images
 
     lines: list[str] = []
-    runner: Any = SimpleNamespace(logger=SimpleNamespace(error=lines.append))
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: SimpleNamespace(error=lines.append))
     one = torch.zeros(1, 2, 1, 1)
     for norm in (nn.BatchNorm2d(2), lambda pooled: several_images(pooled, True)):
         with pytest.raises(BadInputError, match='one image per device.*raise train_dataloader.batch_size'):
-            with bad_input_in_log(runner):
+            with bad_input_in_log():
                 norm(one)
     assert len(lines) == 2 and not any('\n' in line for line in lines)
-    with pytest.raises(ValueError, match='^other$'), bad_input_in_log(runner):
+    with pytest.raises(ValueError, match='^other$'), bad_input_in_log():
         raise ValueError('other')
+
+
+def test_a_config_that_cannot_be_built_is_one_line(monkeypatch):
+    from types import SimpleNamespace
+
+    from mmengine.logging import MMLogger
+    from mmengine.registry import HOOKS, Registry
+
+    from pinas_zoo.mm.engine.launch import bad_input_in_log
+    from pinas_zoo.mm.preflight.bad_input import BadInputError
+
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: SimpleNamespace(error=print, log=lambda *_: None))
+    parts = Registry('part')
+
+    @parts.register_module()
+    class Part:
+        def __init__(self, size: int) -> None:
+            self.half = size / 2
+
+    for registry, node, text in (
+        (
+            parts,
+            {'type': 'Part', 'size': 'x'},
+            r'TypeError: .*unsupported operand.* \(\w+\.py, line \d+\)',
+        ),
+        (HOOKS, {'type': 'NoHook'}, 'KeyError: .*NoHook is not in the .*hook registry'),
+    ):
+        with pytest.raises(BadInputError, match=f'^the config cannot be built: {text}'), bad_input_in_log():
+            registry.build(node)
 
 
 def test_a_data_set_that_cannot_be_built_is_named(case):

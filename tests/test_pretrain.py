@@ -3,10 +3,7 @@
 import copy
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +211,8 @@ def test_kills_change_nothing(workers: int, kills: int, config: Any, reference: 
 
 def train_on_two(config: Path, work_dir: Path, *options: str) -> list[dict]:
     """The final state of both ranks of `tools/dist_train.sh CONFIG 2`."""
-    paths = [str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
-    env = dict(os.environ, PYTHON=sys.executable, PINAS_THREADS='1', PYTHONPATH=os.pathsep.join(filter(None, paths)))
-    command = ['bash', str(engine_utils.ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work_dir)]
-    result = subprocess.run(
-        [*command, *options], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
-    )
+    words = [str(engine_utils.ROOT / 'tools/dist_train.sh'), str(config), '2', '--work-dir', str(work_dir), *options]
+    result = engine_utils.run_tool(*words, program=['bash'])
     assert result.returncode == 0, result.stdout[-3000:]
     return [torch.load(work_dir / f'rank{rank}.pth', weights_only=True) for rank in range(2)]
 

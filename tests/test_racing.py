@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_on_ranks
 from torch import nn
 
 from pinas_zoo.models.supernet import SuperNet
@@ -229,7 +229,7 @@ def _rank_main(rank: int, folder: str) -> None:
 
 @pytest.mark.processes
 def test_two_ranks_race_alike(tmp_path: Path) -> None:
-    mp.spawn(_rank_main, (str(tmp_path),), nprocs=2)
+    run_on_ranks(_rank_main, str(tmp_path))
     ours = [torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in (0, 1)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

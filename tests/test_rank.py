@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from ranks import run_on_ranks
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -147,7 +147,7 @@ def _rank_main(rank: int, folder: str) -> None:
 
 @pytest.mark.processes
 def test_ranks_split_the_paths(tmp_path):
-    mp.spawn(_rank_main, (str(tmp_path),), nprocs=2)
+    run_on_ranks(_rank_main, str(tmp_path))
     a, b = (torch.load(tmp_path / f'{rank}.pt', weights_only=True)['scores'] for rank in (0, 1))
     net, head, calibration, evaluation, archs = problem()
     expected = [[*s.arch, s.top1, s.loss] for s in one_by_one(net, head, calibration, evaluation, archs)]

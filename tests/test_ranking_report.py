@@ -290,7 +290,7 @@ def test_trials_are_printed(files: Any, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
-def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str], forked_processes: None) -> None:
     """Truth, supernets in their processes, report; existing results are not computed again."""
     pytest.importorskip('matplotlib')
     module = tool()

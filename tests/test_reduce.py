@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_on_ranks
 
 pytest.importorskip('mmengine')
 pytestmark = [pytest.mark.mm, pytest.mark.processes]
@@ -89,7 +89,7 @@ def on_ranks(rank: int, folder: Path) -> None:
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp('reduce')
-    mp.start_processes(on_ranks, (folder,), nprocs=2, start_method='fork')
+    run_on_ranks(on_ranks, folder)
     return [torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(2)]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fork_server import python
 from PIL import Image
 from scipy.stats import kendalltau
 
@@ -147,8 +148,9 @@ def command(case: Path, work_dir: Path, *more: str) -> list[str]:
 
 
 def run(case: Path, work_dir: Path, *more: str) -> subprocess.CompletedProcess:
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
-    return subprocess.run(command(case, work_dir, *more), capture_output=True, text=True, env=environment)
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), PYTHON_EXEC=python())
+    _, *words = command(case, work_dir, *more)
+    return subprocess.run([python(), *words], capture_output=True, text=True, env=environment)
 
 
 def without_clock(summary: dict) -> dict:
@@ -169,7 +171,9 @@ def call(case: Path, work_dir: Path, **settings: Any) -> tuple[dict, list[tuple[
 
 @pytest.mark.mm
 @pytest.mark.slow
-def test_a_kill_loses_and_repeats_nothing(case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_loses_and_repeats_nothing(
+    case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_processes: None
+) -> None:
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     expected, seen = call(case, tmp_path / 'whole')
     assert [progress[:2] for progress in seen] == [(count, 6) for count in range(1, 7)]

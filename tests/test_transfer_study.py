@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg'):
 pytestmark = pytest.mark.mm
 
 from downstream_runs import ARCH, write_backbone, write_scenes  # noqa: E402
+from fork_server import python  # noqa: E402
 
 from benchmarks.transfer import report as transfer_report  # noqa: E402
 from benchmarks.transfer.plan import ARMS, OF_A_PROCESS, Inputs, Run, planned  # noqa: E402
@@ -35,7 +37,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     root = tmp_path_factory.mktemp('inputs')
     write_backbone(root / 'backbone.safetensors')
     job = Job(root, quick=True)
-    job.call(job.train(RETRAIN, 'retrain', 4, **{'model.model.arch': ARCH}), 'retrain', 'retrain')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'executable', python())
+        job.call(job.train(RETRAIN, 'retrain', 4, **{'model.model.arch': ARCH}), 'retrain', 'retrain')
     return Inputs(root, write_scenes(root / 'scenes', 8, 4))
 
 
@@ -196,7 +200,9 @@ def test_the_page_of_the_project_is_current() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_runs_continues_and_reports(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_study_runs_continues_and_reports(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture, forked_python: None
+) -> None:
     main = runpy.run_path(str(ROOT / 'benchmarks/transfer/__main__.py'))['main']
     call = ['run', '--source', str(inputs.root), '--work-dir', str(tmp_path), '--quick', '--seeds', '0', '--tasks']
     assert main([*call, 'segmentation', '--arms', 'pinas', 'resnet']) == 0

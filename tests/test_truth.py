@@ -245,7 +245,7 @@ def test_other_logs_are_refused(tmp_path):
 
 
 @pytest.mark.processes
-def test_workers_give_the_rows_of_one_process(tmp_path):
+def test_workers_give_the_rows_of_one_process(tmp_path, forked_processes):
     for workers in (1, 2):
         extend(tmp_path / f'{workers}.jsonl', STUDY, 2, workers)
     one, two = (read_truth(tmp_path / f'{workers}.jsonl').rows for workers in (1, 2))

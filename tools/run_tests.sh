@@ -82,8 +82,8 @@ test_core_on() { # version
 
 export OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes: none should compile again what it imports
-# worksteal keeps the tests of a file together, so that its fixtures are made once
-workers=(-n "${PINAS_TEST_JOBS:-$(test_jobs)}" --dist worksteal)
+# One process runs a file, so that its fixtures are made once; the longest files start first (tests/conftest.py)
+workers=(-n "${PINAS_TEST_JOBS:-$(test_jobs)}" --dist loadfile --no-loadscope-reorder)
 bash tools/setup_env.sh
 folder=$(bash tools/setup_env.sh --where)
 PATH=$folder/bin:$PATH

@@ -50,7 +50,11 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
         elif known.get(path, label) != label:
             fault = f'gives {path!r} label {label}, an earlier line gives it {known[path]}'
         elif (place == 0 or '\\' in path or _COMMA.search(line)) and not os.path.isfile(os.path.join(root, path)):
-            hint = "paths are written with '/'" if '\\' in path else "the form is 'path label', without header or comma"
+            hint = (
+                "paths are written with '/'"
+                if '\\' in path
+                else "the form is 'path label', the label a number, without header, quotes or comma"
+            )
             fault = f'names no file below {str(root)!r}; {hint}'
         if fault:
             raise ValueError(f'{where}, line {number}: {line!r} {fault}')

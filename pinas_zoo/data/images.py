@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -51,8 +52,7 @@ UPRIGHT = {
 _NO_PIXELS = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'})
 #: Files that operating systems create beside images; names that begin with a dot are skipped as well.
 _LITTER = frozenset({'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini'})
-# PIL reports a damaged file with any of these, depending on its format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)  # by format
 
 
 @lru_cache(maxsize=1)
@@ -101,12 +101,11 @@ def naming_damage(name: object) -> Iterator[None]:
     """Raises a BrokenImageError for a picture that does not decode; `name` is its path, or returns its name."""
     try:
         yield
-    except _DAMAGED as error:
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         what = str(name() if callable(name) else name)
+        if isinstance(error, Image.DecompressionBombError):
+            raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
         raise BrokenImageError(f'cannot read image {what!r}: {error or type(error).__name__}') from error
-    except Image.DecompressionBombError as error:
-        what = str(name() if callable(name) else name)
-        raise BrokenImageError(f'image {what!r} is implausibly large: {error}') from error
 
 
 def orientation(file: Image.Image) -> int:
@@ -279,7 +278,8 @@ class FolderSource(FileSource):
         summary = found.summary()
         if not found.paths:
             raise ValueError(f'folder {str(root)!r} has no images' + (f'; left out: {summary}' if summary else ''))
-        owners = [path.partition('/')[0] if '/' in path else '' for path in found.paths]
+        owners = [normalize('NFC', path.partition('/')[0]) if '/' in path else '' for path in found.paths]
+        classes = None if classes is None else [normalize('NFC', name) for name in classes]  # macOS writes NFD
         folders = sorted(set(owners) - {''})
         if classes is not None and (unknown := [name for name in folders if name not in classes]):
             raise ValueError(

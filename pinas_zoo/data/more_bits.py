@@ -6,6 +6,10 @@ from PIL import Image
 __all__ = ['from_more_bits']
 
 
+#: Formats whose values are approximate, which masks and label maps must not be.
+LOSSY = ('JPEG', 'MPO')
+
+
 def from_more_bits(file: Image.Image) -> Image.Image:
     """RGB with 8 bits per channel, from a picture of integers or floats (PIL's modes I and F).
 

@@ -27,7 +27,7 @@ class BrokenImageError(ValueError):
     """An image cannot be read; the message names it."""
 
 
-class BrokenRateError(RuntimeError):
+class BrokenRateError(ValueError):
     """Too many images cannot be read; the message gives the counts and the first files."""
 
 

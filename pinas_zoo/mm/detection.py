@@ -1,27 +1,36 @@
 """mmdet's CocoDataset and CocoMetric with labels in the order of `classes`, whatever the file's order.
 
 mmdet numbers labels in the order of the annotation file's categories, so another order of `classes` would give every
-object a wrong name. Configs keep mmdet's names: `reading.check_samples` replaces them by these classes.
+object a wrong name. Configs keep mmdet's names: `sample_checks.check_samples` replaces them by these classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from mmdet.datasets import CocoDataset as _CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as _CocoMetric
+from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 
+from pinas_zoo.mm.preflight.coco_json import load, uncollected
 from pinas_zoo.mm.preflight.masks import usable_polygons
 from pinas_zoo.registry import DATASETS, METRICS
 
 __all__ = ['CocoDataset', 'CocoMetric']
 
 
-class _NamedOrder(COCO):
-    """Category ids in the order of the requested names."""
+class _Coco(COCO):
+    """Annotations read as the preflight reads them, and category ids in the order of the requested names."""
+
+    def __init__(self, annotation_file: str | None = None) -> None:
+        super().__init__()
+        if annotation_file is not None:
+            with uncollected(), redirect_stdout(None):  # pycocotools prints
+                self.dataset = load(annotation_file)
+                self.createIndex()
+            self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence[Any] = ()
@@ -35,7 +44,7 @@ class _NamedOrder(COCO):
 class CocoDataset(_CocoDataset):
     """mmdet's, with label k for the k-th of `metainfo.classes`."""
 
-    COCOAPI = _NamedOrder
+    COCOAPI = _Coco
     FOLLOWS_CLASSES = True
 
 
@@ -47,8 +56,12 @@ class CocoMetric(_CocoMetric):
     annotations are renumbered: pycocotools uses the id 0 for "not found" and cannot store text ids.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
+        as_checked = ann_file is not None and not kwargs.get('sort_categories')  # mmdet sorts while it reads
+        super().__init__(None if as_checked else ann_file, *args, **kwargs)
+        if as_checked:
+            with get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._coco_api = _Coco(path)
         if self._coco_api is not None:
             _complete(self._coco_api)
 

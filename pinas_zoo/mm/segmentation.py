@@ -3,8 +3,6 @@
 Configs keep mmseg's names: `samples.check_samples` replaces them by these classes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import mmcv
@@ -14,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
-from pinas_zoo.mm.preflight.bad_input import check_whole
+from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, check_labels, check_whole
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 
@@ -25,23 +23,27 @@ __all__ = ['IoUMetric', 'LoadAnnotations']
 class LoadAnnotations(_LoadAnnotations):
     """Reads a label map and compares it with its image."""
 
+    #: Number of classes, and the label that is none of them; a data set sets them. None does not check labels.
+    known_labels: tuple[int, int | None] | None = None
     reduce_zero_label: bool | None
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         """See mmseg.
 
         Raises:
-            BadInputError: The map has several channels, another size than the image, or values that are not integers
-                from 0 to 255.
+            BadInputError: The map is a JPEG, has several channels, another size than the image, or values that are not
+                integers from 0 to 255, or not classes.
         """
         path = results['seg_map_path']
         content = fileio.get(path, backend_args=self.backend_args)
+        if content.startswith(b'\xff\xd8'):
+            raise BadInputError(f'{path}: {LOSSY_MAP}')
         labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend).squeeze()
         height, width = results.get('ori_shape', labels.shape)[:2]
         if labels.shape != (height, width) and labels.size == height * width:
             labels = labels.reshape(height, width)  # squeeze() took a side of one pixel
         if labels.ndim != 2:
-            raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
+            raise BadInputError(f'{path}: a label map has one value per pixel, this one {labels.shape[-1]} channels')
         if labels.shape != (height, width):
             found = f'{labels.shape[1]}x{labels.shape[0]}'
             raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')
@@ -51,6 +53,11 @@ class LoadAnnotations(_LoadAnnotations):
         labels = labels.astype(np.uint8)
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results['reduce_zero_label']
+        if bool(self.reduce_zero_label) != bool(results['reduce_zero_label']):
+            raise BadInputError(
+                f'reduce_zero_label is {self.reduce_zero_label} in LoadAnnotations, but '
+                f'{results["reduce_zero_label"]} in the data set: write it in the data set only'
+            )
         if self.reduce_zero_label:
             labels = labels - 1  # with 8 bits: 0 becomes 255, which is ignored like 255
             labels[labels == 254] = 255
@@ -58,6 +65,9 @@ class LoadAnnotations(_LoadAnnotations):
             table = np.arange(256)
             table[list(mapping)] = list(mapping.values())
             labels = table[labels].astype(np.uint8)
+        if self.known_labels is not None:
+            classes, ignored = self.known_labels
+            check_labels(path, labels, classes, bool(self.reduce_zero_label), ignored)
         results['gt_seg_map'] = labels
         results['seg_fields'].append('gt_seg_map')
 

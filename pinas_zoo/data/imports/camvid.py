@@ -1,7 +1,5 @@
 """CamVid as published for SegNet: pictures in train/ and val/, their label maps in trainannot/ and valannot/."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +47,13 @@ def check_camvid(root: Path, origin: str) -> tuple[dict[str, int], str]:
             except (OSError, ValueError) as error:
                 wrong.append(str(error) if isinstance(error, AnnotationError) else f'{path}: not a label map ({error})')
                 continue
-            if labels.shape != (size[1], size[0]) or labels.max() > VOID:
-                wrong.append(
-                    f'{path}: shape {labels.shape}, labels up to {labels.max()}; must be {size} px and at most {VOID}'
-                )
+            if labels.ndim != 2:
+                wrong.append(f'{path}: has {labels.shape[2]} channels; a label map has one value per pixel')
+            elif labels.shape != (size[1], size[0]):
+                found = f'{labels.shape[1]}x{labels.shape[0]}'
+                wrong.append(f'{path}: is {found} px, its picture {size[0]}x{size[1]}')
+            elif labels.max() > VOID:
+                wrong.append(f'{path}: label {labels.max()}, allowed are 0 to {VOID}')
         if not names:
             wrong.append(f'{root / split}: no pictures')
     if len(suffixes) > 1:

@@ -1,13 +1,11 @@
 """A file in COCO's format, built image by image and checked with pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,10 @@ from PIL import Image
 from pinas_zoo.data.images import orientation
 from pinas_zoo.files import write_text
 
-__all__ = ['AnnotationError', 'CocoFile', 'hold_out', 'picture_size', 'write_all']
+__all__ = ['SPLITS', 'AnnotationError', 'CocoFile', 'check_size', 'collect', 'hold_out', 'picture_size', 'write_all']
+
+SPLITS = ('train', 'val', 'test')
+_MOST = 20  # problems that are listed
 
 
 class AnnotationError(ValueError):
@@ -35,6 +36,7 @@ class CocoFile:
         self.annotations: list[dict[str, Any]] = []
         self.left_out: Counter[str] = Counter()
         self.names: set[str] = set()
+        self._pictures: set[str] = set()
 
     def add_image(self, name: str, size: tuple[int, int]) -> None:
         """Starts an image; the objects that follow belong to it.
@@ -42,7 +44,13 @@ class CocoFile:
         Args:
             name: Path relative to the folder of the images.
             size: Width and height in px.
+
+        Raises:
+            AnnotationError: It is there already.
         """
+        if name in self._pictures:
+            raise AnnotationError(f'{name}: the picture is annotated twice in one split')
+        self._pictures.add(name)
         number = len(self.images) + 1
         self.images.append({'id': number, 'file_name': name, 'width': size[0], 'height': size[1]})
 
@@ -162,3 +170,50 @@ def hold_out(names: Sequence[str], share: float, seed: int = 0) -> dict[str, lis
         raise AnnotationError(f'--val {share} of {len(names)} images leaves {count} to validate on')
     held = set(random.Random(seed).sample(sorted(names), count))
     return {'train': [n for n in sorted(names) if n not in held], 'val': [n for n in sorted(names) if n in held]}
+
+
+def check_size(path: Path, stated: Sequence[Any], size: tuple[int, int]) -> None:
+    """Compares a picture with the width and height that an annotation states; many tools write 0, or nothing.
+
+    Args:
+        path: The annotation file.
+        stated: Width and height as the file has them; None or a text that is no number is not compared.
+        size: Those of the picture.
+
+    Raises:
+        AnnotationError: They differ.
+    """
+    try:
+        width, height = (int(float(value)) for value in stated)
+    except (TypeError, ValueError, OverflowError):
+        return
+    if width > 0 and height > 0 and (width, height) != size:
+        raise AnnotationError(
+            f'{path}: is of a picture of {width}x{height} px, but the picture is {size[0]}x{size[1]}: its objects do '
+            'not fit; restore the picture, or correct the annotation'
+        )
+
+
+def collect(splits: dict[str, list[str]], read: Callable[[CocoFile, str], None]) -> dict[str, CocoFile]:
+    """Reads all files of all splits, and lists everything that cannot be read in one error.
+
+    Args:
+        splits: Names by split.
+        read: Reads one into a file.
+
+    Raises:
+        AnnotationError: One line per name that cannot be read.
+    """
+    files: dict[str, CocoFile] = {}
+    wrong: list[str] = []
+    for split, names in splits.items():
+        files[split] = CocoFile()
+        for name in names:
+            try:
+                read(files[split], name)
+            except AnnotationError as error:
+                wrong.append(str(error))
+    if wrong:
+        more = [f'and {len(wrong) - _MOST} more'] if len(wrong) > _MOST else []
+        raise AnnotationError('\n'.join([*wrong[:_MOST], *more]))
+    return files

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from pinas_zoo.data.sources import few_names, find_views, open_source
-from pinas_zoo.mm.preflight.findings import BadInputError
+from pinas_zoo.mm.preflight.findings import BadInputError, repeated
 
 __all__ = ['class_counts', 'pin_classes', 'views']
 
@@ -56,7 +56,11 @@ def pin_classes(cfg: Config, known: Sequence[str] | None = None) -> None:
         return
     known = list(known or ())
     for path, source in sources:
-        given = list(source.get('classes') or known)
+        if isinstance(names := source.get('classes'), str):
+            raise BadInputError(f'{path}.classes is the text {names!r}: write a tuple, ({names!r},)')
+        given = list(names or known)
+        if twice := repeated(given):
+            raise BadInputError(f'{path}.classes names {twice[0]!r} more than once')
         if known and given != known:
             raise BadInputError(
                 f'{path}.classes {few_names(given)} are not the classes that the checkpoint was trained on, '

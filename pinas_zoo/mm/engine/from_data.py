@@ -54,8 +54,15 @@ def fill_from_data(cfg: Config, splits: Sequence[str] = ('train',), names: Seque
 
 
 def class_names(checkpoint: str | Path) -> list[str] | None:
-    """The class names that a checkpoint was trained with, if it states them."""
-    return read_checkpoint(find_weights(checkpoint), tensors=False).classes or None
+    """The class names that a checkpoint was trained with, if it states them.
+
+    Raises:
+        BadInputError: The checkpoint is damaged.
+    """
+    try:
+        return read_checkpoint(find_weights(checkpoint), tensors=False).classes or None
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
 
 
 def _open_keys(node: Any) -> Iterator[tuple[dict[str, Any], str]]:

@@ -278,21 +278,22 @@ def train(path: str | Path, options: Options) -> Runner:
         BadInputError: Data or config do not fit; what was saved before is kept.
     """
     notes: list[str] = []
-    runner = build_runner(prepare_training(path, options, notes), notes)
-    if options.requeue:
-        runner.register_hook(PreemptionHook())
-    with bad_input_in_log(runner):
+    cfg = prepare_training(path, options, notes)
+    with bad_input_in_log():
+        runner = build_runner(cfg, notes)
+        if options.requeue:
+            runner.register_hook(PreemptionHook())
         runner.train()
     return runner
 
 
 @contextmanager
-def bad_input_in_log(runner: Runner) -> Iterator[None]:
-    """Logs an error in the data as the last line, without the traceback of a data worker."""
+def bad_input_in_log() -> Iterator[None]:
+    """Logs an error in the data or the config as the last line, without the traceback of a data worker."""
     try:
         yield
-    except ValueError as error:
+    except Exception as error:
         if not (line := last_line(error)):
             raise
-        runner.logger.error(line)
-        raise BadInputError(line) from None
+        MMLogger.get_current_instance().error(line)
+        raise BadInputError(line) from error

@@ -205,6 +205,8 @@ class ExactIterLoop(IterBasedTrainLoop):
             dynamic_intervals = [((begin - 1) * unit + 1, every * unit) for begin, every in dynamic_intervals or ()]
         if val_interval is None:
             val_interval = 1000 if max_epochs is None else 1
+        if val_interval < 1:
+            raise ValueError(f'train_cfg.val_interval must be at least 1, got {val_interval}')
         assert max_iters is not None
         self._max_iters = int(max_iters)
         self._max_epochs = math.ceil(self._max_iters / epoch_length) if epoch_length else 1

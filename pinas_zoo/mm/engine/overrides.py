@@ -7,15 +7,18 @@ mmengine merges any key into a config. Whether something reads it follows from t
 import copy
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import rewrite
 from pinas_zoo.mm.engine.allowed_keys import TYPED, allowed_keys
+from pinas_zoo.mm.engine.from_data import FROM_DATA
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 
@@ -25,6 +28,9 @@ __all__ = ['override', 'top_level_keys']
 _OF_RUNNER = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'model_wrapper_cfg'}
 _OF_RUNNER |= {'find_unused_parameters', 'runner_type', 'sync_bn'}
 _OF_TOOLS = {'label_names', 'preflight', 'resume_with_config', 'tta_model', 'tta_pipeline'}
+#: Texts that stand for a number, and the smallest numbers that make sense.
+_WORDS = ('auto', FROM_DATA)
+_LEAST = {'batch_size': 1, 'num_workers': 0, 'max_iters': 1, 'max_epochs': 1, 'val_interval': 1, 'lr': 0}
 #: Settings of a search and of a shortlist that their configs may leave out.
 _OF_SEARCH = {
     'arch',
@@ -50,17 +56,45 @@ def override(cfg: Config, options: dict[str, Any]) -> None:
         options: Values by dotted key.
 
     Raises:
-        BadInputError: Some have no effect; one line per key, with the nearest key that has one.
+        BadInputError: Some have no effect, or a value that does not fit; one line per key, with the nearest key that
+            has an effect.
     """
     if not options:
         return
     before = copy.deepcopy(cfg)
+    if unfit := [line for key, value in options.items() if (line := _unfit(before, key, value))]:
+        raise BadInputError('\n'.join(unfit))
     cfg.merge_from_dict(options)
     problems = [problem for key in options if (problem := _problem(before, cfg, key))]
     if not problems and 'train_cfg' in cfg and 'train_dataloader' in cfg:
         problems = list(_dropped(before, cfg, options))
     if problems:
         raise BadInputError('\n'.join(problems))
+
+
+def _unfit(before: Config, key: str, value: Any) -> str:
+    """Why a value cannot be where it should be written, as far as the value there tells; '' if it can."""
+    node: Any = before._cfg_dict
+    path = ''
+    for name in key.split('.'):
+        if isinstance(node, (list, tuple)) and not (name.isdigit() and int(name) < len(node)):
+            return f'--cfg-options {key}: {path} is a list of {len(node)} entries, 0 to {len(node) - 1}, not {name!r}'
+        node, path = _child(node, name), f'{path}.{name}'.lstrip('.')
+    is_number = isinstance(node, (int, float)) and not isinstance(node, bool)
+    if is_number and isinstance(value, str) and value not in _WORDS:
+        return f'--cfg-options {key}={value}: the config has {node} there, which a number replaces'
+    if isinstance(node, dict) and 'type' in node and value is not None and not isinstance(value, dict):
+        return (
+            f'--cfg-options {key}={value}: the config has a {node["type"]} there; set one of its keys, {key}.KEY=VALUE'
+        )
+    least = _LEAST.get(key.rpartition('.')[2], -math.inf)
+    if isinstance(value, (int, float)) and not value >= least:  # NaN neither
+        return f'--cfg-options {key}={value}: must be at least {least}'
+    if key.endswith('optimizer.type') and isinstance(value, str) and OPTIMIZERS.get(value) is None:
+        names = {name.lower(): name for name in OPTIMIZERS.module_dict}
+        near = difflib.get_close_matches(value.lower(), names, 1)
+        return f'--cfg-options {key}={value}: no such optimizer' + (f'; did you mean {names[near[0]]}?' if near else '')
+    return ''
 
 
 def _problem(before: Config, cfg: Config, key: str) -> str:

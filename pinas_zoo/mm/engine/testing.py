@@ -112,8 +112,8 @@ def test(
     for key in [key for key in cfg if key.startswith('train_') or key == 'optim_wrapper']:
         cfg.pop(key)  # testing must not require training data
     cfg.pop('param_scheduler', None)
-    runner = build_runner(cfg, notes)
-    with bad_input_in_log(runner), torch.autocast(get_device(), _half_type(cfg), enabled=options.amp):
+    with bad_input_in_log(), torch.autocast(get_device(), _half_type(cfg), enabled=options.amp):
+        runner = build_runner(cfg, notes)
         metrics = runner.test()
     if is_main_process():
         report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}

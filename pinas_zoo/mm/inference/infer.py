@@ -32,7 +32,7 @@ VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 WRITTEN = ('.jpeg', '.jpg', '.png', '.webp')
 #: A container's frame count may be an estimate; fewer frames than this share of it mean a damaged video.
 WHOLE = 0.95
-_LARGER = '--max-megapixels allows more'
+_LARGER = '--max-megapixels allows more, at 4 bytes of memory per pixel'
 #: What pipelines and networks raise for an image whose sides they cannot use.
 UNFIT = (cv2.error, ValueError, ZeroDivisionError)
 

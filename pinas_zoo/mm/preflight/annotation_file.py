@@ -1,14 +1,12 @@
 """A COCO annotation file as it is read: its lists, the fields of their entries, and the uniqueness of ids."""
 
-import gc
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
 from pinas_zoo.data.trees import shorten
-from pinas_zoo.mm.preflight.findings import BadInputError, repeated
+from pinas_zoo.mm.preflight.coco_json import load
+from pinas_zoo.mm.preflight.findings import repeated
 
 _ID, _NUMBER, _TEXT, _LIST = (int, str), (int, float), (str,), (list,)
 _WANTED = {_ID: 'an integer or a text', _NUMBER: 'a number', _TEXT: 'a text', _LIST: 'a list'}
@@ -69,17 +67,22 @@ class AnnotationFile:
             self.errors.append(self.say(wrong, what, f'is {brief(wrong[0])}, but must be an object with keys'))
             return False
         before = len(self.errors)
-        missing = [entry for entry in entries if not entry.keys() >= _FIELDS[what].keys()]
-        if missing:
-            keys = [key for key in _FIELDS[what] if key not in missing[0]]
-            self.errors.append(self.say(missing, what, f'has no {", ".join(keys)}'))
-            return False
         for key, types in _FIELDS[what].items():
-            if not _only(map(itemgetter(key), entries), types):
-                wrong = [entry for entry in entries if type(entry[key]) not in types]
-                text = f'has {key} {brief(wrong[0][key])}, which must be {_WANTED[types]}'
+            try:
+                sound = _only(map(itemgetter(key), entries), types)
+            except KeyError:
+                self._say_missing(what, entries)
+                return False
+            if not sound:
+                wrong = [entry for entry in entries if type(entry.get(key)) not in types]
+                text = f'has {key} {brief(wrong[0].get(key))}, which must be {_WANTED[types]}'
                 self.errors.append(self.say(wrong, what, text))
         return len(self.errors) == before
+
+    def _say_missing(self, what: str, entries: list[dict[str, Any]]) -> None:
+        missing = [entry for entry in entries if not entry.keys() >= _FIELDS[what].keys()]
+        keys = [key for key in _FIELDS[what] if key not in missing[0]]
+        self.errors.append(self.say(missing, what, f'has no {", ".join(keys)}'))
 
     def _check_ids(self, what: str, ids: list[Any]) -> None:
         if what != 'annotation' and len(set(map(type, ids))) > 1:
@@ -120,43 +123,6 @@ class AnnotationFile:
         for name in {name for name in kept if kept.count(name) > 1} if len(set(kept)) < len(kept) else ():
             self.errors.append(f'metainfo.classes names {name!r} {_times(kept.count(name))}')
         return {category['id'] for category in self.categories if category['name'] in set(kept)}
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Disables garbage collection, which would traverse the millions of objects of COCO's file again and again."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def load(path: str) -> dict[str, list[Any]]:
-    """The document of an annotation file, with its three lists.
-
-    Raises:
-        BadInputError: It is not JSON, or lacks one of them.
-    """
-    try:
-        with open(path, 'rb') as file, uncollected():
-            content = file.read()
-            text = content.decode(json.detect_encoding(content), 'surrogatepass')
-            del content  # a file of COCO's size would be held twice
-            document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f'{path}: not JSON ({error})') from None
-    except OSError as error:
-        raise BadInputError(f'{path}: {error.strerror}') from None
-    keys = ('images', 'annotations', 'categories')
-    missing = [k for k in keys if not isinstance(document, dict) or not isinstance(document.get(k), list)]
-    if missing == ['annotations'] and 'annotations' not in document:
-        return {**document, 'annotations': []}  # test-dev has none
-    if missing:
-        raise BadInputError(f'{path}: has no list of {", ".join(missing)}, as annotation files of COCO have')
-    return document
 
 
 def brief(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Reports bad data by name: the one error, and a data set that names the file on which a sample failed."""
 
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,29 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from pinas_zoo.data.more_bits import LOSSY
+from pinas_zoo.data.sources import BrokenRateError
 from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
+LOSSY_MAP = 'the label map is a JPEG, which does not keep the labels: write it as PNG, from the original'
+#: What constructors raise for arguments that they cannot use.
+_OF_BUILDING = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, ZeroDivisionError)
 _BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
+
+#: Steps after which a map has no labels that it did not have before.
+_KEEPS_LABELS: tuple[str, ...] = (
+    'Resize',
+    'RandomResize',
+    'RandomChoiceResize',
+    'RandomCrop',
+    'RandomFlip',
+    'PhotoMetricDistortion',
+)
+_KEEPS_LABELS += ('CheckImage', 'PackSegInputs')
 
 #: What a batch norm says, ours or torch's, that would normalise over one value.
 _ONE_IMAGE = ('has no variance', 'Expected more than 1 value per channel when training')
@@ -48,21 +65,28 @@ def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
     return BadInputError(f'{path}: the config cannot be read ({kind}{_first_line(error)})')
 
 
-def last_line(error: ValueError) -> str:
+def last_line(error: Exception) -> str:
     """The line that explains an error in a training without its traceback; '' if only a traceback does.
 
     Args:
-        error: What a run raised. The message of a `BadInputError` may be wrapped in the traceback of a data worker.
+        error: What a run raised. The message of a `BadInputError` or a `BrokenRateError` may be wrapped in the
+            traceback of a data worker.
     """
     text = str(error)
-    if not isinstance(error, BadInputError):
-        alone = any(known in text for known in _ONE_IMAGE)
-        hint = 'a training batch has one image per device, which a batch norm cannot use'
+    if isinstance(error, (BadInputError, BrokenRateError)):
+        marker = f'{type(error).__name__}: '
+        return text.rsplit(marker, 1)[-1].strip() if marker in text else text
+    if isinstance(error, ValueError) and any(known in text for known in _ONE_IMAGE):
         return (
-            f'{hint}: {_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True' if alone else ''
+            'a training batch has one image per device, which a batch norm cannot use: '
+            f'{_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True'
         )
-    marker = f'{BadInputError.__name__}: '
-    return text.rsplit(marker, 1)[-1].strip() if marker in text else text
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, _OF_BUILDING) and any(frame.name.startswith('build_') for frame in frames):
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        place = f'{Path(frames[-1].filename).name}, line {frames[-1].lineno}'
+        return f'the config cannot be built: {type(error).__name__}: {_first_line(reason)} ({place})'
+    return ''
 
 
 def read_image(path: str) -> np.ndarray:
@@ -76,6 +100,8 @@ def read_image(path: str) -> np.ndarray:
     import mmcv  # only mmdet's and mmseg's data come here
 
     content = _content(path)
+    if not content:
+        raise BadInputError(f'{path}: the image is an empty file')
     try:
         image = mmcv.imfrombytes(content)
     except Exception as error:  # cv2.error is not an OSError
@@ -94,13 +120,16 @@ def read_map(path: str) -> np.ndarray:
         BadInputError: The file is missing, does not decode or has several channels; the message names it.
     """
     try:
-        labels = np.asarray(Image.open(path))
+        with Image.open(path) as file:
+            lossy, labels = file.format in LOSSY, np.asarray(file)
     except FileNotFoundError:
         raise BadInputError(f'{path}: no such file') from None
     except _BAD_JPEG_OR_WORSE as error:
         raise BadInputError(f'{path}: the label map does not decode ({_first_line(error)})') from None
+    if lossy:
+        raise BadInputError(f'{path}: {LOSSY_MAP}')
     if labels.ndim != 2:
-        raise BadInputError(f'{path}: a label map has one value per pixel, this one has shape {labels.shape}')
+        raise BadInputError(f'{path}: a label map has one value per pixel, this one {labels.shape[2]} channels')
     check_whole(path, labels)
     return labels
 
@@ -146,11 +175,12 @@ class NamedDataset(DatasetWrapper):
         ignored: The label that is neither a class nor an error; None for none.
     """
 
-    OWN = DatasetWrapper.OWN | {'num_classes', 'ignored'}
+    OWN = DatasetWrapper.OWN | {'num_classes', 'ignored', 'checks_samples'}
 
     def __init__(self, dataset: Any, num_classes: int | None = None, ignored: int | None = IGNORED_LABEL) -> None:
         super().__init__(dataset)
         self.num_classes, self.ignored = num_classes, ignored
+        self.checks_samples = num_classes is not None and not _checked_when_loaded(self.dataset, num_classes, ignored)
 
     def __getitem__(self, index: int) -> Any:
         """A sample of the wrapped data set.
@@ -168,8 +198,8 @@ class NamedDataset(DatasetWrapper):
             if path is None:
                 raise
             raise RuntimeError(f'{path}: {type(error).__name__}: {_first_line(error)}') from error
-        if self.num_classes is not None:
-            _check_labels(sample, self.num_classes, self.ignored)
+        if self.checks_samples and self.num_classes is not None:
+            _check_sample(sample, self.num_classes, self.ignored)
         return sample
 
     def _bad_file(self, index: int) -> str | None:
@@ -188,23 +218,52 @@ class NamedDataset(DatasetWrapper):
         return info['img_path']
 
 
-def _check_labels(sample: Any, classes: int, ignored: int | None) -> None:
+def check_labels(path: str, labels: np.ndarray, classes: int, reduce_zero_label: bool, ignored: int | None) -> None:
+    """Check a map, as the network sees it; fast on 8 bits.
+
+    Args:
+        path: Path of the map.
+        labels: Its labels, after reduce_zero_label.
+        classes: Number of classes of the head.
+        reduce_zero_label: See `label_problem`.
+        ignored: The label that the config ignores; None for none.
+
+    Raises:
+        BadInputError: A label is not a class.
+    """
+    if not labels.size or labels.max() < classes:
+        return
+    wrong = labels >= classes
+    if ignored is not None:
+        if ignored >= classes and np.count_nonzero(wrong) == np.count_nonzero(labels == ignored):
+            return
+        wrong &= labels != ignored
+    if wrong.any():
+        raise BadInputError(label_problem(path, int(labels[wrong][0]), classes, reduce_zero_label, ignored))
+
+
+def _check_sample(sample: Any, classes: int, ignored: int | None) -> None:
     found = sample.get('data_samples') if isinstance(sample, dict) else None
     labels = getattr(getattr(found, 'gt_sem_seg', None), 'data', None)
-    if found is None or not isinstance(labels, torch.Tensor):
-        return
-    values = labels.numpy()  # compares five times as fast as torch
-    wrong = values >= classes
-    count = np.count_nonzero(wrong)
-    if not count:
-        return
-    if ignored is not None and ignored >= classes and count == np.count_nonzero(values == ignored):
-        return
-    if ignored is not None:
-        wrong &= values != ignored
-    if wrong.any():
+    if found is not None and isinstance(labels, torch.Tensor):
         path, reduced = found.get('seg_map_path', 'label map'), bool(found.get('reduce_zero_label', False))
-        raise BadInputError(label_problem(path, int(values[wrong][0]), classes, reduced, ignored))
+        check_labels(path, labels.numpy(), classes, reduced, ignored)  # numpy compares five times as fast as torch
+
+
+def _checked_when_loaded(dataset: Any, classes: int, ignored: int | None) -> bool:
+    """Lets our loading steps check labels, on the 8 bits of the file instead of a sample's 64.
+
+    Returns:
+        Whether that is enough: all maps come through them, and no later step is known to write other labels.
+    """
+    inner = getattr(dataset, 'datasets', None) or ([dataset.dataset] if hasattr(dataset, 'dataset') else [])
+    if inner:  # a wrapper with a pipeline mixes images
+        return all(_checked_when_loaded(one, classes, ignored) for one in inner) and not hasattr(dataset, 'pipeline')
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    loading = [number for number, step in enumerate(steps) if hasattr(type(step), 'known_labels')]
+    for number in loading:
+        steps[number].known_labels = (classes, ignored)
+    return bool(loading) and all(type(step).__name__ in _KEEPS_LABELS for step in steps[loading[0] + 1 :])
 
 
 def _content(path: str) -> bytes:
@@ -215,5 +274,5 @@ def _content(path: str) -> bytes:
         raise BadInputError(f'{path}: no such file') from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,8 +10,9 @@ from mmengine.config import ConfigDict
 
 from pinas_zoo.data.images import spaced
 from pinas_zoo.data.trees import Listing, shorten
-from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief, load, uncollected
+from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief
 from pinas_zoo.mm.preflight.bad_input import read_image
+from pinas_zoo.mm.preflight.coco_json import load, uncollected
 from pinas_zoo.mm.preflight.findings import (
     BadInputError,
     Findings,
@@ -163,6 +164,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
     if missing := listing.missing(paths):
         findings.errors.append(
             f'{file.path}: {len(missing):,} of its {len(paths):,} images are missing: {shorten(missing)}'
+            + _missing_hint(names, folder)
         )
         return
     if len(set(names)) < len(names):
@@ -181,6 +183,13 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
                 f'{paths[index]}: is {width}x{height} px, {file.path} says {image["width"]}x{image["height"]}: its '
                 'boxes and masks are not of this picture'
             )
+
+
+def _missing_hint(names: Sequence[str], folder: str) -> str:
+    first, last = names[0], os.path.basename(folder.rstrip('/'))
+    if '\\' in first:
+        return f'; file_name {first!r} is a path of Windows: write / for \\'
+    return f'; data_prefix and file_name both contain {last!r}' if last and first.startswith(f'{last}/') else ''
 
 
 def _wants_masks(node: ConfigDict) -> bool:

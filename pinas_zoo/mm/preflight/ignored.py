@@ -33,7 +33,9 @@ def check_ignored(cfg: Config, splits: tuple[str, ...], findings: Findings) -> N
     if not parts:
         return
     wanted = parts[0][1]
+    findings.errors += _unusable(cfg)
     if 'train' in splits:
+        parts += _of_losses(cfg)
         preprocessor = cfg.model.get('data_preprocessor') or {}
         parts.append(('model.data_preprocessor.seg_pad_val', *_value(preprocessor, 'seg_pad_val')))
     for split in splits:
@@ -53,17 +55,40 @@ def check_ignored(cfg: Config, splits: tuple[str, ...], findings: Findings) -> N
                     f'{path}.reduce_zero_label turns label 0 into {IGNORED_LABEL}, but the ignored label is {wanted}'
                 )
     if wanted is not None and any(value != wanted for _, value, _ in parts):
-        listed = ', '.join(f'{path} is {value}{"" if given else " (not set)"}' for path, value, given in parts)
+        listed = ', '.join(f'{path} is {value!r}{"" if given else " (not set)"}' for path, value, given in parts)
         findings.errors.append(f'the ignored label has to be one: {listed}')
 
 
 def _of_heads(cfg: Config) -> Iterator[tuple[str, int | None, bool]]:
     """(key, value, whether it is set) of every head."""
+    for path, head in _heads(cfg):
+        yield f'{path}.ignore_index', *_value(head, 'ignore_index')
+
+
+def _of_losses(cfg: Config) -> Iterator[tuple[str, int | None, bool]]:
+    """Values that losses have of their own."""
+    for path, head in _heads(cfg):
+        for place, node in config_paths(head.get('loss_decode'), f'{path}.loss_decode'):
+            if 'ignore_index' in node:
+                yield f'{place}.ignore_index', *_value(node, 'ignore_index')
+
+
+def _unusable(cfg: Config) -> Iterator[str]:
+    for path, head in _heads(cfg):
+        value, _ = _value(head, 'ignore_index')
+        losses = [node for _, node in config_paths(head.get('loss_decode') or {'type': 'CrossEntropyLoss'}, '')]
+        plain = any(node.get('type') == 'CrossEntropyLoss' and not node.get('use_sigmoid') for node in losses)
+        if type(value) is not int and (value is not None or plain):
+            hint = '; -100 ignores no label' if value is None else ''
+            yield f'{path}.ignore_index is {value!r}, which must be an integer{hint}'
+
+
+def _heads(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in _HEADS:
         heads = (cfg.get('model') or {}).get(name) or []
         several = isinstance(heads, (list, tuple))
         for number, head in enumerate(heads if several else [heads]):
-            yield f'model.{name}{f".{number}" if several else ""}.ignore_index', *_value(head, 'ignore_index')
+            yield f'model.{name}{f".{number}" if several else ""}', head
 
 
 def _value(node: dict[str, Any], key: str) -> tuple[int | None, bool]:

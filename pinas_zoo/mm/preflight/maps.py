@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 
-from pinas_zoo.data.images import spaced
+from pinas_zoo.data.images import find_images, spaced
 from pinas_zoo.data.trees import Listing, shorten
 from pinas_zoo.mm.preflight.bad_input import label_problem, read_image, read_map
-from pinas_zoo.mm.preflight.findings import BadInputError, Findings, lacks, names_own_classes, warn_of_orientation
+from pinas_zoo.mm.preflight.findings import (
+    BadInputError,
+    Findings,
+    lacks,
+    names_own_classes,
+    repeated,
+    warn_of_orientation,
+)
 
 __all__ = ['check_maps']
 
@@ -62,11 +69,18 @@ def check_maps(
         findings.errors.append(f'{source}: no image {"named" if listed else f"*{dataset.img_suffix}"}')
         return []
     if missing := listing.missing(entry['img_path'] for entry in entries):
-        findings.errors.append(f'{dataset.ann_file}: {len(missing):,} of its images are missing: {shorten(missing)}')
+        hint = _list_hint(dataset) if listed else ''
+        findings.errors.append(
+            f'{dataset.ann_file}: {len(missing):,} of its images are missing: {shorten(missing)}{hint}'
+        )
+    if twice := repeated(entry['img_path'] for entry in entries):
+        findings.warnings.append(f'{dataset.ann_file}: names {len(twice):,} images more than once: {shorten(twice)}')
     if maps is not None:
         missing += _missing_maps(dataset, entries, listing, findings)
     if missing:
         return []
+    if not listed:
+        _warn_of_left_out(dataset, images, maps, entries, findings)
     names = dataset.metainfo.get('classes')
     labels = _Labels(classes or (None if names is None else len(names)), ignored)
     before = len(findings.errors)
@@ -93,6 +107,39 @@ def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing,
             f'there: {shorten(missing)}{hint}'
         )
     return missing
+
+
+def _list_hint(dataset: Any) -> str:
+    """What may be wrong with a list of images, which has a name without suffix per line."""
+    with open(dataset.ann_file, encoding='utf-8', errors='replace') as file:
+        lines = [line.strip() for line in file.read().split('\n')]
+    if lines[0].startswith('\ufeff'):
+        return '; the list begins with a byte order mark: save it as UTF-8 without'
+    if any(line.endswith(dataset.img_suffix) for line in lines):
+        return f'; names are listed without the suffix, which img_suffix {dataset.img_suffix!r} adds'
+    blank = [number for number, line in enumerate(lines[:-1], 1) if not line]
+    return f'; line {blank[0]} is blank' if blank else ''
+
+
+def _warn_of_left_out(
+    dataset: Any, images: str, maps: str | None, entries: list[dict[str, Any]], findings: Findings
+) -> None:
+    """Pictures of another suffix than the config's, which mmseg does not see, and label maps without a picture."""
+    same = maps is not None and os.path.realpath(maps) == os.path.realpath(images)
+    seen = (dataset.img_suffix, dataset.seg_map_suffix) if same else (dataset.img_suffix,)
+    others = [name for name in find_images(images).paths if not name.endswith(seen)]
+    if others:
+        findings.warnings.append(
+            f'{images}: {len(others):,} pictures are not read, since their names do not end with img_suffix '
+            f'{dataset.img_suffix!r}: {shorten(others)}'
+        )
+    if maps is not None:
+        used = {os.path.normpath(entry['seg_map_path']) for entry in entries}
+        found = (name for name in find_images(maps).paths if name.endswith(dataset.seg_map_suffix))
+        if alone := [name for name in found if os.path.normpath(os.path.join(maps, name)) not in used]:
+            findings.warnings.append(
+                f'{maps}: {len(alone):,} label maps have no picture in {images}, and are not read: {shorten(alone)}'
+            )
 
 
 def _check_map(entry: dict[str, Any], image: tuple[int, int], known: _Labels, findings: Findings) -> None:

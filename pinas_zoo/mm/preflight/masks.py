@@ -1,7 +1,10 @@
 """Instance masks of COCO's format: lists of polygons, and run lengths (RLE), compressed or not."""
 
 import math
+from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ def usable_polygons(mask: list[Any]) -> list[Any]:
 
 
 def plain_masks(masks: Sequence[Any], sides: np.ndarray) -> np.ndarray:
-    """Which masks are certainly valid: one polygon of numbers from 0 on that do not exceed the image by far.
+    """Which masks are certainly valid: polygons of numbers from 0 on that do not exceed the image by far.
 
     Fast, for files with a million of them: `mask_fault` checks the others.
 
@@ -33,19 +36,34 @@ def plain_masks(masks: Sequence[Any], sides: np.ndarray) -> np.ndarray:
     """
     plain = np.zeros(len(masks), bool)
     for start in range(0, len(masks), _CHUNK):
-        polygons, places = [], []
-        for place, mask in enumerate(masks[start : start + _CHUNK], start):
-            if type(mask) is list and len(mask) == 1 and type(mask[0]) is list and len(mask[0]) >= 6:
-                polygons.append(mask[0])
-                places.append(place)
-        try:
-            # A sum refuses texts, and shows NaN, which minimum and maximum may miss.
-            sums, low, high = (np.array(list(map(f, polygons)), np.float64) for f in (sum, min, max))
-        except (TypeError, OverflowError):  # one of them has something else: mask_fault finds it
-            continue
-        even = np.array(list(map(len, polygons)), np.int64) % 2 == 0
-        plain[places] = even & (sums >= 0) & (low >= 0) & (high <= 2 * sides[places])
+        chunk = masks[start : start + _CHUNK]
+        places = np.flatnonzero([type(mask) is list and bool(mask) for mask in chunk])
+        found = [chunk[place] for place in places.tolist()]
+        polygons = list(chain.from_iterable(found))
+        if not set(map(type, polygons)) <= {list} or not all(polygons):
+            kept = [all(type(polygon) is list and polygon for polygon in mask) for mask in found]
+            places, found = places[kept], list(compress(found, kept))
+            polygons = list(chain.from_iterable(found))
+        if polygons:
+            owners = np.repeat(places, np.fromiter(map(len, found), np.int64, len(found)))
+            wrong = owners[~_plain_polygons(polygons, 2 * sides[start + owners])]
+            plain[start + places] = True
+            plain[start + wrong] = False
     return plain
+
+
+def _plain_polygons(polygons: Sequence[list[Any]], limits: np.ndarray) -> np.ndarray:
+    """Which polygons, none of them empty, have an even number of coordinates, at least six, from 0 to a limit."""
+    numbers = array('d')
+    try:
+        deque(map(numbers.fromlist, polygons), maxlen=0)  # refuses texts
+    except (TypeError, OverflowError):  # one of them has something else: mask_fault finds it
+        return np.zeros(len(polygons), bool)
+    values = np.frombuffer(numbers)
+    sizes = np.fromiter(map(len, polygons), np.int64, len(polygons))
+    starts = np.cumsum(sizes) - sizes
+    low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)  # NaN if one is NaN
+    return (sizes >= 6) & (sizes % 2 == 0) & (low >= 0) & (high <= limits)
 
 
 def mask_fault(mask: Any, height: float, width: float) -> str:

@@ -1,9 +1,11 @@
 """Checks of a COCO file's annotations: boxes, crowds and masks, and whether any object is left to learn from."""
 
 import math
+from array import array
+from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import repeat
 from operator import eq, itemgetter
 from typing import Any
 
@@ -204,13 +206,12 @@ def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
 
 def _boxes(found: list[list[Any]]) -> np.ndarray | None:
     """Boxes as an array; None if one is not four numbers."""
+    numbers = array('d')
     try:
-        sum(map(sum, found))  # texts and lists do not add to a number
-        if set(map(len, found)) - {4}:
-            return None
-        return np.fromiter(chain.from_iterable(found), np.float64, 4 * len(found)).reshape(-1, 4)
-    except (TypeError, ValueError, OverflowError):
+        deque(map(numbers.fromlist, found), maxlen=0)  # refuses texts and lists
+    except (TypeError, OverflowError):
         return None
+    return None if set(map(len, found)) - {4} else np.frombuffer(numbers).reshape(-1, 4)
 
 
 def _is_box(value: list[Any]) -> bool:
