@@ -229,10 +229,8 @@ def measure_table(
             f'got {batch}, {num_classes}, {checks}, {min_seconds}'
         )
     space, device, size = supernet.space, supernet.device, size or (supernet.space.input_size,) * 2
-    threads = torch.get_num_threads()
-    conditions = Conditions(
-        device_name, device.type, threads, torch.__version__, precision, batch, size, channels_last, num_classes, clock
-    )
+    machine = device_name, device.type, torch.get_num_threads(), torch.__version__
+    conditions = Conditions(*machine, precision, batch, size, channels_last, num_classes, clock)
     training = supernet.training
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     to_memory_format(supernet, memory_format).eval()
