@@ -163,10 +163,15 @@ def test_the_drawn_architecture_has_every_block(space) -> None:
     digits = re.findall(r'font-weight="700">(\d)</text>', figure.data)
     assert tuple(map(int, digits)) == arch
     for index, candidate in enumerate(space.candidates):
-        kernel = '' if candidate.kernel == 3 else f' k{candidate.kernel}'
-        labels = (f'r{candidate.radix} c{candidate.cardinality}', f'w{candidate.base_width}{kernel}')
-        if index in arch:
-            assert all(f'>{label}</text>' in figure.data for label in labels)
+        labels = {space.is_skip(p, index) for p, choice in enumerate(arch) if choice == index}
+        drawn = ('skip',) if labels == {True} else candidate.label() if labels else ()
+        if isinstance(candidate, Candidate):
+            kernel = '' if candidate.kernel == 3 else f' k{candidate.kernel}'
+            assert candidate.label() == (
+                f'r{candidate.radix} c{candidate.cardinality}',
+                f'w{candidate.base_width}{kernel}',
+            )
+        assert all(f'>{label}</text>' in figure.data for label in drawn)
     with pytest.raises(ValueError, match='not an architecture'):
         arch_figure(space, '0')
 

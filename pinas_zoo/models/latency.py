@@ -209,7 +209,12 @@ def measure_table(
     Args:
         supernet: The supernet; its weights do not matter.
         device_name: Name of the processor or the GPU, for the record.
-        batch, size, num_classes, precision, channels_last, clock: See `Conditions`; the size defaults to the space's.
+        batch: See `Conditions`, as the next five.
+        size: Default: the space's.
+        num_classes: See there.
+        precision: See there.
+        channels_last: See there.
+        clock: See there.
         checks: Random whole networks that are measured too, besides `FITS` for the scale; 0 for neither.
         min_seconds: Minimum time per entry.
         seed: Seed of images and networks.
