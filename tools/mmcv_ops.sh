@@ -57,7 +57,7 @@ cached_wheel() { find "$(wheel_folder "$1")" -name 'mmcv-*.whl' 2>/dev/null | he
 
 compiler_jobs() { # one job needs up to 2 GB
     local jobs by_memory
-    jobs=$(nproc)
+    jobs=$(env -u OMP_NUM_THREADS nproc)
     by_memory=$(awk '/MemAvailable/ { print int($2 / 2097152) }' /proc/meminfo)
     if [ "$by_memory" -lt "$jobs" ]; then jobs=$by_memory; fi
     printf '%s\n' "$((jobs > 0 ? jobs : 1))"

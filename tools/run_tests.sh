@@ -41,7 +41,7 @@ build_docs() (
 
 test_jobs() { # a process with the mm packages and a model takes up to 3 GB; what is available varies with the page cache
     local jobs by_memory
-    jobs=$(nproc)
+    jobs=$(env -u OMP_NUM_THREADS nproc) # nproc would return the number of threads
     by_memory=$(awk '/MemTotal/ { print int($2 / 3670016) }' /proc/meminfo)
     if [ "$by_memory" -lt "$jobs" ]; then jobs=$by_memory; fi
     printf '%s\n' "$((jobs > 8 ? 8 : jobs > 0 ? jobs : 1))"
