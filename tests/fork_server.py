@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,5 +178,21 @@ def run(words: list[str]) -> None:
         runpy.run_path(words[0], run_name='__main__')
 
 
+def end(status: Any) -> None:
+    """Ends a fork as the interpreter ends, but for the destructors of libraries: those of gloo abort now and then."""
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
+
+
 if __name__ == '__main__':
-    run(serve(sys.argv[1], sys.argv[2:]))
+    words, status = serve(sys.argv[1], sys.argv[2:]), None
+    try:
+        run(words)
+    except SystemExit as error:
+        status = error.code
+    end(status)

@@ -237,12 +237,11 @@ def test_train_and_val_share_no_item(root: Path) -> None:
 @pytest.mark.mm
 def test_mmdet_reads_coco(root: Path) -> None:
     pytest.importorskip('mmcv')
+    from mmcv.transforms import LoadImageFromFile
     from mmdet.datasets import CocoDataset
+    from mmdet.datasets.transforms import LoadAnnotations
 
-    pipeline = [
-        {'type': 'mmdet.LoadImageFromFile'},
-        {'type': 'mmdet.LoadAnnotations', 'with_bbox': True, 'with_mask': True},
-    ]
+    pipeline = [{'type': LoadImageFromFile}, {'type': LoadAnnotations, 'with_bbox': True, 'with_mask': True}]
     dataset = CocoDataset(
         data_root=str(root / 'coco'),
         ann_file='annotations/instances_train2017.json',
@@ -260,9 +259,11 @@ def test_mmdet_reads_coco(root: Path) -> None:
 @pytest.mark.mm
 def test_mmseg_reads_ade20k_and_cityscapes(root: Path) -> None:
     pytest.importorskip('mmcv')
+    from mmcv.transforms import LoadImageFromFile
     from mmseg.datasets import ADE20KDataset, BaseSegDataset, CityscapesDataset
+    from mmseg.datasets.transforms import LoadAnnotations
 
-    pipeline = [{'type': 'mmseg.LoadImageFromFile'}, {'type': 'mmseg.LoadAnnotations'}]
+    pipeline = [{'type': LoadImageFromFile}, {'type': LoadAnnotations}]  # classes: no default scope matters
     ade = ADE20KDataset(
         data_root=str(root / 'ade20k'),
         data_prefix={'img_path': 'images/training', 'seg_map_path': 'annotations/training'},

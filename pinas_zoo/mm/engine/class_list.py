@@ -35,9 +35,10 @@ def views(cfg: Config, keys: Sequence[str] = _ORDER) -> Iterator[tuple[str, dict
 
 def class_counts(cfg: Config) -> dict[str, int]:
     """Number of classes of the model in a config, by dotted key."""
-    model = cfg._cfg_dict.get('model') or {}
-    places = {'num_classes': cfg._cfg_dict, 'model.num_classes': model, 'model.method.num_classes': model.get('method')}
-    found = {key: (node or {}).get('num_classes') for key, node in places.items()}
+    model = cfg._cfg_dict.get('model')
+    method = model.get('method') if isinstance(model, dict) else None
+    places = {'num_classes': cfg._cfg_dict, 'model.num_classes': model, 'model.method.num_classes': method}
+    found = {key: node.get('num_classes') for key, node in places.items() if isinstance(node, dict)}
     return {key: count for key, count in found.items() if isinstance(count, int)}
 
 
