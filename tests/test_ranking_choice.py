@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from serial_pool import use_serial_pool
 
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.ranking import further_seeds
@@ -58,23 +58,8 @@ def test_the_table_of_choices(tmp_path: Path) -> None:
     assert "| Pi-NAS, the quickstart's supernet | 1 | " in choice_markdown(table)
 
 
-class Serial:
-    """A pool without processes."""
-
-    def __init__(self, *_: object) -> None:
-        torch.set_num_threads(1)
-
-    def __enter__(self) -> 'Serial':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    imap_unordered = staticmethod(map)
-
-
 def test_further_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(further_seeds.multiprocessing, 'get_context', lambda _: type('Context', (), {'Pool': Serial}))
+    use_serial_pool(monkeypatch, further_seeds)
     design = TransferStudy(STUDY)
     monkeypatch.setattr(further_seeds, 'DESIGNS', {'one': design})
     file, transfer = tmp_path / 'seeds.jsonl', tmp_path / 'transfer.jsonl'

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from serial_pool import use_serial_pool
 
 from pinas_zoo.files import read_lines
 from pinas_zoo.models.network import PiNASNet
@@ -80,19 +81,7 @@ def truth(count: int = 6) -> Truth:
 def test_table_continues_and_becomes_a_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths 1, 3 and 5 are the reporting half; another design is in the same file."""
 
-    class Serial:
-        def __init__(self, *_: object) -> None:
-            torch.set_num_threads(1)
-
-        def __enter__(self) -> 'Serial':
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        imap_unordered = staticmethod(map)
-
-    monkeypatch.setattr(transfer.multiprocessing, 'get_context', lambda _: type('Context', (), {'Pool': Serial}))
+    use_serial_pool(monkeypatch, transfer)
     file, kept = tmp_path / 'table.jsonl', tmp_path / 'nets'
     extend_transfer(file, STUDY, truth(), 1, sources=kept)
     first = read_lines(file)
