@@ -242,7 +242,7 @@ def test_camvid(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / 'trainannot/1.png').unlink()
     text = refused(capsys, 'camvid', '--root', str(tmp_path))
     assert f'{tmp_path}/valannot/0.png: label 12, allowed are 0 to 11' in text
-    assert f'{tmp_path}/trainannot/1.png: not a label map' in text
+    assert f'{tmp_path}/trainannot/1.png: no such file' in text
 
 
 # ---- the page's configs ----------------------------------------------------------------------------------------------
