@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _has_config(name: str) -> bool:
-    """Whether a name is a config, or one of the manifest that is no timm model."""
+    """Whether a name is a config, or one of the manifest that timm does not know."""
     from pinas_zoo.weights.manifest import entries
 
     entry = entries().get(name)

@@ -95,7 +95,7 @@ def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> It
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
-    """The number, the bytes and the value of each line of a JSON-lines file; nothing if there is no file.
+    """The number, the bytes and the value of each line of a JSON-lines file; nothing if it does not exist.
 
     A last line that a killed process left incomplete is omitted.
 
@@ -115,7 +115,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The readable records of a JSON-lines file; none if there is no file.
+    """The readable records of a JSON-lines file; none if it does not exist.
 
     Unreadable lines are skipped wherever they are: a process that was killed while it appended leaves one, and later
     processes append after it. The work of such a line is done again.

@@ -224,7 +224,7 @@ class TestMirror:
     def test_folder(self, rows, home, tmp_path, monkeypatch):
         rows(row())
         monkeypatch.setenv('PINAS_ZOO_MIRROR', str(tmp_path / 'mirror'))
-        with pytest.raises(DownloadError, match='no file'):
+        with pytest.raises(DownloadError, match='does not exist'):
             fetch('thing', QUICK)
         (tmp_path / 'mirror').mkdir()
         (tmp_path / 'mirror' / 'thing.bin').write_bytes(CONTENT)
@@ -492,7 +492,7 @@ class TestManifest:
             Entry.from_dict(row(arch='9'))
         with pytest.raises(ValueError, match="'paper' or 'us'"):
             Entry.from_dict(row(results=[dict(dataset='d', protocol='p', reported_by='them', values={})]))
-        with pytest.raises(ValueError, match="there are no weights 'x'"):
+        with pytest.raises(ValueError, match="unknown weights 'x'"):
             find_entry('x')
 
     def test_never_random(self, home, monkeypatch):
@@ -500,7 +500,7 @@ class TestManifest:
         with pytest.raises(DownloadError, match=r'PiNAS_cls.pth.tar from https://\S+ and put it there'):
             timm.create_model('pinas_a', pretrained=True)
         for name in ('pinas_b', 'pinas', 'pinas_nano'):
-            with pytest.raises(RuntimeError, match='there are no pretrained weights'):
+            with pytest.raises(RuntimeError, match='unknown pretrained weights'):
                 timm.create_model(name, pretrained=True)
 
 

@@ -104,14 +104,14 @@ def cache_folder(name: str = 'fashion-mnist') -> Path:
     """Where downloaded files, or others of that name, are kept; the folder need not exist.
 
     Raises:
-        OSError: There is no home folder, and $PINAS_CACHE_DIR is not set.
+        OSError: The home folder is unknown, and $PINAS_CACHE_DIR is not set.
     """
     if folder := os.environ.get('PINAS_CACHE_DIR'):
         return Path(folder).expanduser() / name
     try:
         return Path.home() / '.cache' / 'pinas_zoo' / name
     except RuntimeError as error:
-        raise OSError('there is no home folder; set $PINAS_CACHE_DIR') from error
+        raise OSError('the home folder is unknown: set $PINAS_CACHE_DIR to a writable folder') from error
 
 
 def read_idx(folder: Path, split: str, kind: str) -> np.ndarray:

@@ -130,7 +130,7 @@ class PiNAS(nn.Module):
         temperature: T of the logits.
         cross_path: Off: q_a meets k_a and q_b meets k_b.
         mean_teacher: Off: keys come from the student itself, without gradient.
-        negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
+        negatives: Off: every term is mean(2 - 2 q k), without a queue. It may collapse.
         single_path: Plain MoCo: one path and two views per step; `cross_path` then has no effect.
         released_init: See `Projector`.
         shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Has no

@@ -81,7 +81,7 @@ def fetch(name: str, policy: Policy | None = None, sha256: str | None = None) ->
             afterwards. None takes that of ``$PINAS_ZOO_SHA256``, if it has one for this name.
 
     Raises:
-        ValueError: There are no weights with that name, or the given hash is malformed or not the manifest's.
+        ValueError: The manifest has no weights of that name, or the given hash is malformed or not the manifest's.
         DownloadError: They could not be obtained.
     """
     entry, policy = with_pin(find_entry(name), sha256), policy or Policy()

@@ -97,7 +97,7 @@ def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSp
         space: The space.
 
     Raises:
-        FileNotFoundError: There is no such file, or nothing was saved in the folder.
+        FileNotFoundError: It does not exist, or nothing was saved in the folder.
         ValueError: The weights do not fit the space.
     """
     if Path(checkpoint).is_dir():

@@ -177,7 +177,7 @@ def check_size(path: Path, stated: Sequence[Any], size: tuple[int, int]) -> None
 
     Args:
         path: The annotation file.
-        stated: Width and height as the file has them; None or a text that is no number is not compared.
+        stated: Width and height as the file has them; None and texts that are not numbers are not compared.
         size: Those of the picture.
 
     Raises:

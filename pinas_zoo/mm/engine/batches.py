@@ -55,7 +55,7 @@ class StatelessSampler(Sampler[Draw]):
         seed: Equal on all ranks.
 
     Raises:
-        ValueError: There is no seed, or the data set is empty.
+        ValueError: The seed is missing, or the data set is empty.
     """
 
     def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = None) -> None:
@@ -189,7 +189,7 @@ class Prefetched:
     Args:
         batches: The loader's iterator.
         prepare: Moves and finishes a batch.
-        device: Target device; without CUDA there is no stream, and batches are still prefetched.
+        device: Target device; without CUDA, batches are prefetched without a stream.
     """
 
     def __init__(self, batches: Iterator[Any], prepare: Callable[[Any], Any], device: torch.device) -> None:

@@ -157,7 +157,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Restore what `random_state` returned; a CUDA state is ignored if there is no device."""
+    """Restore what `random_state` returned; a CUDA state is ignored without a CUDA device."""
     version, *keys = state['python'].tolist()
     has_gauss, gauss = state['python_gauss'].tolist()
     random.setstate((version, tuple(keys), gauss if has_gauss else None))

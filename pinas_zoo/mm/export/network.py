@@ -119,7 +119,7 @@ def open_export(
         labels: Whether a segmentor gives labels instead of logits.
 
     Raises:
-        ValueError: There is no such network, its weights do not fit, or a part of it cannot be exported.
+        ValueError: The network is unknown, its weights do not fit, or a part of it cannot be exported.
     """
     cfg, checkpoint = open_config(name, checkpoint, cfg_options)
     if type_name(cfg.model) == 'Classifier':

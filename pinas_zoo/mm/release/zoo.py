@@ -137,7 +137,7 @@ def publish_zoo(
             raise ValueError(f'{twin.training.folder} and {training.folder} would both be {publication.name}')
         publications[publication.name] = publication
     if not publications:
-        raise ValueError(f'there is no finished training in {[str(run) for run in runs]}')
+        raise ValueError(f'no finished training in {[str(run) for run in runs]}')
     out.mkdir(parents=True, exist_ok=True)
     # Beside `out`, so that a config finds its recipe in ../configs before and after the move.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
