@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pinas_zoo.methods import METHODS
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models import graphs
+from pinas_zoo.models.captured import CapturedBlock
 from pinas_zoo.models.compiling import compile_blocks
 from pinas_zoo.models.recorder import WARM_UPS
 from pinas_zoo.models.supernet import SuperNet
@@ -128,7 +129,7 @@ def test_a_capture_leaves_weights_statistics_and_gradients_alone():
     method = graphed_method()
     before = {name: value.clone() for name, value in method.student.state_dict().items()}
     segment = method.student.graphs.segment(0, 1)
-    graphs._Graph(segment, views(0)[:, 0], CpuRecorder(), dict(device_type='cpu', enabled=False))
+    CapturedBlock(segment, views(0)[:, 0], CpuRecorder(), dict(device_type='cpu', enabled=False))
     assert all(torch.equal(value, before[name]) for name, value in method.student.state_dict().items())
     assert all(p.grad is None for p in method.parameters())
 
@@ -201,6 +202,25 @@ def test_a_block_that_waits_for_its_backward_pass_runs_eagerly():
     for (name, p), q in zip(eager.named_parameters(), graphed.parameters(), strict=True):
         assert (p.grad is None) == (q.grad is None), name
         assert p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14), name
+
+
+def test_gradients_are_set_directly_unless_parameters_have_hooks():
+    graphed = graphed_method()
+    train(graphed, 1)
+    graphed.loss({'views': views(1)}, 1)['loss'].backward()
+    block = graphed.student.graphs.graphs[1, graphed.paths(1)[0][1], True]
+    own = {id(p) for p in block.segment.block.parameters()}  # the shortcut belongs to the other path as well
+    pairs = zip(block.parameters, block.gradients, strict=True)
+    assert own and all(p.grad is static for p, static in pairs if id(p) in own)
+
+    seen, methods = [], (small_method(), graphed_method())
+    for method in methods:
+        first, last = next(method.student.backbone.parameters()), method.student.projector[-1]
+        first.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.sum().item()))
+        last.bias.register_hook(lambda gradient: 2 * gradient)
+        train(method, 2)
+    assert len(seen) == 4 and seen[:2] == seen[2:]
+    assert_same_state(*methods)
 
 
 def test_a_dropped_forward_pass_does_not_keep_its_blocks_waiting():

@@ -259,7 +259,7 @@ class PiNAS(nn.Module):
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
         """Trains from captured blocks where possible, see `BlockGraphs`; `log` is called with one line at a time."""
         for encoder in filter(None, (self.student, self.teacher)):
-            encoder.graphs = BlockGraphs(encoder.backbone, encoder.projector, recorder, log)
+            encoder.graphs = BlockGraphs(encoder.backbone, encoder.projector, recorder, log, direct=True)
 
     # ---- the interface of a method --------------------------------------------------------------
 
