@@ -95,7 +95,7 @@ def _paths(folder: str) -> list[Path]:
 
     found = find_images(folder)
     if not found.paths:
-        raise ValueError(f'{folder}: no images')
+        raise ValueError(f'{folder} has no images; give a folder of pictures')
     return [Path(folder) / path for path in found.paths]
 
 

@@ -133,7 +133,7 @@ def test_coco_annotation_files(tree):
     document = json.loads(file.read_text())
     file.write_text(json.dumps({**document, 'images': document['images'][:2], 'annotations': []}))
     text = problems('coco', root)
-    assert 'names 2 images, 6 are expected' in text and 'holds no annotation' in text
+    assert 'names 2 images, 6 are expected' in text and 'contains no annotation' in text
     assert 'train2017.zip' not in text.replace('trainval2017.zip', '')
     file.write_text(json.dumps({'images': []}))
     assert 'has no annotations, categories; COCO annotation files have' in problems('coco', root)

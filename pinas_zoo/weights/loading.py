@@ -50,7 +50,9 @@ def load_backbone(
     old = {k.removeprefix(prefix): name for k, name in zip(strip_module(state), state) if k.startswith(prefix)}
     bare = {name: state[full] for name, full in old.items()}
     if not bare:
-        raise ValueError(f'{checkpoint}: no name begins with {prefix!r}; there are: {", ".join(list(state)[:5])}')
+        raise ValueError(
+            f'{checkpoint}: no name begins with {prefix!r}; the first names are {", ".join(list(state)[:5])}'
+        )
     came = metadata.get('arch') or _arch_of_shapes(bare, net)
     wanted = net.space.format(net.arch)
     if came is not None and came != wanted:

@@ -124,8 +124,8 @@ def start_batches(loader: DataLoader[Any], start: int) -> None:
             _begin_stream(source, sampler, loader, start)
     else:
         raise ValueError(
-            f'ExactIterLoop got the batch sampler {type(batches).__name__} over {type(sampler).__name__}; it can start '
-            'a StatelessSampler without batch sampler, or any batch sampler inside a SkippingBatchSampler'
+            f'ExactIterLoop got the batch sampler {type(batches).__name__} over {type(sampler).__name__}; allowed '
+            'are a StatelessSampler without a batch sampler, or any batch sampler in a SkippingBatchSampler'
         )
 
 

@@ -273,7 +273,7 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     try:
         saved = last_checkpoint(work_dir)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; --resume may name another') from None
+        raise FileNotFoundError(f'{error}; name another checkpoint with --resume FILE') from None
     return None if saved is None else str(saved)
 
 

@@ -154,7 +154,7 @@ def preprocessing_of(cfg: Config, steps: Sequence[dict[str, Any]]) -> Preprocess
             else:
                 size = dict(size=(step['scale'][1], step['scale'][0]))
         elif not type_name(step).startswith(('Load', 'Pack')):
-            raise ValueError(f'step {type_name(step)} of the test pipeline has no description in an exported file')
+            raise ValueError(f'step {type_name(step)} of the test pipeline cannot be described in an exported file')
     given = cfg.model.data_preprocessor
     swapped = given.get('bgr_to_rgb') or given.get('rgb_to_bgr')  # mm's loaders give BGR
     return Preprocessing(

@@ -129,7 +129,7 @@ def read_map(path: str) -> np.ndarray:
     if lossy:
         raise BadInputError(f'{path}: {LOSSY_MAP}')
     if labels.ndim != 2:
-        raise BadInputError(f'{path}: a label map has one value per pixel, this one {labels.shape[2]} channels')
+        raise BadInputError(f'{path}: a label map has one value per pixel, this one has {labels.shape[2]} channels')
     check_whole(path, labels)
     return labels
 

@@ -173,7 +173,7 @@ class Engine:
                 self._stop_all()
 
     def _say_waiting(self) -> None:
-        self.display.say(f'another call works in {self.context.root}: waiting for it')
+        self.display.say(f'another call is working in {self.context.root}: waiting for it')
 
     def _loop(self) -> None:
         pending = sorted(self.stages, key=self._depth, reverse=True)  # stable: else in the given order
