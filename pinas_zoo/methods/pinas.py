@@ -218,7 +218,7 @@ class PiNAS(nn.Module):
         partners = keys[::-1] if self.cross_path else keys  # the query of one path meets the other's key
         terms = [self.term(q_ND, k_ND) for q_ND, k_ND in zip(queries, partners, strict=True)]
         if self.queue is not None:
-            self.enqueue(torch.stack(keys).mean(dim=0))
+            self.enqueue(torch.stack(list(keys)).mean(dim=0))
         return {
             'loss': torch.stack([loss for loss, _ in terms]).sum(),
             'top1': torch.stack([top1 for _, top1 in terms]).mean(),
