@@ -131,7 +131,7 @@ def _dense(args: argparse.Namespace, name: str, out: str, paths: list[Path]) -> 
     apart = sum(parts[1:], parts[0])
     on = f'{len(checks)} pictures' if paths else 'noise (--images FOLDER compares on pictures)'
     if network.detects:
-        print(f'wrote {out}; {apart.objects} boxes on {on}, {apart.unmatched} without partner, smallest overlap '
+        print(f'wrote {out}; {apart.objects} boxes on {on}, {apart.unmatched} unmatched, smallest overlap '
               f'{apart.iou:.4f}, scores within {apart.value:.1e}')  # fmt: skip
     else:
         print(f'wrote {out}; largest difference from eager on {on}: {apart.value:.2e}')

@@ -168,7 +168,7 @@ def test_segmentor(files, pictures):
 @onnx
 def test_detector(files):
     out, printed = files['detector']
-    assert int(printed.split('; ')[1].split()[0]) > 20 and ' 0 without partner' in printed
+    assert int(printed.split('; ')[1].split()[0]) > 20 and ' 0 unmatched' in printed
     boxes, scores, labels, masks = run_onnx(out, torch.zeros(1, 3, 50, 60))
     assert masks.shape == (len(boxes), 50, 60) and len(scores) == len(labels) == len(boxes)
 

@@ -111,7 +111,7 @@ def cache_folder(name: str = 'fashion-mnist') -> Path:
     try:
         return Path.home() / '.cache' / 'pinas_zoo' / name
     except RuntimeError as error:
-        raise OSError('the home folder is unknown: set $PINAS_CACHE_DIR to a writable folder') from error
+        raise OSError('the home folder is unknown: set $PINAS_CACHE_DIR') from error
 
 
 def read_idx(folder: Path, split: str, kind: str) -> np.ndarray:
