@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pinas_zoo.dist import exchange, gather, on_device, rank_and_world
+from pinas_zoo.dist import exchange, gather, is_distributed, on_device, rank_and_world
 from pinas_zoo.methods.captured import CapturedContrast
 from pinas_zoo.models.distance import relative_distance
 from pinas_zoo.models.graphs import BlockGraphs
@@ -30,9 +30,6 @@ from pinas_zoo.models.supernet import Segment, SuperNet
 from pinas_zoo.space import Arch
 
 __all__ = ['InfoNCE', 'PiNAS', 'Projector']
-
-#: Whether there may be other ranks; without them nothing is gathered. A torch built without `distributed` has no such.
-_distributed: Callable[[], bool] = getattr(torch.distributed, 'is_initialized', bool)
 
 
 class Projector(nn.Sequential):
@@ -235,7 +232,7 @@ class PiNAS(nn.Module):
     def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled because of BN."""
         encoder = self.student if self.teacher is None else self.teacher
-        rank, ranks = rank_and_world() if self.shuffle_keys and _distributed() else (0, 1)
+        rank, ranks = rank_and_world() if self.shuffle_keys and is_distributed() else (0, 1)
         if ranks == 1 or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
@@ -251,7 +248,7 @@ class PiNAS(nn.Module):
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
         """Replaces the oldest keys by new ones, gathered over the ranks; any number of them."""
-        keys_ND = gather(keys_ND) if _distributed() else keys_ND
+        keys_ND = gather(keys_ND) if is_distributed() else keys_ND
         assert self.queue is not None and self.queue_ptr is not None
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]

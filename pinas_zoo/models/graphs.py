@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.dist import rank_and_world
+from pinas_zoo.dist import is_distributed
 from pinas_zoo.models.captured import CapturedBlock, Run
 from pinas_zoo.models.recorder import Recorder
 from pinas_zoo.models.supernet import Segment, SuperNet
@@ -44,7 +44,7 @@ class BlockGraphs:
         recorder: Captures the graphs; the networks of one step share it.
         log: Called with one line of text at a time.
         direct: Whether a backward pass may set `grad` of the parameters itself, which takes the host less time; then
-            `torch.autograd.grad` does not see the parameters. Without effect over several ranks.
+            `torch.autograd.grad` does not see the parameters. Without effect under torch.distributed.
 
     Shape:
         forward: (N, in_chans, H, W), an architecture -> as the head of `supernet(x, arch)`
@@ -132,7 +132,7 @@ class BlockGraphs:
 
     def _sets_gradients(self, blocks: Sequence[CapturedBlock]) -> bool:
         """Whether the backward pass of these blocks sets `grad` itself."""
-        return self.direct and rank_and_world()[1] == 1 and not any(block.needs_autograd() for block in blocks)
+        return self.direct and not is_distributed() and not any(block.needs_autograd() for block in blocks)
 
     def _capture(self, position: int, choice: int, grad: bool, x: Tensor) -> CapturedBlock | None:
         segment = self.segment(position, choice)
