@@ -110,14 +110,14 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not JSON ({error})') from None
     if not isinstance(content, dict):
-        raise ValueError(f'{path}: contains a {type(content).__name__} instead of an object')
+        raise ValueError(f'{path} contains a {type(content).__name__}, not an object')
     if missing := [key for key in keys if key not in content]:
-        raise ValueError(f'{path}: has no {", ".join(missing)}')
+        raise ValueError(f'{path} has no {", ".join(missing)}')
     return content
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
-    """The number, the bytes and the value of each line of a JSON-lines file; nothing if there is no file.
+    """The number, the bytes and the value of each line of a JSON-lines file; nothing if it does not exist.
 
     A last line that a killed process left incomplete is omitted.
 
@@ -137,7 +137,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The readable records of a JSON-lines file; none if there is no file.
+    """The readable records of a JSON-lines file; none if it does not exist.
 
     Unreadable lines are skipped wherever they are: a process that was killed while it appended leaves one, and later
     processes append after it. The work of such a line is done again.

@@ -33,5 +33,5 @@ def read_labels(path: str | Path) -> np.ndarray:
     if lossy:
         raise BrokenImageError(f'{path}: {LOSSY_MAP}')
     if labels.ndim != 2:
-        raise BrokenImageError(f'{path}: a label map has one value per pixel, this one {labels.shape[2]} channels')
+        raise BrokenImageError(f'{path}: a label map has one value per pixel, this one has {labels.shape[2]} channels')
     return labels

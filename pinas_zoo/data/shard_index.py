@@ -101,7 +101,7 @@ def index_shards(
         broken_limit: Largest tolerated share of incomplete samples, and of shards that end too early.
 
     Raises:
-        ValueError: A shard is missing or is not a tar file, there is no sample, or too many are broken.
+        ValueError: A shard is missing or is not a tar file, all are empty, or too many samples are broken.
     """
     stats = _stats(shards)
     settings = json.dumps([FORMAT, image, label, sorted(suffixes()) if image is None else None])

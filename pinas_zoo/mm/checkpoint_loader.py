@@ -43,7 +43,7 @@ def load_from_local(filename: str | Path, map_location: Any = 'cpu', mmap: bool 
     path = Path(filename).expanduser()
     with _bad_files_as_line():
         if not path.is_file():
-            raise ValueError(f'there is no checkpoint {path}')
+            raise ValueError(f'checkpoint {path} does not exist')
         content = read_archive(path, map_location, mmap)
         if not isinstance(content, dict):
             raise ValueError(f'{path} contains a {type(content).__name__}; a checkpoint is a dict')

@@ -44,7 +44,9 @@ class LoadAnnotations(_LoadAnnotations):
         if labels.shape != (height, width) and labels.size == height * width:
             labels = labels.reshape(height, width)  # squeeze() took a side of one pixel
         if labels.ndim != 2:
-            raise BadInputError(f'{path}: a label map has one value per pixel, this one {labels.shape[-1]} channels')
+            raise BadInputError(
+                f'{path}: a label map has one value per pixel, this one has {labels.shape[-1]} channels'
+            )
         if labels.shape != (height, width):
             found = f'{labels.shape[1]}x{labels.shape[0]}'
             raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')

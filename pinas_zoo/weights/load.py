@@ -123,12 +123,12 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
         tensors: False reads only the metadata, if the format allows it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: It does not exist.
         ValueError: The file is damaged, needs code (the message names the global), or contains no tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'there is no weight file {path}')
+        raise FileNotFoundError(f'the weight file {path} does not exist')
     if path.suffix == '.safetensors':
         try:
             with safe_open(path, framework='pt') as file:

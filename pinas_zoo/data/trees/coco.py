@@ -40,7 +40,7 @@ class CocoTree(Tree):
             if len(named) != images.count:
                 lines.append(Problem(f'{name}: names {len(named):,} images, {images.count:,} are expected', archive))
             if not document['annotations']:
-                lines.append(Problem(f'{name}: holds no annotation', archive))
+                lines.append(Problem(f'{name}: contains no annotation', archive))
             if missing := sorted(set(named) - set(found[images])) if found[images] else []:
                 line = f'{images.folder}: {len(missing):,} images of {name} are missing: {shorten(missing)}'
                 lines.append(Problem(line, images.download))

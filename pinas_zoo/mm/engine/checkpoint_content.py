@@ -157,7 +157,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Restore what `random_state` returned; a CUDA state is ignored if there is no device."""
+    """Restore what `random_state` returned; a CUDA state is ignored without a CUDA device."""
     version, *keys = state['python'].tolist()
     has_gauss, gauss = state['python_gauss'].tolist()
     random.setstate((version, tuple(keys), gauss if has_gauss else None))
@@ -273,7 +273,7 @@ def find_checkpoint(work_dir: str | Path, resume: str) -> str | None:
     try:
         saved = last_checkpoint(work_dir)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; --resume may name another') from None
+        raise FileNotFoundError(f'{error}; name another checkpoint with --resume FILE') from None
     return None if saved is None else str(saved)
 
 

@@ -84,7 +84,9 @@ def _names(cfg: Config, splits: Sequence[str]) -> Sequence[str]:
     roots = loaders[:1] or [cfg[key]['view'] for key in ('evaluation', 'calibration') if cfg.get(key)]
     found = {tuple(_names_of(leaf)): leaf for root in roots for leaf in _leaves(root)}
     if len(found) > 1:
-        raise BadInputError(f'classes={FROM_DATA!r}: the data sets differ in them: {" and ".join(map(str, found))}')
+        raise BadInputError(
+            f'classes={FROM_DATA!r}: the data sets have different classes: {" and ".join(map(str, found))}'
+        )
     if not found:
         raise BadInputError(f'classes={FROM_DATA!r}: the config has no data set that defines them')
     return next(iter(found))

@@ -127,7 +127,7 @@ def use_amp(cfg: Config) -> None:
     mmdet's and mmseg's models keep float16 on a GPU: mmcv's compiled operators have no bfloat16 form.
 
     Raises:
-        ValueError: The config uses a wrapper for which there is no mixed-precision form.
+        ValueError: The config uses a wrapper that has no mixed-precision form.
     """
     allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     for node in _wrappers(cfg):

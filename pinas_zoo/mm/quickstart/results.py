@@ -96,7 +96,7 @@ def publish(root: Path) -> Path:
         root: Folder with the training `retrain`.
 
     Raises:
-        FileNotFoundError: There is no finished training.
+        FileNotFoundError: The training is not finished.
         ValueError: Its checkpoint contains no network of a known space.
     """
     checkpoint = find_checkpoint(root / 'retrain', 'auto')
