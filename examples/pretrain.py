@@ -33,7 +33,9 @@ def pretrain(args: argparse.Namespace) -> SuperNet:
         views, args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers, pin_memory=device.type == 'cuda'
     )
     if len(loader) == 0:
-        raise SystemExit(f'{args.images}: {len(views)} images are fewer than one batch of {args.batch_size}')
+        raise SystemExit(
+            f'{args.images}: {len(views)} images are fewer than one batch of {args.batch_size}: lower --batch-size'
+        )
 
     supernet = SuperNet(args.space)
     method = PiNAS(supernet, queue_length=args.queue, momentum=args.momentum, seed=args.seed).to(device).train()

@@ -165,7 +165,10 @@ def run(args: argparse.Namespace) -> int:
     if unknown := [part for part in parts if part not in PARTS]:
         raise UsageError(f'--only got {unknown}, allowed: {", ".join(PARTS)}')
     if args.threads < 1 or args.rounds < 1 or args.warmups < 0:
-        raise UsageError('allowed: --threads and --rounds of at least 1, --warmups of at least 0')
+        raise UsageError(
+            f'--threads and --rounds must be at least 1 and --warmups at least 0, got {args.threads}, {args.rounds} '
+            f'and {args.warmups}'
+        )
     if args.task:
         run_task(args)
         return 0

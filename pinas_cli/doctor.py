@@ -83,22 +83,20 @@ def _torch() -> Iterator[Row]:
     query = ('--query-gpu=name,memory.total,driver_version', '--format=csv,noheader')
     cards = _output('nvidia-smi', *query).splitlines()
     for number, card in enumerate(cards):
-        yield Row(part, f'card {number}', 'ok', card)
+        yield Row(part, f'GPU {number}', 'ok', card)
     if not find_spec('torch'):
         return
     import torch
 
     build = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     if torch.cuda.is_available():
-        yield Row(part, 'torch', 'ok', f'{torch.__version__} ({build}) uses {torch.cuda.device_count()} of them')
+        yield Row(part, 'torch', 'ok', f'{torch.__version__} ({build}) uses {torch.cuda.device_count()} GPU(s)')
     elif cards:
         fix = 'bash tools/setup_env.sh in a new environment, without --cpu'
         fix = 'install a newer driver' if torch.version.cuda else fix
-        yield Row(part, 'torch', 'wrong', f'{torch.__version__} ({build}) cannot use the cards', fix)
+        yield Row(part, 'torch', 'wrong', f'{torch.__version__} ({build}) cannot use the GPU', fix)
     else:
-        yield Row(
-            part, 'torch', 'ok', f'{torch.__version__} ({build}); no card found, everything runs on the processor'
-        )
+        yield Row(part, 'torch', 'ok', f'{torch.__version__} ({build}); no GPU found, everything runs on the CPU')
 
 
 # ---- packages --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `pinas download`."""
     parser.add_argument('names', nargs='*', metavar='NAME', help='weights by name')
     parser.add_argument('--list', action='store_true', help='list all weights')
-    parser.add_argument('--sha256', metavar='HEX', help='hash that the downloaded file of the one NAME must have')
+    parser.add_argument('--sha256', metavar='HEX', help='hash that the file must have; needs exactly one NAME')
     parser.add_argument('--all', action='store_true', help='download everything')
 
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(rows)
         if values['ok']:
-            print('\nEverything that the project needs is there.')
+            print('\nEverything that the project needs is installed.')
         else:
             print('\nLines with !! are missing or too old; in a clone, `bash tools/setup_env.sh` installs everything.')
     return 0 if values['ok'] else 1

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _has_config(name: str) -> bool:
-    """Whether a name is a config, or one of the manifest that is no timm model."""
+    """Whether a name is a config, or one of the manifest that timm does not know."""
     from pinas_zoo.weights.manifest import entries
 
     entry = entries().get(name)
@@ -95,7 +95,7 @@ def _paths(folder: str) -> list[Path]:
 
     found = find_images(folder)
     if not found.paths:
-        raise ValueError(f'{folder}: no images')
+        raise ValueError(f'{folder} has no images; give a folder of pictures')
     return [Path(folder) / path for path in found.paths]
 
 
@@ -131,7 +131,7 @@ def _dense(args: argparse.Namespace, name: str, out: str, paths: list[Path]) -> 
     apart = sum(parts[1:], parts[0])
     on = f'{len(checks)} pictures' if paths else 'noise (--images FOLDER compares on pictures)'
     if network.detects:
-        print(f'wrote {out}; {apart.objects} boxes on {on}, {apart.unmatched} without partner, smallest overlap '
+        print(f'wrote {out}; {apart.objects} boxes on {on}, {apart.unmatched} unmatched, smallest overlap '
               f'{apart.iou:.4f}, scores within {apart.value:.1e}')  # fmt: skip
     else:
         print(f'wrote {out}; largest difference from eager on {on}: {apart.value:.2e}')

@@ -75,7 +75,7 @@ def _add_scenes_parser(commands: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument('--size', type=int, default=128, help='height of a scene in px (default: %(default)s)')
     parser.add_argument('--train', type=int, default=2000, help='training scenes per format (default: %(default)s)')
     parser.add_argument('--val', type=int, default=400, help='validation scenes per format (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of all that is drawn (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all random draws (default: %(default)s)')
     parser.add_argument(
         '--formats', nargs='+', choices=FORMATS, default=list(FORMATS), help='sets to make (default: all)'
     )
@@ -204,7 +204,7 @@ def _add_import_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPa
         parser.add_argument('--out', help='folder for train.json, val.json, ... (default: ROOT/annotations)')
         parser.add_argument('--classes', nargs='+', help='names in the order of their ids (default: sorted)')
         parser.add_argument(
-            '--val', type=float, default=0.1, help='share held out where no split is given (%(default)s)'
+            '--val', type=float, default=0.1, help='share that is held out if no split is given (default: %(default)s)'
         )
         parser.set_defaults(run_part=run_import, prog=parser.prog, origin=origin)
     text = 'check CamVid in the layout of SegNet (train, trainannot, val, valannot)' + _CAMVID

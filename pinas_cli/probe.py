@@ -61,7 +61,7 @@ def _sources(args: argparse.Namespace) -> list[dict[str, Any]]:
             raise UsageError('give --data, or both --train and --test')
         specs = [overrides(args.train), overrides(args.test)]
     elif args.train is not None or args.test is not None:
-        raise UsageError('give either --data or --train and --test')
+        raise UsageError('give either --data, or --train and --test')
     elif args.data in NAMED:
         specs = [{'kind': args.data, 'split': split} for split in ('train', 'test')]
     else:

@@ -82,7 +82,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument('--workers', type=int, default=1, help='supernets at a time; default 1')
     parser.add_argument('--threads', type=int, default=1, help='threads of each; default 1')
     parser.add_argument(
-        '--keep', type=Path, metavar='FOLDER', help='keep trained supernets there until they are scored'
+        '--keep', type=Path, metavar='FOLDER', help='folder that keeps trained supernets until they are scored'
     )
     add_device(parser)
     parser.set_defaults(run_part=run_supernets, prog=parser.prog)

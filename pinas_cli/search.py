@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--shard',
         type=_shard,
         metavar='I/N',
-        help='be job I of N, from 0, that share this search and its work dir (docs/cluster.md)',
+        help='run as job I of N, from 0; they share this search and its work dir (docs/cluster.md)',
     )
     add_run_options(parser, 'what the search writes', "the config's, else 0")
 

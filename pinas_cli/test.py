@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         single = 'model' in read_config(path)
     if not single:
         if args.out or args.show_dir or args.tta or args.amp:
-            raise UsageError('a path of a supernet has no --out, --show-dir, --tta or --amp')
+            raise UsageError('--out, --show-dir, --tta and --amp do not apply to a path of a supernet')
         with errors_as_line(BadInputError):
             score_path(path, args.checkpoint, run_options(args))
         return 0

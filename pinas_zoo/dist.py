@@ -1,7 +1,7 @@
 """Rank, number of ranks and gathering, with or without torch.distributed; cores; asynchronous copies to the device."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,9 +10,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-__all__ = ['average', 'cores', 'exchange', 'gather', 'gather_objects', 'on_device', 'own_share', 'rank_and_world']
+__all__ = [
+    'average',
+    'cores',
+    'exchange',
+    'gather',
+    'gather_objects',
+    'is_distributed',
+    'on_device',
+    'own_share',
+    'rank_and_world',
+]
 
 Item = TypeVar('Item')
+
+#: Whether torch.distributed is initialised, also where torch was built without it; for hot paths.
+is_distributed: Callable[[], bool] = getattr(dist, 'is_initialized', bool)
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -18,6 +18,7 @@ __all__ = [
     'file_lock',
     'file_sha256',
     'numbered_lines',
+    'read_json',
     'read_lines',
     'sync_folder',
     'write_atomic',
@@ -94,8 +95,29 @@ def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> It
         yield handle
 
 
+def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: The file.
+        keys: Keys that it must have.
+
+    Raises:
+        ValueError: It is not JSON or not an object, or lacks a key; the message names the file.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not JSON ({error})') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} contains a {type(content).__name__}, not an object')
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f'{path} has no {", ".join(missing)}')
+    return content
+
+
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
-    """The number, the bytes and the value of each line of a JSON-lines file; nothing if there is no file.
+    """The number, the bytes and the value of each line of a JSON-lines file; nothing if it does not exist.
 
     A last line that a killed process left incomplete is omitted.
 
@@ -115,7 +137,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The readable records of a JSON-lines file; none if there is no file.
+    """The readable records of a JSON-lines file; none if it does not exist.
 
     Unreadable lines are skipped wherever they are: a process that was killed while it appended leaves one, and later
     processes append after it. The work of such a line is done again.

@@ -188,7 +188,7 @@ class TestCurves:
         with pytest.raises(ValueError, match='is not a log: neither'):
             read_run(tmp_path)
         (tmp_path / 'scalars.json').write_text('')
-        with pytest.raises(ValueError, match='there is no number in'):
+        with pytest.raises(ValueError, match='no number in'):
             read_run(tmp_path)
 
     def test_keys(self, tmp_path):

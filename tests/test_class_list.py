@@ -109,10 +109,10 @@ def test_a_training_keeps_its_classes_through_every_stage(tmp_path: Path) -> Non
     assert json.loads(extra['classes.json']) == list(COLOURS)
 
     (root / 'val/red').rename(root / 'val/crimson')
-    with pytest.raises(BadInputError, match=r'\(crimson\) is none of the 3 classes \(blue, green, red\)'):
+    with pytest.raises(BadInputError, match=r'\(crimson\) that are not among the 3 classes \(blue, green, red\)'):
         test(tmp_path / 'config.py', checkpoint, Options(work_dir=str(tmp_path / 'test')))
     (root / 'train/red').rename(root / 'train/crimson')
-    with pytest.raises(BadInputError, match=r'\(crimson\) is none of the 3 classes'):
+    with pytest.raises(BadInputError, match=r'\(crimson\) that are not among the 3 classes'):
         train(tmp_path / 'config.py', Options(work_dir=str(tmp_path / 'run'), resume='auto'))
 
 
@@ -161,7 +161,7 @@ def test_several_problems_at_once(tmp_path: Path) -> None:
     errors, _ = problems(config(root, num_classes=3), tmp_path)
     assert errors[0] == '2 problems with the data:'
     assert errors[1].endswith('has no images; left out: 1 .txt files')
-    assert '1 of 19 images are beside class folders and have no class' in errors[2] and 'cover.png' in errors[2]
+    assert '1 of 19 images are outside the class folders and have no class' in errors[2] and 'cover.png' in errors[2]
 
 
 @pytest.mark.parametrize('count', [2, 1000])

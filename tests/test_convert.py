@@ -147,7 +147,7 @@ class TestRefusal:
         for path, says in (
             (foreign, 'not a known released'),
             (incomplete, 'was refused'),
-            (tmp_path / 'no', 'no weight'),
+            (tmp_path / 'no', 'does not exist'),
         ):
             assert main([str(path), str(tmp_path / 'x.safetensors')]) == 1
             assert says in capsys.readouterr().err and not (tmp_path / 'x.safetensors').exists()

@@ -168,7 +168,7 @@ def test_segmentor(files, pictures):
 @onnx
 def test_detector(files):
     out, printed = files['detector']
-    assert int(printed.split('; ')[1].split()[0]) > 20 and ' 0 without partner' in printed
+    assert int(printed.split('; ')[1].split()[0]) > 20 and ' 0 unmatched' in printed
     boxes, scores, labels, masks = run_onnx(out, torch.zeros(1, 3, 50, 60))
     assert masks.shape == (len(boxes), 50, 60) and len(scores) == len(labels) == len(boxes)
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_exported():
 
     with pytest.raises(ValueError, match='model YOLOX cannot be exported; known are RetinaNet'):
         detector(YOLOX())
-    with pytest.raises(ValueError, match='step Albu of the test pipeline has no description'):
+    with pytest.raises(ValueError, match='step Albu of the test pipeline cannot be described'):
         preprocessing_of(Config(dict(model=dict(data_preprocessor={}))), [dict(type='Albu')])
     with pytest.raises(ValueError, match='is a classifier'):
         open_export(
@@ -264,7 +264,7 @@ class TestUsage:
 
     def test_no_images(self, tmp_path, capsys):
         assert pinas(['export', 'pinas_nano', str(tmp_path / 'a.onnx'), '--int8', '--images', str(tmp_path)]) == 1
-        assert 'no images' in capsys.readouterr().err
+        assert 'has no images' in capsys.readouterr().err
 
 
 # ---- int8 and the runner ---------------------------------------------------------------------------------------------

@@ -130,12 +130,12 @@ def test_digits_where_everything_failed(toys: dict[str, bytes], tmp_path: Path, 
     assert (info.name, info.folder, info.classes) == ('digits', None, tuple('0123456789'))
     assert info.sizes == {'train': 1437, 'test': 360} and info.environment == {'PINAS_FASHION_MNIST': 'digits'}
     fetching, line = capsys.readouterr().out.splitlines()
-    assert 'is fetched (31 MB) into' in fetching
+    assert 'downloading Fashion-MNIST (31 MB) into' in fetching
     assert line.startswith("Fashion-MNIST could not be obtained, scikit-learn's digits replace it. Tried: ")
     for reason in (
         f'{tmp_path}/own: no t10k-labels-idx1-ubyte.gz; ',
-        f'{tmp_path}/debian: not there; ',
-        f'{tmp_path}/cache/fashion-mnist: not there; ',
+        f'{tmp_path}/debian: none of the files; ',
+        f'{tmp_path}/cache/fashion-mnist: none of the files; ',
         'package dataset-fashion-mnist: no apt-get on this machine',
     ):
         assert reason in line
@@ -213,7 +213,7 @@ def test_a_mirror_fills_the_cache(server: FaultyServer, tmp_path: Path) -> None:
         ('dies', 'the connection ended after'),
         ('corrupted', 'train-images-idx3-ubyte.gz cannot be read: Not a gzipped file'),
         ('truncated', 'train-images-idx3-ubyte.gz cannot be read: '),
-        ('stalls', 'given up after 0.5 s without progress'),
+        ('stalls', 'gave up after 0.5 s without progress'),
     ],
 )
 def test_a_bad_mirror(
@@ -385,7 +385,7 @@ def test_an_apt_that_hangs_is_ended(apt: Apt, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(fashion_mnist, 'APT_PATIENCE', 1.0)
     apt.set('slow')
     info = resolve_fashion_mnist()
-    assert info.problems[-1] == 'package dataset-fashion-mnist: given up after 1 s without progress'
+    assert info.problems[-1] == 'package dataset-fashion-mnist: gave up after 1 s without progress'
     for number in (apt.folder / 'processes').read_text().split():
         status = Path('/proc', number, 'stat')
         assert not status.exists() or status.read_text().rsplit(')', 1)[1].split()[0] == 'Z'

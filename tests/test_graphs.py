@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pinas_zoo.methods import METHODS
 from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models import graphs
+from pinas_zoo.models.captured import CapturedBlock
 from pinas_zoo.models.compiling import compile_blocks
 from pinas_zoo.models.recorder import WARM_UPS
 from pinas_zoo.models.supernet import SuperNet
@@ -102,6 +103,9 @@ def test_steps_equal_eager_ones_bit_for_bit(switches, accumulate):
     assert_same_state(eager, graphed)
     student = graphed.student.graphs
     assert student.replayed and not student.eager
+    assert (graphed.captured.first is not None) == (
+        graphed.queue is not None
+    )  # without a queue the loss is not captured
     assert set(graphed.state_dict()) == set(eager.state_dict())
 
 
@@ -128,7 +132,7 @@ def test_a_capture_leaves_weights_statistics_and_gradients_alone():
     method = graphed_method()
     before = {name: value.clone() for name, value in method.student.state_dict().items()}
     segment = method.student.graphs.segment(0, 1)
-    graphs._Graph(segment, views(0)[:, 0], CpuRecorder(), dict(device_type='cpu', enabled=False))
+    CapturedBlock(segment, views(0)[:, 0], CpuRecorder(), dict(device_type='cpu', enabled=False))
     assert all(torch.equal(value, before[name]) for name, value in method.student.state_dict().items())
     assert all(p.grad is None for p in method.parameters())
 
@@ -139,7 +143,7 @@ def test_blocks_are_captured_once_and_counted():
     train(method, 12)
     recorded = recorder.recorded
     places = sum(len(SMALL.choices(p)) for p in range(SMALL.num_positions))
-    assert recorded == 3 * places  # forward and backward of the student, forward of the teacher
+    assert recorded == 3 * places + 1  # forward and backward of the student, forward of the teacher; the loss
     train(method, 3, start=12)
     assert recorder.recorded == recorded
     assert sum(f'all {places} blocks captured' in line for line in lines) == 2
@@ -201,6 +205,27 @@ def test_a_block_that_waits_for_its_backward_pass_runs_eagerly():
     for (name, p), q in zip(eager.named_parameters(), graphed.parameters(), strict=True):
         assert (p.grad is None) == (q.grad is None), name
         assert p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14), name
+
+
+@pytest.mark.parametrize('distributed', [False, True])
+def test_gradients_are_set_directly_unless_parameters_have_hooks(distributed, monkeypatch):
+    monkeypatch.setattr(graphs, 'is_distributed', lambda: distributed)  # DDP's hooks are not visible in Python
+    graphed = graphed_method()
+    train(graphed, 1)
+    graphed.loss({'views': views(1)}, 1)['loss'].backward()
+    block = graphed.student.graphs.graphs[1, graphed.paths(1)[0][1], True]
+    own = {id(p) for p in block.segment.block.parameters()}  # the shortcut belongs to the other path as well
+    pairs = zip(block.parameters, block.gradients, strict=True)
+    assert own and {p.grad is static for p, static in pairs if id(p) in own} == {not distributed}
+
+    seen, methods = [], (small_method(), graphed_method())
+    for method in methods:
+        first, last = next(method.student.backbone.parameters()), method.student.projector[-1]
+        first.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.sum().item()))
+        last.bias.register_hook(lambda gradient: 2 * gradient)
+        train(method, 2)
+    assert len(seen) == 4 and seen[:2] == seen[2:]
+    assert_same_state(*methods)
 
 
 def test_a_dropped_forward_pass_does_not_keep_its_blocks_waiting():
@@ -305,5 +330,6 @@ def test_a_block_with_a_backward_pass_shares_memory_with_no_other():
     recorder = CpuRecorder()
     train(graphed_method(recorder=recorder), 4)
     assert len(recorder.pools) > 4
-    assert all([name for name, _ in pool] == ['forward', 'backward'] for pool in recorder.pools)
+    names = [[name for name, _ in pool] for pool in recorder.pools]
+    assert names.count(['work']) == 1 and names.count(['forward', 'backward']) == len(names) - 1  # one is the loss
     assert {name for name, _ in recorder.shared} == {'forward'}

@@ -171,7 +171,7 @@ def test_labels_follow_a_class_list_by_name(tmp_path: Path) -> None:
     assert 'no image in (green)' in FolderSource(tmp_path).notes[0]
     source = FolderSource(tmp_path, ('blue', 'green', 'red'))
     assert source.labels.tolist() == [0, 2] and source.classes == ('blue', 'green', 'red')
-    with pytest.raises(ValueError, match=r'\(red\) is none of the 2 classes \(blue, green\)'):
+    with pytest.raises(ValueError, match=r'\(red\) that are not among the 2 classes \(blue, green\)'):
         FolderSource(tmp_path, ('blue', 'green'))
 
 

@@ -267,13 +267,13 @@ def test_a_name_of_the_manifest_opens_its_config_and_weights(weights, folder, tm
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--model', 'yolo'], "no model is called 'yolo'; there are: "),
+        (['--model', 'yolo'], "unknown model 'yolo'; known: "),
         (['--model', DETECTION], 'give its weights with --checkpoint'),
         (
             ['--model', 'configs/quickstart/pinas-nano-tree_128_fmnist.py', '--checkpoint', 'x'],
             'is not a single network but a supernet',
         ),
-        (['--model', 'pinas_nano'], 'no pretrained weights pinas_nano.untrained'),
+        (['--model', 'pinas_nano'], 'unknown pretrained weights pinas_nano.untrained'),
         (['--model', 'pinas_nano', '--cfg-options', 'model.x=1'], 'a timm model, it has no config'),
         (['--model', 'pinas_nano', '--topk', '0'], 'topk at least 1'),
     ],
@@ -405,7 +405,7 @@ def test_nothing_to_read_is_said(name, folder, tmp_path):
     from pinas_zoo.mm.inference.predictors import Predictor
 
     (tmp_path / 'bare').mkdir()
-    with pytest.raises(ValueError, match=f'{name} (does not exist|holds no image|has no images)'):
+    with pytest.raises(ValueError, match=f'{name} (does not exist|contains no image|has no images)'):
         infer(tmp_path / name, Predictor(lambda images: [], NAMES), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
@@ -459,7 +459,7 @@ def test_a_video_that_does_not_decode_is_an_error(weights, tmp_path, capsys):
     film.write_bytes(film.read_bytes()[:200])
     options = ('--checkpoint', weights[DETECTION], '--out', tmp_path / 'out')
     assert run_tool(film, '--model', ROOT / DETECTION, *options) == 1
-    assert f'{film} does not decode as a video' in capsys.readouterr().err
+    assert f'{film} cannot be decoded as a video' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 
@@ -510,4 +510,4 @@ def test_an_image_that_the_network_does_not_take_is_named_and_the_others_stay(tm
     outcome = infer(tmp_path / 'in', Predictor(run, ['thing']), tmp_path / 'out', batch_size=4, progress=False)
     assert [record['image'] for record in lines(tmp_path / 'out')] == ['a.png', 'c.png'] and outcome.written == 2
     assert sorted(outcome.failed) == ['b.png', 'd.png']
-    assert outcome.failed['d.png'].startswith('the network does not take its 9x1 px (OpenCV')
+    assert outcome.failed['d.png'].startswith('the network cannot process its 9x1 px (OpenCV')

@@ -182,7 +182,7 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
     file = tmp_path / 'masks/002.png'  # not among the eight that are opened first
     bad = {
         'the label map is 8x16 px, its image 16x16 px': np.zeros((16, 8), np.uint8),
-        'a label map has one value per pixel, this one 3 channels': np.zeros((16, 16, 3), np.uint8),
+        'a label map has one value per pixel, this one has 3 channels': np.zeros((16, 16, 3), np.uint8),
         'label value 256, but mmseg reads 8 bits': np.full((16, 16), 256, np.uint16),
         'label value 9, allowed are 0 to 2 (3 classes) and, ignored, 255': np.full((16, 16), 9, np.uint8),
         'label value 1.5, labels must be integers': np.full((16, 16), 1.5, np.float32),
@@ -198,7 +198,8 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
 
 def test_jpeg_maps_are_refused_whatever_their_name(tmp_path: Path):
     """Their labels are approximate: a run on them would give a plausible number."""
-    from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, BadInputError
+    from pinas_zoo.data.labels import LOSSY_MAP
+    from pinas_zoo.mm.preflight.findings import BadInputError
 
     write_maps(tmp_path, (0, 1, 2))
     for number in (2, 3):  # the first is not among the eight that are opened first
@@ -281,7 +282,7 @@ def test_channels_and_size_of_every_image_are_compared():
 
     results = {'img': np.zeros((4, 6, 3)), 'img_path': 'a.jpg', 'height': 4, 'width': 6}
     assert CheckImage(3)(dict(results)) == results or True
-    with pytest.raises(BadInputError, match=r'a.jpg: is 6x4 px, its annotation says 4x6: its boxes and masks are not'):
+    with pytest.raises(BadInputError, match=r'a.jpg: is 6x4 px, its annotation says 4x6: its boxes and masks do not'):
         CheckImage(3)(results | {'height': 6, 'width': 4})
     with pytest.raises(BadInputError, match=r'a.jpg: has 4 channel\(s\), the model expects 3'):
         CheckImage(3)(results | {'img': np.zeros((4, 6, 4))})

@@ -137,7 +137,7 @@ def test_timm(pictures, form):
 
 
 def test_timm_faults(pictures, tmp_path):
-    with pytest.raises(ValueError, match='tfds/ is not read'):
+    with pytest.raises(ValueError, match='tfds/ is not supported'):
         open_source(dict(kind='timm', name='tfds/x', root=str(pictures)))
     with pytest.raises(ValueError, match='num_samples=3 is for streams'):
         open_source(dict(kind='timm', root=str(pictures / 'folder'), num_samples=3))

@@ -41,7 +41,9 @@ def test_front(cost: str, expected: list[str]) -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="cost 'flops' is unknown, allowed: macs, params, latency"):
         front_of({}, RECORDS, 'flops')
-    with pytest.raises(ValueError, match='has no latency of its 1 evaluations; search with limits.latency_table'):
+    with pytest.raises(
+        ValueError, match='none of the 1 evaluations of the log states its latency; search with limits.latency_table'
+    ):
         front_of({}, [SearchRecord(0, '00', 1.0, macs=3.0)], 'latency')
 
 

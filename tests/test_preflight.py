@@ -91,7 +91,7 @@ def test_wrong_layout(folder: str, part: str, case):
     cfg, root = case(folder)
     (root / part).rename(root / 'pictures')
     error = the_error(cfg, 'train')
-    assert error.startswith(f'{root / part}') and f': not there; {root} contains' in error and 'pictures' in error
+    assert error.startswith(f'{root / part}') and f': does not exist; {root} contains' in error and 'pictures' in error
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ def test_annotation_file_without_images(case):
 def test_empty_annotation(case):
     cfg, root = case('coco')
     change(root / TRAIN_FILE, lambda document: document.update(annotations=[]))
-    assert the_error(cfg) == f'{root}/{TRAIN_FILE}: holds no annotation (0 for 4 images)'
+    assert the_error(cfg) == f'{root}/{TRAIN_FILE}: contains no annotation (0 for 4 images)'
     change(root / TRAIN_FILE, lambda document: document.pop('annotations'))
-    assert the_error(cfg) == f'{root}/{TRAIN_FILE}: holds no annotation (0 for 4 images)'
+    assert the_error(cfg) == f'{root}/{TRAIN_FILE}: contains no annotation (0 for 4 images)'
     (root / TRAIN_FILE).write_bytes(b'')
     assert the_error(cfg).startswith(f'{root}/{TRAIN_FILE}: not JSON (Expecting value')
 
@@ -211,7 +211,7 @@ def test_images_without_boxes_are_legal_and_a_test_set_without_boxes_too(case):
     assert found(cfg) == ([], [])
     change(root / VAL_FILE, lambda document: document.pop('annotations'))
     cfg.test_evaluator.format_only = True
-    assert found(cfg, 'test') == ([], []) and 'holds no annotation' in the_error(cfg, 'val')
+    assert found(cfg, 'test') == ([], []) and 'contains no annotation' in the_error(cfg, 'val')
 
 
 BOXES = [
@@ -319,7 +319,7 @@ def test_nothing_left_by_the_filter(case):
 def test_size_that_the_file_tells_wrong(case):
     cfg, root = case('coco')
     change(root / TRAIN_FILE, lambda document: document['images'][0].update(height=200))
-    assert f'is 96x96 px, {root}/{TRAIN_FILE} says 96x200: its boxes and masks are not of' in the_error(cfg)
+    assert f'is 96x96 px, {root}/{TRAIN_FILE} says 96x200: its boxes and masks do not belong to' in the_error(cfg)
 
 
 def test_evaluator_of_another_set(case, tmp_path: Path):
@@ -378,7 +378,7 @@ def test_label_value(folder: str, value: int, text: str, case):
     Image.fromarray(np.full((96, 96), value, np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: {text}'
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(file)
-    assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one 3 channels'
+    assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one has 3 channels'
     Image.fromarray(np.zeros((48, 96), np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: the label map is 96x48 px, its image 96x96 px'
     file.write_bytes(b'no picture')
@@ -508,8 +508,8 @@ def test_the_tool_stops_before_it_builds_anything(case, tmp_path: Path):
         launch(cfg, tmp_path / 'run')
     first, *lines = str(caught.value).splitlines()
     assert first == '2 problems with the data:' and len(lines) == 2
-    assert lines[0].startswith(f'{root}/{TRAIN_FILE}: not there') and lines[1].startswith(
-        f'{root}/{VAL_FILE}: holds no'
+    assert lines[0].startswith(f'{root}/{TRAIN_FILE}: does not exist') and lines[1].startswith(
+        f'{root}/{VAL_FILE}: contains no'
     )
     assert not list((tmp_path / 'run').iterdir())
 

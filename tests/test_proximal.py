@@ -246,11 +246,11 @@ def test_a_continued_run_is_the_same(kind: type[ProximalGradient]) -> None:
     ('settings', 'says'),
     [
         (dict(lr=0), 'lr > 0'),
-        (dict(momentum=1.0), 'momentum in 0..1'),
+        (dict(momentum=1.0), '0 <= momentum < 1'),
         (dict(l1=-1.0), 'l1, l2, exclusive >= 0'),
         (dict(ramp=0), 'ramp >= 1'),
         (dict(l1=1.0, exclusive=1.0), 'exclusive replaces'),
-        (dict(betas=(1.0, 0.9)), 'betas in 0..1'),
+        (dict(betas=(1.0, 0.9)), '0 <= beta < 1'),
     ],
 )
 def test_settings_out_of_range(settings: dict, says: str) -> None:

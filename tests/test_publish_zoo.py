@@ -222,12 +222,12 @@ def test_refusals(project, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match='no finished training'):
         publish_zoo([tmp_path], out, manifest=manifest, anew=True)
-    with pytest.raises(ValueError, match=r'would both be pinas_nano_a\.fmnist'):
+    with pytest.raises(ValueError, match=r'would both be published as pinas_nano_a\.fmnist'):
         publish_zoo([runs[1], runs[1]], out, manifest=manifest, anew=True)
     alone = tmp_path / 'alone'
     for name in ('scenes', 'segmentation'):
         shutil.copytree(runs[0] / name, alone / name)
-    with pytest.raises(ValueError, match=f'{ARCHS[0]} is none of the published classifiers'):
+    with pytest.raises(ValueError, match=f'{ARCHS[0]} is not among the published classifiers'):
         publish_zoo([alone], out, manifest=manifest, anew=True)
     monkeypatch.setattr(zoo, 'LIMIT', 1000)
     with pytest.raises(ValueError, match='bytes, allowed are 1000'):

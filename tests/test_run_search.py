@@ -337,7 +337,7 @@ def test_latency_as_a_limit(search_case: tuple[Path, Path], tmp_path: Path) -> N
     with pytest.raises(ValueError, match='belongs to another search; settings: recorded'):
         run('run')
     measure_table(SuperNet('pinas_patch'), 'x', checks=0, min_seconds=1e-4).save(tmp_path / 'latency.json')
-    with pytest.raises(ValueError, match="is of the space 'pinas_patch', the search of 'small'"):
+    with pytest.raises(ValueError, match="is of the space 'pinas_patch', but the search is of 'small'"):
         run('other')
 
 

@@ -284,7 +284,7 @@ def test_non_finite_scores_are_refused_and_nothing_is_recorded() -> None:
 def test_results_are_told_in_proposal_order() -> None:
     searcher = RandomSearch(PINAS)
     first, second = searcher.ask(2)
-    with pytest.raises(ValueError, match='proposal order'):
+    with pytest.raises(ValueError, match='in the order of the proposals'):
         searcher.tell([second], [0.1])
     with pytest.raises(ValueError, match='one score per arch'):
         searcher.tell([first, second], [0.1])
@@ -311,7 +311,7 @@ def test_replay_refuses_what_the_search_would_not_propose() -> None:
         searcher.replay(foreign)
     with pytest.raises(ValueError, match='new searcher'):
         searcher.replay(foreign)
-    with pytest.raises(ValueError, match='twice'):
+    with pytest.raises(ValueError, match='more than once'):
         RandomSearch(PINAS).replay(foreign + foreign[:1])
     with pytest.raises(ValueError, match='constraint'):
         RandomSearch(PINAS, constraint=lambda arch: False).replay(foreign)

@@ -104,9 +104,9 @@ class CIFAR10Source(ArraySource):
     def _download(cls, place: Path) -> Path:
         folder = place / cls.files.base_folder
         place.mkdir(parents=True, exist_ok=True)
-        with file_lock(place / '.lock', partial(print, f'another process fetches {cls.kind}: waiting')):
+        with file_lock(place / '.lock', partial(print, f'another process is downloading {cls.kind}: waiting for it')):
             if cls._fault(folder):
-                print(f'{cls.kind} is fetched (170 MB) into {place}', flush=True)
+                print(f'downloading {cls.kind} (170 MB) into {place}', flush=True)
                 try:
                     download_and_extract_archive(
                         cls.files.url, str(place), filename=cls.files.filename, md5=cls.files.tgz_md5

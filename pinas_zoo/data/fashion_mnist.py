@@ -104,14 +104,14 @@ def cache_folder(name: str = 'fashion-mnist') -> Path:
     """Where downloaded files, or others of that name, are kept; the folder need not exist.
 
     Raises:
-        OSError: There is no home folder, and $PINAS_CACHE_DIR is not set.
+        OSError: The home folder is unknown, and $PINAS_CACHE_DIR is not set.
     """
     if folder := os.environ.get('PINAS_CACHE_DIR'):
         return Path(folder).expanduser() / name
     try:
         return Path.home() / '.cache' / 'pinas_zoo' / name
     except RuntimeError as error:
-        raise OSError('there is no home folder; set $PINAS_CACHE_DIR') from error
+        raise OSError('the home folder is unknown: set $PINAS_CACHE_DIR') from error
 
 
 def read_idx(folder: Path, split: str, kind: str) -> np.ndarray:
@@ -137,7 +137,7 @@ def locate(root: str | Path | None = None, download: bool | None = None) -> Loca
     if root is not None:
         missing, fault = _inspect(root)
         if fault:
-            raise ValueError(f'{fault}: give the folder of the original four files, or none')
+            raise ValueError(f'{fault}: give the folder of the four original files, or leave it out')
         if not missing:
             return Located(root, f'the given folder {root}')
         problems.append(f'{root}: {_no(missing)}')
@@ -171,7 +171,7 @@ def _cache_or_none() -> Path | None:
 
 
 def _no(missing: list[str]) -> str:
-    return 'not there' if len(missing) == len(FILES) else f'no {", no ".join(missing)}'
+    return 'none of the files' if len(missing) == len(FILES) else f'no {", no ".join(missing)}'
 
 
 def _inspect(folder: Path) -> tuple[list[str], str]:
@@ -216,7 +216,9 @@ def _fetch() -> Located:
     try:
         cache = cache_folder()
         cache.mkdir(parents=True, exist_ok=True)
-        with file_lock(cache / '.lock', lambda: print('another process fetches Fashion-MNIST: waiting')) as lock:
+        with file_lock(
+            cache / '.lock', lambda: print('another process is downloading Fashion-MNIST: waiting for it')
+        ) as lock:
             if _inspect(cache) == ([], ''):
                 return Located(cache, f'fetched by another process into {cache}')
             if failure := _failure_since(lock, began):
@@ -241,7 +243,7 @@ def _failure_since(lock: IO[str], began: float) -> str:
 
 
 def _fetch_into(cache: Path) -> Located:
-    print(f'Fashion-MNIST is fetched (31 MB) into {cache}', flush=True)
+    print(f'downloading Fashion-MNIST (31 MB) into {cache}', flush=True)
     problems = []
     for origin, get in _sources():
         with tempfile.TemporaryDirectory(dir=cache, prefix='.part-', ignore_cleanup_errors=True) as part:

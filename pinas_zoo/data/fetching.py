@@ -1,6 +1,6 @@
 """Public files by HTTP, and files of a Debian package without root, both with limited waiting.
 
-Only progress counts: a slow connection may take its time, a dead one is given up after `patience` seconds.
+Only progress counts: a slow connection may take its time, a dead one is abandoned after `patience` seconds.
 """
 
 import io
@@ -64,7 +64,7 @@ class _Watch:
             if abs(size - self.size) >= STEP:  # apt replaces a packed list by its unpacked form
                 self.size, self.moved = size, now
             elif now - self.moved > self.patience:
-                raise FetchError(f'given up after {self.patience:g} s without progress')
+                raise FetchError(f'gave up after {self.patience:g} s without progress')
 
 
 # ---- HTTP -----------------------------------------------------------------------------------------------------------

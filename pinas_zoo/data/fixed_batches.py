@@ -47,7 +47,7 @@ class FixedBatches:
         available = len(self.dataset) // batch_size
         if batches is not None and batches > available:
             raise ValueError(
-                f'{batches} batches of {batch_size} were requested, {view["source"]} gives {available} whole ones'
+                f'{batches} batches of {batch_size} images were requested, {view["source"]} has enough for {available}'
             )
 
     @property

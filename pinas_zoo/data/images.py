@@ -283,7 +283,8 @@ class FolderSource(FileSource):
         folders = sorted(set(owners) - {''})
         if classes is not None and (unknown := [name for name in folders if name not in classes]):
             raise ValueError(
-                f'folder {str(root)!r}: {few_names(unknown)} is none of the {len(classes)} classes {few_names(classes)}'
+                f'folder {str(root)!r} has class folders {few_names(unknown)} that are not among the '
+                f'{len(classes)} classes {few_names(classes)}'
             )
         self.classes = tuple(folders if classes is None or not folders else classes)
         numbers = {name: i for i, name in enumerate(self.classes)}

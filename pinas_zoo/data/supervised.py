@@ -140,7 +140,9 @@ def require_labels(source: Source) -> None:
         )
     if len(missing):
         names = few_names([source.name(int(index)) for index in missing])
-        raise ValueError(f'{len(missing)} of {len(source)} images are beside class folders and have no class {names}')
+        raise ValueError(
+            f'{len(missing)} of {len(source)} images are outside the class folders and have no class {names}'
+        )
 
 
 def centre_view(image: Tensor, size: int | tuple[int, int], crop_pct: float = 0.875) -> Tensor:

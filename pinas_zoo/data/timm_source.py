@@ -31,7 +31,7 @@ class TimmSource(FileSource):
         target_key: Column of the labels, for ``hfds/``.
 
     Raises:
-        ValueError: There are no images.
+        ValueError: It has no images.
         ImportError: ``hfds/`` needs the package datasets.
     """
 

@@ -32,7 +32,9 @@ def open_timm(name: str = '', num_samples: int | None = None, **settings: Any) -
     if name.partition('/')[0].lower() in STREAMS and '/' in name:
         return TimmStream(name, num_samples=num_samples, **settings)
     if num_samples is not None:
-        raise ValueError(f'num_samples={num_samples} is for streams ({", ".join(f"{p}/" for p in STREAMS)}): {name!r}')
+        raise ValueError(
+            f'num_samples={num_samples} is for streams ({", ".join(f"{p}/" for p in STREAMS)}), got {name!r}'
+        )
     return TimmSource(name, **settings)
 
 
@@ -70,7 +72,7 @@ class TimmStream(Source):
         prefix = name.partition('/')[0].lower()
         if prefix == 'tfds':
             raise ValueError(
-                f"{name!r}: tfds/ is not read, since its order cannot be continued; use 'hfids/' or 'wds/'"
+                f"{name!r}: tfds/ is not supported, since a run could not resume in its order; use 'hfids/' or 'wds/'"
             )
         if prefix == 'wds' and root is None:
             raise ValueError(f"kind='timm' needs the root of {name!r}: the folder of its tars")
@@ -175,7 +177,7 @@ class TimmStream(Source):
         _, seed, start, *place = self._plan.tolist()
         if tuple(place) != rank_and_world():
             raise ValueError(
-                f'rank and ranks are {place}, and {rank_and_world()} in a worker: streams need workers that are forked'
+                f'(rank, world size) is {place}, but {rank_and_world()} in a worker: streams need forked workers'
             )
         info = get_worker_info()
         workers = info.num_workers if info else 1

@@ -55,11 +55,11 @@ class AlternatingMethod(SupervisedMethod):
         self.warmup_steps = warmup_steps
         enable_branches(supernet)
 
-    # ---- what a subclass gives -----------------------------------------------------------------------------------
+    # ---- what a subclass defines -----------------------------------------------------------------------------------
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """The architecture's parameters, the group 'arch'; every `arch_loss` depends on all of `trained(step)`."""
-        raise NotImplementedError(f'{type(self).__name__} has no architecture parameters')
+        raise NotImplementedError(f'{type(self).__name__} does not define its architecture parameters')
 
     def trained(self, step: int) -> list[nn.Parameter]:
         """Those that a step moves: all of them, unless the method trains them in turns."""
@@ -71,11 +71,11 @@ class AlternatingMethod(SupervisedMethod):
 
     def weights_loss(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
         """A weight part's terms; its graph must not reach the architecture's parameters."""
-        raise NotImplementedError(f'{type(self).__name__} has no loss of its weights')
+        raise NotImplementedError(f'{type(self).__name__} does not define the loss of its weights')
 
     def arch_loss(self, batch: dict[str, Any], step: int) -> dict[str, Tensor]:
         """The architecture part's terms, on held-out images."""
-        raise NotImplementedError(f'{type(self).__name__} has no loss of its architecture')
+        raise NotImplementedError(f'{type(self).__name__} does not define the loss of its architecture')
 
     # ---- the interface of a method -------------------------------------------------------------------------------
 

@@ -128,7 +128,8 @@ class AttentiveNAS(SupervisedMethod):
             self._step, self._paths, self._targets, self._agreed = step, [], None, []
         if (self._step, len(self._paths)) != (step, part):
             raise ValueError(
-                f'the parts of a step must run in order: part {part} of step {step} came after {self._paths}'
+                f'the parts of a step must run in order: got part {part} of step {step} after '
+                f'{len(self._paths)} parts of step {self._step}'
             )
         arch = self.choose(batch, step, part)
         self._paths.append(arch)

@@ -94,7 +94,9 @@ def best_arch(table: Sequence[Sequence[float]], space: SearchSpace, limits: Limi
             raise _infeasible(space, limits)
     arch = _unwind(front[0].choices)
     if limits is not None and not limits(arch):
-        raise ValueError(f'the costs of {limits} are not sums over positions: {space.format(arch)} should be within it')
+        raise ValueError(
+            f'the costs of {limits} are not sums over positions: by such sums {space.format(arch)} is within them'
+        )
     return arch
 
 

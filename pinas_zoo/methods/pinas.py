@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pinas_zoo.dist import exchange, gather, on_device, rank_and_world
+from pinas_zoo.dist import exchange, gather, is_distributed, on_device, rank_and_world
+from pinas_zoo.methods.captured import CapturedContrast
 from pinas_zoo.models.distance import relative_distance
 from pinas_zoo.models.graphs import BlockGraphs
 from pinas_zoo.models.recorder import Recorder
@@ -41,12 +42,11 @@ class Projector(nn.Sequential):
     """
 
     def __init__(self, channels: int, dim: int = 128, released_init: bool = False) -> None:
-        pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
         layers = nn.Linear(channels, channels), nn.Linear(channels, dim)
         for layer in layers if released_init else ():
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
             nn.init.zeros_(layer.bias)
-        super().__init__(*pool, layers[0], nn.ReLU(inplace=True), layers[1])
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), layers[0], nn.ReLU(inplace=True), layers[1])
 
     def forward(self, x: Tensor) -> Tensor:
         out_ND = super().forward(x)
@@ -130,7 +130,7 @@ class PiNAS(nn.Module):
         temperature: T of the logits.
         cross_path: Off: q_a meets k_a and q_b meets k_b.
         mean_teacher: Off: keys come from the student itself, without gradient.
-        negatives: Off: every term is mean(2 - 2 q k), and there is no queue. It may collapse.
+        negatives: Off: every term is mean(2 - 2 q k), without a queue. It may collapse.
         single_path: Plain MoCo: one path and two views per step; `cross_path` then has no effect.
         released_init: See `Projector`.
         shuffle_keys: Shuffle the key images over the ranks, so that BN statistics do not leak the positive. Has no
@@ -142,12 +142,12 @@ class PiNAS(nn.Module):
 
     Examples:
         >>> method = PiNAS(SuperNet('pinas_nano'), queue_length=256)
-        >>> losses = method.loss({'views': torch.randn(8, 4, 3, 28, 28)}, step=0)
-        >>> losses['loss'].backward()
+        >>> method.loss({'views': torch.randn(8, 4, 3, 28, 28)}, step=0)['loss'].backward()
     """
 
     queue: Tensor | None
     queue_ptr: Tensor | None
+    captured: CapturedContrast | None = None
 
     def __init__(
         self,
@@ -172,8 +172,7 @@ class PiNAS(nn.Module):
             )
         self.student = Encoder(supernet, Projector(supernet.space.num_features, dim, released_init))
         self.teacher = copy.deepcopy(self.student).requires_grad_(False) if mean_teacher else None
-        queue_DK = F.normalize(torch.randn(dim, queue_length), dim=0) if negatives else None
-        self.register_buffer('queue', queue_DK)
+        self.register_buffer('queue', F.normalize(torch.randn(dim, queue_length), dim=0) if negatives else None)
         self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.long) if negatives else None)
         self.temperature, self.momentum, self.seed = temperature, momentum, seed
         self.cross_path, self.single_path, self.shuffle_keys = cross_path, single_path, shuffle_keys
@@ -203,22 +202,25 @@ class PiNAS(nn.Module):
             new keys; 'feature_std', the standard deviation over the batch of an embedding dimension times sqrt(D):
             about 1 when spread out, 0 when collapsed.
         """
-        views, queries, keys = batch['views'], [], []
+        captured, views, queries, keys = self.captured, batch['views'], [], []
         for index, arch in enumerate(self.paths(step)):
             queries.append(self.student(views[:, 2 * index], arch))
             if part == 0:
                 self.update_teacher(arch)
             keys.append(self.embed_keys(views[:, 2 * index + 1], arch, (step, part, index)))
+        return captured(queries, keys) if captured and captured.fits(queries) else self.contrast(queries, keys)
+
+    def contrast(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What `loss` returns, from the embeddings of each path, N x D; the queue takes the keys."""
         partners = keys[::-1] if self.cross_path else keys  # the query of one path meets the other's key
         terms = [self.term(q_ND, k_ND) for q_ND, k_ND in zip(queries, partners, strict=True)]
         if self.queue is not None:
-            self.enqueue(torch.stack(keys).mean(dim=0))
-        spread = torch.cat([q_ND.detach() for q_ND in queries]).std(dim=0).mean()
+            self.enqueue(torch.stack(list(keys)).mean(dim=0))
         return {
             'loss': torch.stack([loss for loss, _ in terms]).sum(),
             'top1': torch.stack([top1 for _, top1 in terms]).mean(),
             'top1_batch': torch.stack([batch_top1(q, k) for q, k in zip(queries, partners, strict=True)]).mean(),
-            'feature_std': spread * queries[0].shape[1] ** 0.5,
+            'feature_std': torch.cat([q.detach() for q in queries]).std(dim=0).mean() * queries[0].shape[1] ** 0.5,
         }
 
     def update_teacher(self, arch: Arch) -> None:
@@ -230,7 +232,7 @@ class PiNAS(nn.Module):
     def embed_keys(self, x: Tensor, arch: Arch, draw: Sequence[int]) -> Tensor:
         """Keys of one path, (N, C, H, W) -> (N, D); over several ranks the batch is shuffled because of BN."""
         encoder = self.student if self.teacher is None else self.teacher
-        rank, ranks = rank_and_world() if self.shuffle_keys and _distributed() else (0, 1)
+        rank, ranks = rank_and_world() if self.shuffle_keys and is_distributed() else (0, 1)
         if ranks == 1 or isinstance(encoder.backbone.bn1, nn.SyncBatchNorm):
             return encoder(x, arch)
         order = np.random.default_rng([self.seed, *draw]).permutation(ranks * len(x))
@@ -246,7 +248,7 @@ class PiNAS(nn.Module):
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
         """Replaces the oldest keys by new ones, gathered over the ranks; any number of them."""
-        keys_ND = gather(keys_ND) if _distributed() else keys_ND
+        keys_ND = gather(keys_ND) if is_distributed() else keys_ND
         assert self.queue is not None and self.queue_ptr is not None
         length = self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
@@ -259,7 +261,8 @@ class PiNAS(nn.Module):
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:
         """Trains from captured blocks where possible, see `BlockGraphs`; `log` is called with one line at a time."""
         for encoder in filter(None, (self.student, self.teacher)):
-            encoder.graphs = BlockGraphs(encoder.backbone, encoder.projector, recorder, log)
+            encoder.graphs = BlockGraphs(encoder.backbone, encoder.projector, recorder, log, direct=True)
+        self.captured = CapturedContrast(self, recorder, log)
 
     # ---- the interface of a method --------------------------------------------------------------
 
@@ -290,11 +293,5 @@ class PiNAS(nn.Module):
 
     def teacher_distance(self, arch: Arch) -> float:
         """Distance from student to teacher on one path, relative to the student's norm; 0 without a teacher."""
-        if self.teacher is None:
-            return 0.0
-        return relative_distance(self.teacher.on_path(arch), self.student.on_path(arch))
-
-
-def _distributed() -> bool:
-    """Whether there may be other ranks; without them nothing is gathered."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+        teacher = self.teacher
+        return 0.0 if teacher is None else relative_distance(teacher.on_path(arch), self.student.on_path(arch))

@@ -105,7 +105,7 @@ class ProximalGradient(torch.optim.Optimizer):
     ) -> None:
         if lr <= 0 or not 0 <= momentum < 1 or min(l1, l2, exclusive) < 0 or ramp < 1:
             raise ValueError(
-                'allowed: lr > 0, momentum in 0..1 without 1, l1, l2, exclusive >= 0, ramp >= 1; '
+                'allowed: lr > 0, 0 <= momentum < 1, l1, l2, exclusive >= 0, ramp >= 1; '
                 f'got {lr=}, {momentum=}, {l1=}, {l2=}, {exclusive=}, {ramp=}'
             )
         if exclusive and (l1 or l2):
@@ -183,7 +183,7 @@ class AdamProximal(ProximalGradient):
         **settings: Any,
     ) -> None:
         if not all(0 <= beta < 1 for beta in betas) or eps <= 0:
-            raise ValueError(f'allowed: betas in 0..1 without 1, eps > 0; got {betas=}, {eps=}')
+            raise ValueError(f'allowed: 0 <= beta < 1, eps > 0; got {betas=}, {eps=}')
         super().__init__(params, lr, betas=tuple(betas), eps=eps, scaled=scaled, **settings)
 
     def direction(self, parameter: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor | float]:

@@ -40,7 +40,7 @@ class SparseSupernet(MixtureMethod):
         num_classes: Classes of the head.
         label_smoothing: As in `SupervisedMethod`.
         seed: As in `SupervisedMethod`; nothing here is random.
-        warmup_steps: Steps in which the factors keep their initial values and there is no penalty.
+        warmup_steps: Steps in which the factors keep their initial values and are not penalised.
 
     Raises:
         ValueError: A number is out of its range, or the space has a skip: its branch is zero, so its factor would have

@@ -82,7 +82,7 @@ def predict(path: str | Path, score_thr: float, networks: Mapping[str, Predictor
 
     Raises:
         BrokenImageError: The picture does not decode.
-        ValueError: A network does not take pictures of its size.
+        ValueError: A network cannot process a picture of its size.
     """
     image = np.ascontiguousarray(read_picture(path, name=lambda: Path(path).name)[0][..., ::-1])
     results = []
@@ -90,7 +90,7 @@ def predict(path: str | Path, score_thr: float, networks: Mapping[str, Predictor
         try:
             found = _above(predictor.run([image])[0], score_thr)
         except UNFIT as error:
-            raise ValueError(f'{name} does not take {image.shape[1]}x{image.shape[0]} px ({error})') from error
+            raise ValueError(f'{name} cannot process {image.shape[1]}x{image.shape[0]} px ({error})') from error
         results.append((draw(image, found, predictor), _summary(found, predictor.classes)))
     return results
 

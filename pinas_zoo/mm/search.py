@@ -72,7 +72,7 @@ def limits_of(space: SearchSpace, costs: CostTable, values: Mapping[str, Any]) -
         return Limits(costs.of, **values)
     table = LatencyTable.read(file)
     if table.space != space:
-        raise ValueError(f'{file} is of the space {table.space.name!r}, the search of {space.name!r}')
+        raise ValueError(f'{file} is of the space {table.space.name!r}, but the search is of {space.name!r}')
     return Limits(costs.of, **values, latency=table.of, latency_of=table.identity())
 
 
@@ -188,7 +188,7 @@ def search(config: str | Path, checkpoint: str, options: Options, shard: tuple[i
     searcher, costs = searcher_of(cfg, seed)
     race = RaceSettings(**cfg.race) if cfg.get('race') else None
     if race is not None and shard is not None:
-        raise ValueError('the jobs of a race would wait for each other at every group: leave out --shard, or race')
+        raise ValueError('jobs cannot share a race, as they would wait in every group: leave out --shard, or `race`')
     sha256 = file_sha256(checkpoint)
     header = _header(searcher, sha256, data, objective, race)
     writes = is_main_process() and (shard is None or shard[0] == 0)

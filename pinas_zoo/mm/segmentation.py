@@ -12,7 +12,8 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
-from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, check_labels, check_whole
+from pinas_zoo.data.labels import LOSSY_MAP
+from pinas_zoo.mm.preflight.bad_input import check_labels, check_whole
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 
@@ -43,7 +44,9 @@ class LoadAnnotations(_LoadAnnotations):
         if labels.shape != (height, width) and labels.size == height * width:
             labels = labels.reshape(height, width)  # squeeze() took a side of one pixel
         if labels.ndim != 2:
-            raise BadInputError(f'{path}: a label map has one value per pixel, this one {labels.shape[-1]} channels')
+            raise BadInputError(
+                f'{path}: a label map has one value per pixel, this one has {labels.shape[-1]} channels'
+            )
         if labels.shape != (height, width):
             found = f'{labels.shape[1]}x{labels.shape[0]}'
             raise BadInputError(f'{path}: the label map is {found} px, its image {width}x{height} px')

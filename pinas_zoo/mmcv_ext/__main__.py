@@ -25,7 +25,7 @@ def install(folder: Path) -> str:
         remove(folder)
         return f'mmcv has compiled operators ({binary.name}): nothing to install'
     if file.is_file() and file.read_text() == STUB:
-        return f'{file} is there already'
+        return f'{file} exists already'
     write_text(file, STUB)
     return f'wrote {file}: mmcv takes its operators from pinas_zoo'
 
@@ -34,7 +34,7 @@ def remove(folder: Path) -> str:
     """Removes the file that `install` wrote; says what it did."""
     file = folder / '_ext.py'
     if not file.is_file() or not file.read_text().startswith(MARK):
-        return f'no file of ours in {folder}'
+        return f'{folder} has no file of pinas_zoo'
     file.unlink()
     return f'removed {file}'
 

@@ -35,7 +35,7 @@ def quantise_onnx(source: str | Path, out: str | Path, images: Iterable[np.ndarr
 
     Raises:
         ImportError: onnx or onnxruntime is not installed.
-        ValueError: There are no images.
+        ValueError: `images` is empty.
     """
     import_onnxruntime()
     try:

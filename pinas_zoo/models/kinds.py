@@ -94,7 +94,9 @@ def register_builder(candidate: type[CandidateKind]) -> Callable[[B], B]:
     if not isinstance(kind, str) or not kind:
         raise ValueError(f'{candidate.__name__} needs a class attribute `kind`, its name in configs; got {kind!r}')
     if KINDS.setdefault(kind, candidate) is not candidate:
-        raise ValueError(f'kind {kind!r} is that of {KINDS[kind].__qualname__}: give {candidate.__qualname__} another')
+        raise ValueError(
+            f'kind {kind!r} is already that of {KINDS[kind].__qualname__}: give {candidate.__qualname__} another'
+        )
 
     def register(builder: B) -> B:
         BUILDERS[candidate] = builder

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.files import write_text
+from pinas_zoo.files import read_json, write_text
 from pinas_zoo.models.cost import Size
 from pinas_zoo.models.precision import autocast, half_type
 from pinas_zoo.models.supernet import Path, SuperNet
@@ -172,7 +172,7 @@ class LatencyTable:
             ValueError: The file is not a latency table.
         """
         try:
-            values = json.loads(FilePath(path).read_text())
+            values = read_json(path)
             conditions = values['conditions'] | {'size': tuple(values['conditions']['size'])}
             return cls(
                 SearchSpace.from_dict(values['space']),
@@ -182,7 +182,7 @@ class LatencyTable:
                 tuple(Check(one['arch'], Interval(**one['whole']), one['total']) for one in values['checks']),
                 values['scale'],
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path} is not a latency table; `pinas latency` makes one ({error!r})') from error
 
 
@@ -237,14 +237,22 @@ def measure_table(
     draw = torch.Generator().manual_seed(seed)
     images = torch.rand(batch, supernet.in_chans, *size, generator=draw).to(device, memory_format=memory_format)
     head = nn.Linear(space.num_features, num_classes, device=device)
-    archs = _random_archs(space, checks + FITS if checks else 0, seed)
+    count, rng = checks + FITS if checks else 0, np.random.default_rng(seed)
+    archs = list(dict.fromkeys(space.sample(rng) for _ in range(100 * count)))[:count]  # different ones
     with autocast(device.type, half_type(precision)):
         found = _time_in_turn(_calls(supernet, head, images, archs), min_seconds, clock, progress)
     supernet.train(training)
-    rows = [[found.get((index, c)) for c in range(len(position))] for index, position in enumerate(supernet.blocks)]
-    fixed = {name: found[name] for name in ('stem', 'head')}
-    table = LatencyTable(space, conditions, fixed, tuple(map(tuple, rows)))
-    if not checks:
+    return _fitted(space, conditions, found, archs)
+
+
+def _fitted(
+    space: SearchSpace, conditions: Conditions, found: Mapping[Any, Interval], archs: Sequence[Arch]
+) -> LatencyTable:
+    """The table of what was timed (see `_calls`): the first `FITS` whole networks scale it, the others check it."""
+    columns = range(len(space.candidates))
+    rows = tuple(tuple(found.get((index, c)) for c in columns) for index in range(space.num_positions))
+    table = LatencyTable(space, conditions, {name: found[name] for name in ('stem', 'head')}, rows)
+    if not archs:
         return table
     table = replace(table, scale=median(found[arch].median / table.of(arch) for arch in archs[:FITS]))
     whole = [Check(space.format(arch), found[arch], table.of(arch)) for arch in archs[FITS:]]
@@ -267,15 +275,6 @@ def _calls(supernet: SuperNet, head: nn.Module, images: Tensor, archs: Sequence[
 def _whole(path: Path, head: nn.Module, images: Tensor) -> Tensor:
     logits: Tensor = head(path(images).mean((2, 3)))
     return logits
-
-
-def _random_archs(space: SearchSpace, count: int, seed: int) -> list[Arch]:
-    rng, found = np.random.default_rng(seed), dict[Arch, None]()
-    for _ in range(100 * count):
-        found.setdefault(space.sample(rng))
-        if len(found) == count:
-            break
-    return list(found)
 
 
 def _time_in_turn(

@@ -44,7 +44,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.probes or set(self.probes) - {'knn', 'linear'}:
-            raise ValueError(f'probes must be of knn and linear, got {self.probes}')
+            raise ValueError(f'probes must be among knn and linear, got {self.probes}')
         if self.k < 1 or self.draws < 1 or any(not 0 < share < 1 for share in self.shares):
             raise ValueError(
                 f'k and draws must be at least 1 and shares in (0, 1), got {self.k}, {self.draws}, {self.shares}'

@@ -126,4 +126,4 @@ def _space_of(stated: str | None, shapes: dict[str, tuple[int, ...]], file: Path
     for space in SPACES.values():
         if supernet_shapes(space) == shapes:
             return space
-    raise ValueError(f'{file} is a supernet of none of the spaces {sorted(SPACES)}; name its space (--space)')
+    raise ValueError(f'{file} fits the supernet of none of the spaces {sorted(SPACES)}; give its space (--space)')

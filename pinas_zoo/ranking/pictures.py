@@ -13,7 +13,7 @@ from torch import Tensor
 from pinas_zoo.data import ViewRecipe, open_source
 from pinas_zoo.data.cifar import CIFAR10Source
 from pinas_zoo.ranking.recipe import SupernetRecipe
-from pinas_zoo.ranking.task import PairSet, PairTask
+from pinas_zoo.ranking.task import PairSet, PairTask, contrast_views
 
 __all__ = ['ROOT_VARIABLE', 'PictureTask', 'Task', 'source_spec']
 
@@ -23,7 +23,7 @@ ROOT_VARIABLE = 'PINAS_CIFAR10'
 
 @dataclass(frozen=True)
 class PictureTask:
-    """CIFAR-10's training pictures, in two disjoint parts; the truth was measured elsewhere, so there is no test part.
+    """CIFAR-10's training pictures, in two disjoint parts. It has no test part, since the truth was measured elsewhere.
 
     Args:
         side: Height and width in pixels to which the pictures are reduced.
@@ -83,20 +83,8 @@ class PictureTask:
         return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def view_recipe(self, recipe: SupernetRecipe) -> ViewRecipe:
-        """The views of the contrast, for `augment_batch`, which has no colour steps."""
-        return ViewRecipe(
-            scale=(recipe.crop_area, 1.0),
-            brightness=recipe.jitter,
-            contrast=recipe.jitter,
-            saturation=0,
-            hue=0,
-            grey_p=0,
-            blur_p=recipe.blur,
-            blur_sigma=(0.1, 1.0),
-            flip_p=recipe.flip,
-            mean=CIFAR10Source.mean,
-            std=CIFAR10Source.std,
-        )
+        """The views of the contrast."""
+        return contrast_views(recipe, CIFAR10Source.mean, CIFAR10Source.std)
 
     def from_views(self, views: Tensor) -> Tensor:
         """Network input from normalised views. Shape: (N, V, 3, H, W) -> the same."""

@@ -22,6 +22,7 @@ __all__ = [
     'PairTask',
     'augment',
     'compose',
+    'contrast_views',
     'index_batches',
     'normalise',
     'open_items',
@@ -114,24 +115,42 @@ class PairTask:
 
     def view_recipe(self, recipe: SupernetRecipe) -> ViewRecipe:
         """The views of the contrast."""
-        return ViewRecipe(
-            scale=(recipe.crop_area, 1.0),
-            ratio=(1.5, 8 / 3),  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
-            brightness=recipe.jitter,
-            contrast=recipe.jitter,
-            saturation=0,
-            hue=0,
-            grey_p=0,
-            blur_p=recipe.blur,
-            blur_sigma=(0.1, 1.0),
-            flip_p=recipe.flip,
-            mean=(MEAN,),
-            std=(STD,),
-        )
+        wide = (1.5, 8 / 3)  # the usual 3/4 to 4/3, for canvases that are twice as wide as high
+        return contrast_views(recipe, (MEAN,), (STD,), wide)
 
     def from_views(self, views: Tensor) -> Tensor:
         """Network input from normalised views, which have three equal channels, see `to_patches`."""
         return to_patches(views[:, :, :1], self.patch)
+
+
+def contrast_views(
+    recipe: SupernetRecipe,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> ViewRecipe:
+    """The views of the contrast, for `augment_batch`, which has no colour steps.
+
+    Args:
+        recipe: Its crops, jitter, blur and flips.
+        mean: Mean of the pixels, per channel.
+        std: Their standard deviation.
+        ratio: Width over height of a crop.
+    """
+    return ViewRecipe(
+        scale=(recipe.crop_area, 1.0),
+        ratio=ratio,
+        brightness=recipe.jitter,
+        contrast=recipe.jitter,
+        saturation=0,
+        hue=0,
+        grey_p=0,
+        blur_p=recipe.blur,
+        blur_sigma=(0.1, 1.0),
+        flip_p=recipe.flip,
+        mean=mean,
+        std=std,
+    )
 
 
 def open_items(part: str, parts: Sequence[str], seed: int) -> Source:

@@ -37,7 +37,7 @@ def read_run(log: str | Path, name: str | None = None) -> Run:
         name: Its name; None takes that of the work dir.
 
     Raises:
-        ValueError: There is no such log, or it is unreadable or empty.
+        ValueError: The log does not exist, or is unreadable or empty.
     """
     log = Path(log)
     files = [log] if log.is_file() else sorted(log.glob('*/vis_data/scalars.json')) or sorted(log.glob('scalars.json'))
@@ -47,7 +47,7 @@ def read_run(log: str | Path, name: str | None = None) -> Run:
         )
     scalars = read_scalars(*files)
     if not scalars:
-        raise ValueError(f'{log}: there is no number in {", ".join(map(str, files))}')
+        raise ValueError(f'{log}: no number in {", ".join(map(str, files))}')
     if name is None:
         # WORK_DIR/TIMESTAMP/vis_data/scalars.json is named as WORK_DIR is.
         inside = log.is_file() and log.parent.name == 'vis_data'

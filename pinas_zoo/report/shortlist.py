@@ -80,7 +80,7 @@ def estimate_figure(networks: Sequence[Network], caption: str) -> Figure:
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There are no networks.
+        ValueError: `networks` is empty.
     """
     if not networks:
         raise ValueError('an estimate figure needs at least one network')

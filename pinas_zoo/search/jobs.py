@@ -52,7 +52,7 @@ class JobEvaluator:
     def __enter__(self) -> JobEvaluator:
         if rank_and_world()[0] == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            waiting = f'job {self.job} of this search runs already: waiting for its end'
+            waiting = f'job {self.job} of this search is already running: waiting for its end'
             self._held.enter_context(file_lock(self.path.with_suffix('.lock'), lambda: _logger.warning(waiting)))
         return self
 

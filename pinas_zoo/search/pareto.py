@@ -61,7 +61,7 @@ def front_of(header: Mapping[str, Any], records: Sequence[SearchRecord], cost: s
     known = [record for record in finished(records) if getattr(record, cost) is not None]
     if not known:
         hint = '; search with limits.latency_table' if cost == 'latency' else ''
-        raise ValueError(f'the log has no {cost} of its {len(records)} evaluations{hint}')
+        raise ValueError(f'none of the {len(records)} evaluations of the log states its {cost}{hint}')
     front = [known[index] for index in pareto_front([(getattr(r, cost), r.score) for r in known])]
     names = ('arch', 'score', 'loss', 'top1', 'images', *COSTS)
     rows = [{name: getattr(record, name) for name in names} for record in front]

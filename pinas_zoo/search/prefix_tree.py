@@ -110,12 +110,12 @@ class PrefixTree:
         cache: What earlier trees of the same supernet and images leave to this one.
 
     Raises:
-        ValueError: There is no path, an arch is malformed, or the supernet has SyncBN.
+        ValueError: No path is given, an arch is malformed, or the supernet has SyncBN.
     """
 
     def __init__(self, supernet: SuperNet, archs: Sequence[Arch], cache: PrefixCache | None = None) -> None:
         if not archs:
-            raise ValueError('there is no path to evaluate: pass at least one arch')
+            raise ValueError('evaluation needs at least one arch, got none')
         if any(isinstance(module, nn.SyncBatchNorm) for module in supernet.modules()):
             raise ValueError('the supernet has SyncBN; ranks evaluate different paths, so build it with plain BN')
         self.supernet = supernet
@@ -154,7 +154,7 @@ class PrefixTree:
             batches: Image batches, (N, C, H, W) each, any number of them; their order has no effect.
 
         Raises:
-            ValueError: There was no batch.
+            ValueError: `batches` is empty.
         """
         count = 0
         with self._borrowed(training=True) as norms:
@@ -179,7 +179,7 @@ class PrefixTree:
             head: Classifier on globally averaged features, (N, num_features) -> (N, classes).
 
         Raises:
-            ValueError: There was no image.
+            ValueError: `batches` has no image.
         """
         total, sums = 0, torch.zeros(0)
         for labels, results in self._classified(batches, head):

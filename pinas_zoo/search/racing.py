@@ -36,7 +36,7 @@ class RaceSettings:
 
     Args:
         images: Held-out images that a path has seen after each slice, ascending; rounded up to whole batches. The last
-            number may exceed what there is: then it means all.
+            number may exceed the size of the set: then it means all.
         z: A candidate leaves if it is worse than the best by more than z standard errors of the paired difference.
         keep: Largest share of a group's candidates that continues after a slice, above 0 and up to 1.
         group: Number of candidates that race together while a search draws at random; a multiple of its block. Later
@@ -188,7 +188,7 @@ class Race:
             rival: The best path of the earlier groups that has seen all images.
 
         Raises:
-            ValueError: There is no path, or no image.
+            ValueError: No path or no image is given.
         """
         group = [self.supernet.space.single(arch) for arch in archs]
         results: dict[Arch, Results] = {}

@@ -8,6 +8,7 @@ evaluations, and the search continues identically.
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -72,10 +73,10 @@ class Searcher(ABC):
         """The best evaluation so far; the first of equal ones.
 
         Raises:
-            ValueError: No evaluation was told yet.
+            ValueError: There are no results yet.
         """
         if not self._scores:
-            raise ValueError('no evaluation was told yet: call `tell` first')
+            raise ValueError('no results yet: call `tell` first')
         return max(self.history, key=lambda item: item[1])
 
     def ask(self, n: int | None = None) -> list[Arch]:
@@ -125,7 +126,7 @@ class Searcher(ABC):
             if place >= len(out) or arch != out[place]:
                 expected = self.space.format(out[place]) if place < len(out) else 'none'
                 raise ValueError(
-                    f'results must be told in proposal order: got {self.space.format(arch)}, '
+                    f'`tell` needs the results in the order of the proposals: got {self.space.format(arch)}, '
                     f'the next proposal is {expected}'
                 )
             if not math.isfinite(value):
@@ -148,8 +149,8 @@ class Searcher(ABC):
             )
         pairs = [(self.space.single(arch), float(score)) for arch, score in evaluations]
         archs = [arch for arch, _ in pairs]
-        if len(set(archs)) != len(archs):
-            raise ValueError('the recorded evaluations contain an architecture twice')
+        if twice := sorted(arch for arch, count in Counter(archs).items() if count > 1):
+            raise ValueError(f'the recorded evaluations contain {self.space.format(twice[0])} more than once')
         for arch, score in pairs:
             if not math.isfinite(score):
                 raise ValueError(f'the score of {self.space.format(arch)} must be finite, got {score}')

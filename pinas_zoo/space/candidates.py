@@ -65,7 +65,7 @@ class InvertedResidual(CandidateKind):
 
     Args:
         kernel: Odd kernel size of the depthwise convolution.
-        expansion: Hidden channels per input channel; with 1 there is no expanding convolution.
+        expansion: Hidden channels per input channel; with 1 the expanding convolution is omitted.
         se: Hidden channels of the squeeze-excitation after the depthwise convolution, as a fraction of its channels,
             rounded to a multiple of 8; 0 leaves it out.
 

@@ -101,7 +101,7 @@ def write_arch(space: SearchSpace, arch: Arch) -> str:
 
 
 def malformed(space: SearchSpace, came: object, why: str) -> ValueError:
-    """The error for what is not an architecture of a space: what came, why not, what is allowed."""
+    """The error for what is not an architecture of a space: the value, the reason, what is allowed."""
     stages = '-'.join('d' * depth for depth in space.depths)
     return ValueError(
         f'{came!r} is not an architecture of space {space.name!r}: {why}; allowed: {space.num_positions} digits '

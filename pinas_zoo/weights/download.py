@@ -81,7 +81,7 @@ def fetch(name: str, policy: Policy | None = None, sha256: str | None = None) ->
             afterwards. None takes that of ``$PINAS_ZOO_SHA256``, if it has one for this name.
 
     Raises:
-        ValueError: There are no weights with that name, or the given hash is malformed or not the manifest's.
+        ValueError: The manifest has no weights of that name, or the given hash is malformed or not the manifest's.
         DownloadError: They could not be obtained.
     """
     entry, policy = with_pin(find_entry(name), sha256), policy or Policy()
@@ -238,9 +238,9 @@ def _offline(part: Path) -> None:
 
 def _check(part: Path, size: int | None, expected: str | None) -> None:
     if size is not None and part.stat().st_size != size:
-        raise ValueError(f'it gave {part.stat().st_size} bytes, the manifest has {size}')
+        raise ValueError(f'received {part.stat().st_size} bytes, the manifest states {size}')
     if expected is not None and (came := sha256_of(part)) != expected:
-        raise ValueError(f'it gave a file of sha256 {came}, expected is {expected}')
+        raise ValueError(f'received a file of sha256 {came}, expected {expected}')
 
 
 # ---- what is in the cache -------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _is_current(final: Path, entry: Entry) -> bool:
     wanted = entry.released and entry.released.sha256
     if wanted in (None, recorded_source(final)):
         return True
-    _logger.warning('%s was not made from the file of sha256 %s: it is made again', final, wanted)
+    _logger.warning('%s was not converted from the file of sha256 %s: it is converted again', final, wanted)
     return False
 
 
@@ -285,5 +285,5 @@ def _advice(entry: Entry, final: Path, problems: list[str]) -> str:
             f'They are looked for at {final} (converted) and at {place} (as released).',
             f'By hand: take {entry.released.file} from {entry.url} and put it there; it is converted at the next use.',
         ]
-    lines.append('A folder of such files, or an address, can also be given as $PINAS_ZOO_MIRROR.')
+    lines.append('A folder of such files, or a URL, can also be given as $PINAS_ZOO_MIRROR.')
     return '\n'.join(lines)

@@ -86,7 +86,7 @@ def copy_file(source: Path, part: Path) -> None:
         TransferError: It does not exist, cannot be read, or the disk is full.
     """
     if not source.is_file():
-        raise TransferError(f'there is no file {source}')
+        raise TransferError(f'{source} does not exist')
     check_space(part.parent, source.stat().st_size)
     with _disk_errors(part):
         try:

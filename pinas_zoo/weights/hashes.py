@@ -97,7 +97,7 @@ def warn_of_first_use(entry: Entry, file: str, sha256: str | None = None) -> Non
     """
     if sha256 is None:
         _logger.warning(
-            '%s: no sha256 of %s is published and this project never had the file, so what comes now is trusted. '
+            '%s: no sha256 of %s is published and this project never had the file, so the first download is trusted. '
             'If you know its hash, pin it: --sha256 HEX, pretrained_sha256=HEX or %s=%s=HEX.',
             entry.name,
             file,
@@ -106,7 +106,7 @@ def warn_of_first_use(entry: Entry, file: str, sha256: str | None = None) -> Non
         )
     else:
         _logger.warning(
-            '%s: %s came with sha256 %s; it is recorded, and another file will be refused', entry.name, file, sha256
+            '%s: %s has sha256 %s; it is recorded, and another file will be refused', entry.name, file, sha256
         )
 
 
@@ -170,5 +170,5 @@ def is_good(path: Path, sha256: str | None, record: bool = False) -> bool:
 def set_aside(path: Path) -> None:
     """Renames a file, if it exists, to `.bad`."""
     if path.is_file():
-        _logger.warning('%s has not the expected sha256: renamed to %s.bad', path, path.name)
+        _logger.warning('%s does not have the expected sha256: renamed to %s.bad', path, path.name)
         path.replace(path.with_name(f'{path.name}.bad'))

@@ -50,7 +50,9 @@ def load_backbone(
     old = {k.removeprefix(prefix): name for k, name in zip(strip_module(state), state) if k.startswith(prefix)}
     bare = {name: state[full] for name, full in old.items()}
     if not bare:
-        raise ValueError(f'{checkpoint}: no name begins with {prefix!r}; there are: {", ".join(list(state)[:5])}')
+        raise ValueError(
+            f'{checkpoint}: no name begins with {prefix!r}; the first names are {", ".join(list(state)[:5])}'
+        )
     came = metadata.get('arch') or _arch_of_shapes(bare, net)
     wanted = net.space.format(net.arch)
     if came is not None and came != wanted:
@@ -97,7 +99,7 @@ def load_supernet(checkpoint: str | Path, space: str | dict[str, Any] | SearchSp
         space: The space.
 
     Raises:
-        FileNotFoundError: There is no such file, or nothing was saved in the folder.
+        FileNotFoundError: It does not exist, or nothing was saved in the folder.
         ValueError: The weights do not fit the space.
     """
     if Path(checkpoint).is_dir():

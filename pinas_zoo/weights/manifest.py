@@ -171,7 +171,7 @@ def find_entry(name: str) -> Entry:
     """
     known = entries()
     if name not in known:
-        raise ValueError(f'there are no weights {name!r}; known: {", ".join(known)}')
+        raise ValueError(f'unknown weights {name!r}; known: {", ".join(known)}')
     return known[name]
 
 

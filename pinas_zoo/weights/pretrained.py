@@ -28,7 +28,7 @@ def with_pretrained_file(variant: str, kwargs: dict[str, Any], sha256: str | Non
 
     Raises:
         ValueError: A hash is given for weights that are not fetched here.
-        RuntimeError: There are no weights for this name (never random ones), or they could not be obtained.
+        RuntimeError: This name has no weights (never random ones), or they could not be obtained.
     """
     overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
@@ -42,7 +42,7 @@ def with_pretrained_file(variant: str, kwargs: dict[str, Any], sha256: str | Non
         if cfg.url:
             return kwargs
         known = ', '.join(entry.name for entry in entries().values() if entry.timm)
-        raise RuntimeError(f'there are no pretrained weights {name}; there are: {known}')
+        raise RuntimeError(f'unknown pretrained weights {name}; known: {known}')
     return dict(kwargs, pretrained_cfg_overlay=dict(overlay, file=str(fetch(name, sha256=sha256))))
 
 

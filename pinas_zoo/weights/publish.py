@@ -211,7 +211,7 @@ def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> s
         The URL of the commit.
 
     Raises:
-        ValueError: There is no token, or no published folder.
+        ValueError: The token is missing, or nothing was published into the folder.
         huggingface_hub.errors.HfHubHTTPError: The hub refused it.
     """
     if not Path(folder, 'config.json').is_file():

@@ -91,7 +91,7 @@ def find_space(shapes: Shapes) -> SearchSpace:
         outs = {stage: space.planes[stage - 1] * space.expansion for stage in stages}
         ours = _stem_shapes(space, max(1, channels // space.stem_patch**2))
         depths = dict(zip(stages, space.depths))
-        if any(candidate.skip for candidate in space.candidates):  # what is left out has no weights
+        if any(candidate.skip for candidate in space.candidates):  # a skipped block has no weights
             known = widths.items() <= outs.items() and all(blocks.get(stage, 0) <= depths[stage] for stage in stages)
         else:
             known = depths == blocks and outs == widths

@@ -16,9 +16,9 @@ from pinas_zoo.models.supernet import SuperNet
 
 RANKS = (8, 16, 32, 64, 128, 256, 512)
 PER_NODE = 8
-#: Of a step on one card: the paper's recipe in bf16, contiguous, from graphs (docs/gpu.md), in s; images per card.
+#: Of a step on one GPU: the paper's recipe in bf16, contiguous, from graphs (docs/gpu.md), in s; images per GPU.
 STEP, IMAGES = 52.0e-3, 24
-#: Bandwidths in bytes/s: within a node per card, and between nodes per node.
+#: Bandwidths in bytes/s: within a node per GPU, and between nodes per node.
 INSIDE, FAST, SLOW = 300e9, 400e9, 12.5e9
 PIXELS, DIM, FLOAT = 3 * 224 * 224, 128, 4
 #: Paths of a search, random ones, paths proposed at a time (configs/search/pinas-tree_1000_in1k.py).
@@ -39,19 +39,19 @@ def gradients(pairs: int = 100) -> tuple[float, float]:
 
 
 def all_reduce(size: float, ranks: int, network: float) -> float:
-    """Seconds of a ring over all cards whose slowest link is a node's network."""
+    """Seconds of a ring over all GPUs whose slowest link is a node's network."""
     slowest = INSIDE if ranks <= PER_NODE else min(INSIDE, network)
     return 2 * (ranks - 1) / ranks * size / slowest
 
 
 def shuffle(ranks: int) -> tuple[float, float]:
-    """Bytes that a card receives for the keys' images of both paths: gathered, as released, and exchanged."""
+    """Bytes that a GPU receives for the keys' images of both paths: gathered, as released, and exchanged."""
     rows = 2 * IMAGES * PIXELS * FLOAT
     return (ranks - 1) * rows, (ranks - 1) / ranks * rows
 
 
 def shuffle_time(ranks: int, network: float, gathered: bool) -> float:
-    """Seconds of that: a ring passes every row through each link once; an exchange sends a card's rows to others."""
+    """Seconds of that: a ring passes every row through each link once; an exchange sends a GPU's rows to others."""
     received, exchanged = shuffle(ranks)
     if ranks <= PER_NODE:
         return (received if gathered else exchanged) / INSIDE
@@ -82,7 +82,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def table() -> str:
     """Both tables in Markdown."""
     whole, active = gradients()
-    bytes_header = ['cards', 'images per step', 'gradients: all', 'active', 'key images: gathered', 'exchanged', 'keys']
+    bytes_header = ['GPUs', 'images per step', 'gradients: all', 'active', 'key images: gathered', 'exchanged', 'keys']
     bytes_rows = [
         [
             ranks,
@@ -97,7 +97,7 @@ def table() -> str:
     ]
     ways = ['as released', "'all'", "'active'"]
     columns = [f'{n} GB/s: {way}' for n in ('400', '12.5') for way in ways]
-    time_header = ['cards', *columns, 'images/s at 400', 'at 12.5']
+    time_header = ['GPUs', *columns, 'images/s at 400', 'at 12.5']
     time_rows = []
     for ranks in RANKS:
         times = [
@@ -110,7 +110,7 @@ def table() -> str:
     jobs = (1, 2, 4, 8, 16, 64)
     searches = markdown(['jobs', *map(str, jobs)], [['times as fast', *(f'{search_speedup(n):.1f}' for n in jobs)]])
     parts = (
-        f'MB per card and step; of {whole / 1e6:.1f} MB of gradients {active / 1e6:.1f} MB are active (mean):\n\n',
+        f'MB per GPU and step; of {whole / 1e6:.1f} MB of gradients {active / 1e6:.1f} MB are active (mean):\n\n',
         markdown(bytes_header, bytes_rows),
         '\nMilliseconds of a step by the bandwidth of a node:\n\n',
         markdown(time_header, time_rows),

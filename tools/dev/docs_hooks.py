@@ -18,7 +18,7 @@ COPIES = 'repository'
 
 
 def _place(target: str, folder: str) -> str | None:
-    """The path from the repository's root that a link in `folder` leads to; None if there is no such file."""
+    """The path from the repository's root that a link in `folder` leads to; None if it does not exist."""
     path = posixpath.normpath(posixpath.join(folder, target))
     return path if (ROOT / path).exists() else None
 

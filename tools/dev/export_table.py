@@ -225,7 +225,7 @@ def _cell(found: dict[str, Any]) -> str:
     apart = Difference(**found)
     if not apart.objects:
         return f'{apart.value:.1e}'
-    missing = f', {apart.unmatched} without partner' if apart.unmatched else ''
+    missing = f', {apart.unmatched} unmatched' if apart.unmatched else ''
     return f'{apart.objects} boxes{missing}, IoU {apart.iou:.4f}, scores {apart.value:.1e}'
 
 

@@ -112,12 +112,12 @@ def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | N
     names = tuple(classes or found)
     if strange := [name for name in found if name not in names]:
         raise AnnotationError(
-            f'objects of {", ".join(map(repr, strange))}, the classes are {", ".join(map(repr, names))}'
+            f'objects have the classes {", ".join(map(repr, strange))}, allowed are {", ".join(map(repr, names))}'
         )
     for split, file in splits.items():
         if not file.images or not file.annotations:
             raise AnnotationError(
-                f'{split}: {len(file.images)} images with {len(file.annotations)} objects: one of each is needed'
+                f'{split}: {len(file.images)} images, {len(file.annotations)} objects: at least one of each is needed'
             )
     for split, file in splits.items():
         write_text(out / f'{split}.json', json.dumps(file.document(names)))
@@ -134,8 +134,11 @@ def _read_again(path: Path, file: CocoFile) -> None:
         api = COCO(str(path))
         masks = [api.annToRLE(entry) for entry in api.anns.values() if entry['segmentation']]
     counts = len(api.imgs), len(api.anns)
-    if counts != (len(file.images), len(file.annotations)):
-        raise AnnotationError(f'{path}: pycocotools reads {counts} images and objects ({len(masks)} masks)')
+    written = len(file.images), len(file.annotations)
+    if counts != written:
+        raise AnnotationError(
+            f'{path}: {written} images and objects were written, pycocotools reads {counts} ({len(masks)} masks)'
+        )
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -177,7 +180,7 @@ def check_size(path: Path, stated: Sequence[Any], size: tuple[int, int]) -> None
 
     Args:
         path: The annotation file.
-        stated: Width and height as the file has them; None or a text that is no number is not compared.
+        stated: Width and height as the file has them; None and texts that are not numbers are not compared.
         size: Those of the picture.
 
     Raises:
@@ -189,7 +192,7 @@ def check_size(path: Path, stated: Sequence[Any], size: tuple[int, int]) -> None
         return
     if width > 0 and height > 0 and (width, height) != size:
         raise AnnotationError(
-            f'{path}: is of a picture of {width}x{height} px, but the picture is {size[0]}x{size[1]}: its objects do '
+            f'{path}: states a picture of {width}x{height} px, but the picture is {size[0]}x{size[1]}: its objects do '
             'not fit; restore the picture, or correct the annotation'
         )
 

@@ -28,7 +28,7 @@ def read_labelme(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
 
     Args:
         root: Folder that contains these files.
-        share: Share of the images that is held out if there are no folders.
+        share: Share of the images that is held out without folders train and val.
 
     Returns:
         Files by split; the folder of the images relative to the root.
@@ -90,7 +90,7 @@ def _outline(shape: Any) -> tuple[str, list[list[float]] | None]:
     """Label and corners of a shape; no corners if it has no area.
 
     Raises:
-        ValueError: It is no shape; the message continues 'shape 3 '.
+        ValueError: It is not a shape; the message continues 'shape 3 '.
     """
     if not isinstance(shape, dict):
         raise ValueError(f'is {_shown(shape)}, which must be an object with label and points')

@@ -40,7 +40,7 @@ def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
             stem for stem, count in Counter(Path(name).with_suffix('') for name in found).items() if count > 1
         ]:
             raise AnnotationError(
-                f'{root}/images: two pictures {twice[0]} of different suffixes share one folder of masks'
+                f'{root}/images: two pictures {twice[0]} with different suffixes share one folder of masks'
             )
     return collect(names, lambda file, name: _masks(file, root, name)), 'images'
 

@@ -27,7 +27,7 @@ def read_voc(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
 
     Args:
         root: Folder that contains these folders.
-        share: Share of the images that is held out if there are no lists.
+        share: Share of the images that is held out without lists.
 
     Returns:
         Files by split; the folder of the images relative to the root.

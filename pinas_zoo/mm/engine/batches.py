@@ -55,7 +55,7 @@ class StatelessSampler(Sampler[Draw]):
         seed: Equal on all ranks.
 
     Raises:
-        ValueError: There is no seed, or the data set is empty.
+        ValueError: The seed is missing, or the data set is empty.
     """
 
     def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = None) -> None:
@@ -124,8 +124,8 @@ def start_batches(loader: DataLoader[Any], start: int) -> None:
             _begin_stream(source, sampler, loader, start)
     else:
         raise ValueError(
-            f'ExactIterLoop got the batch sampler {type(batches).__name__} over {type(sampler).__name__}; it can start '
-            'a StatelessSampler without batch sampler, or any batch sampler inside a SkippingBatchSampler'
+            f'ExactIterLoop got the batch sampler {type(batches).__name__} over {type(sampler).__name__}; allowed '
+            'are a StatelessSampler without a batch sampler, or any batch sampler in a SkippingBatchSampler'
         )
 
 
@@ -189,7 +189,7 @@ class Prefetched:
     Args:
         batches: The loader's iterator.
         prepare: Moves and finishes a batch.
-        device: Target device; without CUDA there is no stream, and batches are still prefetched.
+        device: Target device; without CUDA, batches are prefetched without a stream.
     """
 
     def __init__(self, batches: Iterator[Any], prepare: Callable[[Any], Any], device: torch.device) -> None:

@@ -20,6 +20,7 @@ from mmengine.config import Config
 
 from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import CLASS_NAMES
+from pinas_zoo.mm.engine.machine import data_set_configs
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import read_checkpoint
@@ -82,21 +83,14 @@ def _is_list(node: Any) -> bool:
 def _names(cfg: Config, splits: Sequence[str]) -> Sequence[str]:
     loaders = [cfg[f'{split}_dataloader'].dataset for split in splits if cfg.get(f'{split}_dataloader')]
     roots = loaders[:1] or [cfg[key]['view'] for key in ('evaluation', 'calibration') if cfg.get(key)]
-    found = {tuple(_names_of(leaf)): leaf for root in roots for leaf in _leaves(root)}
+    found = {tuple(_names_of(leaf)): leaf for root in roots for leaf in data_set_configs(root)}
     if len(found) > 1:
-        raise BadInputError(f'classes={FROM_DATA!r}: the data sets differ in them: {" and ".join(map(str, found))}')
+        raise BadInputError(
+            f'classes={FROM_DATA!r}: the data sets have different classes: {" and ".join(map(str, found))}'
+        )
     if not found:
         raise BadInputError(f'classes={FROM_DATA!r}: the config has no data set that defines them')
     return next(iter(found))
-
-
-def _leaves(node: Any) -> Iterator[dict[str, Any]]:
-    """Data sets inside wrappers (repeated, concatenated, seeded)."""
-    inner = [node['dataset']] if 'dataset' in node else node.get('datasets', ())
-    if not inner:
-        yield node
-    for child in inner:
-        yield from _leaves(child)
 
 
 def _names_of(node: dict[str, Any]) -> Sequence[str]:
@@ -117,8 +111,9 @@ def _names_of(node: dict[str, Any]) -> Sequence[str]:
     try:
         with open(path, encoding='utf-8') as stream:
             text = stream.read()
-    except OSError as error:
-        raise BadInputError(f'{path}: {error.strerror}; classes={FROM_DATA!r} takes the class names from it') from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f'not UTF-8 ({error})'
+        raise BadInputError(f'{path}: {reason}; classes={FROM_DATA!r} takes the class names from it') from None
     listing = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
     if not listing:
         raise BadInputError(f'{path}: contains no class names')

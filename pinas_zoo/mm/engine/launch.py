@@ -110,7 +110,7 @@ def _set_ranks(launcher: str | None) -> str:
     if launcher is None:
         launcher = 'pytorch' if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(env) else 'none'
     if launcher not in LAUNCHERS:
-        raise ValueError(f'launcher {launcher!r}, allowed are {LAUNCHERS}')
+        raise ValueError(f'launcher must be one of {LAUNCHERS}, got {launcher!r}')
     if launcher == 'slurm':
         machine.set_ranks_of_slurm()
     return launcher

@@ -22,6 +22,7 @@ __all__ = [
     'FOREIGN_SCOPES',
     'config_dicts',
     'config_paths',
+    'data_set_configs',
     'fill_runtime',
     'finish_on_device',
     'fit_machine',
@@ -49,6 +50,17 @@ def config_paths(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any
         items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
     for key, child in items:
         yield from config_paths(child, f'{path}.{key}' if path else str(key))
+
+
+def data_set_configs(node: Any) -> Iterator[Any]:
+    """Configs of the data sets inside wrappers (repeated, concatenated, seeded); none of what is not a dict."""
+    if not isinstance(node, dict):
+        return
+    inner = [node['dataset']] if 'dataset' in node else list(node.get('datasets', ()))
+    if not inner:
+        yield node
+    for child in inner:
+        yield from data_set_configs(child)
 
 
 def config_dicts(node: Any) -> Iterator[dict[str, Any]]:
@@ -127,7 +139,7 @@ def use_amp(cfg: Config) -> None:
     mmdet's and mmseg's models keep float16 on a GPU: mmcv's compiled operators have no bfloat16 form.
 
     Raises:
-        ValueError: The config uses a wrapper for which there is no mixed-precision form.
+        ValueError: The config uses a wrapper that has no mixed-precision form.
     """
     allowed = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     for node in _wrappers(cfg):

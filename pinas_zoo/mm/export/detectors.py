@@ -62,13 +62,13 @@ def _known(kind: str, part: Any) -> None:
 def _known_coder(coder: Any) -> None:
     _known('box coder', coder)
     if not coder.clip_border or getattr(coder, 'add_ctr_clamp', False):
-        raise ValueError(f'{type(coder).__name__} is exported with clip_border=True and add_ctr_clamp=False only')
+        raise ValueError(f'{type(coder).__name__} can be exported only with clip_border=True and add_ctr_clamp=False')
 
 
 def _known_nms(settings: Any) -> float:
     """The IoU threshold of a config's NMS."""
     if settings.get('type', 'nms') != 'nms' or settings.get('class_agnostic', False):
-        raise ValueError(f'only NMS by class is exported, the config has {dict(settings)}')
+        raise ValueError(f'only class-wise NMS can be exported, the config has {dict(settings)}')
     return float(settings['iou_threshold'])
 
 

@@ -119,7 +119,7 @@ def open_export(
         labels: Whether a segmentor gives labels instead of logits.
 
     Raises:
-        ValueError: There is no such network, its weights do not fit, or a part of it cannot be exported.
+        ValueError: The network is unknown, its weights do not fit, or a part of it cannot be exported.
     """
     cfg, checkpoint = open_config(name, checkpoint, cfg_options)
     if type_name(cfg.model) == 'Classifier':
@@ -154,7 +154,7 @@ def preprocessing_of(cfg: Config, steps: Sequence[dict[str, Any]]) -> Preprocess
             else:
                 size = dict(size=(step['scale'][1], step['scale'][0]))
         elif not type_name(step).startswith(('Load', 'Pack')):
-            raise ValueError(f'step {type_name(step)} of the test pipeline has no description in an exported file')
+            raise ValueError(f'step {type_name(step)} of the test pipeline cannot be described in an exported file')
     given = cfg.model.data_preprocessor
     swapped = given.get('bgr_to_rgb') or given.get('rgb_to_bgr')  # mm's loaders give BGR
     return Preprocessing(

@@ -137,7 +137,7 @@ def _test_size(cfg: Config) -> tuple[int, int]:
     for step in dataset.pipeline:
         if type_name(step) == 'Resize':
             return min(step.scale), max(step.scale)
-    raise ValueError('the config tells no test size: no data_preprocessor.size, no Resize; give --size HEIGHT [WIDTH]')
+    raise ValueError('the config has no test size (data_preprocessor.size or Resize): give --size HEIGHT [WIDTH]')
 
 
 def _batch(model: BaseModel, size: tuple[int, int], count: int) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _alone(predictor: Predictor, name: str, image: np.ndarray, outcome: Outcome)
 
 
 def _unfit(size: tuple[int, int], error: Exception) -> str:
-    return ' '.join(f'the network does not take its {size[1]}x{size[0]} px ({error})'.split())
+    return ' '.join(f'the network cannot process its {size[1]}x{size[0]} px ({error})'.split())
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _pictures(source: Path, run: _Run, progress: bool, outcome: Outcome, write_l
     if not found.paths or (source.is_file() and source.suffix.lower() not in suffixes()):
         left_out = f'; left out: {outcome.left_out}' if outcome.left_out else ''
         raise ValueError(
-            f'{source} holds no image ({" ".join(sorted(suffixes()))}) and is not a video '
+            f'{source} contains no image ({" ".join(sorted(suffixes()))}) and is not a video '
             f'({" ".join(VIDEOS)}){left_out}'
         )
     pictures = _picture_names(found.paths)
@@ -245,7 +245,7 @@ def _video(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line
     try:
         ok, first = video.read() if video.isOpened() else (False, None)
         if not ok:
-            raise ValueError(f'{source} does not decode as a video; OpenCV reads what FFmpeg reads')
+            raise ValueError(f'{source} cannot be decoded as a video; OpenCV reads the formats of FFmpeg')
         rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         bar = tqdm(total=max(count, 0) or None, disable=not progress, unit='frame')
 

@@ -35,7 +35,7 @@ def open_config(
         cfg_options: Dotted keys that override the config.
 
     Raises:
-        ValueError: There is no such config, it is that of a supernet, or the weights are missing.
+        ValueError: The config does not exist or is that of a supernet, or the weights are missing.
     """
     entry = entries().get(name)
     if entry is not None:

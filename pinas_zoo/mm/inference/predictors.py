@@ -127,9 +127,7 @@ def open_predictor(
     if entry is None and not name.endswith('.py'):
         known = [*entries(), *timm.list_models('pinas*')]
         if name.partition('.')[0] not in timm.list_models('pinas*'):
-            raise ValueError(
-                f'no model is called {name!r}; there are: {", ".join(known)}, or a config with --checkpoint'
-            )
+            raise ValueError(f'unknown model {name!r}; known: {", ".join(known)}, or a config with --checkpoint')
     if not name.endswith('.py') and (entry is None or entry.timm):
         if cfg_options:
             raise ValueError(f'--cfg-options {cfg_options}: {name} is a timm model, it has no config')

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from pinas_zoo.data.trees import Listing
+from pinas_zoo.mm.engine.machine import data_set_configs
 from pinas_zoo.mm.preflight.coco import check_coco, check_evaluator
 from pinas_zoo.mm.preflight.findings import Findings
 from pinas_zoo.mm.preflight.ignored import check_ignored, ignored_label
@@ -32,7 +33,7 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
-        for node in _leaves(loader['dataset']):
+        for node in data_set_configs(loader['dataset']):
             try:
                 dataset = _open(node)
             except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -50,7 +51,7 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
                 if split == 'train':
                     check_crop(cfg, node, findings)
         if split != 'train':
-            check_evaluator(_evaluators(cfg, split), list(_leaves(loader['dataset'])), findings)
+            check_evaluator(_evaluators(cfg, split), list(data_set_configs(loader['dataset'])), findings)
     return findings
 
 
@@ -71,17 +72,6 @@ def _class_counts(node: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
         items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
     for key, child in items:
         yield from _class_counts(child, f'{path}.{key}')
-
-
-def _leaves(node: Any) -> Iterator[ConfigDict]:
-    """Configs of the data sets inside wrappers (repeated, concatenated, seeded)."""
-    if not isinstance(node, dict):
-        return
-    inner = [node['dataset']] if 'dataset' in node else list(node.get('datasets', ()))
-    if not inner:
-        yield node
-    for child in inner:
-        yield from _leaves(child)
 
 
 def _reads_as(dataset: Any, package: str, name: str) -> bool:

@@ -32,7 +32,7 @@ class CheckImage(BaseTransform):
         if height is not None and width is not None and shape[:2] != (height, width):
             raise BadInputError(
                 f'{results.get("img_path")}: is {shape[1]}x{shape[0]} px, its annotation says {width}x{height}: its '
-                'boxes and masks are not of this picture'
+                'boxes and masks do not belong to this picture'
             )
         found = shape[2] if len(shape) > 2 else 1
         if self.channels is not None and found != self.channels:

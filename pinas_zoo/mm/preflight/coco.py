@@ -98,7 +98,7 @@ def _check_annotations(
     compared = training or not any(evaluator.get('format_only') for evaluator in evaluators)
     if not file.annotations:
         if compared:
-            findings.errors.append(f'{file.path}: holds no annotation (0 for {len(file.images):,} images)')
+            findings.errors.append(f'{file.path}: contains no annotation (0 for {len(file.images):,} images)')
         return
     if file.errors:
         return
@@ -181,7 +181,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
         if (height, width) != (image['height'], image['width']):
             findings.errors.append(
                 f'{paths[index]}: is {width}x{height} px, {file.path} says {image["width"]}x{image["height"]}: its '
-                'boxes and masks are not of this picture'
+                'boxes and masks do not belong to this picture'
             )
 
 

@@ -61,7 +61,7 @@ def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
     missing = [path for path in paths if not os.path.exists(path)]
     for path in missing:
         content = f'; {root} contains {shorten(sorted(os.listdir(root)), 5) or "nothing"}' if root else ''
-        findings.errors.append(f'{path}: not there{content}{hint}')
+        findings.errors.append(f'{path}: does not exist{content}{hint}')
     return bool(missing)
 
 

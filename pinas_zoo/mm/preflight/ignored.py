@@ -17,7 +17,7 @@ _FILLING = {'RandomRotate': 'seg_pad_val'}
 
 
 def ignored_label(cfg: Config) -> int | None:
-    """The label for which the heads compute no loss; None if they have none, or there is no head."""
+    """The label for which the heads compute no loss; None if they have none, or the model has no head."""
     return next((value for _, value, _ in _of_heads(cfg)), IGNORED_LABEL)
 
 

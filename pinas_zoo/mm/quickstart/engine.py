@@ -123,7 +123,7 @@ class Engine:
         return Fingerprint(self.context.data, settings, code_version(stage.code), inputs)
 
     def reasons(self, stage: Stage, entry: Entry) -> list[str]:
-        """Why the entry is no longer valid; empty if it is."""
+        """Why the entry has become invalid; empty if it is valid."""
         changed = differences(entry.begun, self.fingerprint(stage))
         for file, digest in (entry.outputs or {}).items():
             path = self.context.root / file
@@ -173,7 +173,7 @@ class Engine:
                 self._stop_all()
 
     def _say_waiting(self) -> None:
-        self.display.say(f'another call works in {self.context.root}: waiting for it')
+        self.display.say(f'another call is working in {self.context.root}: waiting for it')
 
     def _loop(self) -> None:
         pending = sorted(self.stages, key=self._depth, reverse=True)  # stable: else in the given order

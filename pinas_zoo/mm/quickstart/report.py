@@ -84,8 +84,8 @@ def write_page(root: Path) -> Path:
 
 
 LIMITS = (
-    'Minutes on two CPU cores, small grey images, one seed: this shows that every part works and what each is worth '
-    'here. It is not comparable with the results that the paper reports.'
+    'Minutes on two CPU cores, small grey images, one seed: this shows that every part works, and what it achieves '
+    'at this size. It is not comparable with the results that the paper reports.'
 )
 
 
@@ -120,7 +120,7 @@ def _search_effect(results: Results) -> list[Any]:
         text,
         Facts(tiles, large=True),
         group_figure(networks, caption='Accuracy of each network, trained alone'),
-        estimate_figure(networks, caption=f'What the supernet said of them: {n}'),
+        estimate_figure(networks, caption=f'Their loss in the supernet against it: {n}'),
     ]
 
 
@@ -131,7 +131,7 @@ def _pretraining(results: Results) -> list[Any]:
         start, end = knn[0][1], knn[-1][1]
         change = 'rises' if end > start else 'does not rise'
         items.append(
-            'No label was used here. Whether the features become useful is seen by their nearest neighbours: the share '
+            'No label was used here. The nearest neighbours show whether the features become useful: the share '
             f'of held-out images whose neighbours name their class {change} from {start:.1f} % with random weights to '
             f'{end:.1f} %.'
         )

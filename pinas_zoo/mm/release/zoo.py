@@ -134,10 +134,12 @@ def publish_zoo(
     for training in sorted(trainings, key=lambda training: list(PARTS).index(training.kind or '')):
         publication = _Publication(training, backbones, hardware)
         if (twin := publications.get(publication.name)) is not None:
-            raise ValueError(f'{twin.training.folder} and {training.folder} would both be {publication.name}')
+            raise ValueError(
+                f'{twin.training.folder} and {training.folder} would both be published as {publication.name}'
+            )
         publications[publication.name] = publication
     if not publications:
-        raise ValueError(f'there is no finished training in {[str(run) for run in runs]}')
+        raise ValueError(f'no finished training in {[str(run) for run in runs]}')
     out.mkdir(parents=True, exist_ok=True)
     # Beside `out`, so that a config finds its recipe in ../configs before and after the move.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
@@ -168,7 +170,7 @@ class _Publication:
                 free = [name for name in map('pinas_nano_{}'.format, 'abcdefgh') if name not in backbones.values()]
                 backbones.setdefault(arch, free[0])
             elif arch not in backbones:
-                raise ValueError(f'{training.folder}: {arch} is none of the published classifiers {backbones}')
+                raise ValueError(f'{training.folder}: {arch} is not among the published classifiers {backbones}')
             self.arch, self.backbone = arch, backbones[arch]
             self.state, self.model = training.content.state, self.kind
             if self.kind == 'classifier':

@@ -32,7 +32,7 @@ PARTS = (
     Part(dense, 80),
     Part(autotune, 90),
     Part(compiled, 120),
-    Part(compiled_step, 900),
+    Part(compiled_step, 600),
 )
 
 

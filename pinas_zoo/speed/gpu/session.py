@@ -121,7 +121,7 @@ class Session:
         self.say(f'{self.current} {name}: ' + '  '.join(f'{key} {_short(value)}' for key, value in values.items()))
 
     def free(self) -> None:
-        """Frees the memory of trainers that are no longer referenced; they are part of reference cycles."""
+        """Frees the memory of discarded trainers, which are part of reference cycles."""
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()

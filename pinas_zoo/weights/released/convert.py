@@ -148,7 +148,7 @@ def convert_file(
         space: See `convert`.
 
     Raises:
-        FileNotFoundError: There is no such source.
+        FileNotFoundError: The source does not exist.
         ValueError: The source is refused, see `convert`, or the suffix is neither of the two.
     """
     source, destination = Path(source), Path(destination)

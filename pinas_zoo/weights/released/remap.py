@@ -153,6 +153,6 @@ def supernet_from_released(state: Mapping[str, Tensor], depths: tuple[int, ...] 
     for name, tensor in state.items():
         renamed = supernet_name(name, depths)
         if renamed is None:
-            raise ValueError(f'{name}: there is no such block in a space of depths {depths}')
+            raise ValueError(f'{name}: a space of depths {depths} has no such block')
         out[renamed] = tensor
     return out
