@@ -260,7 +260,7 @@ class ImageReader:
             load: Function that reads one; None uses the source's `load`.
 
         Raises:
-            BrokenRateError: more than the tolerated share is broken.
+            BrokenRateError: More than the tolerated share is broken.
         """
         length = len(self.source)
         stride = self.STRIDES[0] if length % self.STRIDES[0] else self.STRIDES[1]
