@@ -18,6 +18,7 @@ __all__ = [
     'file_lock',
     'file_sha256',
     'numbered_lines',
+    'read_json',
     'read_lines',
     'sync_folder',
     'write_atomic',
@@ -92,6 +93,27 @@ def file_lock(path: str | Path, on_wait: Callable[[], None] | None = None) -> It
                 on_wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
+
+
+def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: The file.
+        keys: Keys that it must have.
+
+    Raises:
+        ValueError: It is not JSON or not an object, or lacks a key; the message names the file.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not JSON ({error})') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} contains a {type(content).__name__}, not an object')
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f'{path} has no {", ".join(missing)}')
+    return content
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes, Any]]:

@@ -21,6 +21,7 @@ import torch
 from fork_server import python
 from ranks import PRELOADED
 from remembered import remember
+from tally import add, lines, packed
 
 import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from here (docs/mmcv_ops.md)
 
@@ -101,9 +102,21 @@ def forked_processes(monkeypatch):
     )
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['inputs'] = packed()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    add(getattr(node, 'workeroutput', {}).get('inputs', []))  # a worker that crashed sends nothing
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if not config.option.collectonly:
         terminalreporter.write_line(f'real images: {describe_images()}')
+        for line in lines(by_test=config.option.verbose > 0):
+            terminalreporter.write_line(f'generated and damaged inputs, {line}')
 
 
 def describe_images() -> str:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tally import tally
 
 pytestmark = pytest.mark.mm
 pytest.importorskip('mmdet')
@@ -217,6 +218,7 @@ def test_run_lengths_are_counted_as_pycocotools_codes_them(bits: list[bool], fir
     assert list(wrong_counts(masks, [64, 64, 51_840])) == []
     assert list(wrong_counts(masks, [64, 63, 51_841])) == [1, 2]
     assert list(wrong_counts([{'counts': ''}, *masks[:1], {'counts': 'ü'}], [64] * 3)) == [0, 2]
+    tally('run lengths', refused=False)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -373,6 +375,7 @@ def test_whatever_passes_can_be_trained_and_evaluated(folder: Path, edits: list)
     assert all(isinstance(line, str) and '\n' not in line for line in errors)
     if not errors:
         _use(folder)
+    tally('annotation file with random defects', bool(errors))
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------------

@@ -198,7 +198,8 @@ def test_a_late_map_that_does_not_fit_is_named(tmp_path: Path):
 
 def test_jpeg_maps_are_refused_whatever_their_name(tmp_path: Path):
     """Their labels are approximate: a run on them would give a plausible number."""
-    from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, BadInputError
+    from pinas_zoo.data.labels import LOSSY_MAP
+    from pinas_zoo.mm.preflight.findings import BadInputError
 
     write_maps(tmp_path, (0, 1, 2))
     for number in (2, 3):  # the first is not among the eight that are opened first

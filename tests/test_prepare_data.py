@@ -226,9 +226,12 @@ def test_bad_label_maps_are_named(tree, capsys):
     code, _, err = run(capsys, 'cityscapes', '--root', root)
     assert code == 1 and f'{file}: label 40, allowed are 0 to 33' in err
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(file)
-    assert f'{file}: has shape (4, 4, 3)' in run(capsys, 'cityscapes', '--root', root)[2]
+    assert (
+        f'{file}: a label map has one value per pixel, this one has 3 channels'
+        in run(capsys, 'cityscapes', '--root', root)[2]
+    )
     file.write_bytes(b'no picture')
-    assert f'{file}: does not decode' in run(capsys, 'cityscapes', '--root', root)[2]
+    assert f'{file}: the label map does not decode' in run(capsys, 'cityscapes', '--root', root)[2]
 
 
 # ---- links -----------------------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ def test_damaged_scalars_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='line 1 is unreadable'):
         read_scalars(path)
     path.write_text('{"loss": 1}\n{"loss": 1, "step": 2}\n')
-    with pytest.raises(ValueError, match='line 1 has neither step nor iter'):
+    with pytest.raises(ValueError, match='line 1 has no number step or iter'):
         read_scalars(path)
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
+from tally import tally
 
 from pinas_zoo.data.images import read_picture
 from pinas_zoo.data.sources import BrokenImageError
@@ -36,6 +37,7 @@ def test_tiles_cover_a_picture_and_their_cores_do_so_once(height, width, side, d
     assert (covered == 1).all() and sizes == {(min(side, height), min(side, width))}
     rows = sorted({(tile.top, tile.bottom) for tile, _ in tiles})
     assert all(before[1] - after[0] >= tiling.margin for before, after in pairwise(rows))
+    tally('tilings', refused=False)
 
 
 @pytest.mark.parametrize(('side', 'overlap'), [(0, None), (8, 5), (8, -1)])

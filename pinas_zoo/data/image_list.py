@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinas_zoo.data.images import FileSource
-from pinas_zoo.data.sources import SOURCES, few_names
+from pinas_zoo.data.sources import MOST_CLASSES, SOURCES, few_names
 
 __all__ = ['ListSource', 'read_list']
 
 _LABEL = re.compile(r'[+-]?[0-9]{1,18}')
-#: Labels are counted from 0, and every number below the largest is a class.
-MOST_CLASSES = 1_000_000
 _COMMA = re.compile(r'[,;]\s*[+-]?[0-9]+$')
 
 

@@ -16,15 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pinas_zoo.data.fashion_mnist import cache_folder
 from pinas_zoo.data.images import suffixes
-from pinas_zoo.data.sources import few_names
+from pinas_zoo.data.sources import MOST_CLASSES, few_names
 from pinas_zoo.data.trees.parallel import in_processes
 from pinas_zoo.dist import cores
-from pinas_zoo.files import file_lock, write_atomic
+from pinas_zoo.files import file_lock, read_json, write_atomic
 
 __all__ = ['ROW', 'ShardIndex', 'expand_braces', 'index_shards']
 
@@ -112,10 +113,11 @@ def index_shards(
     merged = folder / f'{digest.hexdigest()[:32]}.npy'
     summary = merged.with_suffix('.json')
     with file_lock(merged.with_suffix('.lock')):
-        if not (merged.is_file() and summary.is_file()):
+        facts = _known(merged, summary)
+        if facts is None:
             scan = partial(_index_file, settings=settings, folder=folder, image=image, label=label)
             _merge(in_processes(scan, list(zip(shards, stats.tolist(), strict=True)), cores(), 'index'), merged)
-    facts = json.loads(summary.read_text())
+            facts = read_json(summary)
     starts, left_out = np.concatenate([[0], np.cumsum(facts['counts'])]), Counter(facts['left_out'])
     broken, cut = left_out.pop('incomplete samples', 0), facts['cut']
     if not starts[-1]:
@@ -151,6 +153,16 @@ def _stats(shards: Sequence[str]) -> np.ndarray:
     return np.array(found, np.int64)
 
 
+def _known(merged: Path, summary: Path) -> dict[str, Any] | None:
+    """What is known of the merged rows; None if they have to be made, or made again since a file is damaged."""
+    with suppress(Exception):
+        facts: dict[str, Any] = read_json(summary)
+        whole = np.load(merged, mmap_mode='r').shape == (sum(facts['counts']),)
+        if whole and {'cut', 'left_out', 'first'} <= set(facts):
+            return facts
+    return None
+
+
 def _merge(files: list[Path], merged: Path) -> None:
     """Writes the rows of all index files to one, file by file; and what is known of them beside it."""
     counts, cut, left_out, first = [], [], Counter[str](), ''
@@ -180,8 +192,9 @@ def _index_file(shard: tuple[str, list[int]], settings: str, folder: Path, image
     name = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]
     places = [Path(f'{path}.index.npz'), folder / f'{name}.index.npz']
     for place in places:
-        with suppress(OSError, ValueError, KeyError), np.load(place) as content:
-            if str(content['key']) == key:
+        # a damaged archive raises almost anything, when opened or when an entry is read: the shard is read again
+        with suppress(Exception), np.load(place) as content:
+            if str(content['key']) == key and content['rows'].dtype == ROW and json.loads(str(content['facts'])):
                 return place
     rows, facts = _scan(path, image, label)
     content = {'rows': rows, 'facts': np.array(json.dumps(facts)), 'key': np.array(key)}
@@ -249,7 +262,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, tuple[str, tarfile.Tar
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     file = tar.extractfile(member)
     text = file.read(32) if file else b''
-    return int(text) if text.strip().isdigit() else -1
+    return int(text) if text.strip().isdigit() and int(text) < MOST_CLASSES else -1
 
 
 def _ended_well(path: str, offset: int) -> bool:

@@ -124,6 +124,7 @@ def few_names(names: Sequence[str], most: int = 5) -> str:
 
 #: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
 SOURCES: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {}
+MOST_CLASSES = 1_000_000  # labels are counted from 0, every number below the largest is one
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
 
 
@@ -201,8 +202,7 @@ def _open(cls: Callable[..., Source], settings: dict[str, Any]) -> Source:
     return source
 
 
-#: Data sets in configs that ignore labels.
-UNLABELLED = ('FourViews', 'BatchedViews')
+UNLABELLED = ('FourViews', 'BatchedViews')  # data sets in configs that ignore labels
 
 
 def find_views(

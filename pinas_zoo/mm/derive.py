@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.device import get_device
 
 from pinas_zoo.data.fixed_batches import FixedBatches
+from pinas_zoo.files import read_json
 from pinas_zoo.mm.engine.launch import load_config, set_up
 from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.search.derive import derive, save_backbone
@@ -36,7 +36,7 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
         ValueError: The architecture is malformed or the checkpoint does not fit.
     """
     if arch.endswith('.json'):
-        arch = json.loads(Path(arch).read_text())['arch']
+        arch = str(read_json(arch, 'arch')['arch'])
     derive_all(config, checkpoint, {arch: out}, options)
     return arch
 

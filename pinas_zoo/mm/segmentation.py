@@ -12,7 +12,8 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations as _LoadAnnotations
 from mmseg.evaluation import IoUMetric as _IoUMetric
 
-from pinas_zoo.mm.preflight.bad_input import LOSSY_MAP, check_labels, check_whole
+from pinas_zoo.data.labels import LOSSY_MAP
+from pinas_zoo.mm.preflight.bad_input import check_labels, check_whole
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import METRICS, TRANSFORMS
 

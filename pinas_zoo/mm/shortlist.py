@@ -19,7 +19,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pinas_zoo.files import write_text
+from pinas_zoo.files import read_json, write_text
 from pinas_zoo.mm.engine.from_data import fill_from_data
 from pinas_zoo.mm.engine.launch import load_config, train
 from pinas_zoo.mm.engine.options import Options
@@ -123,7 +123,7 @@ def _take_over(source: Path, root: Path, plan: dict[str, Any], archs: Sequence[s
     """Copies the results from another folder that was made with the same recipe."""
     if not (source / PLAN).is_file():
         raise ValueError(f'{source} has no {PLAN}: it is not a folder of such trainings')
-    other = json.loads((source / PLAN).read_text())
+    other = read_json(source / PLAN)
     if differing := [key for key in RECIPE if other.get(key) != plan[key]]:
         raise ValueError(f'the trainings in {source} differ from those of this shortlist in {", ".join(differing)}')
     for arch in archs:
@@ -160,7 +160,7 @@ def _keep_plan(root: Path, plan: dict[str, Any]) -> None:
     """Writes the plan, or compares it with the existing one: results of two plans are never mixed."""
     file = root / PLAN
     if file.is_file():
-        recorded = json.loads(file.read_text())
+        recorded = read_json(file)
         # The config's location and the number of processes may change.
         differing = [k for k in plan if k not in ('training', 'processes') and recorded.get(k) != plan[k]]
         if differing:
@@ -180,7 +180,7 @@ def train_one(plan_file: str | Path, arch: str) -> None:
 
     Runs in every process of the training; rank 0 writes.
     """
-    plan, root = json.loads(Path(plan_file).read_text()), Path(plan_file).parent / arch
+    plan, root = read_json(plan_file), Path(plan_file).parent / arch
     start = time.perf_counter()
     values = plan['options'] | {plan['arch_key']: arch, 'experiment_name': f'shortlist_{arch}'}
     runner = train(plan['training'], Options(str(root), 'auto', cfg_options=values, seed=plan['seed']))
@@ -201,7 +201,7 @@ def _plain(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _read_result(root: Path) -> Outcome | None:
     file = root / RESULT
-    return Outcome(**json.loads(file.read_text())) if file.is_file() else None
+    return Outcome(**read_json(file)) if file.is_file() else None
 
 
 # ---- all of them -------------------------------------------------------------------------------------------------

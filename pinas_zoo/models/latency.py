@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pinas_zoo.files import write_text
+from pinas_zoo.files import read_json, write_text
 from pinas_zoo.models.cost import Size
 from pinas_zoo.models.precision import autocast, half_type
 from pinas_zoo.models.supernet import Path, SuperNet
@@ -172,7 +172,7 @@ class LatencyTable:
             ValueError: The file is not a latency table.
         """
         try:
-            values = json.loads(FilePath(path).read_text())
+            values = read_json(path)
             conditions = values['conditions'] | {'size': tuple(values['conditions']['size'])}
             return cls(
                 SearchSpace.from_dict(values['space']),
@@ -182,7 +182,7 @@ class LatencyTable:
                 tuple(Check(one['arch'], Interval(**one['whole']), one['total']) for one in values['checks']),
                 values['scale'],
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path} is not a latency table; `pinas latency` makes one ({error!r})') from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.files import file_sha256
+from pinas_zoo.files import file_sha256, read_json
 from pinas_zoo.models.cost import Cost, CostTable
 from pinas_zoo.ranking.truth import Study, Truth, TruthRow, draw_paths
 from pinas_zoo.space import Arch, SearchSpace
@@ -52,11 +52,11 @@ def read_table(file: str | Path, space: SearchSpace, sha256: str | None = SHA256
     if sha256 is not None and (found := file_sha256(file)) != sha256:
         raise ValueError(f'{file} is not the published table: its sha256 is {found}, expected {sha256}; get {ADDRESS}')
     try:
-        table = json.loads(Path(file).read_text())
+        table = read_json(file)
         entries: dict[Arch, Mapping[str, Any]] = {
             space.parse(name): {key: entry[key] for key in FIELDS} for name, entry in table.items()
         }
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{file} is not a table with {", ".join(FIELDS)} per architecture ({error!r})') from error
     return entries
 

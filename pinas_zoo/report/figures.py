@@ -73,16 +73,16 @@ def read_scalars(path: str | Path, *more: str | Path) -> dict[str, list[tuple[fl
         Curves by name, each a list of (step, value) by ascending step.
 
     Raises:
-        ValueError: A line before the last is unreadable, or one has neither step nor iter.
+        ValueError: A line before the last is unreadable, or one has no number as step or iter.
     """
     curves: dict[str, dict[float, float]] = {}
     for file in (path, *more):
         if not Path(file).is_file():
             raise FileNotFoundError(f'{file} does not exist')
         for number, _, values in numbered_lines(file):
-            step = values.get('step', values.get('iter'))
-            if step is None:
-                raise ValueError(f'{file}: line {number} has neither step nor iter, got {sorted(values)}')
+            step = values.get('step', values.get('iter')) if isinstance(values, dict) else None
+            if not isinstance(step, (int, float)):
+                raise ValueError(f'{file}: line {number} has no number step or iter: {values!r:.80}')
             for name, value in values.items():
                 number_like = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if number_like and name not in ('step', 'iter', 'epoch'):

@@ -7,6 +7,7 @@ training files contain beside the weights. Every load is strict and returns a `L
 
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ __all__ = [
     'Checkpoint',
     'LoadReport',
     'load_weights',
+    'read_archive',
     'read_checkpoint',
     'read_weights',
     'save_weights',
@@ -134,7 +136,7 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
                 return Checkpoint(state, dict(file.metadata() or {}))
         except SafetensorError as error:
             raise ValueError(f'{path} is not a readable safetensors file: {error}') from error
-    content = _read_archive(path)
+    content = read_archive(path)
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} must contain a state dict of tensors, but contains a {type(content).__name__}')
     inner = next((key for key in ('state_dict', 'model') if isinstance(content.get(key), Mapping)), None)
@@ -153,10 +155,21 @@ def read_checkpoint(path: str | Path, tensors: bool = True) -> Checkpoint:
     return Checkpoint(state, {k: v for k, v in texts if isinstance(v, str)}, extras)
 
 
-def _read_archive(path: Path) -> Any:
+def read_archive(path: str | Path, map_location: Any = 'cpu', mmap: bool = False) -> Any:
+    """What `torch.save` wrote, read without running any code in it.
+
+    Args:
+        path: The file.
+        map_location: As for `torch.load`.
+        mmap: Leave tensors on disk until they are used, where the file's format allows it.
+
+    Raises:
+        ValueError: The file is damaged, or needs code; the message names both.
+    """
     try:
         with _only_numpy_allowed():
-            return torch.load(path, map_location='cpu', weights_only=True)
+            lazily = mmap and zipfile.is_zipfile(path)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=lazily)
     except Exception as error:  # torch raises several unrelated types for damaged and malicious files
         if (match := re.search(r'GLOBAL (\S+)|nsupported class (\S+)', str(error))) is not None:
             name = match[1] or match[2]
@@ -164,8 +177,18 @@ def _read_archive(path: Path) -> Any:
                 f'{path} was refused: it needs {name}, which is code or not plain data. Nothing in it was run. '
                 'Only tensors, plain values and numpy scalars and arrays are read.'
             ) from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path} was refused, it is not a readable torch archive: {reason}') from error
+        raise ValueError(f'{path} was refused, it is not a readable torch archive: {_reason(path, error)}') from error
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    """Why torch cannot read a file, in one line."""
+    with open(path, 'rb') as file:
+        start = file.read(16)
+    if not start.startswith((b'PK', b'\x80')):  # a zip archive, or a pickle of old versions
+        return f'it begins with {start!r}' if start else 'it is empty'
+    # advice on unsafe loading surrounds torch's own reason
+    inside = re.search(r'WeightsUnpickler error:\s*(.+)', str(error))
+    return inside[1] if inside else str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _named(function: Any, module: str, name: str) -> Callable[..., Any]:

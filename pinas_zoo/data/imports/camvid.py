@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from pinas_zoo.data.images import find_images
 from pinas_zoo.data.imports.coco_file import AnnotationError, picture_size
+from pinas_zoo.data.labels import read_labels
 
 __all__ = ['CLASSES', 'VOID', 'check_camvid']
 
@@ -41,15 +39,11 @@ def check_camvid(root: Path, origin: str) -> tuple[dict[str, int], str]:
         for name in names:
             path = (root / f'{split}annot' / name).with_suffix('.png')
             try:
-                size = picture_size(root / split / name)
-                with Image.open(path) as file:
-                    labels = np.asarray(file)
-            except (OSError, ValueError) as error:
-                wrong.append(str(error) if isinstance(error, AnnotationError) else f'{path}: not a label map ({error})')
+                size, labels = picture_size(root / split / name), read_labels(path)
+            except ValueError as error:
+                wrong.append(str(error))
                 continue
-            if labels.ndim != 2:
-                wrong.append(f'{path}: has {labels.shape[2]} channels; a label map has one value per pixel')
-            elif labels.shape != (size[1], size[0]):
+            if labels.shape != (size[1], size[0]):
                 found = f'{labels.shape[1]}x{labels.shape[0]}'
                 wrong.append(f'{path}: is {found} px, its picture {size[0]}x{size[1]}')
             elif labels.max() > VOID:

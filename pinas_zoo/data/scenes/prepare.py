@@ -40,7 +40,7 @@ from pinas_zoo.data.scenes.images import (
     paint_background,
     solid_masks,
 )
-from pinas_zoo.files import file_lock, write_text
+from pinas_zoo.files import file_lock, read_json, write_text
 
 if TYPE_CHECKING:
     from pinas_zoo.data import Source
@@ -161,12 +161,13 @@ def _read_manifest(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[
     file = root / 'manifest.json'
     if not file.is_file():
         raise ValueError(f'{root} exists and is not a scene set (no manifest.json); give another --root')
-    manifest = json.loads(file.read_text(encoding='utf-8'))
-    settings = manifest.get('settings', {})
+    manifest = read_json(file)
+    settings = manifest.get('settings')
     if settings == wanted:
         return manifest
     if not overwrite:
-        differing = [(k, settings.get(k), v) for k, v in wanted.items() if settings.get(k) != v]
+        found = settings if isinstance(settings, dict) else {}
+        differing = [(k, found.get(k), wanted.get(k)) for k in wanted | found if found.get(k) != wanted.get(k)]
         text = '; '.join(f'{k} is {old!r}, requested {new!r}' for k, old, new in differing)
         raise ValueError(f'{root} contains a scene set with other settings: {text}. Give --overwrite or another --root')
     return None

@@ -1,6 +1,5 @@
 """COCO 2017: two annotation files and two folders of images."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,15 @@ import numpy as np
 
 from pinas_zoo.data.trees.layout import SPLITS, Part, Problem, Progress, Tree
 from pinas_zoo.data.trees.listing import shorten
+from pinas_zoo.files import read_json
 
-_KEYS = ('images', 'annotations', 'categories')
+_ID = (int, str)
+#: The lists of an annotation file, and what is used of their entries.
+_ENTRIES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    'images': {'id': _ID, 'file_name': str},
+    'annotations': {'image_id': _ID, 'category_id': _ID},
+    'categories': {'id': _ID, 'name': str},
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class CocoTree(Tree):
             progress(f'{split} classes', 1, 1)
         images = {image['id']: number for number, image in enumerate(document['images'])}
         categories = {category['id']: number for number, category in enumerate(document['categories'])}
-        table = np.zeros((len(images), len(categories)), bool)
+        table = np.zeros((len(document['images']), len(document['categories'])), bool)
         for annotation in document['annotations']:
             if not annotation.get('iscrowd'):
                 table[images[annotation['image_id']], categories[annotation['category_id']]] = True
@@ -70,12 +76,21 @@ def _annotation_file(split: str) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_bytes())
+        document = read_json(file)
     except ValueError as error:
-        raise ValueError(f'{file}: not JSON ({error}); a broken download?') from None
-    missing = [key for key in _KEYS if not isinstance(document, dict) or key not in document]
+        raise ValueError(f'{error}; a broken download?') from None
+    missing = [key for key in _ENTRIES if not isinstance(document.get(key), list)]
     if missing:
-        raise ValueError(f'{file}: has no {", ".join(missing)}; COCO annotation files have {", ".join(_KEYS)}')
+        raise ValueError(f'{file}: has no {", ".join(missing)}; COCO annotation files have {", ".join(_ENTRIES)}')
+    for key, needed in _ENTRIES.items():
+        for entry in document[key]:
+            for name, kinds in needed.items():
+                if not isinstance(entry, dict) or not isinstance(entry.get(name), kinds):
+                    raise ValueError(f'{file}: an entry of {key} has no {name}, or one of another type: {entry!r:.120}')
+    images, categories = ({entry['id'] for entry in document[key]} for key in ('images', 'categories'))
+    for entry in document['annotations']:
+        if entry['image_id'] not in images or entry['category_id'] not in categories:
+            raise ValueError(f'{file}: an annotation of an image or a category that is not listed: {entry!r:.120}')
     return document
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from pinas_zoo.data.labels import read_labels
 from pinas_zoo.data.trees.layout import Part, Problem, Progress, Tree
 from pinas_zoo.data.trees.listing import shorten
 from pinas_zoo.data.trees.parallel import in_processes
@@ -71,7 +71,7 @@ class LabelMapTree(Tree):
 
 def _classes_in(file: Path, first: int, count: int) -> np.ndarray:
     """Which classes occur in a label map. Shape: bool (count,)."""
-    pixels = np.bincount(np.asarray(Image.open(file), np.uint8).ravel(), minlength=256)
+    pixels = np.bincount(read_labels(file).astype(np.uint8).ravel(), minlength=256)
     return pixels[first : first + count] > 0
 
 

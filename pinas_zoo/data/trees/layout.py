@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.data.trees.listing import shorten
+from pinas_zoo.files import read_json
 
 SPLITS = ('train', 'val')
 #: File in the root of a mini set that records what it was made from; its counts are then the expected ones.
@@ -111,7 +111,7 @@ class Tree:
         """
         file = root / MINI_FILE
         if counts is None and file.is_file():
-            counts = json.loads(file.read_text(encoding='utf-8'))['counts']
+            counts = read_json(file, 'counts')['counts']
         if counts is None:
             return self
         wanted = dict(zip(SPLITS, counts))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pinas_zoo.data.trees.layout import MINI_FILE, SPLITS, Progress, Tree
 from pinas_zoo.data.trees.listing import shorten
+from pinas_zoo.files import read_json
 
 
 def choose_covering(presence: np.ndarray, count: int) -> list[int]:
@@ -108,7 +109,7 @@ def _read_mini(out: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, 
     file = out / MINI_FILE
     if not file.is_file():
         raise ValueError(f'{out} exists and is not a mini set (no {MINI_FILE}); give another --out')
-    content = json.loads(file.read_text(encoding='utf-8'))
+    content = read_json(file)
     differing = [
         f'{key} is {content.get(key)!r}, requested {value!r}'
         for key, value in wanted.items()

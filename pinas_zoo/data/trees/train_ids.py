@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pinas_zoo.data.labels import read_labels
 from pinas_zoo.data.trees.label_maps import LabelMapTree
 from pinas_zoo.data.trees.layout import SPLITS, Progress
 from pinas_zoo.data.trees.listing import shorten
@@ -26,12 +27,7 @@ def convert(file: Path) -> None:
     Raises:
         ValueError: A label id is not in the table, or the file is not a label map.
     """
-    try:
-        labels = np.asarray(Image.open(file))
-    except OSError as error:
-        raise ValueError(f'{file}: does not decode ({error})') from None
-    if labels.ndim != 2:
-        raise ValueError(f'{file}: has shape {labels.shape}, but a label map has two dimensions')
+    labels = read_labels(file)
     shown = np.flatnonzero(np.bincount(labels.ravel()))
     unknown = sorted(set(shown.tolist()) - set(TRAIN_IDS))
     if unknown:

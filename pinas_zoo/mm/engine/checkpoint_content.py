@@ -1,8 +1,7 @@
 """What a checkpoint contains and how it is written: plain values, random states, atomic files.
 
-Our checkpoints are read with `torch.load(weights_only=True)`. That loader refuses every class
-it does not know, so a single np.float64, which passes as a float everywhere else, makes a whole
-file unreadable. Types are therefore compared with `type(x)`, never with isinstance.
+Our checkpoints are read with `torch.load(weights_only=True)`, which refuses every class it does not know: a single
+np.float64 makes a whole file unreadable. Types are therefore compared with `type(x)`, never with isinstance.
 """
 
 import math
@@ -21,6 +20,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 
 from pinas_zoo.files import write_bytes
+from pinas_zoo.mm.checkpoint_loader import load_from_local
 from pinas_zoo.weights.loading import last_checkpoint
 
 RandomState = dict[str, torch.Tensor]
@@ -295,6 +295,6 @@ def find_start(work_dir: str | Path, resume: str, notes: list[str]) -> str | Non
 
 def saved_seed(checkpoint: str | Path) -> int | None:
     """The seed of the run that wrote a checkpoint; None if it does not say."""
-    content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
+    content = load_from_local(checkpoint, mmap=True)
     seed = content.get('engine', {}).get('seed', content.get('meta', {}).get('seed'))
     return None if seed is None else int(seed)

@@ -111,8 +111,9 @@ def _names_of(node: dict[str, Any]) -> Sequence[str]:
     try:
         with open(path, encoding='utf-8') as stream:
             text = stream.read()
-    except OSError as error:
-        raise BadInputError(f'{path}: {error.strerror}; classes={FROM_DATA!r} takes the class names from it') from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f'not UTF-8 ({error})'
+        raise BadInputError(f'{path}: {reason}; classes={FROM_DATA!r} takes the class names from it') from None
     listing = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
     if not listing:
         raise BadInputError(f'{path}: contains no class names')

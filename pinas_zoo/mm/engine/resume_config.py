@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from pinas_zoo.mm.checkpoint_loader import load_from_local
 from pinas_zoo.mm.engine.rewrite import changes
 from pinas_zoo.mm.preflight.findings import BadInputError
 
@@ -49,7 +49,7 @@ def compare_config(cfg: Config, checkpoint: str, take_new: bool, notes: list[str
     cfg.pop('resume_with_config', None)
     if take_new:  # otherwise the dumped config is that of an uninterrupted run
         cfg.resume_with_config = True
-    saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True).get('engine', {}).get('config')
+    saved = load_from_local(checkpoint, mmap=True).get('engine', {}).get('config')
     if saved is None:
         notes.append(f'--resume: {checkpoint} does not say with which config it was written')
         return

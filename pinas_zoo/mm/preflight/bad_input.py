@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from PIL import Image
 
-from pinas_zoo.data.more_bits import LOSSY
-from pinas_zoo.data.sources import BrokenRateError
+from pinas_zoo.data.labels import read_labels
+from pinas_zoo.data.sources import BrokenImageError, BrokenRateError
 from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import DATASETS
 
 IGNORED_LABEL = 255  # mmseg's default
-LOSSY_MAP = 'the label map is a JPEG, which does not keep the labels: write it as PNG, from the original'
 #: What constructors raise for arguments that they cannot use.
 _OF_BUILDING = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, ZeroDivisionError)
-_BAD_JPEG_OR_WORSE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 #: Steps after which a map has no labels that it did not have before.
@@ -120,16 +117,9 @@ def read_map(path: str) -> np.ndarray:
         BadInputError: The file is missing, does not decode or has several channels; the message names it.
     """
     try:
-        with Image.open(path) as file:
-            lossy, labels = file.format in LOSSY, np.asarray(file)
-    except FileNotFoundError:
-        raise BadInputError(f'{path}: no such file') from None
-    except _BAD_JPEG_OR_WORSE as error:
-        raise BadInputError(f'{path}: the label map does not decode ({_first_line(error)})') from None
-    if lossy:
-        raise BadInputError(f'{path}: {LOSSY_MAP}')
-    if labels.ndim != 2:
-        raise BadInputError(f'{path}: a label map has one value per pixel, this one has {labels.shape[2]} channels')
+        labels = read_labels(path)
+    except BrokenImageError as error:
+        raise BadInputError(str(error)) from None
     check_whole(path, labels)
     return labels
 

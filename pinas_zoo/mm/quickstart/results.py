@@ -3,13 +3,12 @@
 python -m pinas_zoo.mm.quickstart.results publish ROOT     writes ROOT/retrained.safetensors
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pinas_zoo.files import write_text
+from pinas_zoo.files import read_json, write_text
 from pinas_zoo.mm.engine.checkpoint_content import find_checkpoint
 from pinas_zoo.models.network import PiNASNet
 from pinas_zoo.report.figures import Points, read_scalars
@@ -42,12 +41,12 @@ class Results:
     @property
     def shortlist(self) -> dict[str, Any]:
         """The content of `shortlist.json`."""
-        return json.loads((self.root / 'shortlist/shortlist.json').read_text())
+        return read_json(self.root / 'shortlist/shortlist.json')
 
     @property
     def best(self) -> dict[str, Any]:
         """The content of the search's `best.json`."""
-        return json.loads((self.root / 'search/best.json').read_text())
+        return read_json(self.root / 'search/best.json')
 
     @property
     def knn(self) -> Points:
