@@ -1,14 +1,17 @@
 """A `python` whose starts take no seconds: each is a fork of a process that has imported the packages already.
 
 `python()` is the path of a program. It takes a script, `-m MODULE` or `-c CODE` with arguments, and behaves as the
-interpreter does: its files, environment, folder, signals and exit status are those of the fork. What is different:
-modules are imported, and all its starts have one hash seed. What concerns the start of a process needs sys.executable.
+interpreter does: its files, environment, folder, signals and exit status are those of the fork, and so are processes
+that it spawns (multiprocessing). What is different: modules are imported, and all its starts have one hash seed. What
+concerns the start of a process needs sys.executable.
 """
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import json
+import multiprocessing.spawn
 import os
 import runpy
 import select
@@ -36,11 +39,20 @@ INTERPRETER = sys.orig_argv[0] if Path(sys.executable).read_bytes()[:2] == b'#!'
 #: The program imports nothing that takes time. A signal goes on to the fork; its death is the fork's, and the reverse.
 CLIENT = """#!{executable} -IS
 import json, os, signal, socket, sys
+words = sys.argv[1:]
+if words[1:] and words[1].startswith('from multiprocessing.resource_tracker'):  # small, and outlives its parent
+    os.execv({executable!r}, [{executable!r}, *words])
+def is_inherited(file):
+    try:
+        return os.get_inheritable(file)
+    except OSError:  # that of the folder
+        return False
+files = [*filter(is_inherited, map(int, os.listdir('/proc/self/fd')))]
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-call = dict(program=sys.argv[0], words=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
+call = dict(program=sys.argv[0], words=words, files=files, env=dict(os.environ), cwd=os.getcwd())
 call = json.dumps(call).encode()
-socket.send_fds(server, [b'%16d' % len(call)], [0, 1, 2])
+socket.send_fds(server, [b'%16d' % len(call)], files)
 server.sendall(call)
 answers = server.makefile()
 pid = int(answers.readline())
@@ -55,12 +67,13 @@ os._exit(status)
 
 
 @functools.cache
-def python(hash_seed: int = 1, ours: bool = True) -> str:
+def python(hash_seed: int = 1, ours: bool = True, log_imports: bool = False) -> str:
     """Starts a server that ends with this process; returns the path of the program.
 
     Args:
         hash_seed: Of the server. Runs that are compared should have different ones, as two starts of Python have.
         ours: Import this project and what builds on it; False serves a copy of the project.
+        log_imports: Forks log what they import to their stderr, as PYTHONPROFILEIMPORTTIME lets an interpreter do.
     """
     folder = Path(tempfile.mkdtemp(prefix='python-'))
     program, address = folder / 'python', str(folder / 'socket')
@@ -68,7 +81,9 @@ def python(hash_seed: int = 1, ours: bool = True) -> str:
     program.chmod(0o755)
     env = dict(os.environ, PYTHONHASHSEED=str(hash_seed), PYTHONPATH=str(ROOT) if ours else '', OMP_NUM_THREADS='1')
     command = [INTERPRETER, __file__, address, *OTHERS, *(OURS if ours else ())]
-    server = subprocess.Popen(command, env=env, cwd='/', stdin=subprocess.PIPE, start_new_session=True)
+    errors = subprocess.DEVNULL if log_imports else None  # its own imports are of no interest
+    env |= {'PYTHONPROFILEIMPORTTIME': '1'} if log_imports else {}
+    server = subprocess.Popen(command, env=env, cwd='/', stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
     atexit.register(_stop, server, folder)
     while not os.path.exists(address):
         if server.poll() is not None:
@@ -87,7 +102,7 @@ def _stop(server: subprocess.Popen, folder: Path) -> None:
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    length, files, _, _ = socket.recv_fds(connection, 16, 3)
+    length, files, _, _ = socket.recv_fds(connection, 16, 250)
     content = b''
     while len(content) < int(length):
         content += connection.recv(1 << 20)
@@ -112,7 +127,10 @@ def _become(call: dict[str, Any], files: list[int], paths: list[str]) -> list[st
     import numpy as np
     import torch
 
-    for target, file in enumerate(files):
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files]  # none is in the place of another
+    for file in files:
+        os.close(file)
+    for target, file in zip(call['files'], moved, strict=True):
         os.dup2(file, target)
         os.close(file)
     os.environ.clear()
@@ -121,6 +139,9 @@ def _become(call: dict[str, Any], files: list[int], paths: list[str]) -> list[st
     torch.set_num_threads(int(call['env'].get('OMP_NUM_THREADS', len(os.sched_getaffinity(0)))))
     np.random.seed()
     sys.executable = call['program']
+    multiprocessing.spawn.set_executable(call['program'])
+    if call['env'].get('PYTHONUNBUFFERED'):
+        sys.stdout.reconfigure(write_through=True)
     sys.path[:] = [*filter(None, call['env'].get('PYTHONPATH', '').split(os.pathsep)), *paths]
     return call['words']
 

@@ -1,5 +1,6 @@
 """Released checkpoints are converted: recognised, complete, and with the same outputs."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -162,7 +163,8 @@ class TestRefusal:
         assert "is of kind 'classifier'" in capsys.readouterr().err
 
 
-def released_training(dim: int = 32, length: int = 64) -> dict[str, torch.Tensor]:
+@functools.cache
+def _released_training(dim: int = 32, length: int = 64) -> dict[str, torch.Tensor]:
     names = keys('supernet_tiny_keys.json')
     state = {}
     for side in 'qk':
@@ -172,6 +174,11 @@ def released_training(dim: int = 32, length: int = 64) -> dict[str, torch.Tensor
             state['encoder_k.0.bn1.bias'] = state['encoder_k.0.bn1.bias'] + 1
     state |= {f'backbone.{name}': tensor for name, tensor in filled(names['backbone']).items()}
     return state | {'queue': fill_value('queue', (dim, length)), 'queue_ptr': torch.tensor([5])}
+
+
+def released_training() -> dict[str, torch.Tensor]:
+    """A dictionary of its own, of tensors that are made once."""
+    return dict(_released_training())
 
 
 class TestSupernet:

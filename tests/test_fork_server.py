@@ -1,6 +1,7 @@
 """The program that forks behaves as the interpreter does."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,3 +76,37 @@ def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:
     while start(str(program), '-c', 'pass').returncode == 0:
         time.sleep(0.05)
     shutil.rmtree(program.parent)
+
+
+SPAWNS = """
+import multiprocessing, os, sys
+def work(number):
+    lock.release()
+    return number**2, 'pinas_zoo.mm.engine.loop' in sys.modules, os.getpid()
+def begin(given):
+    global lock
+    lock = given
+if __name__ == '__main__':
+    context = multiprocessing.get_context('spawn')
+    lock = context.Semaphore(0)
+    with context.Pool(1, begin, (lock,)) as pool:
+        found = pool.map(work, [2, 3])
+    ours = os.getpid() in {row[2] for row in found}
+    print([row[:2] for row in found], ours, lock.acquire() and lock.acquire(), os.read(int(sys.argv[1]), 9))
+"""
+
+
+def test_processes_that_it_spawns_and_files_that_it_inherits(tmp_path: Path) -> None:
+    (tmp_path / 'script.py').write_text(SPAWNS)
+    (tmp_path / 'file').write_text('inherited')
+    with open(tmp_path / 'file') as file:
+        done = start(python(), str(tmp_path / 'script.py'), str(file.fileno()), pass_fds=[file.fileno()])
+    assert done.stdout == "[(4, True), (9, True)] False True b'inherited'\n", done.stderr
+
+
+def test_imports_are_logged(tmp_path: Path) -> None:
+    (tmp_path / 'new.py').write_text('import json.decoder')
+    options = dict(env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+    logged = start(python(1, False, True), '-c', 'import new', **options).stderr
+    assert re.search(r'import time: .*\| +new$', logged, re.MULTILINE) and 'torch' not in logged
+    assert start(python(), '-c', 'import new', **options).stderr == ''

@@ -45,7 +45,10 @@ def test_what_belongs_to_a_file(entry):
 
 
 def compose_scenes(root, recorded):
-    """Makes the scenes that a row's result was measured on; `recorded` is its `Result.scenes`."""
+    """Makes the scenes that a row's result was measured on, without those of the training, on which they do not depend.
+
+    `recorded` is its `Result.scenes`.
+    """
     from pinas_zoo.data import open_source
     from pinas_zoo.data.scenes.prepare import SceneSettings, prepare_scenes
 
@@ -53,7 +56,7 @@ def compose_scenes(root, recorded):
     values = {key: value for key, value in recorded['settings'].items() if key in known}
     values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     train, val = (open_source({'kind': recorded['data'], 'split': split}) for split in ('train', 'test'))
-    prepare_scenes(root, SceneSettings(**values), train, val)
+    prepare_scenes(root, SceneSettings(**values | {'train': 1}), train, val)
 
 
 @own

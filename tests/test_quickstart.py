@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -22,6 +21,7 @@ for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(package)
 pytestmark = [pytest.mark.mm, pytest.mark.slow]
 
+from fork_server import python  # noqa: E402
 from test_report import CHROMIUM, FRAME, MEASURE, open_in_chromium  # noqa: E402
 
 from pinas_zoo import registry  # noqa: E402
@@ -40,15 +40,17 @@ NAMES = {'scenes': ('models/*', 'weights/*', 'dist.py', 'space/*')}
 
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """No data set and no network; what Python imports is logged."""
+    """No data set and no network."""
     variables = {'PINAS_CACHE_DIR': str(tmp_path_factory.mktemp('cache')), 'PINAS_OFFLINE': '1'}
     if DEBIAN_FOLDER.is_dir():
         variables['PINAS_FASHION_MNIST'] = 'digits'
-    return {**os.environ, **variables, 'PYTHONPROFILEIMPORTTIME': '1', 'PYTHONPATH': str(ROOT)}
+    return {**os.environ, **variables, 'PYTHONPATH': str(ROOT)}
 
 
 def start(root: Path, environment: dict[str, str]) -> subprocess.Popen:
-    command = [sys.executable, '-m', 'pinas_cli', 'quickstart', '--root', str(root), '--quick']
+    # Its stages are forks of one process that has imported what is not ours.
+    program = python(ours=False, log_imports=True)
+    command = [program, '-m', 'pinas_cli', 'quickstart', '--root', str(root), '--quick']
     # Files, not pipes: nobody reads while it runs, and the log of imports would fill a pipe.
     with open(root / 'stdout', 'w') as out, open(root / 'stderr', 'w') as errors:
         return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors, env=environment)
@@ -119,9 +121,8 @@ def test_the_commands_to_try_next_work(finished: tuple[Path, str], environment: 
     root, out = finished
     commands = [line.strip() for line in out.partition('To try next:\n')[2].splitlines() if line.strip()]
     assert len(commands) == 3
-    quiet = {name: value for name, value in environment.items() if name != 'PYTHONPROFILEIMPORTTIME'}
     for command in commands:
-        done = subprocess.run(command, shell=True, cwd=ROOT, env=quiet, capture_output=True, text=True)
+        done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f'{command}\n{done.stderr[-2000:]}'
     assert (root / 'drawn' / 'predictions.jsonl').read_text()
     assert 'coco/bbox_mAP' in json.loads((root / 'test' / 'test_metrics.json').read_text())['metrics']

@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import importlib.util
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,7 @@ from pinas_zoo.ranking.publish import fill_page, write_report
 from pinas_zoo.ranking.recipe import SupernetRecipe
 from pinas_zoo.ranking.report import SOURCE, VIEWS, compute, of_recipe
 from pinas_zoo.ranking.standalone import Recipe
+from pinas_zoo.ranking.statistics import bootstrap_difference, ceiling, summarise
 from pinas_zoo.ranking.study import Job, is_result_of
 from pinas_zoo.ranking.tables import markdown
 from pinas_zoo.ranking.task import PairTask
@@ -76,6 +79,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Truth, list[dict[st
     return read_truth(folder / 'truth.jsonl'), read_lines(folder / 'scores.jsonl'), folder
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _fewer_samples() -> Iterator[None]:
+    """Intervals from a tenth of the bootstrap samples; test_ranking_statistics.py is about those."""
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (summarise, ceiling, bootstrap_difference):
+            patch.setattr(f'pinas_zoo.ranking.report.{function.__name__}', partial(function, resamples=200))
+        yield
+
+
+@pytest.fixture(scope='module')
+def computed(files: Any) -> dict[str, Any]:
+    """The report of the reporting half."""
+    return compute(files[0], files[1], RECIPE)
+
+
 def taus(truth: Truth, rows: list[dict[str, Any]], half: int, contestant: str) -> list[float]:
     """Kendall's tau of each seed on a half, straight from the files."""
     paths = [row for row in truth.rows if row.path % 2 == half]
@@ -99,9 +117,9 @@ def test_figures_are_those_of_the_asked_half(files: Any) -> None:
         compute(truth, rows, RECIPE, 'all')
 
 
-def test_the_loss_against_accuracy_and_the_agreement_of_seeds(files: Any) -> None:
+def test_the_loss_against_accuracy_and_the_agreement_of_seeds(files: Any, computed: dict[str, Any]) -> None:
     truth, rows, _ = files
-    part, paths = compute(truth, rows, RECIPE)['loss_to_accuracy'], truth.half('reporting')
+    part, paths = computed['loss_to_accuracy'], truth.half('reporting')
     true = [sum(row.top1) / 2 for row in paths]
     lines = [row for row in rows if row['contestant'] == 'spos']
     losses = [[-row['scores'][SPACE.format(p.arch)][1] for p in paths] for row in lines]
@@ -115,13 +133,13 @@ def test_the_loss_against_accuracy_and_the_agreement_of_seeds(files: Any) -> Non
     assert 'agreement' not in part['contestants']['macs']
 
 
-def test_reporting_does_not_look_at_the_tuning_half(files: Any) -> None:
+def test_reporting_does_not_look_at_the_tuning_half(files: Any, computed: dict[str, Any]) -> None:
     truth, rows, _ = files
     spoiled = copy.deepcopy(rows)
     for row in spoiled:
         for path in truth.half('tuning'):
             row['scores'][SPACE.format(path.arch)] = [0.0, 99.0]
-    assert compute(truth, spoiled, RECIPE) == compute(truth, rows, RECIPE)
+    assert compute(truth, spoiled, RECIPE) == computed
 
 
 def test_lines_of_other_constants_do_not_count(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +175,8 @@ def test_training_free_scores_and_a_source_are_rows(files: Any) -> None:
     assert report['labels']['aznas'] == 'AZ-NAS'
 
 
-def test_contestants_and_differences(files: Any) -> None:
-    truth, rows, _ = files
-    report = compute(truth, rows, RECIPE)
+def test_contestants_and_differences(files: Any, computed: dict[str, Any]) -> None:
+    truth, report = files[0], computed
     assert set(report['accuracy']['contestants']) == {'pinas', 'spos', *TRIVIAL}
     macs = report['accuracy']['contestants']['macs']['tau']['seeds']
     paths = truth.half('reporting')
@@ -217,9 +234,8 @@ def test_curves(files: Any) -> None:
     assert (first[0], last[0]) == (13.5, 27.0) and first[1] == last[1]  # the same scores on the same eight paths
 
 
-def test_tables(files: Any) -> None:
-    truth, rows, _ = files
-    text = markdown(compute(truth, rows, RECIPE))
+def test_tables(computed: dict[str, Any]) -> None:
+    text = markdown(computed)
     assert 'higher is better' in text and RECIPE.id in text
     tables = [block for block in text.split('\n\n') if block.startswith('|')]
     assert len(tables) == len(VIEWS) + 2

@@ -1,4 +1,4 @@
-"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it cannot be obtained."""
+"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits if it cannot be obtained."""
 
 import hashlib
 import os
