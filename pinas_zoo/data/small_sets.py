@@ -273,7 +273,7 @@ def _load_digits() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits set needs scikit-learn: pip install 'pinas_zoo[search]'") from error
+        raise ImportError("the digits set needs scikit-learn: pip install 'pinas-zoo[search]'") from error
     return load_digits()
 
 
