@@ -38,9 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if args.pareto:
         return run_pareto(args)
     from pinas_zoo.mm.derive import derive_best
-    from pinas_zoo.mm.preflight.findings import BadInputError
 
-    with errors_as_line(BadInputError):
+    with errors_as_line(ValueError, OSError):
         arch = derive_best(config_path(args.config), args.checkpoint, args.arch, args.out, run_options(args))
     print(f'wrote {args.out}, the path {arch} of the supernet')
     print(f'to train this network from scratch: pinas train CONFIG --cfg-options model.model.arch={arch}')
@@ -61,10 +60,9 @@ def run_pareto(args: argparse.Namespace) -> int:
     print(table_of(front, args.pareto))
     if args.config:
         from pinas_zoo.mm.derive import derive_all
-        from pinas_zoo.mm.preflight.findings import BadInputError
 
         files = {row['arch']: out / f'{row["arch"]}.safetensors' for row in front}
-        with errors_as_line(BadInputError):
+        with errors_as_line(ValueError, OSError):
             derive_all(config_path(args.config), args.checkpoint, files, run_options(args))
     print(f'{len(front)} of {len(records)} architectures, written: {out}')
     return 0

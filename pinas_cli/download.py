@@ -3,7 +3,7 @@
     pinas download pinas_a.in1k            pinas download --list            pinas download --all
 
 $PINAS_ZOO_HOME is the cache, $PINAS_ZOO_MIRROR a URL or folder that is tried first. The authors publish no hashes of
-their files, so the first one that comes is trusted; --sha256 or $PINAS_ZOO_SHA256 ('NAME=HEX NAME=HEX') pin a hash.
+their files, so the first download is trusted; --sha256 or $PINAS_ZOO_SHA256 ('NAME=HEX NAME=HEX') pin a hash.
 """
 
 import argparse

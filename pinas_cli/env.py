@@ -2,7 +2,7 @@
 
     pinas env             pinas env --json
 
-Python, system, packages and their requirements, cards and driver, mmcv's operators, data, weights. A line begins with
+Python, system, packages and their requirements, GPUs and driver, mmcv's operators, data, weights. A line begins with
 `ok`; with `-` if something is missing that only some commands need; or with `!!` if the project needs it, and the exit
 status is then 1. It also runs where packages are missing, and downloads nothing.
 """

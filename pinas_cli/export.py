@@ -8,11 +8,11 @@
     pinas export pinas_nano_a_deeplabv3_scenes segmentor.pt2
 
 A config or a name of the manifest that has one is a detector or a segmentor: any height and width, a segmentor any
-batch size, a detector one image, with NMS and RoIAlign in the file. docs/export.md says what leaves and how to run it.
+batch size, a detector one image, with NMS and RoIAlign in the file. docs/export.md lists what can be exported.
 
 The suffix selects the form: .onnx, or .pt2 for torch.export. The file states its task, pre-processing and class names
 as JSON: metadata of the ONNX file, extra files NAME.json of torch.export. The exit status is 1 if an output differs by
-more than the tolerance, or a box has no partner.
+more than the tolerance, or a box is unmatched.
 """
 
 from __future__ import annotations

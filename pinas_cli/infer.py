@@ -1,4 +1,4 @@
-"""Draw predictions onto an image, a folder of images or a video.
+"""Draw predictions on an image, a folder of images or a video.
 
     pinas infer photo.jpg --model pinas_nano_a.fmnist
     pinas infer folder/ --model configs/coco/....py --checkpoint FILE --out drawn --batch-size 8

@@ -1,4 +1,4 @@
-"""How good frozen features are: kNN and linear probes of networks and of paths of a supernet, with all and few labels.
+"""Evaluate frozen features: kNN and linear probes of networks and of paths of a supernet, with all and few labels.
 
     pinas probe pinas_nano_a.fmnist resnet18 --data fashion-mnist
     pinas probe work_dirs/pretrain --paths 8 --data data/imagenet --json probes.json

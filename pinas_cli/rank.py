@@ -145,7 +145,7 @@ def run_report(args: argparse.Namespace) -> int:
     from pinas_zoo.ranking.truth import read_truth
 
     if instrument_of(args).published:
-        with errors_as_line(ValueError):
+        with errors_as_line(ValueError, OSError):
             return report_published(args)
     instrument, (truth, scores) = instrument_of(args), files_of(args)
     rows = read_lines(scores) + read_lines(scores.with_name('proxies.jsonl'))

@@ -67,7 +67,7 @@ def run_truth(args: argparse.Namespace) -> int:
 
     instrument = instrument_of(args)
     if instrument.published:
-        with errors_as_line(ValueError):
+        with errors_as_line(ValueError, OSError):
             return check_table(args.table, instrument)
     file = args.file or instrument.truth
     if args.verify:

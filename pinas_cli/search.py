@@ -32,10 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Searches."""
-    from pinas_zoo.mm.preflight.findings import BadInputError
     from pinas_zoo.mm.search import search
 
-    with errors_as_line(BadInputError):
+    with errors_as_line(ValueError, OSError):
         best = search(config_path(args.config), args.checkpoint, run_options(args), args.shard)
     if best.loss is not None:  # rank 0 has the log
         print(f'best of the search: {best.arch}, score {best.score:.4f}, loss {best.loss:.4f} in the supernet')

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from pinas_zoo.mm.shortlist import shortlist, train_random
 
     config, options = config_path(args.config), run_options(args)
-    with errors_as_line(ValueError, RuntimeError):
+    with errors_as_line(ValueError, OSError, RuntimeError):
         if args.random_only:
             train_random(config, options, args.workers, _tell)
             return 0

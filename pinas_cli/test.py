@@ -27,18 +27,17 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates."""
     from pinas_zoo.mm.engine.testing import test
     from pinas_zoo.mm.preflight.bad_input import read_config
-    from pinas_zoo.mm.preflight.findings import BadInputError
     from pinas_zoo.mm.search import score_path
 
     path = config_path(args.config)
-    with errors_as_line(BadInputError):
+    with errors_as_line(ValueError):
         single = 'model' in read_config(path)
     if not single:
         if args.out or args.show_dir or args.tta or args.amp:
             raise UsageError('--out, --show-dir, --tta and --amp do not apply to a path of a supernet')
-        with errors_as_line(BadInputError):
+        with errors_as_line(ValueError, OSError):
             score_path(path, args.checkpoint, run_options(args))
         return 0
-    with errors_as_line(BadInputError):
+    with errors_as_line(ValueError, OSError):
         test(path, args.checkpoint, run_options(args), args.out, args.show_dir, args.tta)
     return 0

@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from pinas_zoo.mm.engine.launch import train
     from pinas_zoo.mm.preflight.findings import BadInputError
 
-    with errors_as_line(BadInputError, ImportError):
+    with errors_as_line(BadInputError, ImportError, FileNotFoundError):
         train(config_path(args.config), run_options(args))
     return 0

@@ -36,13 +36,14 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
     return b'\n'.join(lines)
 
 
-def refusals(path: Path, read: Callable[[], object], name: Callable[[str], bool]) -> int:
+def refusals(path: Path, read: Callable[[], object], name: Callable[[str], bool], what: str = '') -> int:
     """Reads 200 damaged copies of a file; any error but a ValueError ends the test.
 
     Args:
         path: The good file, which is overwritten.
         read: Reads it.
         name: Whether an error line names the file.
+        what: Its name in the counts; default that of the file.
 
     Returns:
         How many were refused.
@@ -58,5 +59,5 @@ def refusals(path: Path, read: Callable[[], object], name: Callable[[str], bool]
             line = str(error)
             assert name(line), f'{number}: {error!r}'
         refused += bool(line)
-        tally(f'damaged {path.name}', bool(line))
+        tally(f'damaged {what or path.name}', bool(line))
     return refused

@@ -173,7 +173,7 @@ def test_damaged_indices_are_made_again(name: str, tmp_path: Path, monkeypatch: 
     read = shard(tmp_path / 'shard.tar', tmp_path / ('cache' if name.endswith('.npz') else 'none'))
     read()
     (file,) = tmp_path.glob(name)
-    assert refusals(file, read, bool) == 0
+    assert refusals(file, read, bool, name.replace('*', 'merged')) == 0
     (rows,) = (tmp_path / 'cache/shards').glob('*.npy')
     rows.write_bytes(rows.read_bytes()[:-20])
     read()
@@ -207,3 +207,35 @@ def test_damaged_checkpoints(tmp_path: Path):
         path.write_bytes(content)
         with pytest.raises(BadInputError, match=f'not a readable torch archive: .*{reason}'):
             saved_seed(path)
+
+
+SEARCH, NETWORK = 'configs/quickstart/pinas-nano-tree_128_fmnist.py', 'checkpoints/pinas_nano_a.fmnist.py'
+COMMANDS = (
+    ('derive', SEARCH, '--checkpoint', 'no.pth', '--arch', 'FILE.json', '--out', 'o.safetensors'),
+    ('derive', SEARCH, '--checkpoint', 'FILE.pth', '--arch', '30-32-20-03', '--out', 'o.safetensors'),
+    ('search', SEARCH, '--checkpoint', 'FILE.pth'),
+    ('test', SEARCH, 'FILE.pth', '--cfg-options', 'arch=30-32-20-03'),
+    ('test', NETWORK, 'FILE.pth'),
+    ('train', NETWORK, '--resume', 'FILE.pth'),
+)
+
+
+@pytest.mark.mm
+@pytest.mark.parametrize('words', COMMANDS, ids=' '.join)
+def test_a_missing_or_damaged_file_is_one_line(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    pytest.importorskip('mmengine')
+    from pinas_cli.main import main
+
+    monkeypatch.chdir(Path(__file__).parents[1])
+    file = str(tmp_path / 'FILE')
+    words = tuple(word.replace('FILE', file) for word in words)
+    more = () if words[0] == 'derive' else ('--work-dir', str(tmp_path / 'run'))
+    for content in (None, b'{'):
+        if content is not None:
+            for end in ('json', 'pth'):
+                Path(f'{file}.{end}').write_bytes(content)
+        assert main([*words, *more]) == 1
+        line = capfd.readouterr().err.splitlines()[-1]
+        assert line.startswith(f'pinas {words[0]}: error: ') and f'{file}.' in line

@@ -37,6 +37,13 @@ def merged(config: str, *words: str) -> Config:
     return cfg
 
 
+def test_the_uses_of_a_variable_are_keys_that_are_read():
+    with pytest.raises(BadInputError) as error:
+        merged('quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py', 'root=/x')
+    places = str(error.value).rpartition('its value: ')[2].split(', ')
+    assert places == [f'{split}_dataloader.dataset.data_root' for split in ('train', 'val', 'test')]
+
+
 @pytest.mark.parametrize(
     ('config', 'word', 'says'),
     [

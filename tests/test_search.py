@@ -339,7 +339,7 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', refuse)
-    with pytest.raises(ImportError, match=r'pip install pinas_zoo\[search\]'):
+    with pytest.raises(ImportError, match=r"pip install 'pinas-zoo\[search\]'"):
         build_searcher('tree', PINAS)
 
 

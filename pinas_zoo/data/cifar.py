@@ -93,7 +93,7 @@ class CIFAR10Source(ArraySource):
 
     @classmethod
     def _fault(cls, folder: Path) -> str:
-        """Why a folder does not have the original files; '' if it has."""
+        """Why a folder does not have the original files; '' if it does."""
         wanted = [*cls.files.train_list, *cls.files.test_list, [cls.files.meta['filename'], cls.files.meta['md5']]]
         if missing := [name for name, _ in wanted if not (folder / name).is_file()]:
             return f'{folder} lacks {", ".join(missing)}'

@@ -1,4 +1,4 @@
-"""Fashion-MNIST as four files: where they are searched, how they are downloaded, and whether they are the originals.
+"""Fashion-MNIST as four files: where they are looked for, how they are downloaded, and whether they are the originals.
 
 Debian repacks the files, so the hashes are those of the unpacked content, which is the same for every source.
 """
@@ -41,7 +41,7 @@ DEBIAN_FOLDER = Path('/usr/share/datasets/fashion-mnist')
 DEBIAN_PACKAGE = 'dataset-fashion-mnist'
 #: A folder with the four files, or the word digits.
 VARIABLE = 'PINAS_FASHION_MNIST'
-#: Seconds without progress after which a source is given up; apt also needs some to read its lists.
+#: Seconds without progress after which a source is abandoned; apt also needs some of them to read its lists.
 MIRROR_PATIENCE, APT_PATIENCE = 15.0, 30.0
 
 
@@ -87,7 +87,7 @@ _given_up: dict[str, tuple[str, ...]] = {}
 
 @dataclass(frozen=True)
 class Located:
-    """Where the four files are, or that there are none.
+    """Where the four files are, or that they were not found.
 
     Args:
         folder: None if they could not be obtained.

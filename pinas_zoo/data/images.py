@@ -152,7 +152,7 @@ class ImageFiles:
 def find_images(root: str | Path, skip: Iterable[Path] = ()) -> ImageFiles:
     """Images in a folder and everything below it.
 
-    Skipped are names that begin with a dot, files that operating systems create, and suffixes that are not read. Links
+    Names that begin with a dot, files of operating systems and suffixes that are not read are skipped. Links
     are followed. Every folder is entered once, however many links lead to it, real folders before links, so cycles
     end.
 

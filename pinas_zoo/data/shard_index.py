@@ -205,7 +205,7 @@ def _index_file(shard: tuple[str, list[int]], settings: str, folder: Path, image
 
     try:
         write_atomic(places[0], write)
-    except OSError:  # a folder of others
+    except OSError:  # somebody else's folder
         write_atomic(places[1], write)
         return places[1]
     return places[0]

@@ -1,4 +1,4 @@
-"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits where it cannot be obtained."""
+"""Real data sets that fit into memory: Fashion-MNIST, and scikit-learn's digits if it cannot be obtained."""
 
 import hashlib
 import os
@@ -273,7 +273,7 @@ def _load_digits() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits set needs scikit-learn: pip install 'pinas_zoo[search]'") from error
+        raise ImportError("the digits set needs scikit-learn: pip install 'pinas-zoo[search]'") from error
     return load_digits()
 
 

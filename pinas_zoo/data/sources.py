@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,7 +123,8 @@ def few_names(names: Sequence[str], most: int = 5) -> str:
     return f'({", ".join(names[:most])}{more})'
 
 
-#: Kinds of sources and the settings of each; `images`, `image_list` and `specs` add theirs.
+#: Kinds of sources and the settings of each, which are keyword arguments; those without a default are required.
+#: `images`, `image_list`, `shards` and `specs` add theirs.
 SOURCES: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {}
 MOST_CLASSES = 1_000_000  # labels are counted from 0, every number below the largest is one
 SUBSET_KEYS = ('part', 'holdout', 'seed', 'start', 'limit')
@@ -152,11 +154,9 @@ def open_source(spec: Mapping[str, Any] | Source) -> Source:
         raise ValueError(
             f'source {kind!r} has no setting {sorted(unknown)}; allowed: {", ".join((*keys, *SUBSET_KEYS))}'
         )
-    optional = {'download', 'size', 'classes', 'item', 'items_start', 'items_limit', 'pair_seed'}
-    optional |= {'image', 'label', 'window', 'broken_limit'}  # of shards
-    optional |= {'root'} if kind not in ('folder', 'list') else set()
-    optional |= {'name', 'split', 'class_map', 'input_key', 'target_key', 'num_samples'} if kind == 'timm' else set()
-    if missing := set(keys) - optional - set(spec):
+    parameters = signature(cls).parameters
+    required = {key for key in keys if key in parameters and parameters[key].default is Parameter.empty}
+    if missing := required - set(spec):
         raise ValueError(f'source {kind!r} needs {sorted(missing)}, got {dict(spec)}')
     source = _open(cls, {k: spec[k] for k in keys if k in spec})
     subset = {k: spec[k] for k in SUBSET_KEYS if k in spec}
@@ -260,7 +260,7 @@ class ImageReader:
             load: Function that reads one; None uses the source's `load`.
 
         Raises:
-            BrokenRateError: more than the tolerated share is broken.
+            BrokenRateError: More than the tolerated share is broken.
         """
         length = len(self.source)
         stride = self.STRIDES[0] if length % self.STRIDES[0] else self.STRIDES[1]

@@ -52,7 +52,7 @@ class TimmStream(Source):
         class_map: timm's class map: a text file with a class per line.
         input_key: Extensions or column of the images.
         target_key: Field or column of the labels.
-        num_samples: Images in the split, where the set does not say so.
+        num_samples: Images in the split, if the set does not state their number.
 
     Raises:
         ValueError: ``tfds/``, whose order cannot be continued; or the set or its number of images was not found.

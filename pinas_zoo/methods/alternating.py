@@ -29,7 +29,7 @@ class AlternatingSettings(SupervisedSettings, total=False):
 class AlternatingMethod(SupervisedMethod):
     """Base of the methods whose last part of a step moves the architecture; the parts before it move the weights.
 
-    Subclasses define `arch_parameters`, `weights_loss` and `arch_loss`, and `weight_parts` where it is not 1. Warm-up
+    Subclasses define `arch_parameters`, `weights_loss` and `arch_loss`, and `weight_parts` if it is not 1. Warm-up
     steps have no architecture part: the optimiser of 'arch' then sees no gradient and must change nothing.
 
     Args:

@@ -1,6 +1,6 @@
 """What follows the networks in a step of Pi-NAS, as one CUDA graph: terms, accuracies, and the queue's new keys.
 
-These are about a hundred small kernels, for which the host needs more time than the card.
+These are about a hundred small kernels, for which the host needs more time than the GPU.
 """
 
 from __future__ import annotations

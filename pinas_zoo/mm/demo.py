@@ -29,7 +29,7 @@ __all__ = ['NETWORKS', 'build_page', 'draw_examples', 'open_networks', 'predict'
 
 #: The networks of the page, one of each task; their weights are part of the project.
 NETWORKS = ('pinas_nano_a_mask-rcnn_scenes', 'pinas_nano_a_deeplabv3_scenes', 'pinas_nano_a.fmnist')
-#: What stands above each of them; a network of the user's has only its name.
+#: The title of each of them; a network of the user's has only its name.
 TITLES = dict(zip(NETWORKS, ('Objects', 'Segments', 'Class of a single item on black'), strict=True))
 #: Objects below this score are never shown: the slider chooses among the others.
 LOWEST = 0.05

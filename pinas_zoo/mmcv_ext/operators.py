@@ -151,23 +151,23 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoIAlign by averages.
+    """RoIAlign with average pooling.
 
     Args:
         input: (B, C, H, W).
         rois: (K, 5), index in the batch, x1, y1, x2, y2.
         output: (K, C, aligned_height, aligned_width), written.
-        argmax_y: For pooling by maximum, not used.
-        argmax_x: For pooling by maximum, not used.
+        argmax_y: For max pooling, not used.
+        argmax_x: For max pooling, not used.
         aligned_height: Number of bins.
         aligned_width: Number of bins.
         spatial_scale: From the RoIs' coordinates to the input's.
         sampling_ratio: Samples per bin and axis; 0 for as many as the bin has pixels.
-        pool_mode: 1, averages.
+        pool_mode: 1, average pooling.
         aligned: Whether pixel centres are at halves.
 
     Raises:
-        NotImplementedError: Pooling by maximum was requested (`pool_mode` 0).
+        NotImplementedError: Max pooling was requested (`pool_mode` 0).
     """
     _averages(pool_mode)
     features = real(input)

@@ -114,8 +114,8 @@ class Bottleneck(Block):
 
     Args:
         candidate: Radix, cardinality, base width and kernel.
-        place: Where it stands. The stride is taken by the average pooling after the 3x3 (`Place.pool`), which the first
-            block of a dilated stage keeps at stride 1 (as released).
+        place: Its position in a network. The stride is taken by the average pooling after the 3x3 (`Place.pool`),
+            which the first block of a dilated stage keeps at stride 1 (as released).
 
     Shape:
         (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
@@ -168,7 +168,7 @@ def build_bottleneck(candidate: Candidate, place: Place) -> Block:
 def make_shortcut(
     space: SearchSpace, position: int, stride: int | None = None, layers: Layers = DEFAULT_LAYERS
 ) -> nn.Module | None:
-    """The projection shortcut of a position: average pooling, 1x1 convolution, BN; None where there is none.
+    """The projection shortcut of a position: average pooling, 1x1 convolution, BN; None if there is none.
 
     Args:
         space: The space.

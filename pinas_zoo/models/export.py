@@ -1,6 +1,6 @@
 """Export of networks: ONNX and torch.export, compared with eager mode; BN folded into convolutions where possible.
 
-Dynamic are the batch size and, for fully convolutional forms (features, segmentors, detectors), height and width.
+The batch size is dynamic and, for fully convolutional forms (features, segmentors, detectors), height and width.
 """
 
 import copy

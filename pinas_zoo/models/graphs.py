@@ -1,6 +1,6 @@
 """CUDA graphs per block, so that a step whose path is newly drawn runs at the device's speed.
 
-Launching a path's kernels one by one takes more host time than a data-centre card needs to run them, and a path that
+Launching a path's kernels one by one takes more host time than a data-centre GPU needs to run them, and a path that
 changes every step cannot be captured as one graph. So every block is captured once, forward and backward, at its first
 use, and replayed on whichever path contains it. A block is captured together with what always runs beside it: the stem
 with the blocks of the first position, a position's shortcut with each of its candidates, the head with the blocks of
@@ -31,7 +31,7 @@ __all__ = ['BlockGraphs']
 
 _logger = logging.getLogger('pinas_zoo')
 
-#: Share of the card's memory that captures leave free.
+#: Share of the GPU's memory that captures leave free.
 RESERVE = 0.1
 
 

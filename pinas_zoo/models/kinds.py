@@ -44,7 +44,7 @@ class Skip(Block):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block stands.
+    """The position of a block in a network.
 
     Args:
         in_channels: Input channels.

@@ -26,7 +26,7 @@ from pinas_zoo.space import Arch, SearchSpace
 
 __all__ = ['Check', 'Conditions', 'Interval', 'LatencyTable', 'measure_table']
 
-#: Times that everything is measured in turn.
+#: Number of times that everything is measured in turn.
 TURNS = 5
 #: Whole networks that determine a table's scale, besides the checks.
 FITS = 10

@@ -246,7 +246,7 @@ def canvas_of(size: tuple[float, float], style: Mapping[str, Any]) -> Iterator[A
         import matplotlib
         from matplotlib.figure import Figure as Canvas  # no pyplot: no global figures, no display
     except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install pinas_zoo[search]') from error
+        raise ImportError("figures need matplotlib: pip install 'pinas-zoo[search]'") from error
     own = {'backend': 'agg', 'font.size': 10, 'axes.grid': True, 'axes.axisbelow': True}
     own |= {'axes.spines.top': False, 'axes.spines.right': False, 'axes.formatter.useoffset': False}
     settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, **own, **style}

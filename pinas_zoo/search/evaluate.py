@@ -52,7 +52,7 @@ class Evaluator:
     Args:
         supernet: The supernet.
         head: Linear classifier on its pooled features.
-        calibration: Image batches for BN re-estimation; iterated again for every call.
+        calibration: Image batches for BN re-estimation; iterated anew in every call.
         evaluation: Batches of images and labels, held out.
         cache: Where scores are stored; None for memory only.
         half: Half type of the forward passes (autocast); None for the network's own type.

@@ -213,6 +213,6 @@ def _boosting_classifier() -> type:
     try:
         from sklearn.ensemble import GradientBoostingClassifier
     except ImportError as error:
-        raise ImportError('the partition tree needs scikit-learn: pip install pinas_zoo[search]') from error
+        raise ImportError("the partition tree needs scikit-learn: pip install 'pinas-zoo[search]'") from error
     classifier: type = GradientBoostingClassifier
     return classifier

@@ -152,7 +152,7 @@ class Race:
     Args:
         supernet: The supernet.
         head: Linear classifier on its pooled features.
-        calibration: Image batches for BN re-estimation; iterated again for every call.
+        calibration: Image batches for BN re-estimation; iterated anew in every call.
         evaluation: Batches of images and labels, held out, in an order that is not sorted by class.
         settings: See `RaceSettings`.
         half: Half type of the forward passes (autocast); None for the network's own type.

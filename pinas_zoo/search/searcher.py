@@ -73,7 +73,7 @@ class Searcher(ABC):
         """The best evaluation so far; the first of equal ones.
 
         Raises:
-            ValueError: There are no results yet.
+            ValueError: `tell` was not called yet.
         """
         if not self._scores:
             raise ValueError('no results yet: call `tell` first')

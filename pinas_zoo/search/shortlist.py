@@ -1,7 +1,8 @@
 """The shortlist of a search: its best architectures, random ones for comparison, and the choice. No torch.
 
-A supernet's estimate selects well among many architectures and badly among the best. So the best few are trained alone
-with the same budget, together with some random ones: without these one cannot tell whether the search found anything.
+A supernet's estimates rank many architectures well, but not the best ones among each other. So the best few are
+trained alone with the same budget, together with some random ones, without which one cannot tell whether the search
+found anything.
 """
 
 from collections.abc import Mapping, Sequence

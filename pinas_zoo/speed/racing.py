@@ -83,7 +83,7 @@ class Case:
 
 
 def ranking_case(folder: Path, quick: bool) -> Case:
-    """The study's Pi-NAS supernet with seed 0, trained by its recipe (70 s of one core), on 50,000 held-out pairs."""
+    """The study's Pi-NAS supernet with seed 0, trained by its recipe (70 s on one core), on 50,000 held-out pairs."""
     recipe, task = SupernetRecipe(), PairTask(heldout=1_000 if quick else 50_000)
     recipe = replace(recipe, units=20, linear_steps=20, warmup=2) if quick else recipe
     file = folder / ('ranking_quick.pth' if quick else 'ranking.pth')

@@ -96,7 +96,7 @@ def copy_file(source: Path, part: Path) -> None:
 
 
 def from_drive(folder: str, file: str, part: Path) -> None:
-    """Downloads a file by its name from a public Google Drive folder. Never run so far: Drive was out of reach here.
+    """Downloads a file by its name from a public Google Drive folder. Never run: Drive could not be reached here.
 
     Raises:
         TransferError: gdown is not installed, or it failed.

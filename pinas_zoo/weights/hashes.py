@@ -1,7 +1,7 @@
 """Hashes of weight files: computed, recorded beside the file, and pinned by the user.
 
 The authors of Pi-NAS publish no hashes, and this project never obtained their files. Such a file is trusted on first
-use: the log says so when it is fetched, its hash is recorded, and another file is refused from then on. Whoever knows
+use: the log says so at its download, its hash is recorded, and another file is refused from then on. Whoever knows
 the hash pins it, for one call (`fetch(name, sha256=...)`, ``pretrained_sha256=`` of timm's entry points,
 ``pinas download --sha256``, ``pinas://NAME#sha256=HEX``) or for all (``$PINAS_ZOO_SHA256``).
 """

@@ -46,7 +46,7 @@ class CocoFile:
             size: Width and height in px.
 
         Raises:
-            AnnotationError: It is there already.
+            AnnotationError: The file already has it.
         """
         if name in self._pictures:
             raise AnnotationError(f'{name}: the picture is annotated twice in one split')

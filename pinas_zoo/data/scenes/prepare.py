@@ -1,7 +1,7 @@
 """Detection and segmentation sets composed from real pixels, in COCO, ADE20K and Cityscapes format.
 
-Items of a labelled grey source (Fashion-MNIST) are tinted and put on a background (`scene_images`) and written in
-each format (`scene_files`). A scene depends only on (seed, format, split, number); train and val use different items.
+Items of a labelled grey source (Fashion-MNIST) are tinted and put on a background (`images`) and written in
+each format (`files`). A scene depends only on (seed, format, split, number); train and val use different items.
 """
 
 from __future__ import annotations

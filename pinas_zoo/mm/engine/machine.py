@@ -86,7 +86,7 @@ def set_ranks_of_slurm() -> None:
     env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
     env.setdefault('LOCAL_WORLD_SIZE', env.get('SLURM_NTASKS_PER_NODE', '1'))
     env.setdefault('MASTER_PORT', '29500')
-    if torch.cuda.device_count() == 1:  # Slurm bound a card to each task, which every task calls 0
+    if torch.cuda.device_count() == 1:  # Slurm bound a GPU to each task, which every task calls 0
         env['SLURM_LOCALID'] = env['LOCAL_RANK'] = '0'
 
 

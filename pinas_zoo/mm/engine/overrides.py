@@ -105,7 +105,8 @@ def _problem(before: Config, cfg: Config, key: str) -> str:
             return ''  # their code may read anything
         if top not in before:
             return f'--cfg-options {key}: nothing reads {top!r}{_hint(before, key)}'
-        places = [place for place, value in _leaves(_plain(before), '') if _is(value, before[top]) and place != top]
+        leaves = _leaves({name: part for name, part in _plain(before).items() if name in top_level_keys(before)}, '')
+        places = [place for place, value in leaves if _is(value, before[top])]
         uses = f'; entries with its value: {", ".join(places[:4])}' if places else ''
         return f'--cfg-options {key}: {top!r} is only a variable of the config file, nothing reads it afterwards{uses}'
     node: Any = cfg._cfg_dict

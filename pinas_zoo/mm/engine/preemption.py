@@ -1,4 +1,4 @@
-"""Leaving in time: a run that its cluster is about to stop saves, and exits with a status that asks for a restart."""
+"""Saving in time: a run that its cluster is about to stop saves, and exits with a status that asks for a restart."""
 
 import os
 import signal

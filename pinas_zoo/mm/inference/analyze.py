@@ -52,7 +52,7 @@ class Analysis:
         kept: Proposals and detections that a two-stage detector was counted with: all that its config allows.
         latency: Median seconds of a call, with post-processing; None if it was not measured.
         spread: Distance between the quartiles of these seconds.
-        batch_size: Images a call.
+        batch_size: Images per call.
         notes: What the figures leave out.
     """
 

@@ -1,4 +1,4 @@
-"""Predictions drawn onto images: boxes with masks, label maps, and classes with their scores."""
+"""Predictions drawn on images: boxes with masks, label maps, and classes with their scores."""
 
 import colorsys
 import io

@@ -16,7 +16,7 @@ __all__ = ['describe', 'draw', 'line']
 
 
 def draw(image: np.ndarray, prediction: Prediction, predictor: Predictor) -> Image.Image:
-    """Draws a prediction onto its BGR image."""
+    """Draws a prediction on its BGR image."""
     pixels, classes, palette = image[..., ::-1], predictor.classes, predictor.palette
     if isinstance(prediction, Ranking):
         return draw_ranking(pixels, [classes[label] for label in prediction.labels], prediction.scores)

@@ -10,7 +10,7 @@ from pinas_zoo.mm.preflight.findings import BadInputError, repeated
 
 try:
     import msgspec
-except ImportError:  # optional: the standard library reads the same, in four times the time
+except ImportError:  # optional: the standard library reads the same, but takes four times as long
     msgspec = None  # type: ignore[assignment]
 
 __all__ = ['load', 'uncollected']

@@ -183,7 +183,7 @@ def run_job(root: Path | None = None, quick: bool = False, seed: int = 0, plan: 
     root = root or Path('work_dirs/quickstart-quick' if quick else 'work_dirs/quickstart')
     start = time.perf_counter()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the tools are ended, too
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the tools are stopped too
     try:
         data = find_data()
         print(f'data: {data}', flush=True)

@@ -164,7 +164,7 @@ def find_trainings(run: Path) -> list[Training]:
     """The trainings of the known kinds in a folder of trainings, by name; those from a random backbone are left out.
 
     Raises:
-        ValueError: A folder holds several dumped configs.
+        ValueError: A folder contains several dumped configs.
     """
     found = [_open(folder) for folder in sorted(run.iterdir()) if folder.is_dir()]
     return [training for training in found if training and training.kind and not training.from_random]

@@ -1,1 +1,1 @@
-"""`pinas benchmark gpu`: one bounded run that shows that everything is right on a GPU, and how fast it is."""
+"""`pinas benchmark gpu`: one bounded run that shows that results are correct on a GPU, and how fast it is."""

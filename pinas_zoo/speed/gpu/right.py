@@ -1,4 +1,4 @@
-"""Parts that show that the card computes correct results."""
+"""Parts that show that the GPU computes correct results."""
 
 import importlib.util
 import itertools

@@ -58,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of a call in milliseconds, and the card's memory.
+    """Times of a call in milliseconds, and the GPU's memory.
 
     Args:
         ms: Time of one of many consecutive calls, on the device's clock.
@@ -214,7 +214,7 @@ class Session:
     def _attempt(self, part: Part) -> dict[str, Any]:
         result = self.results['parts'][part.name]
         try:
-            # A rehearsal takes as long as it takes: the limits are there for time on a card.
+            # A rehearsal takes as long as it takes: the limits are meant for time on a GPU.
             with time_limit(min(part.limit, max(self.left, 1))) if self.cuda else nullcontext():
                 part.run(self)
         except LeftOutError as error:
@@ -226,7 +226,7 @@ class Session:
         return result
 
     def describe(self) -> dict[str, Any]:
-        """Card, driver and versions."""
+        """GPU, driver and versions."""
         found: dict[str, Any] = {'python': platform.python_version(), 'cores': cores()}
         for name in PACKAGES:
             try:

@@ -133,7 +133,7 @@ def autotune(session: Session) -> None:
 
 
 def batches(session: Session) -> None:
-    """Larger batches, eagerly: where the card is the limit, which layout is faster, and what fits."""
+    """Larger batches, eagerly: where the GPU is the limit, which layout is faster, and what fits."""
     for images in (4,) if session.tiny else (96, 192, 384, 768):
         for layout in ('contiguous', 'channels_last'):
             sizes = replace(_sizes(session), images=images)
