@@ -70,7 +70,7 @@ time.sleep(60)
 
 
 def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:
-    code = 'import fork_server, os; print(fork_server.python(3, False)); os._exit(0)'
+    code = 'import fork_server, os; print(fork_server.python(3, False), flush=True); os._exit(0)'
     started = start(sys.executable, '-c', code, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parent)))
     program = Path(started.stdout.strip())
     while start(str(program), '-c', 'pass').returncode == 0:
