@@ -29,8 +29,8 @@ import pinas_zoo  # noqa: F401  before mmdet: mmcv-lite takes its operators from
 LONGEST = (
     'quickstart', 'publish_zoo', 'own_weights', 'downstream_dist', 'shortlist', 'transfer_study', 'ranking_report',
     'gpu_check', 'downstream_resume', 'pretrain', 'engine', 'packaging', 'class_list', 'imports', 'cluster',
-    'preflight', 'attentivenas', 'bnnas', 'fpnas', 'entrannas', 'sparse', 'methods', 'own_data', 'run_search',
-    'mm_backbone', 'backbone', 'graphs', 'benchmark', 'notebook', 'imagenet', 'models', 'export',
+    'preflight', 'export', 'attentivenas', 'bnnas', 'fpnas', 'entrannas', 'sparse', 'methods', 'own_data', 'run_search',
+    'mm_backbone', 'backbone', 'graphs', 'benchmark', 'notebook', 'imagenet', 'convert', 'cli',
 )  # fmt: skip
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 

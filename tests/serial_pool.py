@@ -9,7 +9,7 @@ import torch
 class SerialPool:
     """A pool without processes."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         torch.set_num_threads(1)
 
     def __enter__(self) -> 'SerialPool':

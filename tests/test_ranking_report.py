@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
+from serial_pool import use_serial_pool
 
 from pinas_zoo.files import append_lines, read_lines
 from pinas_zoo.models.cost import CostTable
+from pinas_zoo.ranking import study
 from pinas_zoo.ranking.contestants import CONTESTANTS, TRIVIAL
 from pinas_zoo.ranking.curves import curves, trials
 from pinas_zoo.ranking.proxies import PROXIES
@@ -307,7 +309,7 @@ def test_trials_are_printed(files: Any, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.slow
 def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str], forked_processes: None) -> None:
-    """Truth, supernets in their processes, report; existing results are not computed again."""
+    """Truth, supernets (two in their processes, the others in this one), report; results are not computed again."""
     pytest.importorskip('matplotlib')
     module = tool()
     truth, scores = tmp_path / 'truth.jsonl', tmp_path / 'scores.jsonl'
@@ -321,7 +323,9 @@ def test_the_whole_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert module.main(['run', *common, *settings, '--methods', 'spos', 'pinas']) == 0
     assert scores.read_bytes() == first
     assert '2 of 2 supernets are done' in capsys.readouterr().out
-    assert module.main(['run', *common, *settings]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        use_serial_pool(patch, study)
+        assert module.main(['run', *common, *settings]) == 0
     rows = read_lines(scores)
     assert scores.read_bytes().startswith(first) and len(rows) == len(CONTESTANTS)
     assert {row['threads'] for row in rows} == {1}
