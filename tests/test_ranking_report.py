@@ -40,6 +40,8 @@ STUDY = Study(
 )
 RECIPE = SupernetRecipe()
 PATHS = 72
+
+
 #: Contestants that were run with one seed so far.
 def line(contestant: str, seed: int, scores: dict[str, list[float]], **changes: Any) -> dict[str, Any]:
     """A line of scores.jsonl without the training."""
@@ -263,7 +265,7 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
     truth, rows, _ = files
     page = tmp_path / 'docs' / 'ranking.md'
     page.parent.mkdir()
-    names = ('result', 'trials', 'choice')
+    names = ('result', 'trials', 'choice', 'registered')
     marks = [f'<!-- {n} written by tools/rank.py report -->\nold\n<!-- end of {n} -->\n' for n in names]
     page.write_text('before\n' + 'between\n'.join(marks) + 'after\n')
     report = write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
