@@ -151,12 +151,12 @@ def curves_figure(
         group: Which curves: a key of `GROUPS`.
 
     Raises:
-        ValueError: There is no curve for any panel.
+        ValueError: No panel has a curve.
     """
     curves = {q: {n: seeds for n, seeds in table.items() if n in GROUPS[group]} for q, table in curves.items()}
     present = [name for name in panels if curves.get(name)]
     if not present:
-        raise ValueError(f'there is no curve of {list(panels)}, only of {sorted(curves)}')
+        raise ValueError(f'no curves of {list(panels)}, only of {sorted(curves)}')
 
     def draw(axes: Any, quantity: str) -> None:
         for name, seeds in curves[quantity].items():

@@ -29,7 +29,7 @@ def find_table(file: str | Path | None = None) -> Path:
     """The table's file: as given, else by `TABLE_VARIABLE`.
 
     Raises:
-        ValueError: It is not given, or there is no such file.
+        ValueError: It is not given, or does not exist.
     """
     path = file or os.environ.get(TABLE_VARIABLE)
     if not path or not Path(path).is_file():

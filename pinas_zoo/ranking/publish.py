@@ -15,6 +15,7 @@ from pinas_zoo.ranking.contestants import GROUP_WORDS, GROUPS
 from pinas_zoo.ranking.curves import curves, trials
 from pinas_zoo.ranking.figures import SHIFT_PANELS, TAU_PANELS, curves_figure, forest_figure, scatter_figure
 from pinas_zoo.ranking.recipe import SupernetRecipe
+from pinas_zoo.ranking.registered import registered, registered_markdown
 from pinas_zoo.ranking.report import VIEWS, compute, of_recipe
 from pinas_zoo.ranking.tables import markdown, trials_markdown
 from pinas_zoo.ranking.transfer import DESIGNS, read_transfer
@@ -62,6 +63,7 @@ def write_report(
     lines, moved = of_recipe(rows, truth, recipe.id), curves(truth, rows, recipe)
     report['curves'] = moved
     report['choice'] = choices(truth, chosen_from(lines, searches), half)
+    report['registered'] = registered(truth, lines) if half == 'reporting' else {}
     figures = {'forest': forest_figure(report, next(iter(VIEWS)))} if lines else {}
     for group, names in GROUPS.items():
         # Pi-NAS and SPOS are in every group: a picture of those two alone is drawn once.
@@ -87,6 +89,7 @@ def write_report(
         )
         blocks = {'result': markdown(report) + links, 'trials': trials_markdown(trials(truth, rows))}
         blocks['choice'] = choice_markdown(report['choice'])
+        blocks['registered'] = registered_markdown(report['registered'])
         fill_page(page, blocks)
     return report
 

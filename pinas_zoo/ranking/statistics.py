@@ -92,7 +92,7 @@ def summarise(truth: ArrayLike, scores: Sequence[ArrayLike], resamples: int = 20
     """
     rows = [measure(truth, score) for score in scores]
     if not rows:
-        raise ValueError('there are no scores to summarise')
+        raise ValueError('a summary needs at least one score, got none')
     few_paths(np.size(truth))
     table: dict[str, Any] = {'paths': int(np.size(truth))}
     draws = bootstrap(truth, scores, resamples, seed)

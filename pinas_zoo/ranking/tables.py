@@ -8,7 +8,7 @@ from typing import Any
 from pinas_zoo.ranking.contestants import CONTESTANTS
 from pinas_zoo.ranking.report import HALF_WORDS, NATIVE, VIEWS, WORDS
 
-__all__ = ['markdown', 'trials_markdown']
+__all__ = ['markdown', 'table', 'trials_markdown', 'with_interval']
 
 
 def markdown(report: Mapping[str, Any], views: Sequence[str] = tuple(VIEWS)) -> str:
@@ -39,15 +39,17 @@ def trials_markdown(found: Sequence[Mapping[str, Any]]) -> str:
         changed = ', '.join(f'{key}={value}' for key, value in trial['changed'].items()) or 'none'
         taus = [f'{trial[f"tau_{view}"]:.2f}' for view in VIEWS]
         rows.append([CONTESTANTS[trial['contestant']].label, str(trial['seeds']), changed, *taus])
-    return _table(header, rows) + '\n'
+    return table(header, rows) + '\n'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def _with_interval(entry: Mapping[str, Any], value: str = 'mean', interval: str = 'interval') -> str:
+def with_interval(entry: Mapping[str, Any], value: str = 'mean', interval: str = 'interval') -> str:
+    """A value of an entry with its interval, both with two digits."""
     low, high = entry[interval]
     return f'{entry[value]:.2f} [{low:.2f}, {high:.2f}]'
 
@@ -72,21 +74,21 @@ def _main_table(report: Mapping[str, Any], view: str) -> str:
     rows = [
         [
             'one seed of the truth',
-            _with_interval(ceiling['tau']),
+            with_interval(ceiling['tau']),
             *[''] * 5,
-            _with_interval(ceiling['spearman']),
+            with_interval(ceiling['spearman']),
             *[''] * 4,
         ]
     ]
     for name, entry in part['contestants'].items():
-        cells = [report['labels'][name], _with_interval(entry['tau']), str(len(entry['tau']['seeds']))]
+        cells = [report['labels'][name], with_interval(entry['tau']), str(len(entry['tau']['seeds']))]
         share = entry['tau']['mean'] / part['attainable_tau'] if part['attainable_tau'] > 0 else None
         cells += ['none' if share is None else f'{share:.0%}', _spread(entry['tau']['seeds'])]
         cells += [f'{entry[key]["mean"]:.2f}' if key in entry else '' for key in ('tau_of_mean', 'agreement')]
-        cells += [_with_interval(entry['spearman']), f'{entry["tau_top_half"]["mean"]:.2f}']
+        cells += [with_interval(entry['spearman']), f'{entry["tau_top_half"]["mean"]:.2f}']
         cells += [f'{entry["precision_top10"]["mean"]:.2f}', f'{entry["best_rank"]["mean"]:.1f}']
         rows.append([*cells, f'{entry["regret"]["mean"]:.{digits}f}'])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _difference_table(report: Mapping[str, Any], views: Sequence[str]) -> str:
@@ -99,9 +101,9 @@ def _difference_table(report: Mapping[str, Any], views: Sequence[str]) -> str:
         cells = [f'{report["labels"][one]} minus {report["labels"][other]}']
         for key in views:
             entry = report[key]['differences'][pair]['tau']
-            cells += [_with_interval(entry, 'difference'), _with_interval(entry, 'difference', 'interval_with_seeds')]
+            cells += [with_interval(entry, 'difference'), with_interval(entry, 'difference', 'interval_with_seeds')]
         rows.append(cells)
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _cost_table(report: Mapping[str, Any]) -> str:
@@ -117,4 +119,4 @@ def _cost_table(report: Mapping[str, Any]) -> str:
         entries = report['loss_to_accuracy']['contestants']
         regret = entries.get(name + NATIVE, entries[name])['regret']
         rows.append([*cells, f'{regret["mean"]:.2f} ({_spread(regret["seeds"])})', CONTESTANTS[name].headline])
-    return _table(header, rows)
+    return table(header, rows)
