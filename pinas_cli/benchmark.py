@@ -166,8 +166,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f'--only got {unknown}, allowed: {", ".join(PARTS)}')
     if args.threads < 1 or args.rounds < 1 or args.warmups < 0:
         raise UsageError(
-            f'--threads and --rounds must be at least 1 and --warmups at least 0, got {args.threads}, {args.rounds} '
-            f'and {args.warmups}'
+            f'got --threads {args.threads}, --rounds {args.rounds} and --warmups {args.warmups}; '
+            'allowed are at least 1, 1 and 0'
         )
     if args.task:
         run_task(args)
