@@ -301,7 +301,7 @@ def test_registering_is_checked(shift: SearchSpace) -> None:
 
     with pytest.raises(ValueError, match='Nameless needs a class attribute `kind`'):
         register_builder(Nameless)
-    with pytest.raises(ValueError, match="kind 'shift' is that of Shift"):
+    with pytest.raises(ValueError, match="kind 'shift' is already that of Shift"):
         register_builder(Other)
     builder = BUILDERS.pop(Shift)
     with pytest.raises(ValueError, match=r'no builder is registered for Shift\(groups=1\)'):

@@ -142,7 +142,7 @@ def test_the_command(tmp_path, capsys):
     [
         (['nothing'], 'neither a file, nor a timm model'),
         (['pinas_nano', '--shares', '2'], r'shares in (0, 1)'),
-        (['pinas_nano', '--train', 'kind=digits'], 'give either --data or --train and --test'),
+        (['pinas_nano', '--train', 'kind=digits'], 'give either --data, or --train and --test'),
         (['pinas_nano', '--data', 'no/folder'], 'must be one of fashion-mnist'),
     ],
 )

@@ -125,7 +125,7 @@ def test_cache_is_read_and_appended(tmp_path):
 
 def test_errors():
     net, _, _, _, archs = problem()
-    with pytest.raises(ValueError, match='no path'):
+    with pytest.raises(ValueError, match='at least one arch, got none'):
         PrefixTree(net, [])
     with pytest.raises(ValueError, match='at least one batch'):
         PrefixTree(net, archs).calibrate([])

@@ -174,7 +174,7 @@ def test_few_paths_warn() -> None:
 
 
 def test_nothing_to_summarise() -> None:
-    with pytest.raises(ValueError, match='no score'):
+    with pytest.raises(ValueError, match='at least one score, got none'):
         summarise([1.0, 2.0, 3.0], [])
 
 
