@@ -13,7 +13,7 @@ import numpy as np
 
 from pinas_zoo.ranking.contestants import CONTESTANTS
 from pinas_zoo.ranking.report import scores_of, true_values
-from pinas_zoo.ranking.statistics import agreement, bootstrap, bootstrap_difference, summarise
+from pinas_zoo.ranking.statistics import agreement, bootstrap, bootstrap_difference, interval, summarise
 from pinas_zoo.ranking.tables import table, with_interval
 from pinas_zoo.ranking.truth import Truth
 
@@ -71,8 +71,8 @@ def _agreement_samples(scores: Sequence[np.ndarray], seed: int = 0) -> np.ndarra
     return np.where(some, (taus * weights).sum(axis=0) / np.where(some, total, 1), np.nan)
 
 
-def _interval(values: np.ndarray) -> list[float]:
-    return [float(value) for value in np.nanpercentile(values, [2.5, 97.5])]
+def _interval(samples: np.ndarray) -> list[float]:
+    return interval(samples[~np.isnan(samples)])
 
 
 def registered_markdown(found: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     'bootstrap',
     'bootstrap_difference',
     'ceiling',
+    'interval',
     'measure',
     'summarise',
 ]
@@ -100,7 +101,7 @@ def summarise(truth: ArrayLike, scores: Sequence[ArrayLike], resamples: int = 20
         values = [row[name] for row in rows]
         table[name] = {'mean': float(np.mean(values)), 'seeds': values}
         if name in draws:
-            table[name]['interval'] = _interval(draws[name].mean(axis=0))
+            table[name]['interval'] = interval(draws[name].mean(axis=0))
     return table
 
 
@@ -214,8 +215,8 @@ def bootstrap_difference(
     return {
         name: {
             'difference': float(means[0][name] - means[1][name]),
-            'interval': _interval(one[name].mean(axis=0) - other[name].mean(axis=0)),
-            'interval_with_seeds': _interval(
+            'interval': interval(one[name].mean(axis=0) - other[name].mean(axis=0)),
+            'interval_with_seeds': interval(
                 (one[name] * weights[0]).sum(axis=0) / len(first) - (other[name] * weights[1]).sum(axis=0) / len(second)
             ),
         }
@@ -257,5 +258,6 @@ def _divide(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
-def _interval(draws: Floats) -> list[float]:
+def interval(draws: Floats) -> list[float]:
+    """The middle 95 % of bootstrap draws: lower and upper end."""
     return [float(value) for value in np.percentile(draws, [2.5, 97.5])]
