@@ -134,11 +134,14 @@ def _parse(content: bytes, fields: Mapping[str, Fields] | None) -> tuple[Any, bo
 
 def _decoder(fields: Mapping[str, Fields]) -> Callable[[memoryview], Any]:
     """Reads a document whose entries have fields of these types; refuses any other."""
-    typed: Any = TypedDict  # mypy wants a literal
-    entries = {what: {key: reduce(or_, types) for key, types in found.items()} for what, found in fields.items()}
-    entries['annotation'] |= dict.fromkeys(_OPTIONAL, NotRequired[Any]) | {'segmentation': NotRequired[msgspec.Raw]}
-    image, annotation, category = (list[typed(w, entries[w])] for w in ('image', 'annotation', 'category'))
-    lists = {'images': image, 'annotations': NotRequired[annotation], 'categories': category}
+    typed: Any = TypedDict  # mypy wants literals
+    many: Any = list
+    entries: dict[str, Any] = {
+        what: {key: reduce(or_, types) for key, types in found.items()} for what, found in fields.items()
+    }
+    entries['annotation'] |= {**dict.fromkeys(_OPTIONAL, NotRequired[Any]), 'segmentation': NotRequired[msgspec.Raw]}
+    image, annotation, category = (typed(what, entries[what]) for what in ('image', 'annotation', 'category'))
+    lists = {'images': many[image], 'annotations': NotRequired[many[annotation]], 'categories': many[category]}
     return msgspec.json.Decoder(typed('document', lists)).decode
 
 
