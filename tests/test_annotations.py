@@ -281,6 +281,7 @@ def test_files_are_read_or_refused_with_either_parser(name: str, fast: bool, tmp
     if not text:
         found = coco_json.load(str(path))
         assert found['annotations'] == json.loads(content.decode(json.detect_encoding(content)))['annotations']
+        assert coco_json.read_categories(content) == found['categories']
         used, typed = coco_json.load_used(str(path), FIELDS)
         assert typed == (fast and name != 'UTF-16')
         for annotation in used['annotations']:
