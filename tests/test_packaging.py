@@ -197,6 +197,12 @@ class Machine:
         lines.append(f'case "$2" in *sysconfig*) echo {include}; exit 0;; esac')
         self.add('python3', '\n'.join([*lines, f'exec {sys.executable} "$@"']))
 
+    def add_environment(self) -> None:
+        """An environment of this Python, as far as the checks before the first download see one."""
+        folder = self.folder / 'env' / 'bin'
+        folder.mkdir(parents=True)
+        (folder / 'python').symlink_to(self.bin / 'python3')
+
     def fill_disk(self) -> None:
         (self.bin / 'df').unlink()
         self.add('df', 'echo Filesystem; echo none 9 9 1048576 0% /')
@@ -253,6 +259,7 @@ class TestSetUpErrors:
     @pytest.mark.skipif(sys.version_info >= (3, 13), reason='mmcv is not compiled on this Python')
     def test_compiled_operators_need_headers(self, machine):
         machine.add_python(headers=False)
+        machine.add_environment()
         machine.add('c++', 'exit 0')
         line = machine.error('--mmcv-ops')
         assert 'Python.h' in line and f'python{VERSION}-dev' in line
@@ -261,6 +268,7 @@ class TestSetUpErrors:
     @pytest.mark.parametrize('compiler', [None, 'exit 1'], ids=['absent', 'broken'])
     def test_compiled_operators_need_a_compiler(self, machine, compiler):
         machine.add_python()
+        machine.add_environment()
         if compiler:
             machine.add('c++', compiler)
         line = machine.error('--mmcv-ops')
@@ -340,7 +348,7 @@ class TestSetUpErrors:
         for name in ('torch', 'torchvision'):
             (index / name).mkdir(parents=True)
             (index / name / 'index.html').write_text('<!DOCTYPE html><html><body></body></html>')
-        done = machine.set_up('--cpu', **CLOSED | {'PIP_INDEX_URL': index.as_uri()})
+        done = machine.set_up('--cpu', '--core', **CLOSED | {'PIP_INDEX_URL': index.as_uri()})
         assert done.returncode == 1, done
         assert 'no CPU build of torch' in done.stderr.splitlines()[-1], done.stderr
 
