@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +49,8 @@ def _fill(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _call(args: argparse.Namespace) -> int:
+    # On importing mmengine, which still uses it; a user of a command cannot change that.
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
     try:
         return args.run(args)
     except CommandError as error:

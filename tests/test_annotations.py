@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -255,6 +256,10 @@ FILES: dict[str, tuple[bytes, str]] = {
         TEXT.replace('cat', 'ch\u00e2t').encode('latin-1'),
         "not JSON ('utf-8' codec can't decode byte 0xe2 in position",
     ),
+    'latin-1 in a field that is not used': (
+        TEXT.replace('{', '{"info": "\u00e2", ', 1).encode('latin-1'),
+        "not JSON ('utf-8' codec can't decode byte 0xe2 in position",
+    ),
     'deep': (b'{"images": ' + b'[' * 9999, 'not JSON (maximum recursion depth exceeded'),
 }
 
@@ -263,6 +268,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize('name', FILES)
 def test_files_are_read_or_refused_with_either_parser(name: str, fast: bool, tmp_path: Path, monkeypatch):
     from pinas_zoo.mm.preflight import coco_json
+    from pinas_zoo.mm.preflight.annotation_file import FIELDS
     from pinas_zoo.mm.preflight.findings import BadInputError
 
     if not fast:
@@ -275,10 +281,32 @@ def test_files_are_read_or_refused_with_either_parser(name: str, fast: bool, tmp
     if not text:
         found = coco_json.load(str(path))
         assert found['annotations'] == json.loads(content.decode(json.detect_encoding(content)))['annotations']
+        assert coco_json.read_categories(content) == found['categories']
+        used, typed = coco_json.load_used(str(path), FIELDS)
+        assert typed == (fast and name != 'UTF-16')
+        for annotation in used['annotations']:
+            annotation['segmentation'] = coco_json.opened(annotation['segmentation'])
+        assert used['annotations'] == found['annotations'] and used['images'] == found['images']
         return
-    with pytest.raises(BadInputError) as error:
-        coco_json.load(str(path))
-    assert str(error.value).startswith(f'{path}: ') and text in str(error.value)
+    for read in (coco_json.load, lambda path: coco_json.load_used(path, FIELDS)):
+        with pytest.raises(BadInputError) as error:
+            read(str(path))
+        assert str(error.value).startswith(f'{path}: ') and text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'text', ['1e999', '[[1, 2, 9, 2, 9, -1e999]]', '[[1, 2, 9, 2, "9", 9]]', '[[1, true]]', '[[]]', '{}']
+)
+def test_masks_say_the_same_with_either_parser(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    from pinas_zoo.mm.preflight import coco_json
+
+    found = document()
+    found['annotations'][1]['segmentation'] = '@'
+    content = json.dumps(found).replace('"@"', text)
+    lines = check(folder, content)
+    monkeypatch.setattr(coco_json, 'msgspec', None)
+    assert lines == check(folder, content)
+    assert 'annotation 2 ' in lines[0][0]
 
 
 def test_polygons_are_plain_or_looked_at(folder: Path):
@@ -371,7 +399,10 @@ def _use(folder: Path) -> None:
 def test_whatever_passes_can_be_trained_and_evaluated(folder: Path, edits: list):
     """A generated defect is reported in a line, or training and evaluation succeed."""
     found = _edited(edits)
-    errors = check(folder, found)[0] + check(folder, found, test=True)[0]
+    lines = check(folder, found), check(folder, found, test=True)
+    with mock.patch('pinas_zoo.mm.preflight.coco_json.msgspec', None):
+        assert lines == (check(folder, found), check(folder, found, test=True))
+    errors = lines[0][0] + lines[1][0]
     assert all(isinstance(line, str) and '\n' not in line for line in errors)
     if not errors:
         _use(folder)

@@ -167,9 +167,10 @@ def test_boxes_without_masks_are_joined_and_neighbours_stay_apart(tmp_path):
     assert len(result.prediction.boxes) == 4 and result.prediction.masks is None
 
 
-def test_label_maps_have_no_seam(tmp_path):
+def test_label_maps_have_no_seam(tmp_path, capsys):
     """A network that sees no further than half of the overlap gives the same on tiles as on the whole picture."""
     from pinas_zoo.mm.inference.predictors import Predictor, Segments
+    from pinas_zoo.mm.inference.records import describe
     from pinas_zoo.mm.inference.tiled import predict_tiled
 
     def run(images):
@@ -180,9 +181,15 @@ def test_label_maps_have_no_seam(tmp_path):
     Image.fromarray(pixels[..., ::-1]).save(tmp_path / 'a.png')
     predictor = Predictor(run, ('dark', 'grey', 'bright'))
     with open_tiled(tmp_path / 'a.png') as picture:
-        result = predict_tiled(picture, predictor, Tiling(40, 10), 4)
+        result = predict_tiled(picture, predictor, Tiling(40, 10), 4, progress=True)
     expected = run([pixels])[0].labels
     assert (result.prediction.labels == expected).all() and len(np.unique(expected)) > 1
+    assert 'tile' in (said := capsys.readouterr().err) and '/12 ' in said
+    rows = describe(result.prediction, predictor.classes)['segments']
+    assert rows == describe(Segments(expected), predictor.classes)['segments']
+    for row in rows:
+        assert (coco_mask.decode(row['mask']) == (expected == row['label'])).all()
+    assert [row['class'] for row in rows] == [predictor.classes[label] for label in np.unique(expected)]
 
 
 def test_the_drawing_of_a_large_picture_is_smaller(tmp_path, monkeypatch):

@@ -92,10 +92,12 @@ def _box(space: SearchSpace, position: int, index: int, x: float, y: float, size
 
 
 def _legend(out: list[str], space: SearchSpace, arch: Arch, y: int) -> int:
+    texts = []
     for index, candidate in enumerate(space.candidates):
         what = 'skip' if candidate.skip and not candidate.projects else candidate.words()
-        text = f'{index}: {what} · {arch.count(index)} of {len(arch)} blocks'
-        font = 12 if len(text) < 54 else 10.5  # the longest line still ends within the drawing
+        texts.append(f'{index}: {what} · {arch.count(index)} of {len(arch)} blocks')
+    font = 12 if max(map(len, texts)) < 54 else 10.5  # the longest line still ends within the drawing
+    for index, text in enumerate(texts):
         out.append(
             f'<rect x="0" y="{y}" width="14" height="14" rx="3" fill="{FILLS[index]}" stroke="#0006"/>'
             f'<text x="22" y="{y + 12}" font-size="{font}">{escape(text)}</text>'

@@ -10,7 +10,6 @@ They are then part of the dumped config and, as always, of the checkpoint. A dat
 - label maps: ``classes.txt`` in `data_root`, one name per line, in the order of the labels that the network learns.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from mmengine.config import Config
 from pinas_zoo.data import open_source
 from pinas_zoo.data.scenes.prepare import CLASS_NAMES
 from pinas_zoo.mm.engine.machine import data_set_configs
+from pinas_zoo.mm.preflight.coco_json import read_categories
 from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.weights.download import find_weights
 from pinas_zoo.weights.load import read_checkpoint
@@ -109,19 +109,19 @@ def _names_of(node: dict[str, Any]) -> Sequence[str]:
     listed = file.endswith('.json')
     path = os.path.join(str(node.get('data_root') or ''), file if listed else CLASS_NAMES)
     try:
-        with open(path, encoding='utf-8') as stream:
-            text = stream.read()
+        content = Path(path).read_bytes()
+        text = '' if listed and content.isascii() else content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f'not UTF-8 ({error})'
         raise BadInputError(f'{path}: {reason}; classes={FROM_DATA!r} takes the class names from it') from None
-    listing = _categories(path, text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
+    listing = _categories(path, content) if listed else [line.strip() for line in text.splitlines() if line.strip()]
     if not listing:
         raise BadInputError(f'{path}: contains no class names')
     return listing
 
 
-def _categories(path: str, text: str) -> list[str]:
+def _categories(path: str, content: bytes) -> list[str]:
     try:
-        return [str(category['name']) for category in json.loads(text)['categories']]
+        return [str(category['name']) for category in read_categories(content)]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInputError(f'{path}: no categories with names, as annotation files of COCO have ({error!r})') from None

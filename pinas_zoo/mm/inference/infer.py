@@ -94,7 +94,7 @@ def infer(
         raise ValueError('tiles are for detectors and segmentors: a classifier judges the whole picture')
     with _lines(outcome.predictions) as write_line:
         handle = _video if film else _pictures
-        handle(source, _Run(predictor, batch_size, tiling), progress, outcome, write_line)
+        handle(source, _Run(predictor, batch_size, tiling, progress), outcome, write_line)
     return outcome
 
 
@@ -152,6 +152,7 @@ class _Run:
     predictor: Predictor
     batch_size: int
     tiling: Tiling | None
+    progress: bool
 
     def results(self, names: Iterable[str], root: Path, outcome: Outcome) -> Iterator[tuple[str, Tiled]]:
         """Names and results, one picture, or batch of pictures, after the other."""
@@ -168,7 +169,7 @@ class _Run:
             found = None
             with _noting(name, outcome, _LARGER), open_tiled(root / name) as picture:
                 try:
-                    found = predict_tiled(picture, self.predictor, tiling, self.batch_size)
+                    found = predict_tiled(picture, self.predictor, tiling, self.batch_size, self.progress)
                 except UNFIT as error:
                     if isinstance(error, BrokenImageError):
                         raise
@@ -177,7 +178,7 @@ class _Run:
                 yield name, found
 
 
-def _pictures(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
+def _pictures(source: Path, run: _Run, outcome: Outcome, write_line: Callable[[str], object]) -> None:
     out = outcome.predictions.parent
     root = source if source.is_dir() else source.parent
     found = find_images(source, skip=[out]) if source.is_dir() else ImageFiles([source.name])
@@ -189,7 +190,7 @@ def _pictures(source: Path, run: _Run, progress: bool, outcome: Outcome, write_l
             f'({" ".join(VIDEOS)}){left_out}'
         )
     pictures = _picture_names(found.paths)
-    names = tqdm(found.paths, disable=not progress, unit='image')
+    names = tqdm(found.paths, disable=not run.progress, unit='image')
     for name, result in run.results(names, root, outcome):
         path = out / pictures[name]
         picture = draw(result.image, result.shown, run.predictor)
@@ -240,14 +241,14 @@ def _saver(picture: Image.Image, suffix: str) -> Callable[[Path], None]:
 # ---- video -----------------------------------------------------------------------------------------------------------
 
 
-def _video(source: Path, run: _Run, progress: bool, outcome: Outcome, write_line: Callable[[str], object]) -> None:
+def _video(source: Path, run: _Run, outcome: Outcome, write_line: Callable[[str], object]) -> None:
     video = cv2.VideoCapture(str(source))
     try:
         ok, first = video.read() if video.isOpened() else (False, None)
         if not ok:
             raise ValueError(f'{source} cannot be decoded as a video; OpenCV reads the formats of FFmpeg')
         rate, count = video.get(cv2.CAP_PROP_FPS) or 25.0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        bar = tqdm(total=max(count, 0) or None, disable=not progress, unit='frame')
+        bar = tqdm(total=max(count, 0) or None, disable=not run.progress, unit='frame')
 
         def frames() -> Iterator[tuple[str, np.ndarray]]:
             number, frame = 0, first

@@ -166,7 +166,7 @@ def _dense(cfg: Config, checkpoint: str | Path, device: str, settings: Predictio
 
 def _prediction(sample: Any, settings: PredictionSettings) -> Prediction:
     if 'pred_sem_seg' in sample:
-        return Segments(sample.pred_sem_seg.data[0].cpu().numpy())
+        return Segments(sample.pred_sem_seg.data[0].long().cpu().numpy())
     found = sample.pred_instances
     found = found[found.scores >= settings.score_thr].cpu()
     return Instances(found.bboxes, found.labels, found.scores, found.masks if 'masks' in found else None)

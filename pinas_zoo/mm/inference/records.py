@@ -56,12 +56,19 @@ def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
             }
             rows.append(row if prediction.masks is None else {**row, 'mask': _coded(prediction.masks[index])})
         return {'instances': rows}
+    return {'segments': _segments(prediction.labels, classes)}
+
+
+def _segments(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The classes of a label map; a large one is copied once, not for every class."""
+    columns = np.asfortranarray(labels)  # as pycocotools codes masks
+    strips = np.array_split(columns, -(-columns.shape[1] // 256), axis=1)  # counting takes 8 bytes per pixel
+    pixels = np.sum([np.bincount(strip.ravel('F'), minlength=max(256, len(classes))) for strip in strips], axis=0)
     rows = []
-    for label in np.unique(prediction.labels).tolist():
-        here = prediction.labels == label
-        row = {'class': classes[label], 'label': label, 'share': round(float(here.mean()), 6)}
-        rows.append({**row, 'mask': _coded(here)})
-    return {'segments': rows}
+    for label in np.flatnonzero(pixels).tolist():
+        row = {'class': classes[label], 'label': label, 'share': round(int(pixels[label]) / labels.size, 6)}
+        rows.append({**row, 'mask': _coded(columns == label)})
+    return rows
 
 
 def _coded(mask: np.ndarray | Tensor | RunLengths) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from itertools import islice, product
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
+from tqdm import tqdm
 
 from pinas_zoo.data.tiles import Tile, TiledPicture, Tiling
 from pinas_zoo.mm.inference.predictors import Instances, Prediction, Predictor, Ranking, RunLengths, Segments
@@ -43,7 +44,9 @@ class Tiled:
     shown: Prediction
 
 
-def predict_tiled(picture: TiledPicture, predictor: Predictor, tiling: Tiling, batch_size: int) -> Tiled:
+def predict_tiled(
+    picture: TiledPicture, predictor: Predictor, tiling: Tiling, batch_size: int, progress: bool = False
+) -> Tiled:
     """Runs a predictor over the tiles of a picture.
 
     Args:
@@ -51,6 +54,7 @@ def predict_tiled(picture: TiledPicture, predictor: Predictor, tiling: Tiling, b
         predictor: A detector or a segmentor.
         tiling: How the picture is cut.
         batch_size: Tiles per batch.
+        progress: Show a bar of the tiles.
 
     Raises:
         TypeError: The predictor is a classifier.
@@ -61,7 +65,9 @@ def predict_tiled(picture: TiledPicture, predictor: Predictor, tiling: Tiling, b
     image = np.zeros((*(-(-side // step) for side in size), 3), np.uint8)
     labels: np.ndarray | None = None
     joined = _Joined(size, step)
-    tiles = picture.tiles(tiling)
+    count = len(tiling.grid(*size))
+    bar = tqdm(picture.tiles(tiling), total=count, disable=not progress or count == 1, unit='tile', leave=False)
+    tiles = iter(bar)
     while batch := list(islice(tiles, batch_size)):
         pixels = [np.ascontiguousarray(found[..., ::-1]) for _, _, found in batch]
         for (tile, core, _), shown, prediction in zip(batch, pixels, predictor.run(pixels), strict=True):
@@ -71,8 +77,8 @@ def predict_tiled(picture: TiledPicture, predictor: Predictor, tiling: Tiling, b
             if isinstance(prediction, Instances):
                 joined.add(tile, prediction)
                 continue
-            if labels is None:
-                labels = np.zeros(size, np.min_scalar_type(max(255, len(predictor.classes))))
+            if labels is None:  # column by column, as masks are coded
+                labels = np.zeros(size, np.min_scalar_type(max(255, len(predictor.classes))), order='F')
             _put(labels, prediction.labels, tile, core, 1)
     if labels is not None:
         return Tiled(size, image, Segments(labels), Segments(labels[::step, ::step]))

@@ -5,13 +5,13 @@ from operator import itemgetter
 from typing import Any
 
 from pinas_zoo.data.trees import shorten
-from pinas_zoo.mm.preflight.coco_json import load
+from pinas_zoo.mm.preflight.coco_json import load_used
 from pinas_zoo.mm.preflight.findings import repeated
 
 _ID, _NUMBER, _TEXT, _LIST = (int, str), (int, float), (str,), (list,)
 _WANTED = {_ID: 'an integer or a text', _NUMBER: 'a number', _TEXT: 'a text', _LIST: 'a list'}
 #: Keys that mmdet and pycocotools read from every entry, and the types of their values.
-_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     'image': {'id': _ID, 'file_name': _TEXT, 'height': _NUMBER, 'width': _NUMBER},
     'category': {'id': _ID, 'name': _TEXT},
     'annotation': {'id': _ID, 'image_id': _ID, 'category_id': _ID, 'bbox': _LIST, 'area': _NUMBER},
@@ -33,7 +33,7 @@ class AnnotationFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        document = load(path)
+        document, typed = load_used(path, FIELDS)
         self.images, self.annotations = document['images'], document['annotations']
         self.categories = document['categories']
         self.errors: list[str] = []
@@ -42,8 +42,8 @@ class AnnotationFile:
             ('category', self.categories),
             ('annotation', self.annotations),
         ):
-            if self._check_fields(what, entries):
-                self._check_ids(what, [entry['id'] for entry in entries])
+            if typed or self._check_fields(what, entries):
+                self._check_ids(what, list(map(itemgetter('id'), entries)))
         if not self.errors:
             self._check_sizes()
         self.image_ids = set() if self.errors else {image['id'] for image in self.images}
@@ -67,7 +67,7 @@ class AnnotationFile:
             self.errors.append(self.say(wrong, what, f'is {brief(wrong[0])}, but must be an object with keys'))
             return False
         before = len(self.errors)
-        for key, types in _FIELDS[what].items():
+        for key, types in FIELDS[what].items():
             try:
                 sound = _only(map(itemgetter(key), entries), types)
             except KeyError:
@@ -80,8 +80,8 @@ class AnnotationFile:
         return len(self.errors) == before
 
     def _say_missing(self, what: str, entries: list[dict[str, Any]]) -> None:
-        missing = [entry for entry in entries if not entry.keys() >= _FIELDS[what].keys()]
-        keys = [key for key in _FIELDS[what] if key not in missing[0]]
+        missing = [entry for entry in entries if not entry.keys() >= FIELDS[what].keys()]
+        keys = [key for key in FIELDS[what] if key not in missing[0]]
         self.errors.append(self.say(missing, what, f'has no {", ".join(keys)}'))
 
     def _check_ids(self, what: str, ids: list[Any]) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from pinas_zoo.mm.preflight.annotation_file import brief
+from pinas_zoo.mm.preflight.coco_json import opened_numbers
 
 __all__ = ['mask_fault', 'plain_masks', 'usable_polygons', 'wrong_counts']
 
 _POINTS = 'at least three points (6 numbers, x and y in turn)'
 _CHUNK = 10_000  # masks whose run lengths are unpacked together
+_FEW = 250  # masks whose coordinates are looked at together: as many as a processor's cache holds
 
 
 def usable_polygons(mask: list[Any]) -> list[Any]:
@@ -28,15 +30,15 @@ def plain_masks(masks: Sequence[Any], sides: np.ndarray) -> np.ndarray:
     Fast, for files with a million of them: `mask_fault` checks the others.
 
     Args:
-        masks: Segmentations of annotations.
+        masks: Segmentations of annotations, or their texts.
         sides: Longer sides of their images, (N,).
 
     Returns:
         bool (N,)
     """
     plain = np.zeros(len(masks), bool)
-    for start in range(0, len(masks), _CHUNK):
-        chunk = masks[start : start + _CHUNK]
+    for start in range(0, len(masks), _FEW):
+        chunk = list(map(opened_numbers, masks[start : start + _FEW]))
         places = np.flatnonzero([type(mask) is list and bool(mask) for mask in chunk])
         found = [chunk[place] for place in places.tolist()]
         polygons = list(chain.from_iterable(found))

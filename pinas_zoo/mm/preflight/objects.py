@@ -13,8 +13,9 @@ import numpy as np
 
 from pinas_zoo.data.trees import shorten
 from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief
+from pinas_zoo.mm.preflight.coco_json import opened
 from pinas_zoo.mm.preflight.findings import Findings
-from pinas_zoo.mm.preflight.masks import mask_fault, plain_masks, usable_polygons, wrong_counts
+from pinas_zoo.mm.preflight.masks import mask_fault, plain_masks, wrong_counts
 
 __all__ = ['Objects', 'check_masks', 'check_objects', 'left_over', 'unseen_classes']
 
@@ -142,19 +143,24 @@ def check_masks(objects: Objects, training: bool, filled: bool, findings: Findin
     """
     file, annotations = objects.file, objects.annotations
     looked = objects.read.copy() if training else np.ones(len(annotations), bool)
-    missing, faults, partial, coded = [], [], [], []
+    missing, faults, partial, dropped = [], [], [], []
+    coded: dict[int, dict[str, Any]] = {}
     first = ''
     masks = [annotation.get('segmentation') for annotation in annotations]
-    for index in np.flatnonzero(looked & ~plain_masks(masks, objects.sizes.max(1, initial=0))).tolist():
-        annotation, mask, (width, height) = annotations[index], masks[index], objects.sizes[index].tolist()
+    polygons = plain_masks(masks, objects.sizes.max(1, initial=0))
+    for index in np.flatnonzero(looked & ~polygons).tolist():
+        annotation, mask, (width, height) = annotations[index], opened(masks[index]), objects.sizes[index].tolist()
+        polygons[index] = type(mask) is list
         if not mask:
             missing.append(annotation)
         elif fault := mask_fault(mask, height, width):
             first = first or fault
             faults.append(annotation)
         elif type(mask) is dict:
-            coded += [index] if type(mask['counts']) is str else []
-        elif any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
+            if type(mask['counts']) is str:
+                coded[index] = mask
+        elif left_out := [polygon for polygon in mask if len(polygon) < 6 or len(polygon) % 2]:
+            dropped.append(len(left_out[0]))
             partial.append(annotation)
     if missing:
         more = f' (and {len(missing) - 1:,} others)' if len(missing) > 1 else ''
@@ -167,20 +173,18 @@ def check_masks(objects: Objects, training: bool, filled: bool, findings: Findin
     if coded:
         _check_counts(objects, coded, findings)
     if partial:
-        mask = partial[0]['segmentation']
-        dropped = next(polygon for polygon in mask if polygon not in usable_polygons(mask))
-        text = f'has a polygon of {len(dropped)} numbers, which is left out; its other polygons are kept'
+        text = f'has a polygon of {dropped[0]} numbers, which is left out; its other polygons are kept'
         findings.warnings.append(file.say(partial, 'annotation', text))
     if training and not filled:
-        looked &= np.array([type(annotation.get('segmentation')) is list for annotation in annotations], bool)
+        looked &= polygons
     return looked
 
 
-def _check_counts(objects: Objects, coded: Sequence[int], findings: Findings) -> None:
-    masks = [objects.annotations[index]['segmentation'] for index in coded]
-    if wrong := list(wrong_counts(masks, objects.sizes[list(coded)].prod(1).tolist())):
-        found = [objects.annotations[coded[place]] for place in wrong]
-        width, height = objects.sizes[coded[wrong[0]]]
+def _check_counts(objects: Objects, coded: dict[int, dict[str, Any]], findings: Findings) -> None:
+    indices = list(coded)
+    if wrong := list(wrong_counts(list(coded.values()), objects.sizes[indices].prod(1).tolist())):
+        found = [objects.annotations[indices[place]] for place in wrong]
+        width, height = objects.sizes[indices[wrong[0]]]
         text = f'has an RLE that is damaged or has another number of pixels than its image, {width:.0f}x{height:.0f}'
         findings.errors.append(objects.file.say(found, 'annotation', text))
 
