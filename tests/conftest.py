@@ -33,6 +33,8 @@ LONGEST = (
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 #: What a file with mm or slow tests only says.
 NOT_CORE = re.compile(r'^pytestmark = .*\bmark\.(mm|slow)\b', re.MULTILINE)
+#: How many modules the garbage collector no longer visits.
+KEPT = [0]
 #: Where the images of each worker come from.
 IMAGES = set()
 
@@ -58,9 +60,16 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_finish():
-    """What was imported stays: the garbage collector need not look at it again."""
-    gc.freeze()
+    keep_imports()
     gc.enable()
+
+
+def keep_imports():
+    """What was imported stays: the garbage collector need not visit it again (mmengine calls it for every data set)."""
+    if len(sys.modules) > KEPT[0] + 100:
+        gc.collect()
+        gc.freeze()
+        KEPT[0] = len(sys.modules)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -92,6 +101,7 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_runtest_setup():
     remember()
+    keep_imports()
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,11 @@ from remembered import remember
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a server imports; the first part belongs to other projects, so that it serves a copy of ours too.
-OTHERS = ('torchvision', 'timm', 'torch.distributed.launcher.api', 'matplotlib.figure', 'mmengine.runner')
+OTHERS = (
+    'torchvision', 'timm', 'torch.distributed.launcher.api', 'torch.utils.tensorboard', 'matplotlib.figure',
+    'mmengine.runner', 'mmcv.transforms', 'pycocotools.coco', 'scipy.ndimage', 'sklearn.datasets', 'sklearn.ensemble',
+    'sklearn.gaussian_process', 'sklearn.mixture', 'sklearn.svm', 'transformers.models.bert.modeling_bert',
+)  # fmt: skip
 OURS = ('pinas_zoo.mm.engine.loop', 'pinas_zoo.mm.engine.launch', 'mmdet.models', 'mmseg.models')
 #: Names the folder of the servers that several workers share.
 SHARED = 'PINAS_TEST_FORKS'

@@ -158,7 +158,7 @@ class TestWheel:
 
     def test_works_installed(self, site, tmp_path):
         """Outside the checkout and without network: manifest, configs, and every small weight by its timm name."""
-        done = run_in(tmp_path, '-c', INSTALLED, PYTHONPATH=str(site))
+        done = run_in(tmp_path, '-c', INSTALLED, forked=True, PYTHONPATH=str(site))
         assert "'pinas_nano_probe.fmnist'" in done.stdout, done.stderr
 
     @pytest.mark.mm
@@ -167,7 +167,7 @@ class TestWheel:
         pytest.importorskip('mmdet')
         Image.new('RGB', (96, 64), (200, 30, 30)).save(tmp_path / 'picture.png')
         words = ['infer', 'picture.png', '--model', 'pinas_nano_a_mask-rcnn_scenes', '--out', 'drawn', '--quiet']
-        done = run_in(tmp_path, str(site / 'bin' / 'pinas'), *words, PYTHONPATH=str(site))
+        done = run_in(tmp_path, str(site / 'bin' / 'pinas'), *words, forked=True, PYTHONPATH=str(site))
         assert done.returncode == 0, done.stderr
         (line,) = (tmp_path / 'drawn' / 'predictions.jsonl').read_text().splitlines()
         assert json.loads(line)['image'] == 'picture.png' and (tmp_path / 'drawn' / 'picture.png').is_file()
