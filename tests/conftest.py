@@ -25,10 +25,11 @@ gc.disable()  # until the tests are collected: nothing that is imported is garba
 
 #: The files that take longest, in that order: they start first, so that the last minutes do not run on one worker.
 LONGEST = (
-    'quickstart', 'publish_zoo', 'own_weights', 'downstream_dist', 'shortlist', 'transfer_study', 'ranking_report',
-    'gpu_check', 'downstream_resume', 'pretrain', 'engine', 'packaging', 'class_list', 'imports', 'cluster',
-    'preflight', 'export', 'attentivenas', 'bnnas', 'fpnas', 'entrannas', 'sparse', 'methods', 'own_data', 'run_search',
-    'mm_backbone', 'backbone', 'graphs', 'benchmark', 'notebook', 'imagenet', 'convert', 'cli',
+    'downstream_train', 'downstream_dist', 'publish_zoo', 'gpu_check', 'own_weights', 'transfer_study', 'quickstart',
+    'export', 'ranking_report', 'packaging', 'pretrain', 'downstream_resume', 'graphs', 'backbone', 'shortlist',
+    'downstream_configs', 'ecosystem', 'cluster', 'notebook', 'convert', 'attentivenas', 'bnnas', 'fpnas', 'entrannas',
+    'sparse', 'ranking_train', 'preflight', 'truth', 'engine', 'benchmark', 'class_list', 'kinds', 'own_data',
+    'imports', 'mmcv_operators', 'search', 'mixed_arch', 'methods', 'run_search', 'mm_backbone', 'imagenet', 'cli',
 )  # fmt: skip
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
 #: What a file with mm or slow tests only says.
