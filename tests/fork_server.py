@@ -10,11 +10,14 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import gc
+import hashlib
 import json
 import multiprocessing.spawn
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,8 +34,14 @@ from remembered import remember
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a server imports; the first part belongs to other projects, so that it serves a copy of ours too.
-OTHERS = ('torchvision', 'timm', 'torch.distributed.launcher.api', 'matplotlib.figure', 'mmengine.runner')
+OTHERS = (
+    'torchvision', 'timm', 'torch.distributed.launcher.api', 'torch.utils.tensorboard', 'matplotlib.figure',
+    'mmengine.runner', 'mmcv.transforms', 'pycocotools.coco', 'scipy.ndimage', 'sklearn.datasets', 'sklearn.ensemble',
+    'sklearn.gaussian_process', 'sklearn.mixture', 'sklearn.svm', 'transformers.models.bert.modeling_bert',
+)  # fmt: skip
 OURS = ('pinas_zoo.mm.engine.loop', 'pinas_zoo.mm.engine.launch', 'mmdet.models', 'mmseg.models')
+#: Names the folder of the servers that several workers share.
+SHARED = 'PINAS_TEST_FORKS'
 
 #: The interpreter, also where this is imported in a fork.
 INTERPRETER = sys.orig_argv[0] if Path(sys.executable).read_bytes()[:2] == b'#!' else sys.executable
@@ -66,16 +76,61 @@ os._exit(status)
 """
 
 
+def share() -> Callable[[], None]:
+    """Processes that this one starts from now on share their servers, which end with this process.
+
+    Returns:
+        Ends the servers.
+    """
+    folder = tempfile.mkdtemp(prefix='python-')
+    os.mkfifo(f'{folder}/alive')
+    alive = os.open(f'{folder}/alive', os.O_RDWR)  # the stdin of all servers: its end is theirs
+    os.environ[SHARED] = folder
+
+    def end() -> None:
+        del os.environ[SHARED]
+        os.close(alive)
+        shutil.rmtree(folder)
+
+    return end
+
+
 @functools.cache
 def python(hash_seed: int = 1, ours: bool = True, log_imports: bool = False) -> str:
-    """Starts a server that ends with this process; returns the path of the program.
+    """Starts a server that ends with this process, or with the one that called `share`; returns the program's path.
 
     Args:
         hash_seed: Of the server. Runs that are compared should have different ones, as two starts of Python have.
         ours: Import this project and what builds on it; False serves a copy of the project.
         log_imports: Forks log what they import to their stderr, as PYTHONPROFILEIMPORTTIME lets an interpreter do.
     """
-    folder = Path(tempfile.mkdtemp(prefix='python-'))
+    kind = [INTERPRETER, str(ROOT), hash_seed, ours, log_imports]
+    if not os.environ.get(SHARED):
+        folder = Path(tempfile.mkdtemp(prefix='python-'))
+        server = _start(folder, subprocess.PIPE, hash_seed, ours, log_imports)
+        atexit.register(_stop, server, folder)
+        return str(folder / 'python')
+    folder = Path(os.environ[SHARED], hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:16])
+    folder.mkdir(exist_ok=True)
+    with open(folder / 'lock', 'w') as lock, open(folder.parent / 'alive', 'rb', buffering=0) as alive:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / 'socket').exists():
+            _start(folder, alive, hash_seed, ours, log_imports)
+    return str(folder / 'python')
+
+
+@contextlib.contextmanager
+def forked_spawns() -> Iterator[None]:
+    """Processes that this one spawns (multiprocessing) are forks."""
+    executable = multiprocessing.spawn.get_executable()
+    multiprocessing.spawn.set_executable(python())
+    try:
+        yield
+    finally:
+        multiprocessing.spawn.set_executable(executable)
+
+
+def _start(folder: Path, stdin: Any, hash_seed: int, ours: bool, log_imports: bool) -> subprocess.Popen:
     program, address = folder / 'python', str(folder / 'socket')
     program.write_text(CLIENT.format(executable=INTERPRETER, address=address))
     program.chmod(0o755)
@@ -83,22 +138,21 @@ def python(hash_seed: int = 1, ours: bool = True, log_imports: bool = False) -> 
     command = [INTERPRETER, __file__, address, *OTHERS, *(OURS if ours else ())]
     errors = subprocess.DEVNULL if log_imports else None  # its own imports are of no interest
     env |= {'PYTHONPROFILEIMPORTTIME': '1'} if log_imports else {}
-    server = subprocess.Popen(command, env=env, cwd='/', stdin=subprocess.PIPE, stderr=errors, start_new_session=True)
-    atexit.register(_stop, server, folder)
+    # Its stdout would keep a pipe of its first user open.
+    streams = dict(stdin=stdin, stdout=subprocess.DEVNULL, stderr=errors)
+    server = subprocess.Popen(command, env=env, cwd='/', start_new_session=True, **streams)
     while not os.path.exists(address):
         if server.poll() is not None:
             raise RuntimeError(f'the server of forks ended with status {server.returncode}')
         time.sleep(0.02)
-    return str(program)
+    return server
 
 
 def _stop(server: subprocess.Popen, folder: Path) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -148,10 +202,13 @@ def _become(call: dict[str, Any], files: list[int], paths: list[str]) -> list[st
 
 def serve(address: str, modules: list[str]) -> list[str]:
     """Answers calls until stdin ends; comes back in each fork, with the interpreter's arguments."""
+    gc.disable()
     for name in modules:
         if find_spec(name.partition('.')[0]):  # not every environment has the mm packages
             __import__(name)
     remember()
+    gc.freeze()  # a fork's collections neither visit nor copy what it shares with the server
+    gc.enable()
     paths = sys.path[1 + (str(ROOT) in sys.path) :]
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f'{address}.new')

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fork_server import python
+from fork_server import SHARED, python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +33,7 @@ def run_in(project: Path, *arguments: str, forked: bool = False, **settings: str
         settings: Further environment variables.
     """
     own = {'PYTHONPATH': str(project), 'PINAS_OFFLINE': '1', 'PINAS_ZOO_HOME': str(project / 'work_dirs' / 'cache')}
+    own[SHARED] = ''  # a server of ours is none of the copy's
     env = {**os.environ, **own, **settings}
     program = python(ours=False) if forked else sys.executable
     return subprocess.run([program, *arguments], cwd=project, env=env, capture_output=True, text=True)

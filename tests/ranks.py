@@ -1,12 +1,10 @@
 """Functions on several ranks, each in a process of its own that has not to import torch and the mm packages anew."""
 
-import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
 import torch.multiprocessing
-
-PRELOADED = ['numpy', 'pytest', 'torch', 'torchvision', 'timm', 'torch.distributed', 'mmengine.optim']
+from fork_server import forked_spawns
 
 
 def run_on_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2) -> None:
@@ -14,5 +12,5 @@ def run_on_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2) 
 
     They are forks of a process that has computed nothing: where there is a GPU, none may follow a backward pass.
     """
-    multiprocessing.set_forkserver_preload(PRELOADED)
-    torch.multiprocessing.start_processes(function, arguments, count, start_method='forkserver')
+    with forked_spawns():
+        torch.multiprocessing.start_processes(function, arguments, count, start_method='spawn')

@@ -1,7 +1,8 @@
-"""What mmengine does anew for every training and what takes longer than a small one, done once per process."""
+"""What takes longer than a small training and is of no use to a test, done once per process or not at all."""
 
 import copy
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,10 @@ def _by_text(format_code: Callable[..., tuple[str, bool]]) -> Callable[..., tupl
     return formatted
 
 
+def _no_flush(file: Any) -> None:
+    """Instead of os.fsync: what a killed process has written is there without it."""
+
+
 @functools.cache
 def _load_file(path: str) -> Any:
     from mmengine.fileio import load
@@ -33,11 +38,14 @@ def _load_file(path: str) -> Any:
 
 
 def remember() -> None:
-    """From now on each process does these once.
+    """From now on files are not flushed to the disk, for which only a power failure would need them.
+
+    And each process does these once, which mmengine does anew for every training.
 
     Compilers are asked for their versions; a config's text is formatted by yapf, for its log, its file, its checkpoints
     and the visualizer; the seventy metafiles of a package are read to find a base in it.
     """
+    os.fsync = _no_flush
     names = ('config.config', 'config.utils', 'runner.runner')
     config, utils, runner = (sys.modules.get(f'mmengine.{name}') for name in names)
     if utils is not None:

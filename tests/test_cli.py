@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fork_server import python
 
 from pinas_cli import main as cli
 from pinas_cli.options import CommandError, UsageError, errors_as_line
@@ -142,7 +143,7 @@ class TestCall:
 
     def test_as_a_module_of_either_package(self):
         for package in ('pinas_cli', 'pinas_zoo'):
-            command = [sys.executable, '-m', package, 'download', '--list']
+            command = [python(), '-m', package, 'download', '--list']
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             assert 'pinas_nano_a.fmnist' in done.stdout
 

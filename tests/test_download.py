@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from faulty_server import FaultyServer
+from fork_server import python
 from golden import filled, keys
 
 from pinas_zoo.files import file_sha256
@@ -540,7 +541,7 @@ class TestTool:
 
     def test_offline(self, home):
         settings = {**os.environ, 'PINAS_OFFLINE': '1', 'PINAS_ZOO_HOME': str(home)}
-        command = [sys.executable, 'tools/download.py', 'pinas_a.in1k']
+        command = [python(), 'tools/download.py', 'pinas_a.in1k']
         done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
         assert done.returncode == 1 and 'could not be obtained' in done.stderr and 'Traceback' not in done.stderr
 

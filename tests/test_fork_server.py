@@ -69,13 +69,30 @@ time.sleep(60)
         time.sleep(0.01)
 
 
-def test_the_server_ends_with_its_owner(tmp_path: Path) -> None:
-    code = 'import fork_server, os; print(fork_server.python(3, False), flush=True); os._exit(0)'
-    started = start(sys.executable, '-c', code, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parent)))
-    program = Path(started.stdout.strip())
-    while start(str(program), '-c', 'pass').returncode == 0:
+OWNER = """
+import fork_server, os, subprocess, sys
+fork_server.OTHERS = ()
+if sys.argv[1] == 'shared':
+    fork_server.share()
+words = [sys.executable, '-c', 'import fork_server; fork_server.OTHERS = (); print(fork_server.python(3, False))']
+calls = 2 if sys.argv[1] == 'shared' else 0
+programs = [subprocess.check_output(words, text=True).strip() for _ in range(calls)] or [fork_server.python(3, False)]
+programs.append(subprocess.check_output([programs[0], '-c', 'import os; print(os.getppid())'], text=True).strip())
+print(*programs, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize('kind', ['own', 'shared'])
+def test_the_server_ends_with_its_owner(kind: str) -> None:
+    """Processes that share their servers get the same one, which outlives the process that started it."""
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parent), PINAS_TEST_FORKS='')
+    *programs, served = start(sys.executable, '-c', OWNER, kind, env=env).stdout.split()
+    assert len(programs) == (2 if kind == 'shared' else 1) and len(set(programs)) == 1 and int(served) > 0
+    while start(programs[0], '-c', 'pass').returncode == 0:
         time.sleep(0.05)
-    shutil.rmtree(program.parent)
+    folder = Path(programs[0]).parent
+    shutil.rmtree(folder.parent if kind == 'shared' else folder)
 
 
 SPAWNS = """

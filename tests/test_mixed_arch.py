@@ -162,7 +162,7 @@ def test_cost_equals_a_count_on_the_built_model(output_stride: int) -> None:
     rng = np.random.default_rng(3)
     for space, size in ((PINAS, 224), (PINAS_NANO, 28), (SKIPPING, 33)):
         table = CostTable(space, size, 10, output_stride=output_stride)
-        for _ in range(4):
+        for _ in range(2 if space is PINAS else 4):
             arch = draw(space, rng)
             with torch.device('meta'):
                 assert count(PiNASNet(arch, space, 10, output_stride=output_stride), size) == table.of(arch), arch

@@ -2,12 +2,12 @@
 
 import copy
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fork_server import python
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
 def test_the_scope_needs_no_custom_imports(package: str) -> None:
-    """In a new process that has imported only the package."""
+    """In a process that has imported nothing that builds on this project, and then only the package."""
     code = f"""
 import sys
 from mmengine.registry import init_default_scope
@@ -205,6 +205,7 @@ assert not any(name.startswith('pinas_zoo') for name in sys.modules)
 net = MODELS.build(dict(type='pinas_zoo.PiNASBackbone', arch={ARCH!r}, space='pinas_nano'))
 print(type(net).__module__, type(net).__name__)
 """
-    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = [python(ours=False), '-c', code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.split() == ['pinas_zoo.mm.backbone', 'PiNASBackbone']

@@ -158,7 +158,7 @@ class TestWheel:
 
     def test_works_installed(self, site, tmp_path):
         """Outside the checkout and without network: manifest, configs, and every small weight by its timm name."""
-        done = run_in(tmp_path, '-c', INSTALLED, PYTHONPATH=str(site))
+        done = run_in(tmp_path, '-c', INSTALLED, forked=True, PYTHONPATH=str(site))
         assert "'pinas_nano_probe.fmnist'" in done.stdout, done.stderr
 
     @pytest.mark.mm
@@ -167,7 +167,7 @@ class TestWheel:
         pytest.importorskip('mmdet')
         Image.new('RGB', (96, 64), (200, 30, 30)).save(tmp_path / 'picture.png')
         words = ['infer', 'picture.png', '--model', 'pinas_nano_a_mask-rcnn_scenes', '--out', 'drawn', '--quiet']
-        done = run_in(tmp_path, str(site / 'bin' / 'pinas'), *words, PYTHONPATH=str(site))
+        done = run_in(tmp_path, str(site / 'bin' / 'pinas'), *words, forked=True, PYTHONPATH=str(site))
         assert done.returncode == 0, done.stderr
         (line,) = (tmp_path / 'drawn' / 'predictions.jsonl').read_text().splitlines()
         assert json.loads(line)['image'] == 'picture.png' and (tmp_path / 'drawn' / 'picture.png').is_file()
@@ -196,6 +196,12 @@ class Machine:
         lines = [f'case "$2" in *{without}*) exit 1;; esac'] if without else []
         lines.append(f'case "$2" in *sysconfig*) echo {include}; exit 0;; esac')
         self.add('python3', '\n'.join([*lines, f'exec {sys.executable} "$@"']))
+
+    def add_environment(self) -> None:
+        """An environment of this Python, as far as the checks before the first download see one."""
+        folder = self.folder / 'env' / 'bin'
+        folder.mkdir(parents=True)
+        (folder / 'python').symlink_to(self.bin / 'python3')
 
     def fill_disk(self) -> None:
         (self.bin / 'df').unlink()
@@ -253,6 +259,7 @@ class TestSetUpErrors:
     @pytest.mark.skipif(sys.version_info >= (3, 13), reason='mmcv is not compiled on this Python')
     def test_compiled_operators_need_headers(self, machine):
         machine.add_python(headers=False)
+        machine.add_environment()
         machine.add('c++', 'exit 0')
         line = machine.error('--mmcv-ops')
         assert 'Python.h' in line and f'python{VERSION}-dev' in line
@@ -261,6 +268,7 @@ class TestSetUpErrors:
     @pytest.mark.parametrize('compiler', [None, 'exit 1'], ids=['absent', 'broken'])
     def test_compiled_operators_need_a_compiler(self, machine, compiler):
         machine.add_python()
+        machine.add_environment()
         if compiler:
             machine.add('c++', compiler)
         line = machine.error('--mmcv-ops')
@@ -340,7 +348,7 @@ class TestSetUpErrors:
         for name in ('torch', 'torchvision'):
             (index / name).mkdir(parents=True)
             (index / name / 'index.html').write_text('<!DOCTYPE html><html><body></body></html>')
-        done = machine.set_up('--cpu', **CLOSED | {'PIP_INDEX_URL': index.as_uri()})
+        done = machine.set_up('--cpu', '--core', **CLOSED | {'PIP_INDEX_URL': index.as_uri()})
         assert done.returncode == 1, done
         assert 'no CPU build of torch' in done.stderr.splitlines()[-1], done.stderr
 

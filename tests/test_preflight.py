@@ -548,6 +548,7 @@ def test_bad_sample_in_a_run_loses_nothing(workers: int, case, tmp_path: Path):
     cfg, root = case('ade20k')
     cfg.model.backbone = dict(type='pinas_zoo.PiNASBackbone', space='pinas_nano', arch='30-32-20-03', output_stride=8)
     cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = 384, 256
+    cfg.model.decode_head.channels = cfg.model.auxiliary_head.channels = 16
     cfg.train_dataloader.num_workers, cfg.train_cfg.max_iters, cfg.preflight = workers, 3, False
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=1)
     cfg.train_dataloader.persistent_workers = bool(workers)

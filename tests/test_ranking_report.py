@@ -90,6 +90,11 @@ def _fewer_samples() -> Iterator[None]:
         yield
 
 
+def without_rendering(patch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn, but what is saved is an empty one."""
+    patch.setattr('matplotlib.figure.Figure.savefig', lambda self, buffer, **_: buffer.write(b'\x89PNG\r\n\x1a\n'))
+
+
 @pytest.fixture(scope='module')
 def computed(files: Any) -> dict[str, Any]:
     """The report of the reporting half."""
@@ -248,8 +253,9 @@ def test_tables(computed: dict[str, Any]) -> None:
     assert '| Pi-NAS minus SPOS |' in tables[-2] and '| Pi-NAS | 3 | 10 | 27 + 3 | 6 | 1 |' in tables[-1]
 
 
-def test_native_scores_have_rows_of_their_own(files: Any, tmp_path: Path) -> None:
+def test_native_scores_have_rows_of_their_own(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('matplotlib')
+    without_rendering(monkeypatch)
     truth, rows, _ = files
     best = {SPACE.format(row.arch): sum(row.top1) for row in truth.rows}
     peers = [line('fpnas', seed, rows[3]['scores']) | {'native': best} for seed in range(2)]
@@ -261,7 +267,7 @@ def test_native_scores_have_rows_of_their_own(files: Any, tmp_path: Path) -> Non
     assert len(list(tmp_path.glob('*.png'))) == 11 and len({p.stem for p in tmp_path.glob('*_peers.png')}) == 5
 
 
-def test_everything_is_written(files: Any, tmp_path: Path) -> None:
+def test_everything_is_written(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip('matplotlib')
     truth, rows, _ = files
     page = tmp_path / 'docs' / 'ranking.md'
@@ -276,6 +282,8 @@ def test_everything_is_written(files: Any, tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith('before\n') and text.endswith('after\n') and 'between' in text and 'old' not in text
     assert all(f'](../out/{name})' in text for name in names) and markdown(report) in text
+    assert all(path.stat().st_size > 5000 for path in (tmp_path / 'out').glob('*.png'))
+    without_rendering(monkeypatch)
     write_report(tmp_path / 'out', truth, rows, RECIPE, page=page)
     assert page.read_text() == text
     write_report(tmp_path / 'out', truth, rows, RECIPE, 'tuning')

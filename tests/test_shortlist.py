@@ -179,9 +179,8 @@ def test_a_kill_loses_and_repeats_nothing(
     assert [progress[:2] for progress in seen] == [(count, 6) for count in range(1, 7)]
     assert len({one['arch'] for one in expected['networks']}) == len(expected['networks'])
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    killed = subprocess.Popen(
-        command(case, tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    )
+    words = command(case, tmp_path / 'run', '--workers', '1')  # not forks: a worker's parent has to be the killed one
+    killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     while killed.poll() is None and not list((tmp_path / 'run').glob('*/result.json')):
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)  # its workers go with it

@@ -51,7 +51,7 @@ class Sizes:
     queue: int = 4096
 
 
-QUICK = Sizes('pinas_nano', 4, 28, 64)
+QUICK = Sizes('pinas_patch', 4, 20, 64)
 #: The share of one rank in the paper's recipe.
 PAPER = Sizes('pinas', 24, 224, PAPER_QUEUE)
 

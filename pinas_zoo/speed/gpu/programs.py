@@ -25,6 +25,8 @@ def _train(session: Session, name: str, iterations: int, *more: str, **options: 
         'default_hooks.checkpoint.interval': str(iterations // 2),
         'param_scheduler.T_max': str(iterations),
     } | options
+    if session.tiny:
+        settings['train_dataloader.batch_size'] = '8'
     tool, work_dir = session.root() / 'tools/train.py', _folder(session, name)
     pairs = (f'{key}={value}' for key, value in settings.items())
     return [str(tool), CONFIG, '--work-dir', str(work_dir), *more, '--cfg-options', *pairs]
