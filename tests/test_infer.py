@@ -151,6 +151,23 @@ def test_segments_are_those_of_mmseg(weights, folder, tmp_path):
     assert (found == expected).all() and len(record['segments']) > 1
 
 
+def test_a_head_of_one_channel_gives_labels():
+    """mmseg thresholds its output, and returns floats."""
+    from types import SimpleNamespace
+
+    from mmseg.models.segmentors.base import BaseSegmentor
+
+    from pinas_zoo.mm.inference.predictors import PredictionSettings, _prediction
+    from pinas_zoo.mm.inference.records import describe
+
+    head = SimpleNamespace(out_channels=1, align_corners=False, decode_head=SimpleNamespace(threshold=0.3))
+    (sample,) = BaseSegmentor.postprocess_result(head, torch.tensor([[[[-9.0, 9.0], [9.0, 9.0]]]]))
+    assert sample.pred_sem_seg.data.is_floating_point()
+    rows = describe(_prediction(sample, PredictionSettings()), ('ground', 'road'))['segments']
+    assert [(row['class'], row['label'], row['share']) for row in rows] == [('ground', 0, 0.25), ('road', 1, 0.75)]
+    assert decode(rows[1]['mask']).tolist() == [[False, True], [True, True]]
+
+
 def test_ranking_is_that_of_timm(folder, tmp_path):
     import timm
     from timm.data import create_transform, resolve_data_config
