@@ -181,7 +181,8 @@ def _become(call: dict[str, Any], files: list[int], paths: list[str]) -> list[st
     import numpy as np
     import torch
 
-    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files]  # none is in the place of another
+    above = max(100, 1 + max(call['files']))
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, above) for file in files]  # none is in the place of another
     for file in files:
         os.close(file)
     for target, file in zip(call['files'], moved, strict=True):

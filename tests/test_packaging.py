@@ -181,6 +181,7 @@ class Machine:
         self.bin.mkdir()
         for name in SYSTEM_TOOLS:
             (self.bin / name).symlink_to(shutil.which(name))
+        self.set_free_disk(64 << 20)
 
     def add(self, name: str, body: str) -> None:
         path = self.bin / name
@@ -203,9 +204,9 @@ class Machine:
         folder.mkdir(parents=True)
         (folder / 'python').symlink_to(self.bin / 'python3')
 
-    def fill_disk(self) -> None:
+    def set_free_disk(self, kilobytes: int) -> None:
         (self.bin / 'df').unlink()
-        self.add('df', 'echo Filesystem; echo none 9 9 1048576 0% /')
+        self.add('df', f'echo Filesystem; echo none 9 9 {kilobytes} 0% /')
 
     def set_up(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
         env = {
@@ -280,12 +281,12 @@ class TestSetUpErrors:
 
     def test_full_disk(self, machine):
         machine.add_python()
-        machine.fill_disk()
+        machine.set_free_disk(1 << 20)
         assert 'disk is too full: 1 GB free' in machine.error(status=75)
 
     def test_interrupted_set_up_begins_anew(self, machine):
         machine.add_python()
-        machine.fill_disk()  # stops it before it costs time
+        machine.set_free_disk(1 << 20)  # stops it before it costs time
         half_installed = machine.folder / 'env' / 'lib' / 'torch'
         half_installed.mkdir(parents=True)
         (machine.folder / 'env' / '.pinas-installing').touch()
@@ -294,7 +295,7 @@ class TestSetUpErrors:
 
     def test_an_environment_whose_python_is_gone_is_built_anew(self, machine):
         machine.add_python()
-        machine.fill_disk()
+        machine.set_free_disk(1 << 20)
         folder = machine.folder / 'env' / 'bin'
         folder.mkdir(parents=True)
         (folder / 'python').symlink_to('/gone/python3')
