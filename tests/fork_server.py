@@ -50,6 +50,8 @@ INTERPRETER = sys.orig_argv[0] if Path(sys.executable).read_bytes()[:2] == b'#!'
 CLIENT = """#!{executable} -IS
 import json, os, signal, socket, sys
 words = sys.argv[1:]
+if words[:1] == ['-B']:  # multiprocessing passes it on; in a fork, the server's start decides
+    del words[0]
 if words[1:] and words[1].startswith('from multiprocessing.resource_tracker'):  # small, and outlives its parent
     os.execv({executable!r}, [{executable!r}, *words])
 def is_inherited(file):

@@ -69,6 +69,22 @@ time.sleep(60)
         time.sleep(0.01)
 
 
+def test_inherited_files_keep_their_numbers(tmp_path: Path) -> None:
+    """Also numbers that the fork's own files could have."""
+    numbers = [*range(104, 110)]
+    for number in numbers:
+        with open(tmp_path / str(number), 'w+') as file:
+            print(number, file=file, flush=True)
+            os.dup2(file.fileno(), number)
+    try:
+        code = f'import os; print([int(os.pread(file, 9, 0)) for file in {numbers}])'
+        done = start(python(), '-c', code, pass_fds=numbers)
+    finally:
+        for number in numbers:
+            os.close(number)
+    assert done.stdout == f'{numbers}\n', done.stderr
+
+
 OWNER = """
 import fork_server, os, subprocess, sys
 fork_server.OTHERS = ()
