@@ -26,7 +26,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +206,8 @@ def serve(address: str, modules: list[str]) -> list[str]:
     """Answers calls until stdin ends; comes back in each fork, with the interpreter's arguments."""
     gc.disable()
     for name in modules:
-        if find_spec(name.partition('.')[0]):  # not every environment has the mm packages
+        # Not every environment has the mm packages, or what an optional module of torch needs.
+        with contextlib.suppress(ModuleNotFoundError):
             __import__(name)
     remember()
     gc.freeze()  # a fork's collections neither visit nor copy what it shares with the server

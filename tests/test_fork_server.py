@@ -111,6 +111,20 @@ def test_the_server_ends_with_its_owner(kind: str) -> None:
     shutil.rmtree(folder.parent if kind == 'shared' else folder)
 
 
+ABSENT = """
+import fork_server, subprocess
+fork_server.OTHERS = ('absent', 'json.absent', 'colorsys')
+print(subprocess.check_output([fork_server.python(3, False), '-c', 'import sys; print("colorsys" in sys.modules)']))
+"""
+
+
+def test_modules_that_an_environment_lacks_are_left_out() -> None:
+    """One without the mm packages has torch.utils.tensorboard, but not the tensorboard that it imports."""
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parent), PINAS_TEST_FORKS='')
+    done = start(sys.executable, '-c', ABSENT, env=env)
+    assert done.stdout == "b'True\\n'\n", done.stderr
+
+
 SPAWNS = """
 import multiprocessing, os, sys
 def work(number):
