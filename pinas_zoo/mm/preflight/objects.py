@@ -113,7 +113,7 @@ def check_objects(objects: Objects, training: bool, findings: Findings) -> bool:
         line = objects.describe(empty & finite)
         what = 'which mmdet leaves out' if training else 'which counts as an object that nothing can find'
         findings.warnings.append(f'{file.path}: a box without area, {what}, {line}')
-    _check_areas(objects, (boxes[:, 2:] > 0).all(1), training, findings)
+    _check_areas(objects, np.asarray((boxes[:, 2:] > 0).all(1)), training, findings)
     beyond = (ends > limits + 1).any(1)
     if not outside.any() and beyond.sum() > len(boxes) // 2:
         findings.warnings.append(
