@@ -204,7 +204,7 @@ def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
     if not read.all():
         parts.append(f'{int((~read).sum()):,} have no box of a pixel in their image, no area, or "ignore"')
     if (read & ~used).any():
-        parts.append(f'{int((read & ~used).sum()):,} have no polygons')
+        parts.append(f'{int((read & ~used).sum()):,} have no polygons (RLE needs poly2mask=True in LoadAnnotations)')
     return shorten(filter(None, parts))
 
 
