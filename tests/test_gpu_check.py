@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tape import TapeRecorder
 
 from pinas_cli.main import main as pinas
+from pinas_zoo.models.captured import CapturedBlock
+from pinas_zoo.speed import step
+from pinas_zoo.speed.gpu import right
 from pinas_zoo.speed.gpu import session as sessions
 from pinas_zoo.speed.gpu.main import PARTS, check
 from pinas_zoo.speed.gpu.session import LeftOutError, Part, Session
@@ -30,8 +34,30 @@ def test_what_is_right_and_the_step(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 'host_syncs' in capsys.readouterr().out
 
 
+def test_graphs_run_in_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (right, step):
+        monkeypatch.setattr(module, 'CudaRecorder', TapeRecorder)
+    monkeypatch.setattr(right, 'STEPS', 3)
+    status, results = rehearse(tmp_path, 'graphs')
+    rows = results['parts']['graphs']['rows']
+    assert status == 0, results['parts']['graphs']
+    assert all(row['graphs_equal'] and row['same_gradients'] and row['loss'] for row in rows.values())
+    ways = {name: (row['direct'] > 0, row['autograd'] > 0, row['ran_eagerly'] > 0) for name, row in rows.items()}
+    assert ways == {
+        'bf16, gradients direct': (True, False, False),
+        'bf16, gradients autograd': (False, True, False),
+        'fp16, 2 batches a step, gradients mixed': (True, True, False),
+    }
+    monkeypatch.setattr(right, '_hook', lambda _: None)  # it then takes another way than it should
+    add = CapturedBlock.add_gradients
+    monkeypatch.setattr(CapturedBlock, 'add_gradients', lambda block: (add(block), block.parameters[0].grad.mul_(2)))
+    status, results = rehearse(tmp_path, 'graphs')
+    assert status == 1 and results['parts']['graphs']['error'] == f'AssertionError: failed: {"; ".join(rows)}'
+
+
 @pytest.mark.slow
-def test_every_other_part(tmp_path: Path, forked_python: None) -> None:
+def test_every_other_part(tmp_path: Path, forked_python: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(right, 'CudaRecorder', TapeRecorder)
     tested = ('graphs', 'host_syncs', 'step', 'autotune', 'dense', 'loading')
     others = [part.name for part in PARTS if part.name not in tested]
     status, results = rehearse(tmp_path, *others)
@@ -41,7 +67,9 @@ def test_every_other_part(tmp_path: Path, forked_python: None) -> None:
     rows = parts['programs']['rows']
     assert rows['resume, amp']['bit_equal']
     assert len(rows['torchrun, SyncBN']['losses']) == 2
-    assert all(row['passed'] for name, row in parts['parity']['rows'].items())
+    parity = parts['parity']['rows']
+    assert all(row['passed'] for row in parity.values()) and parity['float64 graphs']['direct'] == 4 * 2 * 16
+    assert parity['float64 graphs, hooks']['autograd'] == 4 * 2 * 16
     assert parts['precision']['rows']['96 paths']['tau'] > 0
 
 

@@ -1,4 +1,4 @@
-"""Captured blocks against eager ones, with a recorder for the CPU that has the semantics of static memory."""
+"""Captured blocks against eager ones, with a recorder for the CPU that has the semantics of CUDA graphs."""
 
 import copy
 from dataclasses import replace
@@ -9,9 +9,9 @@ import torch._dynamo.utils
 import torch.distributed as dist
 from peer_toys import train_both
 from ranks import run_on_ranks
+from tape import TapeRecorder
 from test_contrast import SMALL, LossModule, assert_same_state, sgd, small_method, views
 from test_methods import make
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pinas_zoo.methods import METHODS
@@ -19,51 +19,17 @@ from pinas_zoo.methods.pinas import PiNAS
 from pinas_zoo.models import graphs
 from pinas_zoo.models.captured import CapturedBlock
 from pinas_zoo.models.compiling import compile_blocks
-from pinas_zoo.models.recorder import WARM_UPS
 from pinas_zoo.models.supernet import SuperNet
 
 
-class CpuRecorder:
-    """Replays by running again and copying into the memory of the recorded result, as a captured graph would.
-
-    What was recorded later may lie over the scratch memory of what was recorded earlier in its pool: a replay spoils
-    all later results of the pool, as on a card it may.
-    """
-
-    device_type = 'cpu'
-
-    def __init__(self, free: float = 1.0, fail_at: int | None = None) -> None:
-        self.free, self.fail_at, self.recorded, self.replays = free, fail_at, 0, 0
-        self.pools: list[list[tuple]] = []  # names and results of what was recorded into each
-        self.shared: list[tuple] = []
-
-    def free_share(self) -> float:
-        return self.free
-
-    def warm_up(self, work) -> None:
-        for _ in range(WARM_UPS):
-            work()
-
-    def pool(self, with_backward: bool) -> list[tuple]:
-        if with_backward:
-            self.pools.append([])
-            return self.pools[-1]
-        return self.shared
+class RunsAgain(TapeRecorder):
+    """Replays by calling the work again: torch.compile does not run under the mode that notes operators."""
 
     def record(self, work, pool):
-        self.recorded += 1
-        if self.recorded == self.fail_at:
-            raise RuntimeError('out of memory, as it were\nsecond line')
         result = work()
         statics = result if isinstance(result, tuple) else (result,)
-        place = len(pool)
-        pool.append((work.__name__, statics))
 
         def replay() -> None:
-            self.replays += 1
-            for _, later in pool[place + 1 :]:
-                for static in later:
-                    static.detach().fill_(torch.nan)
             with torch.enable_grad():
                 fresh = work()
             for static, value in zip(statics, fresh if isinstance(fresh, tuple) else (fresh,), strict=True):
@@ -74,7 +40,7 @@ class CpuRecorder:
 
 def graphed_method(lines: list[str] | None = None, recorder=None, **switches):
     method = small_method(**switches)
-    method.use_graphs(recorder or CpuRecorder(), (lines if lines is not None else []).append)
+    method.use_graphs(recorder or TapeRecorder(), (lines if lines is not None else []).append)
     return method
 
 
@@ -114,7 +80,7 @@ def test_compiled_blocks_train_as_eager_ones():
     space = replace(SMALL, depths=(3,), planes=(16,), strides=(1,), candidates=SMALL.candidates[1:3])
     eager, compiled = (PiNAS(SuperNet(space), dim=16, queue_length=24, seed=0).double().train() for _ in range(2))
     compiled.load_state_dict(eager.state_dict())
-    compiled.use_graphs(CpuRecorder(), [].append)
+    compiled.use_graphs(RunsAgain(), [].append)
     counts = torch._dynamo.utils.counters['stats']
     before = counts['unique_graphs']
     assert compile_blocks(compiled, backend='aot_eager') == 2 * 3 * 2
@@ -132,13 +98,13 @@ def test_a_capture_leaves_weights_statistics_and_gradients_alone():
     method = graphed_method()
     before = {name: value.clone() for name, value in method.student.state_dict().items()}
     segment = method.student.graphs.segment(0, 1)
-    CapturedBlock(segment, views(0)[:, 0], CpuRecorder(), dict(device_type='cpu', enabled=False))
+    CapturedBlock(segment, views(0)[:, 0], TapeRecorder(), dict(device_type='cpu', enabled=False))
     assert all(torch.equal(value, before[name]) for name, value in method.student.state_dict().items())
     assert all(p.grad is None for p in method.parameters())
 
 
 def test_blocks_are_captured_once_and_counted():
-    lines, recorder = [], CpuRecorder()
+    lines, recorder = [], TapeRecorder()
     method = graphed_method(lines, recorder)
     train(method, 12)
     recorded = recorder.recorded
@@ -180,33 +146,6 @@ def test_captured_under_autocast():
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize('recorder', [CpuRecorder(free=0.01), CpuRecorder(fail_at=1), CpuRecorder(fail_at=6)])
-def test_without_memory_or_with_a_failing_capture_the_rest_runs_eagerly(recorder):
-    lines, eager = [], small_method()
-    graphed = graphed_method(lines, recorder)
-    assert train(eager, 4) == train(graphed, 4)
-    assert_same_state(eager, graphed)
-    assert graphed.student.graphs.eager and any('run without' in line for line in lines)
-
-
-def test_sync_bn_runs_eagerly():
-    lines: list[str] = []
-    net = nn.SyncBatchNorm.convert_sync_batchnorm(SuperNet(SMALL)).train()
-    runner = graphs.BlockGraphs(net, None, CpuRecorder(), lines.append)
-    assert not runner.accepts(torch.zeros(2, 3, 16, 16), (0, 1, 2)) and 'SyncBN' in lines[0]
-
-
-def test_a_block_that_waits_for_its_backward_pass_runs_eagerly():
-    eager, graphed = small_method(), graphed_method()
-    for method in (eager, graphed):
-        losses = [method.loss({'views': views(step)}, 0)['loss'] for step in range(2)]  # two forwards, same paths
-        torch.stack(losses).sum().backward()
-    assert graphed.student.graphs.eager == SMALL.num_positions * 2
-    for (name, p), q in zip(eager.named_parameters(), graphed.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), name
-        assert p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14), name
-
-
 @pytest.mark.parametrize('distributed', [False, True])
 def test_gradients_are_set_directly_unless_parameters_have_hooks(distributed, monkeypatch):
     monkeypatch.setattr(graphs, 'is_distributed', lambda: distributed)  # DDP's hooks are not visible in Python
@@ -228,42 +167,6 @@ def test_gradients_are_set_directly_unless_parameters_have_hooks(distributed, mo
     assert_same_state(*methods)
 
 
-def test_a_dropped_forward_pass_does_not_keep_its_blocks_waiting():
-    method = graphed_method()
-    method.loss({'views': views(0)}, 0)
-    train(method, 1)
-    assert not method.student.graphs.eager
-
-
-def test_moved_weights_and_frozen_ones_run_eagerly():
-    eager, graphed = small_method(), graphed_method()
-    train(eager, 3), train(graphed, 3)
-    for method in (eager, graphed):
-        for p in method.student.backbone.blocks[1].parameters():
-            p.data = p.data.clone()
-        for p in method.student.backbone.blocks[2].parameters():
-            p.requires_grad_(False)
-    assert train(eager, 2, start=3) == train(graphed, 2, start=3)
-    assert_same_state(eager, graphed)
-    assert graphed.student.graphs.eager == 2 * 2 * 2  # two positions, two paths, two steps
-
-
-def test_resumed_from_a_state_dict_captured_anew():
-    whole, first = graphed_method(), graphed_method()
-    whole_losses, _ = train(whole, 3), train(first, 3)
-    second = graphed_method(seed=5)
-    second.load_state_dict(first.state_dict())
-    assert train(second, 1, start=3) == train(whole, 1, start=3) != whole_losses[-1:]
-
-
-def test_a_copy_of_the_network_has_no_graphs():
-    method = graphed_method()
-    train(method, 1)
-    twin = copy.deepcopy(method)
-    assert twin.student.graphs is None and method.student.graphs is not None
-    train(twin, 1)
-
-
 def test_parameter_lists_follow_new_parameters():
     method = small_method()
     arch = method.paths(0)[0]
@@ -282,7 +185,7 @@ def test_the_peers_equal_their_eager_steps(name, warm_up):
     for graphed in (False, True):
         method = make(METHODS[name], **({} if warm_up or not alternating else {'warmup_steps': 0}))
         if graphed:
-            method.use_graphs(CpuRecorder(), [].append)
+            method.use_graphs(TapeRecorder(), [].append)
         terms = train_both(method, range(4))
         results.append((terms, {k: v.clone() for k, v in method.state_dict().items()}))
     (eager_terms, eager), (terms, state) = results
@@ -327,9 +230,9 @@ def test_two_ranks_average_the_gradients_of_captured_blocks(tmp_path):
 
 def test_a_block_with_a_backward_pass_shares_memory_with_no_other():
     """Observed on a GPU: in a shared pool, scratch of one block overwrote what another saved for its backward."""
-    recorder = CpuRecorder()
+    recorder = TapeRecorder()
     train(graphed_method(recorder=recorder), 4)
     assert len(recorder.pools) > 4
-    names = [[name for name, _ in pool] for pool in recorder.pools]
+    names = [[tape.name for tape in pool] for pool in recorder.pools]
     assert names.count(['work']) == 1 and names.count(['forward', 'backward']) == len(names) - 1  # one is the loss
-    assert {name for name, _ in recorder.shared} == {'forward'}
+    assert {tape.name for tape in recorder.shared} == {'forward'}

@@ -22,6 +22,8 @@ class Contrast(Protocol):
 
     queue: Tensor | None
     queue_ptr: Tensor | None
+    temperature: float
+    cross_path: bool
 
     def contrast(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> dict[str, Tensor]:
         """'loss' and other scalars from queries and keys, each N x D; updates the queue in place."""
@@ -57,26 +59,29 @@ class CapturedContrast:
     def __init__(self, method: Contrast, recorder: Recorder, log: Callable[[str], None]) -> None:
         self.method, self.recorder, self.log = method, recorder, log
         self.first: tuple[Any, ...] | None = None
+        self.replayed = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A graph contains addresses, so a copy of the method gets none."""
         return None
 
-    def fits(self, queries: Sequence[Tensor]) -> bool:
-        """Whether a replay gives what `method.contrast` would compute now; the first fitting queries decide."""
+    def fits(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> bool:
+        """Whether a replay gives what `method.contrast` would compute now; the first that fit decide."""
         device = queries[0].device
         queue, pointer = self.method.queue, self.method.queue_ptr
         if queue is None or pointer is None or rank_and_world()[1] > 1 or not torch.is_grad_enabled():
             return False
-        if device.type != self.recorder.device_type or not all(q_ND.requires_grad for q_ND in queries):
+        if not self.recorder.serves(device) or not all(q_ND.requires_grad for q_ND in queries):
             return False
         precision = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-        shapes = [(q_ND.shape, q_ND.dtype) for q_ND in queries]
-        key = (shapes, device, *precision, queue.data_ptr(), pointer.data_ptr())
+        shapes = [(x_ND.shape, x_ND.dtype) for x_ND in (*queries, *keys)]
+        constants = self.method.temperature, self.method.cross_path
+        key = (shapes, device, *precision, *constants, queue.data_ptr(), pointer.data_ptr())
         if self.first is None:
             try:
                 self._capture(queries, dict(device_type=device.type, enabled=precision[0], dtype=precision[1]))
                 self.first = key
+                self.log('CUDA graphs: the loss is captured')
             except RuntimeError as error:  # from torch.cuda, including out of memory
                 self.first = ()
                 self.log(f'CUDA graphs: the loss runs without: {str(error).splitlines()[0]}')
@@ -108,6 +113,7 @@ class CapturedContrast:
         torch.stack(list(queries), out=self.queries.detach())
         torch.stack(list(keys), out=self.keys)
         self._run()
+        self.replayed += 1
         return [value.clone() for value in self.values]
 
     def __call__(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> dict[str, Tensor]:

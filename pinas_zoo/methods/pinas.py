@@ -208,7 +208,7 @@ class PiNAS(nn.Module):
             if part == 0:
                 self.update_teacher(arch)
             keys.append(self.embed_keys(views[:, 2 * index + 1], arch, (step, part, index)))
-        return captured(queries, keys) if captured and captured.fits(queries) else self.contrast(queries, keys)
+        return captured(queries, keys) if captured and captured.fits(queries, keys) else self.contrast(queries, keys)
 
     def contrast(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> dict[str, Tensor]:
         """What `loss` returns, from the embeddings of each path, N x D; the queue takes the keys."""
@@ -248,14 +248,17 @@ class PiNAS(nn.Module):
     @torch.no_grad()
     def enqueue(self, keys_ND: Tensor) -> None:
         """Replaces the oldest keys by new ones, gathered over the ranks; any number of them."""
-        keys_ND = gather(keys_ND) if is_distributed() else keys_ND
         assert self.queue is not None and self.queue_ptr is not None
-        length = self.queue.shape[1]
+        keys_ND, length = gather(keys_ND) if is_distributed() else keys_ND, self.queue.shape[1]
         count = torch.arange(len(keys_ND), device=keys_ND.device)[-length:]
         places, keys_DN = (self.queue_ptr + count) % length, keys_ND[-length:].t()
         # An overflow in half precision skips a step; its keys would stay in the queue for thousands of steps.
         keys_DN = torch.where(keys_DN.isfinite().all(dim=0), keys_DN, self.queue[:, places])
-        self.queue.index_copy_(1, places, keys_DN)
+        if torch.are_deterministic_algorithms_enabled():  # CUDA's index_copy_ would sort, and may wait for the device
+            age = (torch.arange(length, device=places.device) - places[0]) % length
+            self.queue.copy_(keys_DN[:, age.clamp(max=len(places) - 1)].where(age < len(places), self.queue))
+        else:
+            self.queue.index_copy_(1, places, keys_DN)
         self.queue_ptr.add_(len(keys_ND)).remainder_(length)
 
     def use_graphs(self, recorder: Recorder, log: Callable[[str], None]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import operator
 import weakref
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from pinas_zoo.models.supernet import Segment
 
 __all__ = ['CapturedBlock', 'Run']
 
-_PER_PARAMETER = tuple(map(attrgetter, ('grad', '_backward_hooks', '_post_accumulate_grad_hooks')))
+_PER_PARAMETER = tuple(map(operator.attrgetter, ('grad', '_backward_hooks', '_post_accumulate_grad_hooks')))
 
 
 class _Ticket:
@@ -50,7 +49,7 @@ class Run(torch.autograd.Function):
             raise RuntimeError('a captured block ran again before this backward pass; set cuda_graphs=False')
         into: Tensor | None = gradient
         for block in reversed(ctx.blocks):
-            assert into is not None
+            assert into is not None  # only the first block of a path has an input without gradient
             into = block.run_backward(into)
             if ctx.direct:
                 block.add_gradients()
@@ -78,8 +77,11 @@ class CapturedBlock:
         # Separate leaves on the same memory: a capture then touches neither the parameters' gradients nor the
         # nodes that accumulate them, whose hooks belong to DDP.
         aliases = {name: p.detach().requires_grad_(p.requires_grad) for name, p in segment.named_parameters()}
-        self.watched = self.parameters + list(segment.buffers())
-        self.addresses = [tensor.data_ptr() for tensor in self.watched]
+        # Not the tensors themselves: modules may get others, and walking the modules in every step takes long.
+        tables = ((module._parameters, module._buffers) for module in segment.modules())  # noqa: SLF001
+        self.tables = [table for both in tables for table in both if table]
+        self.watched = self._tensors()
+        self.addresses = [tensor.data_ptr() for tensor in self.watched if tensor is not None]
         self.trains = [p.requires_grad for p in self.parameters]
         self.norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
         self.tracks = self._tracks()
@@ -97,7 +99,7 @@ class CapturedBlock:
         def backward() -> tuple[Tensor, ...]:
             found = torch.autograd.grad(self.live, leaves, self.grad_output, retain_graph=True)
             with torch.no_grad():
-                return tuple(itertools.starmap(_as_parameter, zip(found, leaves, strict=True)))
+                return _apart([_as_parameter(*pair) for pair in zip(found, leaves, strict=True)])
 
         def both() -> None:
             output = forward()
@@ -122,21 +124,29 @@ class CapturedBlock:
             self.grad_input = next(found) if needs_input else None
             self.gradients = [next(found) if alias.requires_grad else None for alias in aliases.values()]
 
-    def fits(self, x: Tensor) -> bool:
-        """Whether a replay gives what the segment would compute now."""
-        return (
-            x.shape == self.input.shape
-            and x.dtype == self.input.dtype
-            and (not self.with_backward or x.requires_grad == self.input.requires_grad)
-            and (self.ticket is None or self.ticket() is None)
-            and [tensor.data_ptr() for tensor in self.watched] == self.addresses
-            and [p.requires_grad for p in self.parameters] == self.trains
-            and self._tracks() == self.tracks
-        )
+    def misfit(self, x: Tensor) -> str:
+        """Why a replay would not give what the segment would compute now; empty if it does."""
+        if x.shape != self.input.shape or x.dtype != self.input.dtype:
+            return 'its input has another shape or type'
+        if self.ticket is not None and self.ticket() is not None:
+            return 'its last forward pass waits for its backward pass'
+        now = self._tensors()
+        if len(now) != len(self.watched) or not all(map(operator.is_, now, self.watched)):
+            return 'parameters or buffers were replaced'
+        if [tensor.data_ptr() for tensor in now if tensor is not None] != self.addresses:
+            return 'its weights were moved'
+        same_input = not self.with_backward or x.requires_grad == self.input.requires_grad
+        if not same_input or [p.requires_grad for p in self.parameters] != self.trains:
+            return 'parameters were frozen or released'
+        return '' if self._tracks() == self.tracks else 'BN layers do something else'
 
-    def _tracks(self) -> list[bool]:
-        """What the BN layers do: batch statistics, and whether they are tracked."""
-        return [flag for norm in self.norms for flag in (norm.training, norm.track_running_stats)]
+    def _tensors(self) -> list[Tensor | None]:
+        """The parameters and buffers that the modules have now."""
+        return [tensor for table in self.tables for tensor in table.values()]
+
+    def _tracks(self) -> list[Any]:
+        """What the BN layers do: batch statistics, and whether and how they are tracked."""
+        return [value for norm in self.norms for value in (norm.training, norm.track_running_stats, norm.momentum)]
 
     def needs_autograd(self) -> bool:
         """Whether autograd must see the parameters: they have hooks, or gradients of an earlier batch.
@@ -191,3 +201,14 @@ def _as_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
     if all(own == wanted or size == 1 for size, own, wanted in strides):
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
+
+
+def _apart(gradients: list[Tensor]) -> tuple[Tensor, ...]:
+    """The same values, each in memory of its own: whoever changes one in place must not change another."""
+    found: list[Tensor] = []
+    storages: set[int] = set()
+    for gradient in gradients:
+        storage = gradient.untyped_storage().data_ptr()
+        found.append(gradient.clone() if storage in storages else gradient)
+        storages.add(storage)
+    return tuple(found)

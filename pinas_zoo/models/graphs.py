@@ -8,8 +8,8 @@ the last position. The two paths of a Pi-NAS pair differ at every position, so n
 pass.
 
 Nothing here changes a result: the BN statistics from before the warm-up are restored, and where a graph does not fit
-(another shape or precision, SyncBN, a block that still waits for its backward pass, too little memory) the block runs
-eagerly.
+(another shape or precision, SyncBN, a block that still waits for its backward pass, nothing to train, too little
+memory) the block runs eagerly.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BlockGraphs:
         self.first: tuple[Any, ...] | None = None
         self.off = self.full = False
         self.seconds = 0.0
-        self.replayed = self.eager = 0
+        self.replayed = self.eager = self.direct_runs = self.autograd_runs = 0
         self._told: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
@@ -83,8 +83,11 @@ class BlockGraphs:
         """Whether this input may run from graphs; the first such input sets shape and precision."""
         if self.off or type(arch) is not tuple or x.requires_grad or not self.supernet.training:
             return False
+        if torch.is_inference_mode_enabled():  # what is captured there cannot be used outside
+            return False
         kind = x.device.type
-        if kind != self.recorder.device_type:
+        if not self.recorder.serves(x.device):
+            self._tell(f'CUDA graphs: {x.device} is not the current GPU (torch.cuda.set_device), it runs without them')
             return False
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         key = (x.shape, x.dtype, x.device, *autocast)
@@ -107,9 +110,12 @@ class BlockGraphs:
             if block is None:
                 x = self._run(waiting, x)
                 block = self._capture(position, choice, grad, x)
-            if block is not None and block.fits(waiting[-1].output if waiting else x):
+            misfit = block.misfit(waiting[-1].output if waiting else x) if block is not None else ''
+            if block is not None and not misfit:
                 waiting.append(block)
             else:
+                if misfit:
+                    self._tell(f'CUDA graphs: a block runs without for now: {misfit}')
                 segment = self.segment(position, choice)
                 x = segment(self._run(waiting, x))
                 self.eager += not segment.empty
@@ -124,8 +130,13 @@ class BlockGraphs:
             for block in blocks:
                 x = block.run_forward(x)
         elif blocks and self._sets_gradients(blocks):
-            x = Run.apply(blocks, True, x, *[self.anchor] * blocks[-1].output.requires_grad)
+            self._tell('CUDA graphs: backward passes set gradients directly')
+            self.direct_runs += len(blocks)
+            x = Run.apply(blocks, True, x, self.anchor)
         else:
+            if blocks and self.direct:
+                self._tell('CUDA graphs: gradients go through autograd (several ranks, hooks or an earlier batch)')
+            self.autograd_runs += len(blocks)
             for block in blocks:
                 x = Run.apply((block,), False, x, *block.parameters)
         return x
@@ -138,6 +149,8 @@ class BlockGraphs:
         segment = self.segment(position, choice)
         if segment.empty or self.full:
             return None
+        if grad and not x.requires_grad and not any(p.requires_grad for p in segment.parameters()):
+            return None  # frozen: without a backward pass nothing would say how long its output is needed
         if self.recorder.free_share() < RESERVE:
             self._fill(f'less than {RESERVE:.0%} of the memory is free')
             return None

@@ -18,7 +18,9 @@ WARM_UPS = 2
 class Recorder(Protocol):
     """Captures work for replay; the tests substitute one for the CPU."""
 
-    device_type: str
+    def serves(self, device: torch.device) -> bool:
+        """Whether work on this device can be recorded now."""
+        ...
 
     def free_share(self) -> float:
         """Share of the device's memory that is free, in 0..1."""
@@ -46,7 +48,9 @@ class CudaRecorder:
     only run forward share a pool: their output is copied before the next one runs, and nothing else is read later.
     """
 
-    device_type = 'cuda'
+    def serves(self, device: torch.device) -> bool:
+        """As `Recorder.serves`: a stream belongs to the device that was current when it was created."""
+        return device.type == 'cuda' and device.index in (None, torch.cuda.current_device())
 
     @cached_property
     def stream(self) -> torch.cuda.Stream:
@@ -71,10 +75,12 @@ class CudaRecorder:
         """As `Recorder.warm_up`."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            for _ in range(WARM_UPS):
-                work()
-        current.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                for _ in range(WARM_UPS):
+                    work()
+        finally:  # also after a failure: what it started may still write to the buffers, which are then restored
+            current.wait_stream(self.stream)
 
     def record(self, work: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]]:
         """As `Recorder.record`; nothing runs yet."""

@@ -154,9 +154,10 @@ def label_problem(
     first = int(reduce_zero_label)
     more = [str(value) for value in (ignored, 0 if reduce_zero_label else None) if value is not None]
     ignoring = f' and, ignored, {", ".join(more)}' if more else ''
+    hint = '; if labels begin with 1, reduce_zero_label=True in the data set makes 1 the first class and ignores 0'
     return (
         f'{path}: label value {label + first}, allowed are {first} to {classes - 1 + first} '
-        f'({classes} classes){ignoring}'
+        f'({classes} classes){ignoring}{hint if label == classes and not reduce_zero_label else ""}'
     )
 
 
@@ -267,6 +268,8 @@ def _content(path: str) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise BadInputError(f'{path}: no such file') from None
+    except OSError as error:  # a folder, or no permission
+        raise BadInputError(f'{path}: {error.strerror}') from None
 
 
 def _first_line(error: object) -> str:

@@ -18,7 +18,7 @@ __all__ = ['PARTS', 'check']
 #: In the order of a run: correctness first, then the step, then the rest; the slowest last.
 PARTS = (
     Part(parity, 25),
-    Part(graphs, 60),
+    Part(graphs, 75),
     Part(host_syncs, 25),
     Part(step, 90),
     Part(profile, 30),

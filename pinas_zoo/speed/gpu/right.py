@@ -20,6 +20,9 @@ from pinas_zoo.weights.released.remap import supernet_from_released
 
 __all__ = ['amp', 'graphs', 'host_syncs', 'parity']
 
+#: Steps that are compared in `graphs`.
+STEPS = 8
+
 
 # ---- the released steps ----------------------------------------------------------------------------------------------
 
@@ -32,28 +35,63 @@ def parity(session: Session) -> None:
     golden = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(golden)
     known = golden.arrays('pinas_steps.npz')
-    cases: list[tuple[str, torch.dtype, bool, bool, bool]] = [
-        ('float64', torch.float64, False, False, False),
-        ('float64 channels_last', torch.float64, True, False, False),
-        ('float64 graphs', torch.float64, False, False, True),
-        ('float32', torch.float32, False, False, False),
-        ('TF32', torch.float32, False, True, False),
+    graphs, failed = CudaRecorder().serves(session.device), []
+    cases: list[tuple[str, torch.dtype, bool, bool, str]] = [
+        ('float64', torch.float64, False, False, 'eager'),
+        ('float64 channels_last', torch.float64, True, False, 'eager'),
+        ('float64 graphs', torch.float64, False, False, 'direct'),
+        ('float64 graphs, hooks', torch.float64, False, False, 'autograd'),
+        ('float32', torch.float32, False, False, 'eager'),
+        ('TF32', torch.float32, False, True, 'eager'),
     ]
-    for name, dtype, channels_last, tf32, graphs in cases:
-        if (graphs or tf32) and not session.cuda:
+    for name, dtype, channels_last, tf32, way in cases:
+        if (way != 'eager' and not graphs) or (tf32 and not session.cuda):
             continue
         torch.backends.cudnn.allow_tf32 = tf32
-        losses, queue = _released_steps(session, golden, known, dtype, channels_last, graphs)
+        losses, queue, method = _released_steps(session, golden, known, dtype, channels_last, way)
         apart = np.abs(losses / known['losses'] - 1)
-        passed = apart.max() < 1e-8 if dtype is torch.float64 else apart[0] < (1e-2 if tf32 else 1e-5)
-        session.record(name, losses=[float(a) for a in apart], queue=queue, passed=bool(passed))
+        close = apart.max() < 1e-8 if dtype is torch.float64 else apart[0] < (1e-2 if tf32 else 1e-5)
+        passed = bool(close) and _took(method, way)
+        session.record(name, losses=[float(a) for a in apart], queue=queue, passed=passed, **_runs(method))
+        failed += [] if passed else [name]
     torch.backends.cudnn.allow_tf32 = True
+    _check(failed)
+
+
+def _check(failed: list[str]) -> None:
+    if failed:
+        raise AssertionError(f'failed: {"; ".join(failed)}')
+
+
+def _runs(method: PiNAS) -> dict[str, int]:
+    """How many blocks ran in which way, and how often the loss was replayed; empty without graphs."""
+    student, loss = method.student.graphs, method.captured
+    if student is None or loss is None:
+        return {}
+    return dict(
+        direct=student.direct_runs, autograd=student.autograd_runs, ran_eagerly=student.eager, loss=loss.replayed
+    )
+
+
+def _took(method: PiNAS, way: str) -> bool:
+    """Whether every block of the student took this way ('mixed': both), and the loss came from its graph."""
+    found = _runs(method)
+    if way == 'eager' or not found:
+        return way == 'eager' and not found
+    taken = {kind for kind in ('direct', 'autograd', 'ran_eagerly') if found[kind]}
+    return taken == ({'direct', 'autograd'} if way == 'mixed' else {way}) and found['loss'] > 0
+
+
+def _hook(method: PiNAS) -> None:
+    """Hooks that change nothing, for which all gradients go through autograd."""
+    for parameter in method.student.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _: None)
 
 
 def _released_steps(
-    session: Session, golden: Any, known: dict[str, np.ndarray], dtype: torch.dtype, channels_last: bool, graphs: bool
-) -> tuple[np.ndarray, float]:
-    """Losses of the four steps, and the distance of the queue from the golden one."""
+    session: Session, golden: Any, known: dict[str, np.ndarray], dtype: torch.dtype, channels_last: bool, way: str
+) -> tuple[np.ndarray, float, PiNAS]:
+    """Losses of the four steps, the distance of the queue from the golden one, and the method."""
     names = golden.keys('supernet_tiny_keys.json')
     method = PiNAS(SuperNet(PINAS_TINY), dim=32, queue_length=64, momentum=0.99, temperature=0.2)
     method.student.backbone.load_state_dict(supernet_from_released(golden.filled(names['backbone'])))
@@ -69,8 +107,10 @@ def _released_steps(
     method.queue.copy_(F.normalize(queue, dim=0))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     method = to_memory_format(method.to(session.device, dtype), layout).train()
-    if graphs:
+    if way != 'eager':
         method.use_graphs(CudaRecorder(), session.say)
+    if way == 'autograd':
+        _hook(method)
     paths = known['paths'].transpose(0, 2, 1)
     method.paths = lambda step: tuple(tuple(map(int, path)) for path in paths[step])  # type: ignore[method-assign]
     optimiser = torch.optim.SGD(method.param_groups()['weights'], lr=0.003, momentum=0.9, weight_decay=1e-4)
@@ -78,14 +118,14 @@ def _released_steps(
     for step in range(4):
         views = np.random.RandomState(100 + step).standard_normal((8, 4, 3, 64, 64)).astype(np.float32)
         loss = method.loss({'views': torch.from_numpy(views).to(session.device, dtype)}, step)['loss']
-        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        optimiser.zero_grad()
         losses.append(loss.item())
     wanted = torch.from_numpy(known['queue']).double()
     assert method.queue is not None
     apart = (method.queue[:, :40].double().cpu() - wanted).norm() / wanted.norm()
-    return np.array(losses), float(apart)
+    return np.array(losses), float(apart), method
 
 
 # ---- graphs, waits and mixed precision -------------------------------------------------------------------------------
@@ -96,38 +136,46 @@ def _sizes(session: Session) -> Sizes:
 
 
 def graphs(session: Session) -> None:
-    """Eight steps at the recipe's size, twice eagerly and once from graphs, with deterministic kernels."""
-    if not session.cuda:
+    """Steps at the recipe's size, twice eagerly and from graphs in either way, with deterministic kernels."""
+    if not CudaRecorder().serves(session.device):
         raise LeftOutError('needs CUDA')
     benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    failed = []
     try:
-        for name, precision, accumulate in (('bf16', torch.bfloat16, 1), ('fp16, 2 batches a step', torch.float16, 2)):
-            runs = [_trajectory(session, precision, accumulate, captured) for captured in (False, False, True)]
-            eager, again, captured = runs
-            session.record(
-                name,
-                losses=captured['losses'],
-                eager_losses=eager['losses'],
-                eager_twice_equal=_equal(eager, again),
-                graphs_equal=_equal(eager, captured),
-                eager_twice_apart=_apart(eager, again),
-                graphs_apart=_apart(eager, captured),
-                same_gradients=eager['gradients'] == captured['gradients'],
-                replayed=captured['replayed'],
-                ran_eagerly=captured['eager'],
-                log=captured['lines'],
-            )
+        for form, precision, accumulate in (('bf16', torch.bfloat16, 1), ('fp16, 2 batches a step', torch.float16, 2)):
+            eager, again = (_trajectory(session, precision, accumulate, 'eager') for _ in range(2))
+            twice = _equal(eager, again)
+            for way in ('direct', 'autograd') if accumulate == 1 else ('mixed',):
+                name = f'{form}, gradients {way}'
+                captured = _trajectory(session, precision, accumulate, way)
+                session.record(
+                    name,
+                    losses=captured['losses'],
+                    eager_losses=eager['losses'],
+                    eager_twice_equal=twice,
+                    graphs_equal=_equal(eager, captured),
+                    eager_twice_apart=_apart(eager, again),
+                    graphs_apart=_apart(eager, captured),
+                    same_gradients=eager['gradients'] == captured['gradients'],
+                    log=captured['lines'],
+                    **captured['runs'],
+                )
+                same = eager['gradients'] == captured['gradients'] and (not twice or _equal(eager, captured))
+                failed += [] if same and captured['took'] else [name]
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+    _check(failed)
 
 
-def _trajectory(session: Session, precision: torch.dtype, accumulate: int, captured: bool) -> dict[str, Any]:
+def _trajectory(session: Session, precision: torch.dtype, accumulate: int, way: str) -> dict[str, Any]:
     session.free()
-    trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, precision, captured)
+    trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, precision, graphs=way != 'eager')
+    if way == 'autograd':
+        _hook(trainer.method)
     generator = torch.Generator(session.device).manual_seed(7)
     losses, gradients = [], []
-    for step in range(8):
+    for step in range(STEPS):
         for part in range(accumulate):
             trainer.batch['views'].normal_(generator=generator)
             # Without the cache the eager step also adds up the gradients of shared weights in float32.
@@ -137,13 +185,12 @@ def _trajectory(session: Session, precision: torch.dtype, accumulate: int, captu
             trainer.scaler.scale(loss).backward()
         gradients.append([p.grad is not None for p in trainer.method.parameters()])
         trainer.move()
-    student = trainer.method.student.graphs
     return {
         'losses': torch.stack(losses).tolist(),
         'gradients': gradients,
         'state': {name: value.clone() for name, value in trainer.method.state_dict().items()},
-        'replayed': student.replayed if student else 0,
-        'eager': student.eager if student else 0,
+        'runs': _runs(trainer.method),
+        'took': _took(trainer.method, way),
         'lines': trainer.lines,
     }
 
@@ -162,8 +209,12 @@ def _apart(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 def host_syncs(session: Session) -> None:
     """Checks that loss, backward pass and fused SGD never wait for the device."""
-    for captured in (False, True) if session.cuda else (False,):
-        trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, captured, pairs=1)
+    failed = []
+    for way in ('eager', 'direct', 'autograd') if session.cuda else ('eager',):
+        graphs = way != 'eager'
+        trainer = Trainer(_sizes(session), 'contiguous', 0, session.device, torch.bfloat16, graphs, pairs=1)
+        if way == 'autograd':
+            _hook(trainer.method)
         for step in range(3):
             trainer.ours(step)
         session.synchronise()
@@ -177,7 +228,9 @@ def host_syncs(session: Session) -> None:
         finally:
             if session.cuda:
                 torch.cuda.set_sync_debug_mode('default')
-        session.record('from graphs' if captured else 'eager', waits=found)
+        session.record(f'graphs, gradients {way}' if graphs else way, waits=found, **_runs(trainer.method))
+        failed += [] if found == 'none' else [way]
+    _check(failed)
 
 
 def amp(session: Session) -> None:
