@@ -34,6 +34,7 @@ from pinas_zoo.mm.preflight.bad_input import last_line, unreadable_config
 from pinas_zoo.mm.preflight.check import find_problems
 from pinas_zoo.mm.preflight.findings import BadInputError, Findings
 from pinas_zoo.mm.preflight.views import check_views
+from pinas_zoo.registry import drop_own_scope
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 
 __all__ = [
@@ -55,13 +56,12 @@ def load_config(path: str | Path, options: Options) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # configs are Python
         raise unreadable_config(path, error) from error
+    if '::' in cfg.text:
+        drop_own_scope(cfg._cfg_dict)
     _reach_inside(cfg)
     if options.cfg_options:
         override(cfg, options.cfg_options)
-    if options.work_dir is not None:
-        cfg.work_dir = options.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     return cfg
 
 

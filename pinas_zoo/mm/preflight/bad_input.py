@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pinas_zoo.data.labels import read_labels
 from pinas_zoo.data.sources import BrokenImageError, BrokenRateError
 from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.mm.preflight.findings import BadInputError
-from pinas_zoo.registry import DATASETS
+from pinas_zoo.registry import DATASETS, drop_own_scope
 
 IGNORED_LABEL = 255  # mmseg's default
 #: What constructors raise for arguments that they cannot use.
@@ -43,9 +44,12 @@ def read_config(path: str | Path) -> Config:
         BadInputError: It is missing, not valid Python, or does not run; the message names file and line.
     """
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except Exception as error:
         raise unreadable_config(path, error) from error
+    if '::' in cfg.text:
+        drop_own_scope(cfg._cfg_dict)
+    return cfg
 
 
 def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
@@ -56,7 +60,8 @@ def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
         error: What was raised: a config is Python, and may raise anything.
     """
     if isinstance(error, FileNotFoundError) and not os.path.exists(path):
-        return BadInputError(f'{path}: no such config')
+        near = get_close_matches(str(path), [str(file) for file in Path(path).parent.glob('*.py')], 1)
+        return BadInputError(f'{path}: the config does not exist' + ''.join(f'; did you mean {file}?' for file in near))
     if isinstance(error, SyntaxError):
         return BadInputError(f'{path}: not valid Python ({error.msg}, line {error.lineno})')
     kind = '' if isinstance(error, OSError) else f'{type(error).__name__}: '

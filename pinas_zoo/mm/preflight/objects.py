@@ -240,7 +240,7 @@ def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
         what = 'have no box of a pixel in their image, no area, or "ignore"' if training else 'have a negative area'
         parts.append(f'{int((~read).sum()):,} {what}')
     if (read & ~used).any():
-        parts.append(f'{int((read & ~used).sum()):,} have no polygons')
+        parts.append(f'{int((read & ~used).sum()):,} have no polygons (RLE needs poly2mask=True in LoadAnnotations)')
     if objects.boxes is not None and objects.boxes.size and objects.boxes.max() <= 1:
         parts.append('all boxes are within one pixel: COCO has pixels, not shares of the size')
     return shorten(filter(None, parts), 4)
