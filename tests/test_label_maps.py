@@ -232,9 +232,7 @@ def test_hidden_folders_are_read_by_mmseg(tmp_path: Path):
         (tmp_path / folder / '.ipynb_checkpoints').mkdir()
         shutil.copy(tmp_path / folder / name, tmp_path / folder / '.ipynb_checkpoints')
     errors, (warning,) = found(config(tmp_path), 'train')
-    assert (
-        not errors and '1 pictures are in hidden folders, and are read by mmseg: .ipynb_che' in warning
-    )
+    assert not errors and '1 pictures are in hidden folders, and are read by mmseg: .ipynb_che' in warning
     (tmp_path / 'masks/.ipynb_checkpoints/001.png').unlink()
     (error,), _ = found(config(tmp_path), 'train')
     assert '.ipynb_checkpoints/001.png; mmseg reads hidden folders, too: delete them' in error
