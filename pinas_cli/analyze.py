@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from pinas_cli.options import add_cfg_options, errors_as_line, overrides
+from pinas_cli.options import add_cfg_options, add_part, config_path, errors_as_line, overrides
 
 
 def run_model(args: argparse.Namespace) -> None:
@@ -30,13 +30,14 @@ def run_model(args: argparse.Namespace) -> None:
     rows, changes = [], overrides(args.cfg_options)
     for number, name in enumerate(args.models, start=1):
         print(f'[{number}/{len(args.models)}] {name}', file=sys.stderr, flush=True)
-        rows.append(analyze(name, args.size, args.device, timing, args.checkpoint, changes))
+        rows.append(analyze(config_path(name), args.size, args.device, timing, args.checkpoint, changes))
     machine = {'device': args.device, 'threads': torch.get_num_threads(), 'torch': torch.__version__}
     if args.device.startswith('cuda'):
         machine['gpu'] = torch.cuda.get_device_name(args.device)
     print(table(rows))
     if timing is not None:
-        print(f'latency: median ± half the distance of the quartiles, {machine}')
+        where = ', '.join(f'{key} {value}' for key, value in machine.items())
+        print(f'latency: median ± half the distance of the quartiles; {where}')
     if args.json:
         text = json.dumps({**machine, 'models': [row.record() for row in rows]}, indent=1) + '\n'
         write_text(args.json, text)
@@ -60,7 +61,7 @@ def run_curves(args: argparse.Namespace) -> None:
 
 
 def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('model', help='parameters, MACs and latency')
+    parser = add_part(commands, 'model', 'parameters, MACs and latency')
     parser.add_argument('models', nargs='+', help='timm names (ours included) and config files')
     parser.add_argument('--size', type=int, nargs='+', help="side, or height and width, in px; default: the model's")
     parser.add_argument('--checkpoint', help='weights of the one model; a detector is timed on what it finds')
@@ -75,7 +76,7 @@ def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def _add_curves_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('curves', help='learning curves of several runs in one PNG, one panel per key')
+    parser = add_part(commands, 'curves', 'learning curves of several runs in one PNG, one panel per key')
     parser.add_argument('logs', nargs='+', type=Path, help='work dirs, or files of JSON lines (vis_data/scalars.json)')
     parser.add_argument('--keys', nargs='+', help="names or patterns such as 'loss*'; default: all but times and rates")
     parser.add_argument('--names', nargs='+', help='names of the runs, for the legend; default: their work dirs')

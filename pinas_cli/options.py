@@ -46,6 +46,13 @@ def _override(text: str) -> str:
     return text
 
 
+def add_part(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, line: str
+) -> argparse.ArgumentParser:
+    """The parser of a part of a command; `line` explains it in both helps."""
+    return commands.add_parser(name, help=line, description=f'{line[0].upper()}{line[1:]}.')
+
+
 def add_config(parser: argparse.ArgumentParser, what: str = 'config file') -> None:
     """The positional argument CONFIG."""
     parser.add_argument(

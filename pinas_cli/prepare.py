@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinas_cli.options import errors_as_line
+from pinas_cli.options import add_part, errors_as_line
 
 if TYPE_CHECKING:
     from pinas_zoo.data.trees import Tree
@@ -70,7 +70,7 @@ def run_scenes(args: argparse.Namespace) -> None:
 
 
 def _add_scenes_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('scenes', help='compose COCO, ADE20K and Cityscapes style sets from small real images')
+    parser = add_part(commands, 'scenes', 'compose COCO, ADE20K and Cityscapes style sets from small real images')
     parser.add_argument('--root', default='data/scenes', help='folder to make (default: %(default)s)')
     parser.add_argument('--size', type=int, default=128, help='height of a scene in px (default: %(default)s)')
     parser.add_argument('--train', type=int, default=2000, help='training scenes per format (default: %(default)s)')
@@ -105,7 +105,7 @@ def run_fashion_mnist(args: argparse.Namespace) -> None:
 
 
 def _add_fashion_mnist_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('fashion-mnist', help='find or download Fashion-MNIST, and say where it is')
+    parser = add_part(commands, 'fashion-mnist', 'find or download Fashion-MNIST, and say where it is')
     parser.add_argument('--root', help='copy the four files there too, for a machine without a network')
     parser.set_defaults(run_part=run_fashion_mnist, prog=parser.prog)
 
@@ -151,10 +151,10 @@ def run_mini(args: argparse.Namespace, tree: Tree, root: Path, progress: Progres
 
 
 def _add_tree_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
-    parser = commands.add_parser(name, help=f'check and link {name}, make a mini set')
+    parser = add_part(commands, name, f'check and link {name}, make a mini set')
     parser.add_argument('--root', default=ROOTS[name], help='the tree (default: %(default)s, where the configs look)')
     parser.add_argument('--link', metavar='FOLDER', help='first link the parts of the tree that are below this folder')
-    parser.add_argument('--check', action='store_true', help='only check: require train ids, do not make them')
+    parser.add_argument('--check', action='store_true', help='only check; make no train ids')
     parser.add_argument('--counts', nargs=2, type=int, metavar=('TRAIN', 'VAL'), help='expected numbers of images')
     parser.add_argument('--mini', type=int, metavar='N', help='make a set of N images per split that keeps every class')
     parser.add_argument('--out', help='folder for the mini set (default: ROOT-mini)')
@@ -199,7 +199,7 @@ def _add_import_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPa
         ('masks', "one mask PNG per object to COCO's format", None, ''),
         ('bccd', "BCCD's blood cells, as voc" + _BCCD.replace('%', '%%'), 'data/bccd', _BCCD),
     ):
-        parser = commands.add_parser(name, help=text, description=text)
+        parser = add_part(commands, name, text)
         parser.add_argument('--root', required=root is None, default=root, help='folder of the set')
         parser.add_argument('--out', help='folder for train.json, val.json, ... (default: ROOT/annotations)')
         parser.add_argument('--classes', nargs='+', help='names in the order of their ids (default: sorted)')
@@ -208,7 +208,7 @@ def _add_import_parsers(commands: argparse._SubParsersAction[argparse.ArgumentPa
         )
         parser.set_defaults(run_part=run_import, prog=parser.prog, origin=origin)
     text = 'check CamVid in the layout of SegNet (train, trainannot, val, valannot)' + _CAMVID
-    parser = commands.add_parser('camvid', help=text, description=text)
+    parser = add_part(commands, 'camvid', text)
     parser.add_argument('--root', default='data/camvid', help='folder of the set (default: %(default)s)')
     parser.set_defaults(run_part=run_camvid, prog=parser.prog)
 
@@ -241,7 +241,7 @@ def run_shards(args: argparse.Namespace) -> None:
 
 
 def _add_shards_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('shards', help='index tar shards (WebDataset) before a run, and check them')
+    parser = add_part(commands, 'shards', 'index tar shards (WebDataset) before a run, and check them')
     parser.add_argument('shards', nargs='+', help="paths or patterns such as 'train-{0000..1023}.tar'")
     parser.add_argument('--root', default='.', help='folder that they are relative to (default: the current one)')
     parser.add_argument('--image', help="extension of a sample's picture (default: the first that is a picture)")

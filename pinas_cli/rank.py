@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinas_cli.options import UsageError, errors_as_line
+from pinas_cli.options import UsageError, add_part, errors_as_line
 from pinas_cli.rank_proxies import add_proxies
 from pinas_cli.rank_truth import (
     FURTHER,
@@ -74,7 +74,7 @@ def recipe_of(args: argparse.Namespace) -> SupernetRecipe:
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('run', help='train and score supernets; resumes')
+    parser = add_part(commands, 'run', 'train and score supernets; resumes')
     _add_recipe(parser)
     parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of docs/methods.md; default: all')
     parser.add_argument('--seeds', type=int, help='supernets per method, seeds 0, 1, ...; default 3, with eight 5')
@@ -122,7 +122,7 @@ def run_supernets(args: argparse.Namespace) -> int:
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('report', help='report.json, tables and figures')
+    parser = add_part(commands, 'report', 'report.json, tables and figures')
     _add_recipe(parser)
     add_table(parser)
     parser.add_argument(
@@ -183,7 +183,7 @@ def report_published(args: argparse.Namespace) -> int:
 
 
 def _add_trials(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser('trials', help='tau of every recipe in the scores, on the tuning half')
+    parser = add_part(commands, 'trials', 'tau of every recipe in the scores, on the tuning half')
     _add_files(parser)
     parser.set_defaults(run_part=run_trials, prog=parser.prog)
 

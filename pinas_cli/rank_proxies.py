@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pinas_cli.options import add_part
 from pinas_cli.rank_truth import add_instrument, instrument_of
 
 
 def add_proxies(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the subcommand."""
-    parser = commands.add_parser('proxies', help='training-free scores: AZ-NAS, synflow, NASWOT; resumes')
+    parser = add_part(commands, 'proxies', 'training-free scores: AZ-NAS, synflow, NASWOT; resumes')
     add_instrument(parser)
     parser.add_argument('--seeds', type=int, default=5, help='initialisations; default 5')
     parser.add_argument('--file', type=Path, help='the table; default proxies.jsonl beside the truth')

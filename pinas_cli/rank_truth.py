@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinas_cli.options import errors_as_line
+from pinas_cli.options import add_part, errors_as_line
 
 if TYPE_CHECKING:
     from pinas_zoo.ranking.instruments import Instrument
@@ -47,7 +47,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_truth(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the subcommand."""
-    parser = commands.add_parser('truth', help='stand-alone training of paths; resumes')
+    parser = add_part(commands, 'truth', 'stand-alone training of paths; resumes')
     add_instrument(parser)
     add_table(parser)
     parser.add_argument('--file', type=Path, help="the table; default the instrument's, below benchmarks/")
@@ -145,7 +145,7 @@ def verify_truth(file: Path, count: int) -> int:
 
 def add_transfer(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the subcommand."""
-    parser = commands.add_parser('transfer', help='stand-alone training, then fine-tuning on a dense task; resumes')
+    parser = add_part(commands, 'transfer', 'stand-alone training, then fine-tuning on a dense task; resumes')
     parser.add_argument('--file', type=Path, default=TRANSFER, help=f'the table; default {TRANSFER}')
     parser.add_argument('--design', choices=DESIGNS, default=DESIGNS[0], help='the dense target; default overlap')
     parser.add_argument('--paths', type=int, default=96, help='number of paths of the reporting half; default 96')

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='weights: a file, or pinas://NAME')
     add_run_options(parser, 'logs and metrics', "the config's")
     parser.add_argument('--out', help='predictions: FILE.pkl, or a folder of PNG masks (mmseg)')
-    parser.add_argument('--show-dir', help='folder for drawn predictions')
+    parser.add_argument('--show-dir', help='folder for drawn predictions, of every image')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation of the config')
     parser.add_argument('--amp', action='store_true', help='autocast to bfloat16')
 

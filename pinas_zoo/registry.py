@@ -41,6 +41,25 @@ def type_name(cfg: dict[str, Any]) -> str:
     return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
+def drop_own_scope(node: Any) -> None:
+    """Removes our scope from a config, in place: `_base_ = 'pinas_zoo::...'` then gives what the base's path gives.
+
+    mmengine marks every typed dict of such a base with the scope. mmdet's and mmseg's classes are not found in ours,
+    and a collate function gets the mark as an argument. Our configs write `pinas_zoo.` before their own types instead.
+
+    Args:
+        node: The config's dict; a ConfigDict is not asked for its values, since it would import those of lazy configs.
+    """
+    if isinstance(node, dict):
+        if dict.get(node, '_scope_') == 'pinas_zoo':
+            dict.pop(node, '_scope_')
+        node = dict.values(node)
+    elif not isinstance(node, (list, tuple)):
+        return
+    for value in node:
+        drop_own_scope(value)
+
+
 def _locations(name: str) -> list[str]:
     """Modules to import for the registry `name`: those that exist and whose packages are installed."""
     found = []

@@ -133,9 +133,21 @@ DEFECTS = {
         lambda found: [a.update(iscrowd=1) for a in found['annotations']],
         'no object to learn from: of its 4 annotations 4 are crowds (iscrowd 1)',
     ),
+    'shares of the size': (
+        lambda found: [a.update(segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]) for a in found['annotations']],
+        'annotation 1 has polygons within the first pixel, as most do: [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]; coordinates',
+    ),
+    'boxes as shares': (
+        lambda found: [a.update(bbox=[0.1, 0.1, 0.8, 0.8]) for a in found['annotations']],
+        'all boxes are within one pixel: COCO has pixels, not shares of the size',
+    ),
+    'address as picture': (
+        lambda found: [i.update(file_name=f'http://x.org/{i["id"]}.png') for i in found['images']],
+        "file_name 'http://x.org/1.png' is an address: download the images",
+    ),
     'strangers only': (
         lambda found: [a.update(image_id=str(a['image_id'])) for a in found['annotations']],
-        'no object to learn from: of its 0 annotations none belongs to an image and a class',
+        "none of its 4 annotations belongs to one of its images: annotation 1 has image_id '1'",
     ),
 }
 
@@ -198,6 +210,18 @@ def test_repairs_are_stated(folder: Path):
         f'{folder}/file.json: annotation 1 has no iscrowd, which is taken as 0 (4 of 4 annotations)',
         f'{folder}/file.json: annotation 2 has a polygon of 4 numbers, which is left out; its other polygons are kept',
     ]
+
+
+def test_an_area_that_leaves_an_object_out_is_stated(folder: Path):
+    found = document()
+    found['annotations'][1]['area'] = -5
+    for training, text in ((True, 'and training leaves it out'), (False, 'and the metric leaves it out')):
+        errors, warnings = check(folder, found, test=not training)
+        assert not errors and any(f'annotation 2 has area -5, {text}' in line for line in warnings), warnings
+    for annotation in found['annotations']:
+        annotation['area'] = -1
+    errors, _ = check(folder, found, test=True)
+    assert 'no object to compare with: of its 4 annotations 4 have a negative area' in errors[0]
 
 
 def test_a_class_without_object_is_a_warning(folder: Path):

@@ -297,6 +297,8 @@ def test_a_name_of_one_architecture_takes_no_other_one():
             timm.create_model(name, **words)
     with pytest.raises(ValueError, match="got space='pinas_nano'"):
         timm.create_model('pinas_a', space='pinas_nano')
+    with pytest.raises(ValueError, match="got space 'pinas_tiny': 'pinas' takes any space"):
+        timm.create_model('pinas_nano', space='pinas_tiny')
 
 
 def test_version_and_names():

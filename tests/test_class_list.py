@@ -174,7 +174,11 @@ def test_another_number_of_classes(count: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ('classes', 'text'),
-    [(('red', 'red', 'blue'), "names 'red' more than once"), ('red', "is the text 'red': write a tuple, ('red',)")],
+    [
+        (('red', 'red', 'blue'), "names 'red' more than once"),
+        ('red', "is the text 'red': write a tuple, ('red',)"),
+        ((0, 1, 2), "contains 0: class names are texts, such as '0'"),
+    ],
 )
 def test_a_class_list_names_each_class_once(classes: object, text: str, tmp_path: Path) -> None:
     cfg = config(colours(tmp_path), num_classes=3)

@@ -130,6 +130,14 @@ def test_mixup() -> None:
     assert not torch.allclose(loss, classifier(label_smoothing=0.1).train()(**data, mode='loss')['loss'])
 
 
+@pytest.mark.parametrize(
+    'settings', [{'mixup': -1.0}, {'label_smoothing': 1.0}, {'model': {'model_name': 'pinas_nan'}}]
+)
+def test_settings_beyond_their_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match='mixup must be at least 0|Unknown model'):
+        Classifier(**{'model': {'model_name': 'pinas_nano_a'}, 'num_classes': 3, **settings})
+
+
 def test_no_mixup_in_evaluation() -> None:
     model, data = classifier(mixup=0.8).eval(), batch()
     samples = model(**data, mode='predict')

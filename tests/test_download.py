@@ -501,7 +501,7 @@ class TestManifest:
         with pytest.raises(DownloadError, match=r'PiNAS_cls.pth.tar from https://\S+ and put it there'):
             timm.create_model('pinas_a', pretrained=True)
         for name in ('pinas_b', 'pinas', 'pinas_nano'):
-            with pytest.raises(RuntimeError, match='unknown pretrained weights'):
+            with pytest.raises(RuntimeError, match=f'{name} has no pretrained weights'):
                 timm.create_model(name, pretrained=True)
 
 

@@ -211,12 +211,20 @@ def test_lists_that_fit(pictures: Path) -> None:
         ('a.png 0\nb.png -1\n', r'line 2: .* has label -1, allowed are 0 to 999999'),
         ('a.png 0\nb.png 1000000000000\n', r'line 2: .* has label 1000000000000, allowed are 0 to 999999'),
         ('a.png 0\nb.png 1\na.png 1\n', r"line 3: .* gives 'a\.png' label 1, an earlier line gives it 0"),
+        ('a.png 0\nb.png 1\n./a.png 1\n', r'line 3: .* label 1, an earlier line gives it 0'),
+        ('a.png 0\nb.png 1.0\n', 'line 2: .* has no label, .*; the label is the last word, an integer'),
         ('\n\n', 'is empty'),
     ],
 )
 def test_lists_that_are_refused(text: str, message: str, pictures: Path) -> None:
     with pytest.raises(ValueError, match=message):
         listed(pictures, text)
+
+
+def test_lines_of_a_list_that_name_no_file_are_counted_before_a_run(pictures: Path) -> None:
+    source = listed(pictures, 'a.png 0\n\n"b.png" 1\nlost.png 1\n')
+    with pytest.raises(ValueError, match=r"2 of its 3 lines name no file below .*, the first is line 3: '\"b\.png\"'"):
+        source.look()
 
 
 def test_other_refusals(pictures: Path) -> None:

@@ -290,7 +290,7 @@ def test_a_name_of_the_manifest_opens_its_config_and_weights(weights, folder, tm
             ['--model', 'configs/quickstart/pinas-nano-tree_128_fmnist.py', '--checkpoint', 'x'],
             'is not a single network but a supernet',
         ),
-        (['--model', 'pinas_nano'], 'unknown pretrained weights pinas_nano.untrained'),
+        (['--model', 'pinas_nano'], 'pinas_nano has no pretrained weights'),
         (['--model', 'pinas_nano', '--cfg-options', 'model.x=1'], 'a timm model, it has no config'),
         (['--model', 'pinas_nano', '--topk', '0'], 'topk at least 1'),
     ],

@@ -66,6 +66,12 @@ def test_out_indices() -> None:
         backbone(out_indices=(4,))
 
 
+def test_the_argument_of_mmsegs_models() -> None:
+    backbone(pretrained=None)
+    with pytest.raises(ValueError, match=r'init_cfg.*model=dict\(pretrained=None'):
+        backbone(pretrained='open-mmlab://resnet50_v1c')
+
+
 def test_equals_the_timm_model() -> None:
     net = backbone().eval()
     timm_net = PiNASNet(ARCH, 'pinas_nano', num_classes=0).eval()

@@ -182,7 +182,7 @@ def test_damaged_annotation_files_and_label_maps(tmp_path: Path):
         if not file.errors:
             known = [a for a in file.annotations if a['image_id'] in file.image_ids]
             objects = Objects(file, known)
-            if check_objects(objects, lines):
+            if check_objects(objects, True, lines):
                 check_masks(objects, True, True, lines)
         refused += bool(lines.errors)
         tally('damaged annotation file', bool(lines.errors))

@@ -19,7 +19,10 @@ from pinas_cli.main import main
 from pinas_cli.options import overrides as read
 from pinas_zoo.mm.engine import overrides
 from pinas_zoo.mm.engine.allowed_keys import allowed_keys
-from pinas_zoo.mm.preflight.bad_input import BadInputError
+from pinas_zoo.mm.engine.launch import load_config
+from pinas_zoo.mm.engine.options import Options
+from pinas_zoo.mm.engine.testing import _use_show_dir
+from pinas_zoo.mm.preflight.bad_input import BadInputError, read_config
 
 pytestmark = pytest.mark.mm
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +31,8 @@ CLASSIFIER = 'quickstart/pinas-nano_b128-coslr_fmnist.py'
 DETECTOR = 'quickstart/mask-rcnn_pinas-nano_fpn_b8-lin_scenes.py'
 COCO = 'coco/mask-rcnn_pinas-b_fpn_1x_coco.py'
 EPOCHS = 'imagenet/pinas-b_8xb32-coslr-270e_in1k.py'
+PRETRAINING = 'quickstart/pinas-nano-supernet_b128-coslr_fmnist.py'
+SEGMENTOR = 'quickstart/deeplabv3_pinas-nano-d8_b8-poly_scenes.py'
 SEARCH = 'quickstart/pinas-nano-tree_128_fmnist.py'
 
 
@@ -68,6 +73,16 @@ def test_the_uses_of_a_variable_are_keys_that_are_read():
         (SEARCH, 'budgett=12', 'did you mean budget?'),
         (CLASSIFIER, 'optim_wrapper.optimizer.lr=abc', 'which a number replaces'),
         (CLASSIFIER, 'optim_wrapper.optimizer.lr=-1', 'must be at least 0'),
+        (CLASSIFIER, 'lr=0.1', 'did you mean optim_wrapper.optimizer.lr?'),
+        (CLASSIFIER, 'load_form=x', 'did you mean load_from?'),
+        (CLASSIFIER, 'train.batch_size=4', 'did you mean train_dataloader.batch_size?'),
+        (CLASSIFIER, 'train_dataloader.batch_size=2.5', 'must be an integer'),
+        (CLASSIFIER, 'train_dataloader.batch_size=True', 'must be an integer'),
+        (CLASSIFIER, 'randomness.seed=abc', 'must be an integer'),
+        (CLASSIFIER, 'preflight=no', 'must be True or False'),
+        (COCO, 'param_scheduler.0.by_epoch=maybe', 'must be True or False'),
+        (CLASSIFIER, 'launcher=slurm', 'the option --launcher sets it'),
+        (SEARCH, 'budget=0', 'must be at least 1'),
         (CLASSIFIER, 'optim_wrapper.optimizer.lr=nan', 'lr=nan: must be at least 0'),
         (CLASSIFIER, 'optim_wrapper.optimizer.type=Adamw', 'no such optimizer; did you mean AdamW?'),
         (CLASSIFIER, 'train_dataloader.batch_size=0', 'must be at least 1'),
@@ -161,3 +176,30 @@ def test_the_command_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert error.startswith('pinas train: error: --cfg-options optim_wraper') and len(error.splitlines()) == 1
     search = [str(CONFIGS / SEARCH), '--checkpoint', 'none.pth', '--cfg-options', 'budgett=1']
     assert main(['search', *search]) == 1 and 'budget?' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('config', [CLASSIFIER, DETECTOR, COCO, PRETRAINING])
+def test_an_installed_base_equals_its_path(config: str, tmp_path: Path) -> None:
+    read = []
+    for name, base in (('named', f'pinas_zoo::{config}'), ('path', str(CONFIGS / config))):
+        (tmp_path / f'{name}.py').write_text(f'_base_ = {base!r}\n')
+        read.append(load_config(tmp_path / f'{name}.py', Options(work_dir='run')).to_dict())
+        assert read_config(tmp_path / f'{name}.py').model == read[0]['model']
+    assert read[0] == read[1]
+
+
+def test_show_dir_draws_every_image_into_that_folder() -> None:
+    """mmseg's hook draws one image of 50; mmdet's joins a relative folder to that of the log."""
+    detector, segmentor = (read_config(CONFIGS / config) for config in (COCO, SEGMENTOR))
+    for cfg in (detector, segmentor):
+        _use_show_dir(cfg, 'drawn')
+        assert cfg.default_hooks.visualization.draw and cfg.default_hooks.visualization.interval == 1
+    assert detector.default_hooks.visualization.test_out_dir == str(Path('drawn').absolute())
+    assert segmentor.visualizer.save_dir == 'drawn'
+
+
+def test_a_config_that_does_not_exist() -> None:
+    with pytest.raises(BadInputError, match=r'_1x_coc.py: the config does not exist; did you mean .*_1x_coco.py\?'):
+        read_config(CONFIGS / COCO.replace('coco.py', 'coc.py'))
+    with pytest.raises(BadInputError, match='nowhere/x.py: the config does not exist$'):
+        read_config('nowhere/x.py')

@@ -333,6 +333,23 @@ def test_evaluator_of_another_set(case, tmp_path: Path):
     assert 'lacks 1 of the 1 images' in the_error(cfg)
 
 
+def test_evaluator_of_other_names_or_pictures(case, tmp_path: Path):
+    cfg, root = case('coco')
+    cfg.val_evaluator.ann_file = path = str(tmp_path / 'other.json')
+    good = (root / VAL_FILE).read_text()
+    (tmp_path / 'other.json').write_text(good)
+    assert not found(cfg)[0]
+    other = json.loads(good)
+    other['categories'][0]['name'] = 'CAT'
+    (tmp_path / 'other.json').write_text(json.dumps(other))
+    assert the_error(cfg).startswith(f'{path}: no category ')
+    other = json.loads(good)
+    for annotation in other['annotations']:
+        annotation['bbox'][0] += 3
+    (tmp_path / 'other.json').write_text(json.dumps(other))
+    assert 'whose boxes in 1 of 1 images are not those of' in the_error(cfg)
+
+
 # ---- label maps ------------------------------------------------------------------------------------------------------
 
 
@@ -376,7 +393,7 @@ def test_label_value(folder: str, value: int, text: str, case):
     cfg, root = case(folder)
     file = min(file for file in root.rglob('*.png') if 'train' in str(file) and 'leftImg8bit' not in file.name)
     Image.fromarray(np.full((96, 96), value, np.uint8)).save(file)
-    assert the_error(cfg) == f'{file}: {text}'
+    assert the_error(cfg).partition('; if labels begin with 1')[0] == f'{file}: {text}'
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(file)
     assert the_error(cfg) == f'{file}: a label map has one value per pixel, this one has 3 channels'
     Image.fromarray(np.zeros((48, 96), np.uint8)).save(file)
@@ -618,6 +635,13 @@ def test_a_config_that_cannot_be_built_is_one_line(monkeypatch):
     ):
         with pytest.raises(BadInputError, match=f'^the config cannot be built: {text}'), bad_input_in_log():
             registry.build(node)
+
+
+def test_a_folder_in_place_of_a_picture(tmp_path: Path):
+    from pinas_zoo.mm.preflight.bad_input import BadInputError, read_image
+
+    with pytest.raises(BadInputError, match=f'{tmp_path}: Is a directory'):
+        read_image(str(tmp_path))
 
 
 def test_a_data_set_that_cannot_be_built_is_named(case):

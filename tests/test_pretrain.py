@@ -188,6 +188,7 @@ def test_a_run_logs_and_saves_everything(reference: Path) -> None:
     moved = [k for k, v in state.items() if k.startswith('method.student.') and v.is_floating_point()]
     assert any(not torch.equal(state[k], state[k.replace('student', 'teacher')]) for k in moved)
     assert content['optimizer']['state'] and content['meta']['iter'] == ITERATIONS
+    assert json.loads(content['meta']['space'])['depths'] and 'arch' not in content['meta']
     for name in ('loss', 'top1', 'feature_std', 'teacher_distance', 'lr', 'paths'):
         assert (ITERATIONS, name) in logged, name
     assert len({str(logged[step, 'paths']) for step in range(1, ITERATIONS + 1)}) == ITERATIONS

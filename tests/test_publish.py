@@ -2,20 +2,24 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
+from torch import nn
 
 from pinas_zoo.data import SupervisedView
 from pinas_zoo.files import file_sha256
 from pinas_zoo.models.network import PINAS_A, PINAS_B, PiNASNet
+from pinas_zoo.models.supernet import SuperNet
 from pinas_zoo.ranking.spaces import RANK_SPACE
 from pinas_zoo.space import PINAS, PINAS_NANO, PINAS_TINY
 from pinas_zoo.weights import publish as publish_module
 from pinas_zoo.weights.load import read_weights, save_weights
+from pinas_zoo.weights.loading import stated_facts
 from pinas_zoo.weights.manifest import find_entry
 from pinas_zoo.weights.model_card import Card
 from pinas_zoo.weights.publish import publish
@@ -160,6 +164,12 @@ def test_names_and_spaces(tmp_path):
     x = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(again(x), tiny(x))
+    mine = replace(PINAS_TINY, name='mine', stem_widths=(4, 4, 8))
+    net = PiNASNet(PINAS_A, mine, num_classes=0).eval()
+    torch.save({'state_dict': net.state_dict(), 'meta': stated_facts(nn.Sequential(net))}, tmp_path / 'mine.pth')
+    assert publish(tmp_path / 'mine.pth', tmp_path / 'mine').architecture == 'pinas'
+    assert timm.create_model(f'local-dir:{tmp_path / "mine"}', pretrained=True).space == mine
+    assert stated_facts(SuperNet(mine)) == {'space': json.dumps(mine.to_dict())} and stated_facts(nn.ReLU()) == {}
     net = PiNASNet(PINAS_B, PINAS, num_classes=0)
     torch.save(net.state_dict(), tmp_path / 'b.pth')
     assert publish(tmp_path / 'b.pth', tmp_path / 'b').architecture == 'pinas_b'

@@ -176,6 +176,11 @@ def test_the_drawn_architecture_has_every_block(space) -> None:
         arch_figure(space, '0')
 
 
+def test_the_drawn_sizes_are_those_of_the_images() -> None:
+    assert '32 channels · 5 × 10 px' in arch_figure(SPACES['pinas_patch'], '42-12', size=(20, 40)).data
+    assert '32 channels · 5 × 5 px' in arch_figure(SPACES['pinas_patch'], '42-12').data
+
+
 def test_skips_kernels_and_long_stages_are_drawn() -> None:
     candidates = (Candidate(), Candidate(kernel=5), Candidate(skip=True))
     space = replace(PINAS_NANO, name='long', depths=(13, 1, 1, 1), candidates=candidates)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -356,6 +357,23 @@ def test_limits_are_kept(search_case: tuple[Path, Path], tmp_path: Path) -> None
 def test_too_many_calibration_batches_are_refused(search_case: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='7 batches of 8 were requested, 48 images give 6'):
         search(search_case, tmp_path, **{'calibration.batches': 7})
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'text'),
+    [
+        ('calibration.batchs', 2, "calibration has no setting 'batchs'; allowed: view, batch_size, batches"),
+        ('evaluation.view.sizee', 2, "evaluation.view has no setting 'sizee'; allowed: source, size"),
+        ('evaluation', None, 'the config has no evaluation, which must be a dict'),
+        ('limits.macs', 2, "limits has no setting 'macs'; allowed: max_macs"),
+        ('budget', 0, 'budget=0: must be at least 1'),
+    ],
+)
+def test_a_search_names_settings_that_nothing_reads(
+    key: str, value: object, text: str, search_case: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        search(search_case, tmp_path, **{key: value})
 
 
 if __name__ == '__main__':

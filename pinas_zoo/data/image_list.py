@@ -44,9 +44,13 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
         if label is not None and not 0 <= label < MOST_CLASSES:
             fault = f'has label {label}, allowed are 0 to {MOST_CLASSES - 1}'
         elif labels and (label is None) != (labels[0] is None):
-            fault = 'has no label, earlier lines have one' if label is None else 'has a label, earlier lines have none'
-        elif known.get(path, label) != label:
-            fault = f'gives {path!r} label {label}, an earlier line gives it {known[path]}'
+            fault = (
+                'has no label, earlier lines have one; the label is the last word, an integer'
+                if label is None
+                else 'has a label, earlier lines have none'
+            )
+        elif known.get(file := _plain(path), label) != label:
+            fault = f'gives {path!r} label {label}, an earlier line gives it {known[file]}'
         elif (place == 0 or '\\' in path or _COMMA.search(line)) and not os.path.isfile(os.path.join(root, path)):
             hint = (
                 "paths are written with '/'"
@@ -56,8 +60,8 @@ def read_list(root: str | Path, list_file: str | Path) -> tuple[list[str], list[
             fault = f'names no file below {str(root)!r}; {hint}'
         if fault:
             raise ValueError(f'{where}, line {number}: {line!r} {fault}')
-        repeated += path in known
-        known[path] = label
+        repeated += (file := _plain(path)) in known
+        known[file] = label
         paths.append(path)
         labels.append(label)
     notes = [f'{where}: {repeated} lines repeat an earlier one; those images count twice'] if repeated else []
@@ -68,6 +72,11 @@ def _split_line(line: str) -> tuple[str, int | None]:
     words = line.rsplit(maxsplit=1)
     labelled = len(words) == 2 and _LABEL.fullmatch(words[1])
     return (words[0], int(words[1])) if labelled else (line, None)
+
+
+def _plain(path: str) -> str:
+    """A path without './' and the like, by which two lines may name one file."""
+    return os.path.normpath(path) if './' in path or '//' in path else path
 
 
 class ListSource(FileSource):
@@ -84,6 +93,7 @@ class ListSource(FileSource):
 
     def __init__(self, root: str | Path, list_file: str | Path, classes: Sequence[str] | None = None) -> None:
         paths, labels, self.notes = read_list(root, list_file)
+        self.list_file = list_file
         self._fill(Path(root), paths, labels)
         count = int(self.labels.max()) + 1
         if classes is not None and count > len(classes):
@@ -94,6 +104,26 @@ class ListSource(FileSource):
             )
         self.classes = tuple(map(str, range(count))) if classes is None or not count else tuple(classes)
         self.description = {'data': 'list', 'list': str(list_file), 'root': str(root), 'images': len(self)}
+
+    def look(self) -> list[str]:
+        """See `Source.look`; files are searched in the listings of their folders.
+
+        Raises:
+            ValueError: A line names no file, or no checked image decodes.
+        """
+        from pinas_zoo.data.trees.listing import Listing  # trees imports this package
+
+        names = [os.fsdecode(bytes(path)) for path in self.paths]
+        places = [os.path.join(self.root, name) for name in names]
+        if lost := Listing().missing(places):
+            name = names[places.index(lost[0])]
+            text = Path(self.list_file).read_text(encoding='utf-8-sig')
+            line = next(k for k, line in enumerate(text.split('\n'), 1) if _split_line(line.strip())[0] == name)
+            raise ValueError(
+                f'image list {str(self.list_file)!r}: {len(lost)} of its {len(names)} lines name no file below '
+                f'{str(self.root)!r}, the first is line {line}: {name!r}; remove them, or restore the files'
+            )
+        return super().look()
 
 
 SOURCES['list'] = (ListSource, ('root', 'list_file', 'classes'))

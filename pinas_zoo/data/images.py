@@ -51,7 +51,8 @@ UPRIGHT = {
 #: Formats that Pillow only recognises, or passes to another program.
 _NO_PIXELS = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'})
 #: Files that operating systems create beside images; names that begin with a dot are skipped as well.
-_LITTER = frozenset({'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini'})
+_LITTER = frozenset({'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', '@eadir', '#recycle', 'lost+found'})
+_LITTER |= {'$recycle.bin', 'system volume information'}
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)  # by format
 
 
@@ -161,16 +162,16 @@ def find_images(root: str | Path, skip: Iterable[Path] = ()) -> ImageFiles:
         skip: Folders that are not entered.
     """
     found = ImageFiles([])
-    entered = {_identity(str(path)) for path in skip if Path(path).is_dir()}
+    entered = {_identity(str(path)): 'folders of results' for path in skip if Path(path).is_dir()}
     links: list[tuple[str, str]] = []
     children: list[str] = []
     waiting = [('', str(root))]
     while waiting or links:
         prefix, folder = waiting.pop() if waiting else links.pop(0)
         if (identity := _identity(folder)) in entered:
-            found.left_out['linked folders that were read already'] += bool(prefix)
+            found.left_out[entered[identity]] += bool(prefix)
             continue
-        entered.add(identity)
+        entered[identity] = 'linked folders that were read already'
         folders, linked = _sort_entries(prefix, folder, found)
         if not prefix:
             children = [name.rstrip('/') for name, _ in (*folders, *linked)]
@@ -284,7 +285,8 @@ class FolderSource(FileSource):
         if classes is not None and (unknown := [name for name in folders if name not in classes]):
             raise ValueError(
                 f'folder {str(root)!r} has class folders {few_names(unknown)} that are not among the '
-                f'{len(classes)} classes {few_names(classes)}'
+                f'{len(classes)} classes {few_names(classes)}; rename or remove them, or list every class in '
+                'classes=(...) of the training source'
             )
         self.classes = tuple(folders if classes is None or not folders else classes)
         numbers = {name: i for i, name in enumerate(self.classes)}
@@ -292,8 +294,7 @@ class FolderSource(FileSource):
         self.notes = [f'folder {str(root)!r}: left out {summary}'] if summary else []
         if folders and found.empty and classes is None:
             self.notes.append(f'folder {str(root)!r}: no image in {few_names(found.empty)}')
-        counts = {'images': len(self), 'classes': len(self.classes)}
-        self.description = {'data': 'folder', 'root': str(root), **counts}
+        self.description = {'data': 'folder', 'root': str(root), 'images': len(self), 'classes': len(self.classes)}
 
 
 SOURCES['folder'] = (FolderSource, ('root', 'classes'))

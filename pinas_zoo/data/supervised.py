@@ -65,6 +65,8 @@ class SupervisedView(Dataset[dict[str, Any]]):
         if labelled:
             require_labels(self.source)
         self.size = size if isinstance(size, int) else cast('tuple[int, int]', tuple(size))
+        if min(sides(self.size)) < 1:
+            raise ValueError(f'size must be at least 1 px, got {size}')
         self.train, self.shift, self.crop_pct, self.finish = train, shift, crop_pct, finish
         if augment is not None and augment not in self.AUGMENTS:
             raise ValueError(f'augment={augment!r}; allowed: None, {", ".join(self.AUGMENTS)}')

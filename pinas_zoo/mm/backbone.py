@@ -37,6 +37,7 @@ class PiNASBackbone(PiNASNet, BaseModule):
         drop_path_rate: Stochastic depth of the last block.
         in_channels: Image channels.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix='')`` with a file of this project, loaded strictly.
+        pretrained: Must be None; mmseg's models pass on their own argument of this name.
 
     Shape:
         (N, in_channels, H, W) -> one (N, C_i, H / s_i, W / s_i) for each of `out_indices`
@@ -58,7 +59,13 @@ class PiNASBackbone(PiNASNet, BaseModule):
         drop_path_rate: float = 0.0,
         in_channels: int = 3,
         init_cfg: dict[str, Any] | None = None,
+        pretrained: str | None = None,
     ) -> None:
+        if pretrained is not None:
+            raise ValueError(
+                f'got pretrained={pretrained!r}, but PiNASBackbone loads its weights by init_cfg. If a base config of '
+                'mmseg sets it on the model, write model=dict(pretrained=None, ...)'
+            )
         stages = len(get_space(space).depths)
         if not out_indices or any(not 0 <= index < stages for index in out_indices):
             raise ValueError(f'out_indices must be among 0..{stages - 1}, got {tuple(out_indices)}')

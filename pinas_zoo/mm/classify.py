@@ -114,8 +114,17 @@ class Classifier(BaseModel):
         channels_last: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
+        if mixup < 0 or not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f'mixup must be at least 0, label_smoothing from 0 to below 1; got {mixup} and {label_smoothing}'
+            )
         super().__init__(preprocessor_config(data_preprocessor, channels_last))
-        self.net = timm.create_model(num_classes=num_classes, **model)
+        try:
+            self.net = timm.create_model(num_classes=num_classes, **model)
+        except RuntimeError as error:
+            if 'Unknown model' not in str(error):
+                raise
+            raise ValueError(f'{error}: neither timm nor this project has one of that name') from None
         if zero_init_last:
             init_weights(self.net, zero_init_last=True)
         if channels_last:

@@ -36,6 +36,8 @@ def derive_best(config: str | Path, checkpoint: str, arch: str, out: str | Path,
         ValueError: The architecture is malformed or the checkpoint does not fit.
     """
     if arch.endswith('.json'):
+        if not Path(arch).is_file():
+            raise ValueError(f'{arch} does not exist: give the best.json of a search, or an architecture')
         arch = str(read_json(arch, 'arch')['arch'])
     derive_all(config, checkpoint, {arch: out}, options)
     return arch

@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from pinas_zoo.data.fixed_batches import FixedBatches
 from pinas_zoo.data.sources import opened_once
+from pinas_zoo.data.supervised import SupervisedView
 from pinas_zoo.files import file_sha256, write_text
+from pinas_zoo.mm.engine.allowed_keys import require_settings
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data
 from pinas_zoo.mm.engine.launch import check_data, load_config, set_up, tell
 from pinas_zoo.mm.engine.options import Options
@@ -68,6 +70,7 @@ def limits_of(space: SearchSpace, costs: CostTable, values: Mapping[str, Any]) -
     """
     values = dict(values)
     file = values.pop('latency_table', None)
+    require_settings(Limits, values, 'limits', own=('cost', 'latency', 'latency_of'))
     if file is None:
         return Limits(costs.of, **values)
     table = LatencyTable.read(file)
@@ -238,6 +241,13 @@ def _open_config(config: str | Path, checkpoint: str, options: Options) -> tuple
     The latter as the config has it, without the class list; how the images are read may change.
     """
     cfg = load_config(config, options)
+    for part in PARTS:
+        require_settings(FixedBatches, cfg.get(part), part, own=('device', 'labelled'))
+        require_settings(SupervisedView, cfg[part]['view'], f'{part}.view', own=('train', 'finish', 'labelled'))
+    if cfg.get('race'):
+        require_settings(RaceSettings, cfg.race, 'race')
+    if 'budget' in cfg and (not isinstance(cfg.budget, int) or cfg.budget < 1):
+        raise ValueError(f'budget is {cfg.budget!r}, which must be an integer of at least 1')
     fill_from_data(cfg, names=class_names(checkpoint))
     notes: list[str] = []
     set_up(cfg, options.launcher, notes)

@@ -218,6 +218,7 @@ def run_onnx(path: str | Path, x: Tensor) -> list[Tensor]:
     return [torch.from_numpy(array) for array in session.run(None, {'input': x.numpy()})]
 
 
+@torch.no_grad()
 def compare(ours: Any, theirs: Any) -> float:
     """Largest absolute difference between outputs.
 

@@ -14,12 +14,15 @@ FILLS = (
 )  # fmt: skip
 
 
-def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> Figure:
+def arch_figure(
+    space: SearchSpace, arch: str | Arch, *, size: tuple[int, int] | None = None, caption: str = ''
+) -> Figure:
     """Draws an architecture: one row per stage, one box per block, coloured by candidate.
 
     Args:
         space: Space of the architecture.
         arch: The architecture.
+        size: Height and width of the images in px; None for squares of the space's `input_size`.
         caption: Line below the figure; the architecture's name if empty.
 
     Raises:
@@ -43,12 +46,12 @@ def arch_figure(space: SearchSpace, arch: str | Arch, *, caption: str = '') -> F
     position, reduction = 0, space.stem_reduction
     for stage, depth in enumerate(space.depths):
         reduction *= space.strides[stage]
-        side = math.ceil(space.input_size / reduction)
+        height, breadth = (math.ceil(side / reduction) for side in size or (space.input_size, space.input_size))
         channels = space.planes[stage] * space.expansion
         out.append(
             f'<text x="0" y="{y + 20}" font-size="13" font-weight="600">Stage {stage + 1}</text>'
             f'<text x="{width}" y="{y + 20}" font-size="12" text-anchor="end" opacity=".75">'
-            f'{channels} channels · {side} × {side} px</text>'
+            f'{channels} channels · {height} × {breadth} px</text>'
         )
         y += 28
         for block in range(depth):

@@ -62,7 +62,8 @@ class Limits:
             raise ValueError('Limits.max_latency needs a latency table: make one with `pinas latency`')
         for name in LIMITS:
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
+            number = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+            if value is not None and not number:
                 raise ValueError(f'Limits.{name} must be a positive number, got {value!r}')
 
     def excess(self, arch: Arch) -> float:

@@ -181,6 +181,8 @@ class SearchLog:
             ValueError: The file has no readable header, or a line before the last is unreadable.
         """
         header, records, _ = _scan(Path(path))
+        if not Path(path).is_file():
+            raise ValueError(f'{path} does not exist: give the work dir of a search, or its archs.jsonl')
         if header is None:
             raise ValueError(f'{path} is not a search log: it has no header line')
         return header, records

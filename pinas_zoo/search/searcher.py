@@ -48,8 +48,8 @@ class Searcher(ABC):
         block: int = 8,
         constraint: Constraint | Limits | None = None,
     ) -> None:
-        if seed < 0 or block < 1:
-            raise ValueError(f'seed must be at least 0 and block at least 1, got {seed} and {block}')
+        if not isinstance(seed, int) or seed < 0 or block < 1:
+            raise ValueError(f'seed must be an integer of at least 0 and block at least 1, got {seed!r} and {block}')
         self.space, self.seed, self.block, self.constraint = space, seed, block, constraint
         self._proposed: list[Arch] = []
         self._scores: list[float] = []

@@ -146,6 +146,8 @@ def pinas(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def pinas_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Any architecture of the nano space, for 28-32 px images on a CPU."""
+    if kwargs.get('space') is not None and (space := get_space(kwargs['space'])) != PINAS_NANO:
+        raise ValueError(f"pinas_nano is of space 'pinas_nano', got space {space.name!r}: 'pinas' takes any space")
     kwargs = _with_checkpoint_arch(kwargs, NANO_DEFAULT, PINAS_NANO)
     return _create('pinas_nano', pretrained, **dict(kwargs, space=PINAS_NANO))
 

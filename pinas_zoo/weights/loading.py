@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinas_zoo.models.network import STAGES, PiNASNet
 from pinas_zoo.models.supernet import SuperNet
@@ -15,12 +15,28 @@ from pinas_zoo.weights.load import LoadReport, load_weights, read_weights
 from pinas_zoo.weights.released.remap import strip_module
 from pinas_zoo.weights.shapes import find_arch, shapes_of
 
-__all__ = ['last_checkpoint', 'load_backbone', 'load_supernet']
+__all__ = ['last_checkpoint', 'load_backbone', 'load_supernet', 'stated_facts']
 
 _logger = logging.getLogger('pinas_zoo')
 
 #: Prefix of the backbone in checkpoints of pre-training (the student; the peers'), linear stage, and weights alone.
 PREFIXES = ('method.student.backbone.', 'method.supernet.', 'supernet.', '')
+
+
+def stated_facts(model: nn.Module) -> dict[str, str]:
+    """What a checkpoint states about the network in a model, so that it loads without being told: space and `arch`.
+
+    Args:
+        model: A model, possibly wrapped, that contains a network or a supernet (space only).
+
+    Returns:
+        Strings as in the metadata of `.safetensors` files; empty if the model contains neither.
+    """
+    for module in model.modules():
+        if isinstance(module, (PiNASNet, SuperNet)):
+            facts = {'space': json.dumps(module.space.to_dict())}
+            return facts | {'arch': module.space.format(module.arch)} if isinstance(module, PiNASNet) else facts
+    return {}
 
 
 def load_backbone(

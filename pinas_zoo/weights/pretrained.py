@@ -42,6 +42,11 @@ def with_pretrained_file(variant: str, kwargs: dict[str, Any], sha256: str | Non
         if cfg.url:
             return kwargs
         known = ', '.join(entry.name for entry in entries().values() if entry.timm)
+        if cfg.tag == 'untrained':
+            raise RuntimeError(
+                f'{variant} has no pretrained weights: use pretrained=False, or checkpoint=FILE for your own. '
+                f'These have: {known}'
+            )
         raise RuntimeError(f'unknown pretrained weights {name}; known: {known}')
     return dict(kwargs, pretrained_cfg_overlay=dict(overlay, file=str(fetch(name, sha256=sha256))))
 

@@ -6,6 +6,7 @@ They are those of its `__init__`, through `**kwargs` and base classes. If nothin
 
 import inspect
 import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -18,7 +19,7 @@ from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-__all__ = ['TYPED', 'allowed_keys']
+__all__ = ['TYPED', 'allowed_keys', 'require_settings']
 
 #: Keys that builders remove before they call the class.
 TYPED = {'type', '_scope_', '_delete_'}
@@ -66,6 +67,28 @@ def allowed_keys(cfg: Config, node: dict[str, Any], path: str) -> set[str] | Non
     if path.startswith('param_scheduler'):
         allowed |= {'convert_to_iter_based', 'epoch_length', 'by_epoch', 'begin', 'end'}
     return allowed
+
+
+def require_settings(kind: type, values: Any, key: str, own: Collection[str] = ()) -> None:
+    """Check that a part of a config has the arguments of the class that it is for.
+
+    Args:
+        kind: The class.
+        values: The part.
+        key: Its key, for the message.
+        own: Arguments that the config does not set.
+
+    Raises:
+        ValueError: It is not a dict, lacks an argument, or has another one.
+    """
+    parameters = {name: p for name, p in inspect.signature(kind).parameters.items() if name not in own}
+    if not isinstance(values, Mapping):
+        raise ValueError(f'the config has {"no" if values is None else f"{values!r} as"} {key}, which must be a dict')
+    needed = [name for name, p in parameters.items() if p.default is p.empty and name not in values]
+    unknown = [name for name in values if name not in parameters]
+    if needed or unknown:
+        fault = f'has no setting {unknown[0]!r}' if unknown else f'lacks {", ".join(needed)}'
+        raise ValueError(f'{key} {fault}; allowed: {", ".join(parameters)}')
 
 
 def _untyped(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from pinas_zoo.mm.engine import checkpoint_content as states
 from pinas_zoo.mm.engine.resume_config import compared_parts, take_config
 from pinas_zoo.registry import HOOKS
+from pinas_zoo.weights.loading import stated_facts
 
 
 class NonFiniteError(RuntimeError):
@@ -218,6 +219,7 @@ class ExactCheckpointHook(CheckpointHook):
         if new:
             self._dropped.update(new)
             runner.logger.warning(f'left out of checkpoints, not plain values: {", ".join(new)}')
+        plain['meta'].update(stated_facts(runner.model))
         checkpoint.clear()
         checkpoint.update(plain)
         if self._gathered is not None:  # None: a best checkpoint, weights only

@@ -60,6 +60,10 @@ def pin_classes(cfg: Config, known: Sequence[str] | None = None) -> None:
         if isinstance(names := source.get('classes'), str):
             raise BadInputError(f'{path}.classes is the text {names!r}: write a tuple, ({names!r},)')
         given = list(names or known)
+        if wrong := [name for name in given if not isinstance(name, str)]:
+            raise BadInputError(
+                f'{path}.classes contains {wrong[0]!r}: class names are texts, such as {str(wrong[0])!r}'
+            )
         if twice := repeated(given):
             raise BadInputError(f'{path}.classes names {twice[0]!r} more than once')
         if known and given != known:

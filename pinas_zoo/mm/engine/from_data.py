@@ -101,6 +101,10 @@ def _names_of(node: dict[str, Any]) -> Sequence[str]:
     known = (node.get('metainfo') or {}).get('classes')
     if known is not None and _is_list(known):
         return known
+    if isinstance(known, str) and known != FROM_DATA:
+        raise BadInputError(
+            f'metainfo.classes of {node.get("type")} is the text {known!r}: write a tuple, ({known!r},)'
+        )
     if known != FROM_DATA:
         raise BadInputError(
             f'num_classes={FROM_DATA!r} needs classes={FROM_DATA!r}, or names, in the metainfo of {node.get("type")}'

@@ -34,18 +34,12 @@ from pinas_zoo.mm.preflight.bad_input import last_line, unreadable_config
 from pinas_zoo.mm.preflight.check import find_problems
 from pinas_zoo.mm.preflight.findings import BadInputError, Findings
 from pinas_zoo.mm.preflight.views import check_views
+from pinas_zoo.registry import drop_own_scope
 from pinas_zoo.weights.load import PLAIN_GLOBALS
 
 __all__ = [
-    'bad_input_in_log',
-    'build_runner',
-    'check_data',
-    'load_config',
-    'prepare_training',
-    'set_up',
-    'tell',
-    'train',
-]
+    'bad_input_in_log', 'build_runner', 'check_data', 'load_config', 'prepare_training', 'set_up', 'tell', 'train',
+]  # fmt: skip
 
 DEFAULT_SEED = 0
 #: Beginning of the notes that are warnings.
@@ -62,13 +56,12 @@ def load_config(path: str | Path, options: Options) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # configs are Python
         raise unreadable_config(path, error) from error
+    if '::' in cfg.text:
+        drop_own_scope(cfg._cfg_dict)
     _reach_inside(cfg)
     if options.cfg_options:
         override(cfg, options.cfg_options)
-    if options.work_dir is not None:
-        cfg.work_dir = options.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     return cfg
 
 
@@ -232,13 +225,17 @@ def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
         )
     for seed in (saved, options.seed, (cfg.get('randomness') or {}).get('seed')):
         if seed is not None:
-            return int(seed)
+            if type(seed) is not int:
+                raise BadInputError(f'randomness.seed is {seed!r}, which must be an integer')
+            return seed
     return DEFAULT_SEED
 
 
 def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Config:
     """The config that `train` runs, with the process set up for it; `notes` receives lines for the log."""
     cfg = load_config(path, options)
+    if missing := [key for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(key)]:
+        raise BadInputError(f'{path}: a training needs {", ".join(missing)}, which the config does not have')
     if FROM_DATA in str(cfg._cfg_dict):
         fill_from_data(cfg)
     set_up(cfg, options.launcher, notes)

@@ -31,6 +31,11 @@ _OF_TOOLS = {'label_names', 'preflight', 'resume_with_config', 'tta_model', 'tta
 #: Texts that stand for a number, and the smallest numbers that make sense.
 _WORDS = ('auto', FROM_DATA)
 _LEAST = {'batch_size': 1, 'num_workers': 0, 'max_iters': 1, 'max_epochs': 1, 'val_interval': 1, 'lr': 0}
+_LEAST |= {'seed': 0, 'budget': 1, 'batches': 1, 'size': 1}
+#: Keys that are True or False, also where the config does not have them.
+_SWITCHES = ('preflight', 'auto_scale_lr.enable')
+#: Keys whose values are integers, if they are numbers at all.
+_WHOLE = {*_LEAST, 'interval', 'num_classes', 'queue_length'} - {'lr'}
 #: Settings of a search and of a shortlist that their configs may leave out.
 _OF_SEARCH = {
     'arch',
@@ -87,7 +92,12 @@ def _unfit(before: Config, key: str, value: Any) -> str:
         return (
             f'--cfg-options {key}={value}: the config has a {node["type"]} there; set one of its keys, {key}.KEY=VALUE'
         )
-    least = _LEAST.get(key.rpartition('.')[2], -math.inf)
+    last = key.rpartition('.')[2]
+    if (isinstance(node, bool) or key in _SWITCHES) and isinstance(value, str) and value not in _WORDS:
+        return f'--cfg-options {key}={value}: must be True or False'
+    if last in _WHOLE and isinstance(value, (bool, float, str)) and value not in _WORDS:
+        return f'--cfg-options {key}={value}: must be an integer'
+    least = _LEAST.get(last, -math.inf)
     if isinstance(value, (int, float)) and not value >= least:  # NaN neither
         return f'--cfg-options {key}={value}: must be at least {least}'
     if key.endswith('optimizer.type') and isinstance(value, str) and OPTIMIZERS.get(value) is None:
@@ -107,7 +117,7 @@ def _problem(before: Config, cfg: Config, key: str) -> str:
             return f'--cfg-options {key}: nothing reads {top!r}{_hint(before, key)}'
         leaves = _leaves({name: part for name, part in _plain(before).items() if name in top_level_keys(before)}, '')
         places = [place for place, value in leaves if _is(value, before[top])]
-        uses = f'; entries with its value: {", ".join(places[:4])}' if places else ''
+        uses = f'; entries with its value: {", ".join(places[:4])}' if places else _hint(before, key)
         return f'--cfg-options {key}: {top!r} is only a variable of the config file, nothing reads it afterwards{uses}'
     node: Any = cfg._cfg_dict
     path = ''
@@ -124,14 +134,18 @@ def _problem(before: Config, cfg: Config, key: str) -> str:
 
 def _hint(before: Config, key: str, path: str = '', name: str = '', allowed: set[str] | None = None) -> str:
     """The nearest key that exists, or that the owner of `name` takes at `path`."""
-    if allowed and (near := difflib.get_close_matches(name, sorted(allowed), 1)):
+    if allowed and not name.isdigit() and (near := difflib.get_close_matches(name, sorted(allowed), 1)):
         return f'; did you mean {path}{near[0]}{key.removeprefix(path + name)}?'
     wanted, rest = (path + name, key.removeprefix(path + name)) if name else (key, '')
     top, last = wanted.split('.')[0], wanted.rpartition('.')[2]
     keys = [place for place, _ in _leaves(_plain(before), '') if place.split('.')[0] in top_level_keys(before)]
-    keys = [place for place in keys if _likeness(place.rpartition('.')[2], last) >= 0.8]
-    nearest = max(keys, key=lambda place: (place.split('.')[0] == top, _likeness(place, wanted)), default='')
-    if nearest and (name or _likeness(nearest, wanted) >= 0.6):
+    keys += [] if name or '.' in key else sorted(top_level_keys(before))
+    keys = [] if last.isdigit() else [place for place in keys if _likeness(place.rpartition('.')[2], last) >= 0.8]
+    tops = ('', 'train_dataloader', top)  # rather the training's loader than another one
+    nearest = max(
+        keys, key=lambda k: (tops.index(t) if (t := k.split('.')[0]) in tops else 0, _likeness(k, wanted)), default=''
+    )
+    if nearest:
         return f'; did you mean {nearest}{rest}?'
     return f'; it takes: {", ".join(sorted(allowed - TYPED))}' if allowed else ''
 
@@ -212,6 +226,8 @@ def _dropped(before: Config, cfg: Config, options: dict[str, Any]) -> Iterator[s
         )
     if 'train_cfg.max_epochs' in options and 'max_iters' in train:
         yield '--cfg-options train_cfg.max_epochs: this config counts iterations; did you mean train_cfg.max_iters?'
+    if 'launcher' in options:
+        yield f'--cfg-options launcher={options["launcher"]}: the option --launcher sets it'
     for key, value in options.items():
         if not key.startswith(
             ('train_dataloader.sampler.', 'log_processor.by_epoch', 'default_hooks.logger.log_metric')

@@ -46,9 +46,9 @@ def _use_show_dir(cfg: Config, folder: str) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ValueError('--show-dir needs default_hooks.visualization in the config')
-    hook['draw'] = True
+    hook.update(draw=True, interval=1)  # mmseg's default draws one image of 50
     if type_name(hook) == 'DetVisualizationHook':
-        hook['test_out_dir'] = folder
+        hook['test_out_dir'] = str(Path(folder).absolute())  # a relative one would be below the log's folder
     else:
         cfg.visualizer['save_dir'] = folder
 

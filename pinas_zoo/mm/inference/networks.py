@@ -46,7 +46,7 @@ def open_config(
     else:
         cfg = read_config(name)
     if 'model' not in cfg:
-        raise ValueError(f'{name} is not a single network but a supernet: tools/derive.py extracts one from it')
+        raise ValueError(f'{name} is not a single network but a supernet: pinas derive extracts one from it')
     if checkpoint is None:
         raise ValueError(f'{name} is a config: give its weights with --checkpoint')
     override(cfg, cfg_options or {})

@@ -56,9 +56,9 @@ class AnnotationFile:
             what: 'image', 'category' or 'annotation'.
             text: What is wrong with the first.
         """
-        first = wrong[0].get('id', 'without id') if isinstance(wrong[0], dict) else ''
+        first = f' {wrong[0].get("id", "without id")}' if isinstance(wrong[0], dict) else ''
         more = f'; {len(wrong) - 1:,} more like it' if len(wrong) > 1 else ''
-        return f'{self.path}: {what} {first} {text}{more}'
+        return f'{self.path}: {what}{first} {text}{more}'
 
     def _check_fields(self, what: str, entries: list[Any]) -> bool:
         """Returns whether ids can be checked."""
@@ -114,7 +114,7 @@ class AnnotationFile:
         if missing := [name for name in kept if name not in named]:
             self.errors.append(
                 f'{self.path}: no category {shorten(map(repr, missing))}; its {len(named)} categories are '
-                f'{shorten(map(repr, named))}, metainfo.classes names {len(kept)}'
+                f'{shorten(map(repr, named)) or "none"}, metainfo.classes names {len(kept)}'
             )
         for name in kept:
             if len(ids := named.get(name, ())) > 1:

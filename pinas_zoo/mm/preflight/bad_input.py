@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pinas_zoo.data.labels import read_labels
 from pinas_zoo.data.sources import BrokenImageError, BrokenRateError
 from pinas_zoo.mm.engine.loop import DatasetWrapper
 from pinas_zoo.mm.preflight.findings import BadInputError
-from pinas_zoo.registry import DATASETS
+from pinas_zoo.registry import DATASETS, drop_own_scope
 
 IGNORED_LABEL = 255  # mmseg's default
 #: What constructors raise for arguments that they cannot use.
@@ -42,9 +43,12 @@ def read_config(path: str | Path) -> Config:
         BadInputError: It is missing, not valid Python, or does not run; the message names file and line.
     """
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except Exception as error:
         raise unreadable_config(path, error) from error
+    if '::' in cfg.text:
+        drop_own_scope(cfg._cfg_dict)
+    return cfg
 
 
 def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
@@ -55,7 +59,8 @@ def unreadable_config(path: str | Path, error: Exception) -> BadInputError:
         error: What was raised: a config is Python, and may raise anything.
     """
     if isinstance(error, FileNotFoundError) and not os.path.exists(path):
-        return BadInputError(f'{path}: no such config')
+        near = get_close_matches(str(path), [str(file) for file in Path(path).parent.glob('*.py')], 1)
+        return BadInputError(f'{path}: the config does not exist' + ''.join(f'; did you mean {file}?' for file in near))
     if isinstance(error, SyntaxError):
         return BadInputError(f'{path}: not valid Python ({error.msg}, line {error.lineno})')
     kind = '' if isinstance(error, OSError) else f'{type(error).__name__}: '
@@ -149,9 +154,10 @@ def label_problem(
     first = int(reduce_zero_label)
     more = [str(value) for value in (ignored, 0 if reduce_zero_label else None) if value is not None]
     ignoring = f' and, ignored, {", ".join(more)}' if more else ''
+    hint = '; if labels begin with 1, reduce_zero_label=True in the data set makes 1 the first class and ignores 0'
     return (
         f'{path}: label value {label + first}, allowed are {first} to {classes - 1 + first} '
-        f'({classes} classes){ignoring}'
+        f'({classes} classes){ignoring}{hint if label == classes and not reduce_zero_label else ""}'
     )
 
 
@@ -262,6 +268,8 @@ def _content(path: str) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise BadInputError(f'{path}: no such file') from None
+    except OSError as error:  # a folder, or no permission
+        raise BadInputError(f'{path}: {error.strerror}') from None
 
 
 def _first_line(error: object) -> str:

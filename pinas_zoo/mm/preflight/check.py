@@ -33,6 +33,7 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
+        boxed = None
         for node in data_set_configs(loader['dataset']):
             try:
                 dataset = _open(node)
@@ -44,6 +45,7 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
                 continue
             _check_classes(cfg, dataset, f'{split}_dataloader', findings)
             if _reads_as(dataset, 'mmdet', 'CocoDataset'):
+                boxed = dataset
                 check_coco(dataset, node, _evaluators(cfg, split), listing, findings)
             else:
                 entries = check_maps(dataset, node, head_classes(cfg), ignored_label(cfg), listing, findings)
@@ -51,7 +53,7 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
                 if split == 'train':
                     check_crop(cfg, node, findings)
         if split != 'train':
-            check_evaluator(_evaluators(cfg, split), list(data_set_configs(loader['dataset'])), findings)
+            check_evaluator(_evaluators(cfg, split), list(data_set_configs(loader['dataset'])), boxed, findings)
     return findings
 
 

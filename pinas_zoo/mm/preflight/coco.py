@@ -63,12 +63,15 @@ def _check_file(
     _check_annotations(file, dataset, node, evaluators, findings)
 
 
-def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[ConfigDict], findings: Findings) -> None:
+def check_evaluator(
+    evaluators: Sequence[dict[str, Any]], nodes: Sequence[ConfigDict], dataset: Any, findings: Findings
+) -> None:
     """Check that COCO metrics read the annotations of the set that they evaluate.
 
     Args:
         evaluators: Those of a loader.
         nodes: Configs of the loader's data sets.
+        dataset: One of them, a CocoDataset that has not read anything yet; None if they are others.
         findings: Receives the lines.
     """
     files = {os.path.realpath(os.path.join(n.get('data_root') or '', n.get('ann_file') or '')) for n in nodes}
@@ -80,12 +83,37 @@ def check_evaluator(evaluators: Sequence[dict[str, Any]], nodes: Sequence[Config
         elif os.path.realpath(path) not in files and all(map(os.path.isfile, files)):
             read = AnnotationFile(path)
             findings.errors += read.errors
-            evaluated = {image.get('id') for file in files for image in load(file)['images']}
-            if not read.errors and (lost := evaluated - read.image_ids):
+            if read.errors:
+                continue
+            shown = [load(file) for file in files]
+            evaluated = {image.get('id') for document in shown for image in document['images']}
+            if lost := evaluated - read.image_ids:
                 findings.errors.append(
                     f'{path}: the evaluator reads this file, which lacks {len(lost):,} of the {len(evaluated):,} '
                     f'images of {shorten(sorted(files))}, such as image {min(lost, key=str)}'
                 )
+            elif dataset is not None:
+                _check_annotations(read, dataset, nodes[0], evaluators, findings)
+                common, compared = (0, 0) if findings.errors else _agreement(read, shown)
+                if 2 * common < compared:
+                    findings.errors.append(
+                        f'{path}: the evaluator reads this file, whose boxes in {compared - common:,} of {compared:,} '
+                        f'images are not those of {shorten(sorted(files))}: its image ids belong to other pictures'
+                    )
+
+
+def _agreement(file: AnnotationFile, documents: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """In how many images two sets of valid annotations share a box, up to rounding, and in how many both have one."""
+    boxes: dict[Any, list[Any]] = {}
+    for entry in (entry for document in documents for entry in document['annotations']):
+        boxes.setdefault(entry['image_id'], []).append(entry['bbox'])
+    common, compared = set(), set()
+    for entry in file.annotations:
+        for box in boxes.get(number := entry['image_id'], ()):
+            compared.add(number)
+            if number not in common and all(abs(a - b) <= 1 for a, b in zip(entry['bbox'], box, strict=True)):
+                common.add(number)
+    return len(common), len(compared)
 
 
 def _check_annotations(
@@ -104,8 +132,11 @@ def _check_annotations(
         return
     if classes is not None and not hasattr(type(dataset), 'FOLLOWS_CLASSES'):
         _warn_of_order(file, classes, findings)
+    before = len(findings.errors)
     objects = Objects(file, _known(file, wanted, findings))
-    if not check_objects(objects, findings) or not compared:
+    if not check_objects(objects, training, findings) or not compared:
+        return
+    if not objects.annotations and before < len(findings.errors):
         return
     used = np.ones(len(objects.annotations), bool)
     if _wants_masks(node) or any('segm' in (e.get('metric') or ()) for e in evaluators):
@@ -134,7 +165,13 @@ def _known(file: AnnotationFile, wanted: set[Any], findings: Findings) -> list[d
         span = f'{ids[0]} to {ids[-1]}' if ids else 'none'
         text = f'has category_id {brief(strange[0]["category_id"])}, the {len(ids)} categories are {span}'
         findings.errors.append(file.say(strange, 'annotation', text))
-    if not shown <= file.image_ids:
+    if not shown & file.image_ids and file.image_ids:
+        first, image = file.annotations[0], file.images[0]
+        findings.errors.append(
+            f'{file.path}: none of its {len(file.annotations):,} annotations belongs to one of its images: annotation '
+            f'{first["id"]} has image_id {brief(first["image_id"])}, the first image has id {brief(image["id"])}'
+        )
+    elif not shown <= file.image_ids:
         lost = [a for a in file.annotations if a['image_id'] not in file.image_ids]
         findings.warnings.append(
             f'{file.path}: {len(lost):,} annotation(s) belong to images that it does not name, such as image_id '
@@ -167,8 +204,7 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
             + _missing_hint(names, folder)
         )
         return
-    if len(set(names)) < len(names):
-        twice = repeated(names)
+    if twice := repeated(os.path.normpath(name) if './' in name else name for name in names):
         findings.warnings.append(f'{file.path}: {len(twice):,} images occur twice, under two ids: {shorten(twice)}')
     for index in spaced(len(paths)):
         try:
@@ -187,6 +223,8 @@ def _check_images(file: AnnotationFile, folder: str, listing: Listing, findings:
 
 def _missing_hint(names: Sequence[str], folder: str) -> str:
     first, last = names[0], os.path.basename(folder.rstrip('/'))
+    if '://' in first:
+        return f'; file_name {first!r} is an address: download the images, and write names relative to data_prefix'
     if '\\' in first:
         return f'; file_name {first!r} is a path of Windows: write / for \\'
     return f'; data_prefix and file_name both contain {last!r}' if last and first.startswith(f'{last}/') else ''

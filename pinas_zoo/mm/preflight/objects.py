@@ -15,9 +15,11 @@ from pinas_zoo.data.trees import shorten
 from pinas_zoo.mm.preflight.annotation_file import AnnotationFile, brief
 from pinas_zoo.mm.preflight.coco_json import opened
 from pinas_zoo.mm.preflight.findings import Findings
-from pinas_zoo.mm.preflight.masks import mask_fault, plain_masks, wrong_counts
+from pinas_zoo.mm.preflight.masks import mask_fault, plain_masks, usable_polygons, wrong_counts
 
 __all__ = ['Objects', 'check_masks', 'check_objects', 'left_over', 'unseen_classes']
+
+_OPENED = 1000  # masks that are opened to see whether coordinates are pixels
 
 
 class Objects:
@@ -78,8 +80,13 @@ class Objects:
             return np.array([float(v) if abs(v) < 1e300 else math.inf if v > 0 else -math.inf for v in values])
 
 
-def check_objects(objects: Objects, findings: Findings) -> bool:
+def check_objects(objects: Objects, training: bool, findings: Findings) -> bool:
     """Check boxes, areas and crowds.
+
+    Args:
+        objects: Annotations.
+        training: Whether mmdet learns from them; otherwise pycocotools compares with them.
+        findings: Receives the lines.
 
     Returns:
         Whether they are reliable.
@@ -104,7 +111,9 @@ def check_objects(objects: Objects, findings: Findings) -> bool:
         findings.errors.append(f'{file.path}: a box entirely outside the image, {objects.describe(outside)}')
     if (empty & finite).any():
         line = objects.describe(empty & finite)
-        findings.warnings.append(f'{file.path}: a box without area, which mmdet leaves out, {line}')
+        what = 'which mmdet leaves out' if training else 'which counts as an object that nothing can find'
+        findings.warnings.append(f'{file.path}: a box without area, {what}, {line}')
+    _check_areas(objects, np.asarray((boxes[:, 2:] > 0).all(1)), training, findings)
     beyond = (ends > limits + 1).any(1)
     if not outside.any() and beyond.sum() > len(boxes) // 2:
         findings.warnings.append(
@@ -127,6 +136,15 @@ def _check_fields(objects: Objects, findings: Findings) -> None:
     if not (finite := np.isfinite(objects.areas)).all():
         wrong = [annotations[index] for index in np.flatnonzero(~finite)]
         findings.errors.append(file.say(wrong, 'annotation', f'has area {brief(wrong[0]["area"])}'))
+
+
+def _check_areas(objects: Objects, solid: np.ndarray, training: bool, findings: Findings) -> None:
+    """Areas for which mmdet, or the metric, leaves an object with a box out."""
+    small = solid & (objects.areas <= 0 if training else objects.areas < 0)
+    if small.any():
+        wrong = [objects.annotations[index] for index in np.flatnonzero(small)]
+        text = f'has area {brief(wrong[0]["area"])}, and {"training" if training else "the metric"} leaves it out'
+        findings.warnings.append(objects.file.say(wrong, 'annotation', text))
 
 
 def check_masks(objects: Objects, training: bool, filled: bool, findings: Findings) -> np.ndarray:
@@ -175,9 +193,26 @@ def check_masks(objects: Objects, training: bool, filled: bool, findings: Findin
     if partial:
         text = f'has a polygon of {dropped[0]} numbers, which is left out; its other polygons are kept'
         findings.warnings.append(file.say(partial, 'annotation', text))
+    if not faults and not missing and (relative := _relative(objects, looked & polygons, masks)):
+        text = f'has polygons within the first pixel, as most do: {brief(opened(relative[0]["segmentation"]))}; '
+        text += 'coordinates are pixels, not shares of the size'
+        findings.errors.append(file.say(relative, 'annotation', text))
     if training and not filled:
         looked &= polygons
     return looked
+
+
+def _relative(objects: Objects, looked: np.ndarray, masks: Sequence[Any]) -> list[dict[str, Any]]:
+    """Annotations with a larger box whose polygons end within the first pixel, if most are such; some are opened."""
+    assert objects.boxes is not None
+    places = np.flatnonzero(looked & (objects.boxes[:, 2:].max(1, initial=0) > 2))
+    places = places[:: len(places) // _OPENED + 1]
+    found = []
+    for index in places.tolist():
+        mask = opened(masks[index])
+        if type(mask) is list and max(map(max, usable_polygons(mask)), default=2) <= 1:
+            found.append(objects.annotations[index])
+    return found if 2 * len(found) > len(places) else []
 
 
 def _check_counts(objects: Objects, coded: dict[int, dict[str, Any]], findings: Findings) -> None:
@@ -197,15 +232,18 @@ def left_over(objects: Objects, used: np.ndarray, training: bool) -> str:
         used: Those with a mask that is used, or all.
         training: Do not count what mmdet leaves out for training.
     """
-    crowd, read = objects.crowd, objects.read if training else np.ones(len(used), bool)
+    crowd, read = objects.crowd, objects.read if training else objects.areas >= 0
     if (used & read & ~crowd).any():
         return ''
     parts = [f'{int(crowd.sum()):,} are crowds (iscrowd 1)' if crowd.any() else '']
     if not read.all():
-        parts.append(f'{int((~read).sum()):,} have no box of a pixel in their image, no area, or "ignore"')
+        what = 'have no box of a pixel in their image, no area, or "ignore"' if training else 'have a negative area'
+        parts.append(f'{int((~read).sum()):,} {what}')
     if (read & ~used).any():
-        parts.append(f'{int((read & ~used).sum()):,} have no polygons')
-    return shorten(filter(None, parts))
+        parts.append(f'{int((read & ~used).sum()):,} have no polygons (RLE needs poly2mask=True in LoadAnnotations)')
+    if objects.boxes is not None and objects.boxes.size and objects.boxes.max() <= 1:
+        parts.append('all boxes are within one pixel: COCO has pixels, not shares of the size')
+    return shorten(filter(None, parts), 4)
 
 
 def _boxes(found: list[list[Any]]) -> np.ndarray | None:

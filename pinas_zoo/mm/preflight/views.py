@@ -84,5 +84,7 @@ def _check_topk(cfg: Config, keys: Sequence[str], counts: dict[str, int], findin
         name = key.replace('dataloader', 'evaluator')
         evaluator = cfg.get(name) if name != key else None
         topk = evaluator.get('topk', ()) if isinstance(evaluator, dict) else ()
-        if counts and (high := [k for k in topk if k >= min(counts.values())]):
+        if isinstance(topk, int):
+            findings.errors.append(f'{name}.topk is {topk}: write a list, [{topk}]')
+        elif counts and (high := [k for k in topk if k >= min(counts.values())]):
             findings.warnings.append(f'{name}.topk {high}: of {min(counts.values())} classes that is always 100 %')

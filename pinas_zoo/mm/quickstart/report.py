@@ -163,9 +163,10 @@ def _architecture(results: Results) -> list[Any]:
         f'MACs at {height} × {width} px': f'{cost.macs / 1e6:.2f} M',
         'place in the search': f'{listed["chosen"]["search_rank"]} of {best["evaluations"]}',
     }
+    figure = arch_figure(space, listed['arch'], size=size, caption='Candidates by stage')
     caption = f'The search: {best["evaluations"]} of {space.num_archs:,} paths'
     trace = search_trace_figure(records, objective=objective, caption=caption)
-    return [Facts(facts, large=True), arch_figure(space, listed['arch'], caption='Candidates by stage'), trace]
+    return [Facts(facts, large=True), figure, trace]
 
 
 def _curves(results: Results) -> list[Figure]:
