@@ -101,7 +101,7 @@ def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing,
     missing = listing.missing(entry['seg_map_path'] for entry in entries)
     if missing:
         made = dataset.seg_map_suffix.endswith('_labelTrainIds.png')
-        hint = f'; make them: python tools/prepare_data.py cityscapes --root {dataset.data_root}' if made else ''
+        hint = f'; make them: pinas prepare cityscapes --root {dataset.data_root}' if made else ''
         findings.errors.append(
             f'{dataset.data_prefix["seg_map_path"]}: {len(missing):,} of {len(entries):,} images have no label map '
             f'there: {shorten(missing)}{hint}'
