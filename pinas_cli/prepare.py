@@ -20,6 +20,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,13 +180,16 @@ def run_import(args: argparse.Namespace) -> None:
     left_out: dict[str, int] = {}
     for split, file in splits.items():
         print(f'{out}/{split}.json: {len(file.images):,} images, {len(file.annotations):,} objects')
-        for reason, count in file.left_out.items():
+        for reason, count in (+file.left_out).items():
             left_out[reason] = left_out.get(reason, 0) + count
     for reason, count in left_out.items():
         print(f'{root}: left out {count:,} {reason}')
+    noted = sum((file.noted for file in splits.values()), Counter())  # without zeros
+    for kind, count in noted.items():
+        print(f'{root}: {count:,} {kind}')
     print(f"classes={classes!r}, num_classes={len(classes)}; data_prefix=dict(img='{folder and folder + '/'}')")
     counts = {split: [len(file.images), len(file.annotations)] for split, file in splits.items()}
-    print(json.dumps({'root': args.root, 'counts': counts, 'classes': classes, 'left_out': left_out}))
+    print(json.dumps({'root': args.root, 'counts': counts, 'classes': classes, 'left_out': left_out, 'noted': noted}))
 
 
 _BCCD = '; BCCD: clone github.com/Shenggan/BCCD_Dataset and give its folder BCCD'

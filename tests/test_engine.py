@@ -35,6 +35,7 @@ from pinas_zoo.mm.engine.checkpoint_hook import ExactCheckpointHook, ResumeMisma
 from pinas_zoo.mm.engine.hooks import batch_names  # noqa: E402
 from pinas_zoo.mm.engine.loop import ExactIterLoop, SeededDataset  # noqa: E402
 from pinas_zoo.mm.preflight.bad_input import NamedDataset  # noqa: E402
+from pinas_zoo.mm.preflight.findings import BadInputError  # noqa: E402
 from pinas_zoo.mm.pretrain import BFloat16OptimWrapper  # noqa: E402
 from pinas_zoo.registry import OPTIM_WRAPPERS  # noqa: E402
 
@@ -351,7 +352,9 @@ def test_seed_of_a_continued_run(tmp_path: Path) -> None:
     assert launch.choose_seed(cfg, launch.Options(), path) == 7
     assert launch.choose_seed(cfg, launch.Options(), None) == 3
     assert launch.choose_seed(Config({}), launch.Options(), None) == launch.DEFAULT_SEED
-    with pytest.raises(ValueError, match='--seed 8'):
+    with pytest.raises(BadInputError, match="randomness.seed is 'abc', which must be an integer"):
+        launch.choose_seed(Config({'randomness': {'seed': 'abc'}}), launch.Options(), None)
+    with pytest.raises(BadInputError, match='--seed 8'):
         launch.choose_seed(cfg, launch.Options(seed=8), path)
     assert find_checkpoint(tmp_path, 'auto') is None
     (tmp_path / 'last_checkpoint').write_text('/moved/iter_1.pth')
@@ -586,7 +589,6 @@ def test_resume_after_the_config_changed(tmp_path: Path) -> None:
     """The changes are named; --resume-with-config gives the schedule of a run that had them from the beginning."""
     from pinas_zoo.mm.engine.launch import train
     from pinas_zoo.mm.engine.options import Options
-    from pinas_zoo.mm.preflight.findings import BadInputError
 
     settings = toy_settings()
     settings['train_cfg']['max_iters'] = 6
@@ -613,3 +615,14 @@ def test_resume_after_the_config_changed(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match='the state of one optimiser does not fit another'):
         other = {'optim_wrapper.optimizer._delete_': True, 'optim_wrapper.optimizer.type': 'Adam'}
         train(config, dataclasses.replace(options, resume_with_config=True, cfg_options=other))
+
+
+def test_a_checkpoint_of_another_model_is_not_resumed() -> None:
+    from pinas_zoo.mm.engine.resume_config import require_fit
+
+    runner: Any = SimpleNamespace(model=torch.nn.Linear(2, 3), cfg=SimpleNamespace(load_from='a.pth'))
+    require_fit(runner, {**torch.nn.Linear(2, 3).state_dict(), 'more': torch.ones(1)})
+    with pytest.raises(BadInputError, match=r'1 of 2 weights .* such as weight: \(4, 2\) in the checkpoint'):
+        require_fit(runner, {'weight': torch.ones(4, 2), 'bias': torch.ones(3)})
+    with pytest.raises(BadInputError, match=r'such as bias: none in the checkpoint'):
+        require_fit(runner, {'weight': torch.ones(3, 2)})

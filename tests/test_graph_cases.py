@@ -41,6 +41,14 @@ def test_a_block_that_waits_for_its_backward_pass_runs_eagerly():
         assert p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14), name
 
 
+def test_a_second_backward_pass_is_refused():
+    method = graphed_method()
+    loss = method.loss({'views': views(0)}, 0)['loss']
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match='set cuda_graphs=False'):
+        loss.backward()
+
+
 def test_a_dropped_forward_pass_does_not_keep_its_blocks_waiting():
     method = graphed_method()
     method.loss({'views': views(0)}, 0)

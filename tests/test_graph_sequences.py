@@ -201,9 +201,16 @@ class Training:
             if how == 'data':
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.clone()
+            elif how == 'parameters':  # others on the same memory
+                for key, parameter in list(module.named_parameters(recurse=False)):
+                    setattr(module, key, nn.Parameter(parameter.data, parameter.requires_grad))
             elif how == 'buffers':
                 for key, buffer in list(module.named_buffers(recurse=False)):
                     setattr(module, key, buffer.clone())
+        if how == 'parameters':
+            state = self.optimiser.state_dict()
+            self.replace_optimiser()
+            self.optimiser.load_state_dict(state)
 
     def hook(self, name: str, kind: str) -> None:
         parameter = dict(self.method.student.named_parameters())[name]
@@ -242,13 +249,13 @@ def drawn(rng: random.Random) -> tuple[str, dict[str, Any]]:
         (1, 'evaluate', {}),
         (1, 'look', dict(inference=rng.random() < 0.5)),
         (1, 'drop', dict(backward=rng.random() < 0.5)),
-        (0.5, 'freeze', dict(name=place)),
+        (1, 'freeze', dict(name=place)),
         (1, 'norms', dict(name=place, momentum=rng.choice((None, 0.2, 0.3)))),
         (1, 'load', dict(assign=rng.random() < 0.5)),
         (1, 'restart', {}),
         (1, 'twin', {}),
         (1, 'overtake', {}),
-        (2, 'move', dict(name=place, how=rng.choice(('data', 'buffers', 'queue')))),
+        (2, 'move', dict(name=place, how=rng.choice(('data', 'parameters', 'buffers', 'queue')))),
         (0.5, 'hook', dict(name=rng.choice(WEIGHTS), kind=rng.choice(('gradient', 'accumulated')))),
         (1, 'temperature', dict(value=rng.choice((0.2, 0.3)))),
         (0.5, 'memory', dict(free=rng.choice((1.0, 1.0, 0.05)), failing=rng.choice((None, 1, 2)))),

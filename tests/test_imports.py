@@ -82,6 +82,56 @@ def test_voc_without_lists_and_with_an_order_of_classes(tmp_path: Path, capsys: 
     assert "classes 'Platelets'" in refused(capsys, 'voc', '--root', str(tmp_path), '--classes', 'WBC', 'RBC')
 
 
+def report(capsys: pytest.CaptureFixture, *words: str) -> tuple[str, dict[str, Any]]:
+    """The lines of a command, and the JSON of the last."""
+    capsys.readouterr()
+    assert main(['prepare', *words]) == 0
+    text = capsys.readouterr().out
+    return text, json.loads(text.splitlines()[-1])
+
+
+def test_lists_of_voc_and_what_they_lose(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """VOC2007 has trainval and test; hidden files are no annotations; pictures of two splits are counted."""
+    write_voc(tmp_path)
+    (tmp_path / 'Annotations/._cell_0.xml').write_bytes(b'AppleDouble')
+    lists = tmp_path / 'ImageSets/Main'
+    lists.joinpath('train.txt').rename(lists / 'trainval.txt')
+    lists.joinpath('val.txt').rename(lists / 'test.txt')
+    _, facts = report(capsys, 'voc', '--root', str(tmp_path), '--val', '0.25')
+    assert {split: images for split, (images, _) in facts['counts'].items()} == {'train': 3, 'val': 1, 'test': 2}
+    assert facts['left_out'] == {'hidden files': 1}
+    assert facts['noted'] == {'difficult objects, which became crowds (iscrowd 1)': 3}
+    (lists / 'train.txt').write_text('cell_0\ncell_1\n')
+    (lists / 'val.txt').write_text('cell_1\ncell_2\n')
+    text, facts = report(capsys, 'voc', '--root', str(tmp_path))
+    assert f'{tmp_path}: 1 pictures that an earlier split has, too' in text
+    assert "names 'WBC' more than once" in refused(
+        capsys, 'voc', '--root', str(tmp_path), '--classes', 'RBC', 'WBC', 'Platelets', 'WBC'
+    )
+
+
+def test_what_labelme_loses_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture):
+    outline = {'label': 'cat', 'shape_type': 'polygon', 'points': [[-20, 5], [40, 5], [40, 40]]}
+    for number in range(4):
+        picture(tmp_path / f'{number}.jpg')
+        content = {'imagePath': f'{number}.jpg', 'shapes': [outline], 'imageData': 'AAAA'}
+        (tmp_path / f'{number}.json').write_text(json.dumps(content))
+    (tmp_path / '._0.json').write_bytes(b'AppleDouble')
+    (tmp_path / 'more').mkdir()
+    (tmp_path / 'more/9.json').write_text('{}')
+    words = ('labelme', '--root', str(tmp_path), '--val', '0.5')
+    for _ in range(2):  # its own annotations are not read
+        _, facts = report(capsys, *words)
+        assert facts['left_out'] == {'JSON files in other folders': 1}
+        assert facts['noted'] == {'objects cut off at the border of their picture': 4}
+    (tmp_path / '0.jpg').unlink()
+    assert '0.jpg: no such picture; 0.json contains it as imageData' in refused(capsys, *words)
+    (tmp_path / 'more/deep').mkdir()
+    (tmp_path / 'more/9.json').rename(tmp_path / 'more/deep/9.json')
+    error = refused(capsys, 'labelme', '--root', str(tmp_path / 'more'))
+    assert 'no JSON files in it, or in train and val; 1 in other folders' in error
+
+
 def test_voc_that_cannot_be_used_is_named_file_by_file(tmp_path: Path, capsys: pytest.CaptureFixture):
     write_voc(tmp_path)
     files = sorted((tmp_path / 'Annotations').iterdir())
@@ -209,6 +259,17 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(['prepare', 'masks', '--root', str(tmp_path)]) == 0
     again = read(tmp_path / 'annotations/train.json')['annotations']
     assert [entry['segmentation'] for entry in again] == list(objects.values())
+    (tmp_path / 'masks/train/lost').mkdir()
+    for path, values in (('train/lost/7', (9, 9)), ('train/a/soft', (100, 255)), ('val/a/ids', (1, 2))):
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        mask[4:9, 5:25], mask[60:70, 5:25] = values
+        Image.fromarray(mask).save(tmp_path / f'masks/{path}.png')
+    text = refused(capsys, 'masks', '--root', str(tmp_path))
+    assert f'{tmp_path}/masks/val/a/ids.png: has the values 1 to 2, which seem to number objects: write one PNG' in text
+    (tmp_path / 'masks/val/a/ids.png').unlink()
+    _, facts = report(capsys, 'masks', '--root', str(tmp_path))
+    assert facts['left_out']['masks in folders of no picture'] == 1
+    assert facts['noted'] == {'masks of several values, each read as one object': 1}
     Image.new('L', (SIDE, SIDE), 255).save(tmp_path / 'masks/train/a/x.jpg')
     picture(tmp_path / 'images/val/b.png')
     text = refused(capsys, 'masks', '--root', str(tmp_path))

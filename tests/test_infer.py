@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -414,6 +415,22 @@ def test_every_image_has_a_picture_of_its_own(tmp_path):
         assert (source / 'out' / record['picture']).is_file()
         assert (read_picture(source / record['image'])[0][..., ::-1] == image).all()
     assert (records[-1]['height'], records[-1]['width']) == (40, 20)
+
+
+def test_names_that_are_no_text_and_results_beside_pictures(tmp_path):
+    from pinas_zoo.mm.inference.infer import infer
+    from pinas_zoo.mm.inference.predictors import Predictor, Ranking
+
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    (tmp_path / 'a.png').rename(tmp_path / os.fsdecode(b'\xff.png'))
+    predictor = Predictor(lambda images: [Ranking([0], [1.0]) for _ in images], NAMES)
+    for left_out in ('', '1 folders of results'):
+        outcome = infer(tmp_path, predictor, tmp_path / 'out', progress=False)
+        assert outcome.written == 1 and outcome.left_out == left_out
+    assert lines(tmp_path / 'out')[0]['image'] == os.fsdecode(b'\xff.png')
+    (tmp_path / 'note').touch()
+    with pytest.raises(ValueError, match='note is a file, but --out has to be a folder'):
+        infer(tmp_path, predictor, tmp_path / 'note/out', progress=False)
 
 
 @pytest.mark.parametrize('name', ['nothing', 'images/notes.txt', 'bare'])

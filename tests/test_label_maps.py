@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,6 +224,18 @@ def test_files_that_a_data_set_does_not_see_are_counted(tmp_path: Path):
         '001.png',
         f'{tmp_path}/masks: 2 label maps have no picture in {tmp_path}/images, and are not read: 000.png, 001.png',
     ]
+
+
+def test_hidden_folders_are_read_by_mmseg(tmp_path: Path):
+    write_maps(tmp_path, (0, 1, 2))
+    for folder, name in (('images', '001.jpg'), ('masks', '001.png')):
+        (tmp_path / folder / '.ipynb_checkpoints').mkdir()
+        shutil.copy(tmp_path / folder / name, tmp_path / folder / '.ipynb_checkpoints')
+    errors, (warning,) = found(config(tmp_path), 'train')
+    assert not errors and '1 pictures are in hidden folders, and are read by mmseg: .ipynb_che' in warning
+    (tmp_path / 'masks/.ipynb_checkpoints/001.png').unlink()
+    (error,), _ = found(config(tmp_path), 'train')
+    assert '.ipynb_checkpoints/001.png; mmseg reads hidden folders, too: delete them' in error
 
 
 LISTS = {

@@ -17,6 +17,7 @@ from pinas_zoo.models.supernet import Segment
 
 __all__ = ['CapturedBlock', 'Run']
 
+_TRAINS = operator.attrgetter('requires_grad')
 _PER_PARAMETER = tuple(map(operator.attrgetter, ('grad', '_backward_hooks', '_post_accumulate_grad_hooks')))
 
 
@@ -80,9 +81,10 @@ class CapturedBlock:
         # Not the tensors themselves: modules may get others, and walking the modules in every step takes long.
         tables = ((module._parameters, module._buffers) for module in segment.modules())  # noqa: SLF001
         self.tables = [table for both in tables for table in both if table]
-        self.watched = self._tensors()
-        self.addresses = [tensor.data_ptr() for tensor in self.watched if tensor is not None]
-        self.trains = [p.requires_grad for p in self.parameters]
+        self.found = self._tensors()
+        self.watched = [tensor for tensor in self.found if tensor is not None]
+        self.addresses = list(map(Tensor.data_ptr, self.watched))
+        self.trains = list(map(_TRAINS, self.parameters))
         self.norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
         self.tracks = self._tracks()
         self.ticket: weakref.ref[_Ticket] | None = None
@@ -131,12 +133,12 @@ class CapturedBlock:
         if self.ticket is not None and self.ticket() is not None:
             return 'its last forward pass waits for its backward pass'
         now = self._tensors()
-        if len(now) != len(self.watched) or not all(map(operator.is_, now, self.watched)):
+        if len(now) != len(self.found) or not all(map(operator.is_, now, self.found)):
             return 'parameters or buffers were replaced'
-        if [tensor.data_ptr() for tensor in now if tensor is not None] != self.addresses:
+        if list(map(Tensor.data_ptr, self.watched)) != self.addresses:
             return 'its weights were moved'
         same_input = not self.with_backward or x.requires_grad == self.input.requires_grad
-        if not same_input or [p.requires_grad for p in self.parameters] != self.trains:
+        if not same_input or list(map(_TRAINS, self.parameters)) != self.trains:
             return 'parameters were frozen or released'
         return '' if self._tracks() == self.tracks else 'BN layers do something else'
 

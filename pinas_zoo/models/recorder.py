@@ -92,8 +92,22 @@ class CudaRecorder:
             try:
                 result = work()
             except BaseException:
-                with suppress(RuntimeError):
-                    graph.capture_end()
+                _abandon(graph, pool)
                 raise
             graph.capture_end()
         return result, graph.replay
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """Ends a capture that failed.
+
+    One that waited for the device is invalid and cannot be ended; torch's allocator would then remain in the middle of
+    it, and refuse to free memory.
+    """
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        names = ('_cuda_endAllocateToPool', '_cuda_endAllocateCurrentStreamToPool')  # older torch: the second
+        for end in (found for name in names if (found := getattr(torch._C, name, None))):  # noqa: SLF001
+            with suppress(RuntimeError):
+                end(torch.cuda.current_device(), pool)

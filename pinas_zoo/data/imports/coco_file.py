@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,12 +30,14 @@ class CocoFile:
 
     Attributes:
         left_out: Objects that were left out, counted by reason.
+        noted: What was changed or looks odd, counted by kind.
     """
 
     def __init__(self) -> None:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.left_out: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
         self.names: set[str] = set()
         self._pictures: set[str] = set()
 
@@ -71,8 +74,11 @@ class CocoFile:
         if x2 - x1 < 1 or y2 - y1 < 1:
             self.left_out['objects without a pixel in their image'] += 1
             return
+        outside = min(box) < -1 or box[2] > image['width'] + 1 or box[3] > image['height'] + 1
+        self.noted['objects cut off at the border of their picture'] += outside
+        self.noted['difficult objects, which became crowds (iscrowd 1)'] += crowd
         self.names.add(label)
-        found = {'area': (x2 - x1) * (y2 - y1), 'segmentation': [], **more}
+        found = {'segmentation': [], **more, 'area': min((x2 - x1) * (y2 - y1), more.get('area', math.inf))}
         self.annotations.append(
             {
                 'id': len(self.annotations) + 1,
@@ -108,6 +114,8 @@ def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | N
     Raises:
         AnnotationError: A split has no images, or no objects, or an object of a class that is not in `classes`.
     """
+    if twice := [name for name, count in Counter(classes or ()).items() if count > 1]:
+        raise AnnotationError(f'--classes names {twice[0]!r} more than once')
     found = sorted({name for file in splits.values() for name in file.names})
     names = tuple(classes or found)
     if strange := [name for name in found if name not in names]:
@@ -116,8 +124,10 @@ def write_all(splits: dict[str, CocoFile], out: Path, classes: Sequence[str] | N
         )
     for split, file in splits.items():
         if not file.images or not file.annotations:
+            rest = ', '.join(f'{count} {reason}' for reason, count in (+file.left_out).items())
             raise AnnotationError(
                 f'{split}: {len(file.images)} images, {len(file.annotations)} objects: at least one of each is needed'
+                + (f'; left out: {rest}' if rest else '')
             )
     for split, file in splits.items():
         write_text(out / f'{split}.json', json.dumps(file.document(names)))
@@ -219,4 +229,9 @@ def collect(splits: dict[str, list[str]], read: Callable[[CocoFile, str], None])
     if wrong:
         more = [f'and {len(wrong) - _MOST} more'] if len(wrong) > _MOST else []
         raise AnnotationError('\n'.join([*wrong[:_MOST], *more]))
+    seen: set[str] = set()
+    for file in files.values():
+        pictures = {image['file_name'] for image in file.images}
+        file.noted['pictures that an earlier split has, too'] += len(pictures & seen)
+        seen |= pictures
     return files

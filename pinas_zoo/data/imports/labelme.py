@@ -20,6 +20,8 @@ from pinas_zoo.data.imports.coco_file import (
 
 __all__ = ['read_labelme']
 
+_AREAS = ('polygon', 'rectangle', 'circle')  # kinds of shapes that become objects
+
 
 def read_labelme(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     """Polygons, rectangles and circles of labelme: JSON beside its picture, in train/ and val/ or all in one folder.
@@ -36,11 +38,20 @@ def read_labelme(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     Raises:
         AnnotationError: One line per file that cannot be used.
     """
-    splits = {s: sorted(str(p.relative_to(root)) for p in (root / s).glob('*.json')) for s in SPLITS}
+    visible = [path.relative_to(root) for path in root.rglob('*.json')]
+    visible = [path for path in visible if not any(part.startswith('.') for part in path.parts)]
+    splits = {split: sorted(str(path) for path in visible if path.parts[:-1] == (split,)) for split in SPLITS}
     splits = {split: names for split, names in splits.items() if names}
     if not {'train', 'val'} <= set(splits):
-        splits = hold_out([path.name for path in root.glob('*.json')], share)
-    return collect(splits, lambda file, name: _labelme(file, root, name)), ''
+        beside = [path.name for path in visible if len(path.parts) == 1]
+        if not beside:
+            raise AnnotationError(f'{root}: no JSON files in it, or in train and val; {len(visible)} in other folders')
+        splits = hold_out(beside, share)
+    files = collect(splits, lambda file, name: _labelme(file, root, name))
+    used = {name for names in splits.values() for name in names}
+    others = [path for path in visible if str(path) not in used and path.parts[0] != 'annotations']
+    next(iter(files.values())).left_out['JSON files in other folders'] += len(others)
+    return files, ''
 
 
 def _labelme(file: CocoFile, root: Path, name: str) -> None:
@@ -53,13 +64,19 @@ def _labelme(file: CocoFile, root: Path, name: str) -> None:
         except ValueError as error:
             raise AnnotationError(f'{path}: shape {number} {error}') from None
         if points is None:
-            file.left_out[f'shapes of kind {shape.get("shape_type") or "polygon"}'] += 1
+            kind = shape.get('shape_type') or 'polygon'
+            file.left_out[f'shapes of kind {kind}{" without an area" if kind in _AREAS else ""}'] += 1
             continue
         group = shape.get('group_id')
         groups.setdefault((label, number if group is None else f'group {group}'), []).append(points)
     picture = content['imagePath'].replace('\\', '/')
     place = path.parent / picture
     place = place if place.is_file() else path.parent / Path(picture).name
+    if content.get('imageData') and not place.is_file():
+        raise AnnotationError(
+            f'{place}: no such picture; {path.name} contains it as imageData: write it there, for example with '
+            'labelme_export_json'
+        )
     size = picture_size(place)
     check_size(path, [content.get('imageWidth'), content.get('imageHeight')], size)
     file.add_image(Path(os.path.relpath(place, root)).as_posix(), size)
@@ -110,7 +127,7 @@ def _outline(shape: Any) -> tuple[str, list[list[float]] | None]:
         (x, y), edge = points[0], math.dist(*points)
         angles = [2 * math.pi * step / 32 for step in range(32)]
         points = [[x + edge * math.cos(angle), y + edge * math.sin(angle)] for angle in angles]
-    elif kind not in ('polygon', 'rectangle'):
+    elif kind not in _AREAS or kind == 'circle':
         return label, None
     return label, points if len(points) >= 3 and _area(points) > 0 else None
 

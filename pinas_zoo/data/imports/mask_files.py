@@ -33,9 +33,7 @@ def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     del share
     splits = {s: find_images(root / 'images' / s).paths for s in SPLITS if (root / 'images' / s).is_dir()}
     if missing := {'train', 'val'} - set(splits):
-        raise AnnotationError(
-            f'{root}/images: needs the folders train and val, but lacks {" and ".join(sorted(missing))}'
-        )
+        raise AnnotationError(f'{root}/images: needs train and val, lacks {" and ".join(sorted(missing))}')
     names = {split: [f'{split}/{name}' for name in found] for split, found in splits.items()}
     for found in names.values():
         if twice := [
@@ -44,7 +42,14 @@ def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
             raise AnnotationError(
                 f'{root}/images: two pictures {twice[0]} with different suffixes share one folder of masks'
             )
-    return collect(names, lambda file, name: _masks(file, root, name)), 'images'
+    files = collect(names, lambda file, name: _masks(file, root, name))
+    for split, file in files.items():
+        used = {str(Path(name).with_suffix('')) for name in names[split]}
+        masks = root / 'masks' / split
+        found = find_images(masks).paths if masks.is_dir() else []
+        alone = sum(f'{split}/{name}'.rpartition('/')[0] not in used for name in found)
+        file.left_out['masks in folders of no picture'] += alone
+    return files, 'images'
 
 
 def _masks(file: CocoFile, root: Path, name: str) -> None:
@@ -61,16 +66,21 @@ def _masks(file: CocoFile, root: Path, name: str) -> None:
     for path in (folder / name for name in files.paths):
         try:
             with Image.open(path) as picture:
-                lossy, found = picture.format in LOSSY, _pixels(picture)
+                lossy, found, several = picture.format in LOSSY, _pixels(picture), _values(picture)
         except (OSError, SyntaxError, ValueError) as error:
             raise AnnotationError(f'{path}: the mask does not decode ({error})') from None
         if lossy:
             raise AnnotationError(f'{path}: a JPEG does not keep the values of a mask: write it as PNG')
         if found.shape != (size[1], size[0]):
             raise AnnotationError(f'{path}: is {found.shape[1]}x{found.shape[0]} px, its image {size[0]}x{size[1]}')
+        if len(several) > 1 and several == list(range(1, len(several) + 1)):
+            raise AnnotationError(
+                f'{path}: has the values 1 to {len(several)}, which seem to number objects: write one PNG per object'
+            )
         if not found.any():
             file.left_out['empty masks'] += 1
             continue
+        file.noted['masks of several values, each read as one object'] += len(several) > 1
         code = coco_mask.encode(np.asfortranarray(found, np.uint8))
         x, y, width, height = coco_mask.toBbox(code).tolist()
         label = re.sub(r'[\s_.-]*\d+$', '', path.stem) or 'object'
@@ -80,6 +90,13 @@ def _masks(file: CocoFile, root: Path, name: str) -> None:
             segmentation={'size': list(code['size']), 'counts': code['counts'].decode()},
             area=float(coco_mask.area(code)),
         )
+
+
+def _values(picture: Image.Image) -> list[int]:
+    """The values above 0 of a mask with neither colours nor alpha."""
+    if picture.mode != 'L' and not picture.mode.startswith('I'):
+        return []
+    return [value for value in np.unique(np.asarray(picture)).tolist() if value > 0]
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:

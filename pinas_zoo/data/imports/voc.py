@@ -20,14 +20,14 @@ __all__ = ['read_voc']
 
 
 def read_voc(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
-    """Boxes of Pascal VOC: Annotations/NAME.xml, JPEGImages/, and ImageSets/Main/{train,val,test}.txt if there are any.
+    """Boxes of Pascal VOC: Annotations/NAME.xml, JPEGImages/, and ImageSets/Main/{train,val,trainval,test}.txt if any.
 
     VOC counts pixels from 1 and a box includes its last one: x1 is xmin - 1, x2 is xmax. Difficult objects become
-    crowds, which neither training nor the metric counts.
+    crowds, which neither training nor the metric counts. Of a list trainval, or train alone, images are held out.
 
     Args:
         root: Folder that contains these folders.
-        share: Share of the images that is held out without lists.
+        share: Share of the images that is held out without lists of train and val.
 
     Returns:
         Files by split; the folder of the images relative to the root.
@@ -35,8 +35,9 @@ def read_voc(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     Raises:
         AnnotationError: One line per file that cannot be used.
     """
-    lists = {split: root / 'ImageSets/Main' / f'{split}.txt' for split in SPLITS}
-    found = {path.stem: path for path in sorted((root / 'Annotations').glob('*')) if path.suffix.lower() == '.xml'}
+    lists = {split: root / 'ImageSets/Main' / f'{split}.txt' for split in (*SPLITS, 'trainval')}
+    files_of = [path for path in sorted((root / 'Annotations').glob('*')) if path.suffix.lower() == '.xml']
+    found = {path.stem: path for path in files_of if not path.name.startswith('.')}
     if not found:
         raise AnnotationError(f'{root}/Annotations: no XML files')
     # Lists of VOC's classes have a number after the name, which may contain spaces.
@@ -45,14 +46,29 @@ def read_voc(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
         for split, path in lists.items()
         if path.is_file()
     }
-    if not {'train', 'val'} <= set(splits):
-        splits = hold_out(list(found), share)
-    files = collect(splits, lambda file, name: _voc(file, root, found.get(name, root / f'Annotations/{name}.xml')))
+    files = collect(
+        _complete(splits, list(found), share),
+        lambda file, name: _voc(file, root, found.get(name, root / f'Annotations/{name}.xml')),
+    )
     pictures = find_images(root / 'JPEGImages').paths if (root / 'JPEGImages').is_dir() else []
     used = {image['file_name'] for file in files.values() for image in file.images}
-    if bare := len(set(pictures) - used):
-        next(iter(files.values())).left_out['pictures that no list or annotation names'] += bare
+    first = next(iter(files.values()))
+    first.left_out['pictures that no list or annotation names'] += len(set(pictures) - used)
+    first.left_out['hidden files'] += len(files_of) - len(found)
     return files, 'JPEGImages'
+
+
+def _complete(splits: dict[str, list[str]], names: list[str], share: float) -> dict[str, list[str]]:
+    """Lists of 'train' and 'val', and 'test' as it is."""
+    whole = splits.pop('trainval', None)
+    if {'train', 'val'} <= set(splits):
+        return splits
+    if 'val' in splits:
+        taken = {name for found in splits.values() for name in found}
+        return {'train': whole or [name for name in names if name not in taken], **splits}
+    tested = splits.get('test', [])
+    whole = whole or splits.get('train') or [name for name in names if name not in set(tested)]
+    return {**hold_out(whole, share), **({'test': tested} if tested else {})}
 
 
 def _voc(file: CocoFile, root: Path, path: Path) -> None:

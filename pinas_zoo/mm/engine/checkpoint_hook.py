@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.engine import checkpoint_content as states
-from pinas_zoo.mm.engine.resume_config import compared_parts, take_config
+from pinas_zoo.mm.engine.resume_config import compared_parts, require_fit, take_config
 from pinas_zoo.registry import HOOKS
 from pinas_zoo.weights.loading import stated_facts
 
@@ -241,6 +241,7 @@ class ExactCheckpointHook(CheckpointHook):
             checkpoint['meta'].pop('config', None)  # mmengine would run it as code
         if not runner._resume:
             return
+        require_fit(runner, checkpoint['state_dict'])
         if runner.cfg.get('resume_with_config'):
             take_config(runner, checkpoint)
         if 'random_states' not in checkpoint:

@@ -215,11 +215,11 @@ def choose_seed(cfg: Config, options: Options, checkpoint: str | None) -> int:
     """The seed of a run; if it continues another, that one's: the sampler is built from it.
 
     Raises:
-        ValueError: --seed differs from the checkpoint's.
+        BadInputError: --seed differs from the checkpoint's, or the config's is not an integer.
     """
     saved = None if checkpoint is None else saved_seed(checkpoint)
     if saved is not None and options.seed not in (None, saved):
-        raise ValueError(
+        raise BadInputError(
             f'--seed {options.seed}, but {checkpoint} was written with seed {saved}: '
             'leave --seed out to continue that run'
         )
@@ -249,6 +249,8 @@ def prepare_training(path: str | Path, options: Options, notes: list[str]) -> Co
     check_data(cfg, splits if foreign else (*parts, 'custom_hooks'), notes, checkpoint)
     seed = choose_seed(cfg, options, checkpoint)
     notes.append(f'seed {seed}')
+    if checkpoint and options.seed is None and (given := (cfg.get('randomness') or {}).get('seed', seed)) != seed:
+        notes.append(f'{WARNS}randomness.seed is {given}, but the run continues with seed {seed} of {checkpoint}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     cfg.resume = checkpoint is not None
     if options.amp:

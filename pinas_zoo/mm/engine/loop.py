@@ -246,6 +246,8 @@ class ExactIterLoop(IterBasedTrainLoop):
         if pending:
             self._finish_iteration()
         runner.model.train()
+        if self._iter >= self._max_iters:
+            runner.logger.warning(f'nothing left to train: {self._iter} of {self._max_iters} iterations are done')
         while self._iter < self._max_iters and not self.stop_training:
             if not runner.model.training:  # after a validation; setting it walks over all modules
                 runner.model.train()

@@ -5,17 +5,18 @@ of these in a config would have no effect, or a different one than it says.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from pinas_zoo.mm.checkpoint_loader import load_from_local
 from pinas_zoo.mm.engine.rewrite import changes
 from pinas_zoo.mm.preflight.findings import BadInputError
 
-__all__ = ['compare_config', 'compared_parts', 'take_config']
+__all__ = ['compare_config', 'compared_parts', 'require_fit', 'take_config']
 
 _OPTIMISER = ('optimizer', 'paramwise_cfg', 'constructor')
 #: Entries of a data set: where images are finished, and the seed, which is compared separately.
@@ -69,6 +70,23 @@ def compare_config(cfg: Config, checkpoint: str, take_new: bool, notes: list[str
             f'run with --cfg-options load_from={checkpoint}'
         )
     notes += [f'--resume-with-config: {line}' for line in lines]
+
+
+def require_fit(runner: Runner, weights: Mapping[str, Any]) -> None:
+    """Check that a checkpoint that is resumed has all weights of the model; mmengine would leave the others untrained.
+
+    Raises:
+        BadInputError: The config has another model.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if hasattr(value, 'shape')}
+    found = {name: tuple(value.shape) for name, value in weights.items() if hasattr(value, 'shape')}
+    if wrong := [name for name, shape in wanted.items() if found.get(name) != shape]:
+        raise BadInputError(
+            f'--resume: the model of the config is not that of {runner.cfg.load_from}: {len(wrong)} of {len(wanted)} '
+            f'weights are missing or have another shape, such as {wrong[0]}: {found.get(wrong[0], "none")} in the '
+            f'checkpoint, {wanted[wrong[0]]} in the model; undo the change, or start a new run'
+        )
 
 
 def take_config(runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,6 +87,11 @@ def infer(
         raise ValueError(f'{source} does not exist; give an image, a folder or a video')
     if (source if source.is_dir() else source.parent).resolve() == out.resolve():
         raise ValueError(f'{out} contains the input: pictures of the same names would overwrite it; use another folder')
+    place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not place.is_dir():
+        raise ValueError(f'{place} is a file, but --out has to be a folder')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f'{out} cannot be written: no permission for {place}')
     outcome = Outcome(out / 'predictions.jsonl')
     film = source.suffix.lower() in VIDEOS and source.is_file()
     if film and tiling is not None:

@@ -36,7 +36,10 @@ def line(facts: dict[str, Any], size: tuple[int, int], prediction: Prediction, c
         classes: Names by label.
     """
     record = {**facts, 'height': size[0], 'width': size[1], **describe(prediction, classes)}
-    return json.dumps(record, ensure_ascii=False) + '\n'
+    text = json.dumps(record, ensure_ascii=False)
+    if not text.isprintable():  # such as the bytes of a file's name that are not UTF-8
+        text = json.dumps(record)
+    return text + '\n'
 
 
 def describe(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from pinas_zoo.data.labels import read_labels
 from pinas_zoo.data.sources import BrokenImageError, BrokenRateError
@@ -109,7 +110,7 @@ def read_image(path: str) -> np.ndarray:
     except Exception as error:  # cv2.error is not an OSError
         raise BadInputError(f'{path}: the image does not decode ({_first_line(error)})') from None
     if image is None:
-        raise BadInputError(f'{path}: the image does not decode ({len(content):,} bytes)')
+        raise BadInputError(f'{path}: the image does not decode ({len(content):,} bytes){_hint(path)}')
     return image
 
 
@@ -260,6 +261,16 @@ def _checked_when_loaded(dataset: Any, classes: int, ignored: int | None) -> boo
     for number in loading:
         steps[number].known_labels = (classes, ignored)
     return bool(loading) and all(type(step).__name__ in _KEEPS_LABELS for step in steps[loading[0] + 1 :])
+
+
+def _hint(path: str) -> str:
+    """Says so if a picture that mmcv does not read is one for Pillow."""
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return f'; mmcv does not read {file.format} of this kind ({file.mode}): save it as PNG'
+    except Exception:  # a damaged file can raise anything
+        return ''
 
 
 def _content(path: str) -> bytes:

@@ -27,6 +27,7 @@ _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
     """All that is wrong with the data of some loaders, in this process."""
     findings, listing = Findings(), Listing()
+    reduced: dict[str, bool] = {}
     if cfg.get('default_scope') == 'mmseg':
         check_ignored(cfg, tuple(splits), findings)
     for split in splits:
@@ -48,12 +49,16 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
                 boxed = dataset
                 check_coco(dataset, node, _evaluators(cfg, split), listing, findings)
             else:
+                reduced[split] = bool(dataset.reduce_zero_label)
                 entries = check_maps(dataset, node, head_classes(cfg), ignored_label(cfg), listing, findings)
                 check_stacking(cfg, split, node, entries, findings)
                 if split == 'train':
                     check_crop(cfg, node, findings)
         if split != 'train':
             check_evaluator(_evaluators(cfg, split), list(data_set_configs(loader['dataset'])), boxed, findings)
+    if len(set(reduced.values())) > 1:
+        listed = ', '.join(f'{value} in {split}_dataloader' for split, value in reduced.items())
+        findings.warnings.append(f'reduce_zero_label is {listed}: one label map would have two meanings')
     return findings
 
 

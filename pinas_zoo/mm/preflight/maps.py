@@ -75,6 +75,11 @@ def check_maps(
         )
     if twice := repeated(entry['img_path'] for entry in entries):
         findings.warnings.append(f'{dataset.ann_file}: names {len(twice):,} images more than once: {shorten(twice)}')
+    if not listed and (hidden := _hidden(images, entries)):
+        findings.warnings.append(
+            f'{images}: {len(hidden):,} pictures are in hidden folders, and are read by mmseg: {shorten(hidden)}; '
+            'delete them'
+        )
     if maps is not None:
         missing += _missing_maps(dataset, entries, listing, findings)
     if missing:
@@ -102,11 +107,19 @@ def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing,
     if missing:
         made = dataset.seg_map_suffix.endswith('_labelTrainIds.png')
         hint = f'; make them: pinas prepare cityscapes --root {dataset.data_root}' if made else ''
+        if len(_hidden(dataset.data_prefix['img_path'] or '', entries)) >= len(missing):
+            hint = '; mmseg reads hidden folders, too: delete them'
         findings.errors.append(
             f'{dataset.data_prefix["seg_map_path"]}: {len(missing):,} of {len(entries):,} images have no label map '
             f'there: {shorten(missing)}{hint}'
         )
     return missing
+
+
+def _hidden(images: str, entries: list[dict[str, Any]]) -> list[str]:
+    """Names of pictures in hidden folders, which mmseg enters."""
+    names = [os.path.relpath(entry['img_path'], images) for entry in entries if '/.' in entry['img_path']]
+    return [name for name in names if any(part[0] == '.' and part != '..' for part in name.split('/'))]
 
 
 def _list_hint(dataset: Any) -> str:

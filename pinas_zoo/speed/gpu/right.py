@@ -163,9 +163,24 @@ def graphs(session: Session) -> None:
                 )
                 same = eager['gradients'] == captured['gradients'] and (not twice or _equal(eager, captured))
                 failed += [] if same and captured['took'] else [name]
+        session.record('a capture that waits', recovered=(recovered := _recovers(session)))
+        failed += [] if recovered else ['a capture that waits']
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
     _check(failed)
+
+
+def _recovers(session: Session) -> bool:
+    """Whether captures and the allocator work after a capture that waited for the device, as a custom block may."""
+    recorder, x = CudaRecorder(), torch.ones(1, device=session.device)
+    try:
+        recorder.record(x.item, recorder.pool(True))
+    except RuntimeError:
+        session.free()
+        result, replay = recorder.record(x.exp, recorder.pool(True))
+        replay()
+        return bool(torch.equal(result, x.exp()))
+    return False
 
 
 def _trajectory(session: Session, precision: torch.dtype, accumulate: int, way: str) -> dict[str, Any]:
