@@ -55,7 +55,7 @@ def pretrain(args: argparse.Namespace) -> SuperNet:
             if step % args.log_every == 0:
                 paths = ' '.join(map(supernet.space.format, method.paths(step)))
                 # The standard deviation of the embeddings is about 1; near 0 they have collapsed.
-                logged = {name: f'{float(value):.3f}' for name, value in losses.items()}
+                logged = {name: f'{value:.3f}' for name, value in losses.items()}
                 print(f'epoch {epoch + 1}/{args.epochs} step {step} {logged} paths {paths}', flush=True)
             step += 1
     return supernet

@@ -165,7 +165,10 @@ def _timm(args: argparse.Namespace, name: str, out: str, paths: list[Path]) -> i
 
     weights = {'pretrained': args.pretrained, 'checkpoint': args.checkpoint}
     count, classes, stated = _classifier(args.checkpoint) if args.checkpoint else ({}, [], {})
-    net: Any = timm.create_model(name, arch=args.arch, output_stride=args.output_stride, **weights, **count).eval()
+    if name.partition('.')[0] not in (known := timm.list_models('pinas*')):
+        raise ValueError(f'unknown model {name!r}; known: {", ".join(known)}, or a config or name of the manifest')
+    with errors_as_line(RuntimeError):  # timm's, for a tag that it does not know
+        net: Any = timm.create_model(name, arch=args.arch, output_stride=args.output_stride, **weights, **count).eval()
     own = str(net.pretrained_cfg.get('url') or '')
     if args.pretrained and own.startswith(SCHEME):
         classes = _classifier(own)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pinas_cli.options import add_part
+from pinas_cli.options import add_part, errors_as_line
 from pinas_cli.rank_truth import add_instrument, instrument_of
 
 
@@ -41,8 +41,9 @@ def print_scores(args: argparse.Namespace) -> int:
     from pinas_zoo.ranking.proxies import PROXIES, proxy_scores
     from pinas_zoo.space import get_space
 
-    space = get_space(args.space)
-    archs = [space.single(arch) for arch in args.arch]
+    with errors_as_line(ValueError):
+        space = get_space(args.space)
+        archs = [space.single(arch) for arch in args.arch]
     size = args.size or space.input_size
     images = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0))
     runs = [proxy_scores(space, archs, images, 1000, seed) for seed in range(args.seeds)]

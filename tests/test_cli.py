@@ -113,6 +113,20 @@ class TestCall:
         assert cli.main(['download']) == 2
         assert capsys.readouterr().err == 'pinas download: error: give a NAME, --list or --all\n'
 
+    @pytest.mark.parametrize(
+        ('words', 'says'),
+        [
+            ('export resnet18 a.onnx', "unknown model 'resnet18'; known: pinas, pinas_a, "),
+            ('export pinas_nano_a.fmnst a.onnx --pretrained', 'Invalid pretrained tag (fmnst)'),
+            ('rank proxies --space pinas --arch 301', "'301' is not an architecture of space 'pinas'"),
+            ('derive --pareto macs --search nowhere --out x', 'nowhere does not exist: give the work dir of a search'),
+        ],
+    )
+    def test_a_wrong_name_is_one_line(self, words, says, capsys):
+        assert cli.main(words.split()) == 1
+        error = capsys.readouterr().err
+        assert says in error and error.count('\n') == 1
+
     @pytest.mark.parametrize('words', [['lr'], ['=1'], ['a=1', 'b']])
     def test_an_override_without_value(self, words, capsys):
         with pytest.raises(SystemExit):

@@ -170,6 +170,10 @@ def test_pretrained_with_a_prefix(weights: Path, tmp_path: Path) -> None:
     net = backbone(**pretrained(tmp_path / 'whole.pth', prefix='net.'))
     net.init_weights()
     assert torch.equal(net.layer4[1].bn3.weight, state['net.layer4.1.bn3.weight'])
+    torch.save({'state_dict': state}, tmp_path / 'retrained.pth')
+    found = backbone(**pretrained(tmp_path / 'retrained.pth'))
+    found.init_weights()
+    assert torch.equal(found.layer4[1].bn3.weight, net.layer4[1].bn3.weight)
     with pytest.raises(ValueError, match="no name begins with 'student.'"):
         backbone(**pretrained(tmp_path / 'whole.pth', prefix='student.')).init_weights()
 

@@ -83,7 +83,7 @@ def test_missing_data_root(folder: str, case):
     shutil.rmtree(root)
     error = the_error(cfg, 'train')
     assert error.startswith(f'{root}: no such folder (data_root)')
-    assert f'prepare_data.py {folder} --root {root} says what belongs there' in error
+    assert f'pinas prepare {folder} --root {root} says what belongs there' in error
 
 
 @pytest.mark.parametrize(('folder', 'part'), [('coco', 'train2017'), ('ade20k', 'images'), ('cityscapes', 'gtFine')])
@@ -362,7 +362,7 @@ def test_images_without_label_maps(case):
     for file in root.rglob('*_labelTrainIds.png'):
         file.rename(file.with_name(file.name.replace('TrainIds', 'Ids')))
     errors, _ = found(cfg)
-    assert len(errors) == 2 and f'make them: python tools/prepare_data.py cityscapes --root {root}' in errors[0]
+    assert len(errors) == 2 and f'make them: pinas prepare cityscapes --root {root}' in errors[0]
 
 
 def test_folder_without_images(case):

@@ -130,6 +130,7 @@ def test_mmengine_form(tmp_path):
     content = torch.load(published.mmengine, weights_only=True)
     assert set(content) == {'state_dict', 'meta'} and 'net.fc.bias' in content['state_dict']
     assert content['meta']['arch'] == ARCH and 'cfg' in content['meta']
+    assert publish(path, tmp_path / 'out', name='nano').mmengine == published.mmengine  # the same again, the same hash
 
 
 def test_backbone_of_a_segmentor(tmp_path):

@@ -83,9 +83,7 @@ class LinearStage(SteppedModel):
     ) -> dict[str, Tensor]:
         """Cross-entropy and top-1 accuracy in percent. Shape: image (N, C, H, W), label (N,)."""
         if mode != 'loss':
-            raise ValueError(
-                f"the linear stage has mode='loss' only, got {mode!r}; paths are scored by tools/search.py"
-            )
+            raise ValueError(f"the linear stage has mode='loss' only, got {mode!r}; paths are scored by pinas search")
         self.last_step = step
         return self.method.loss({'image': image, 'label': label}, step, part)
 

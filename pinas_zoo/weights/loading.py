@@ -19,6 +19,8 @@ __all__ = ['last_checkpoint', 'load_backbone', 'load_supernet', 'stated_facts']
 
 _logger = logging.getLogger('pinas_zoo')
 
+#: Prefix of every name in a checkpoint of the retraining stage.
+RETRAINED = 'net.'
 #: Prefix of the backbone in checkpoints of pre-training (the student; the peers'), linear stage, and weights alone.
 PREFIXES = ('method.student.backbone.', 'method.supernet.', 'supernet.', '')
 
@@ -49,7 +51,8 @@ def load_backbone(
     Args:
         net: The network.
         checkpoint: `.safetensors` or `.pth` file, the authors' classifier included, or ``pinas://NAME``.
-        prefix: Prefix of the network's names in the file; other names are then ignored.
+        prefix: Prefix of the network's names in the file; other names are then ignored. That of a checkpoint of the
+            retraining stage is found.
         optional: Prefixes of the network's names that need not fit.
 
     Returns:
@@ -63,7 +66,10 @@ def load_backbone(
     state, metadata = read_weights(checkpoint)
     if 'space' in metadata and (space := SearchSpace.from_dict(json.loads(metadata['space']))) != net.space:
         raise ValueError(f'{checkpoint} is of space {space}, but the network is of space {net.space}')
-    old = {k.removeprefix(prefix): name for k, name in zip(strip_module(state), state) if k.startswith(prefix)}
+    names = list(strip_module(state))
+    if not prefix and all(name.startswith(RETRAINED) for name in names):
+        prefix = RETRAINED
+    old = {k.removeprefix(prefix): name for k, name in zip(names, state) if k.startswith(prefix)}
     bare = {name: state[full] for name, full in old.items()}
     if not bare:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 import pinas_zoo
-from pinas_zoo.files import file_sha256, write_atomic, write_text
+from pinas_zoo.files import file_sha256, write_bytes, write_text
 from pinas_zoo.space import PINAS, PINAS_NANO, SearchSpace
 from pinas_zoo.weights.load import Checkpoint, read_checkpoint, save_weights
 from pinas_zoo.weights.manifest import entries
@@ -230,11 +232,8 @@ def _strings(facts: dict[str, Any]) -> dict[str, str]:
 def _write_mmengine(folder: Path, name: str, state: dict[str, Tensor], meta: dict[str, str]) -> Path:
     """mmengine's form: only weights and metadata, with the first eight digits of the hash in the name."""
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    unnamed = folder / f'.{name}.unnamed'
-    try:
-        write_atomic(unnamed, lambda temporary: torch.save({'state_dict': plain, 'meta': meta}, temporary))
-        path = folder / f'{name}-{file_sha256(unnamed)[:8]}.pth'
-        unnamed.replace(path)
-    finally:
-        unnamed.unlink(missing_ok=True)
+    buffer = BytesIO()  # torch.save into a file writes the file's name into it: the hash would change from call to call
+    torch.save({'state_dict': plain, 'meta': meta}, buffer)
+    path = folder / f'{name}-{sha256(buffer.getbuffer()).hexdigest()[:8]}.pth'
+    write_bytes(path, buffer.getvalue())
     return path

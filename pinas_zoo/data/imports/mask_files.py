@@ -32,8 +32,8 @@ def read_masks(root: Path, share: float) -> tuple[dict[str, CocoFile], str]:
     """
     del share
     splits = {s: find_images(root / 'images' / s).paths for s in SPLITS if (root / 'images' / s).is_dir()}
-    if not {'train', 'val'} <= set(splits):
-        raise AnnotationError(f'{root}/images: no folders train and val')
+    if missing := {'train', 'val'} - set(splits):
+        raise AnnotationError(f'{root}/images: needs train and val, lacks {" and ".join(sorted(missing))}')
     names = {split: [f'{split}/{name}' for name in found] for split, found in splits.items()}
     for found in names.values():
         if twice := [

@@ -158,7 +158,7 @@ class Tree:
             text.append(f'{inner} looks like it: give --root {inner}')
         elif archives := list(dict.fromkeys(p.download for p in problems if p.download)):
             text.append(f'Get {", ".join(archives)} from {self.page} and unpack into {root},')
-            text.append(f'or link data from elsewhere: prepare_data.py {self.name} --root {root} --link FOLDER')
+            text.append(f'or link data from elsewhere: pinas prepare {self.name} --root {root} --link FOLDER')
         raise TreeError('\n'.join(text))
 
     def _inner(self, root: Path) -> Path | None:

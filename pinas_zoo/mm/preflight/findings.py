@@ -54,7 +54,7 @@ def lacks(dataset: Any, paths: Sequence[str], findings: Findings) -> bool:
     root = dataset.data_root or ''
     hint = ''
     if name := _TREES.get(type(dataset).__name__):
-        hint = f'; python tools/prepare_data.py {name} --root {root or "FOLDER"} says what belongs there'
+        hint = f'; pinas prepare {name} --root {root or "FOLDER"} says what belongs there'
     if root and not os.path.isdir(root):
         findings.errors.append(f'{root}: no such folder (data_root){hint}')
         return True

@@ -106,7 +106,7 @@ def _missing_maps(dataset: Any, entries: list[dict[str, Any]], listing: Listing,
     missing = listing.missing(entry['seg_map_path'] for entry in entries)
     if missing:
         made = dataset.seg_map_suffix.endswith('_labelTrainIds.png')
-        hint = f'; make them: python tools/prepare_data.py cityscapes --root {dataset.data_root}' if made else ''
+        hint = f'; make them: pinas prepare cityscapes --root {dataset.data_root}' if made else ''
         if len(_hidden(dataset.data_prefix['img_path'] or '', entries)) >= len(missing):
             hint = '; mmseg reads hidden folders, too: delete them'
         findings.errors.append(
