@@ -198,6 +198,8 @@ def test_view_order_is_the_draw_order(digits: DigitsSource) -> None:
     """Query a, key a, query b, key b are drawn one after the other: plain MoCo's pair is path a's."""
     four, two = (Seeded(FourViews(digits, 28, ViewRecipe.small_grey(), views=n)) for n in (4, 2))
     assert four[0]['views'][:2].equal(two[0]['views'])
+    with pytest.raises(ValueError, match='views must be 2 or 4'):
+        FourViews(digits, 28, views=3)
 
 
 def test_paper_recipe(folder: Path) -> None:

@@ -121,7 +121,11 @@ def index_shards(
     starts, left_out = np.concatenate([[0], np.cumsum(facts['counts'])]), Counter(facts['left_out'])
     broken, cut = left_out.pop('incomplete samples', 0), facts['cut']
     if not starts[-1]:
-        raise ValueError(f'{len(shards)} shards from {shards[0]!r} have no sample with a picture; left out: {left_out}')
+        left_out['incomplete samples (an empty member, or a label that is not an integer from 0 on)'] = broken
+        listed = ', '.join(f'{count} {kind}' for kind, count in (+left_out).items())
+        raise ValueError(
+            f'{len(shards)} shards from {shards[0]!r} have no sample with a picture; left out: {listed or "nothing"}'
+        )
     if len(cut) > broken_limit * len(shards):
         raise ValueError(
             f'{len(cut)} of {len(shards)} shards are damaged or cut off, more than broken_limit={broken_limit}: '

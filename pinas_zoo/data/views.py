@@ -108,6 +108,8 @@ class FourViews(Dataset[dict[str, Any]]):
     ) -> None:
         self.source = source if isinstance(source, Source) else open_source(source)
         self.size = size if isinstance(size, int) else cast('tuple[int, int]', tuple(size))
+        if views < 2 or views % 2:
+            raise ValueError(f'views must be 2 or 4, a query and a key for each path, got {views}')
         self.views, self.finish = views, finish
         self.recipe = recipe if isinstance(recipe, ViewRecipe) else ViewRecipe(**(recipe or {}))
         self.reader = ImageReader(self.source, broken_rate_limit)
