@@ -617,6 +617,20 @@ def test_resume_after_the_config_changed(tmp_path: Path) -> None:
         train(config, dataclasses.replace(options, resume_with_config=True, cfg_options=other))
 
 
+def test_a_checkpoint_of_another_model_is_not_tested(tmp_path: Path) -> None:
+    from pinas_zoo.mm.engine.testing import _require_weights
+
+    path = str(tmp_path / 'a.pth')
+    torch.save({'state_dict': {'module.weight': torch.ones(3, 2), 'bias': torch.ones(3), 'more': torch.ones(1)}}, path)
+    _require_weights(torch.nn.Linear(2, 3), path)
+    with pytest.raises(
+        BadInputError, match='a.pth: its weights are not those of .*: size mismatch for weight: copying'
+    ):
+        _require_weights(torch.nn.Linear(4, 3), path)
+    with pytest.raises(BadInputError, match='2 are missing, such as 0.weight'):
+        _require_weights(torch.nn.Sequential(torch.nn.Linear(2, 3)), path)
+
+
 def test_a_checkpoint_of_another_model_is_not_resumed() -> None:
     from pinas_zoo.mm.engine.resume_config import require_fit
 

@@ -77,7 +77,16 @@ class LoadAnnotations(_LoadAnnotations):
 
 @METRICS.register_module()
 class IoUMetric(_IoUMetric):
-    """mmseg's, with a line about the classes that its means leave out."""
+    """mmseg's, with a line about the classes that its means leave out.
+
+    Raises:
+        ValueError: A metric is none of mmseg's.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if unknown := sorted(set(self.metrics) - {'mIoU', 'mDice', 'mFscore'}):
+            raise ValueError(f'iou_metrics contains {unknown[0]!r}; allowed: mIoU, mDice, mFscore')
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         metrics = super().compute_metrics(results)

@@ -114,6 +114,7 @@ def _untyped(cfg: Config, node: dict[str, Any], path: str) -> set[str] | None:
             {'constructor', 'paramwise_cfg'} if top == 'optim_wrapper' else set()
         )
     tables = {
+        'optim_wrapper.clip_grad': {'type', 'clip_value', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach'},
         'randomness': set(inspect.signature(Runner.set_randomness).parameters) - {'self'},
         'env_cfg': _ENVIRONMENT,
         'auto_scale_lr': {'enable', 'base_batch_size'},

@@ -36,6 +36,12 @@ _LEAST |= {'seed': 0, 'budget': 1, 'batches': 1, 'size': 1}
 _SWITCHES = ('preflight', 'auto_scale_lr.enable')
 #: Keys whose values are integers, if they are numbers at all.
 _WHOLE = {*_LEAST, 'interval', 'num_classes', 'queue_length'} - {'lr'}
+#: Keys of dicts that may have any.
+_FREE_DICTS = {
+    'filter_cfg': ('filter_empty_gt', 'min_size'),
+    'metainfo': ('classes', 'palette'),
+    'data_prefix': ('img', 'img_path', 'seg', 'seg_map_path'),
+}
 #: Settings of a search and of a shortlist that their configs may leave out.
 _OF_SEARCH = {
     'arch',
@@ -128,8 +134,20 @@ def _problem(before: Config, cfg: Config, key: str) -> str:
             if allowed is not None and name not in allowed:
                 parent = path.rstrip('.') + (f' ({node["type"]})' if node.get('type') else '')
                 return f'--cfg-options {key}: {parent} does not take {name!r}{_hint(before, key, path, name, allowed)}'
+            if allowed is None and (near := _sibling(path, name, node)):
+                return f'--cfg-options {key}: {path}{name} is not read; did you mean {path}{near}?'
         node, path = _child(node, name), f'{path}{name}.'
     return ''
+
+
+def _sibling(path: str, name: str, node: dict[str, Any]) -> str:
+    """The key for which a new one in a dict of any keys is a misspelling; '' for none."""
+    part = path.rstrip('.').rpartition('.')[2]
+    if part == 'custom_keys':  # names of modules, which may be alike
+        return ''
+    known = {other for other in node if other != name} | set(_FREE_DICTS.get(part, ()))
+    near = difflib.get_close_matches(name, sorted(known - {name}), 1, 0.85) if name not in known else []
+    return near[0] if near and re.sub(r'\d', '', near[0]) != re.sub(r'\d', '', name) else ''
 
 
 def _hint(before: Config, key: str, path: str = '', name: str = '', allowed: set[str] | None = None) -> str:

@@ -1,6 +1,7 @@
 """The work of tools/test.py: evaluate a checkpoint on the config's test set."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.runner import CheckpointLoader
 
-from pinas_zoo.data.sources import opened_once
+from pinas_zoo.data.sources import few_names, opened_once
 from pinas_zoo.mm.engine.checkpoint_content import AtomicBackend, to_plain
 from pinas_zoo.mm.engine.from_data import class_names, fill_from_data, is_open
 from pinas_zoo.mm.engine.launch import bad_input_in_log, build_runner, check_data, load_config, set_up
-from pinas_zoo.mm.engine.machine import FOREIGN_SCOPES
+from pinas_zoo.mm.engine.machine import FOREIGN_SCOPES, data_set_configs
 from pinas_zoo.mm.engine.options import Options
 from pinas_zoo.mm.engine.sample_checks import name_bad_input
+from pinas_zoo.mm.preflight.findings import BadInputError
 from pinas_zoo.registry import type_name
 
 __all__ = ['test']
@@ -66,6 +69,32 @@ def _use_out(cfg: Config, out: str) -> None:
         raise ValueError(f'--out got {out}, allowed are FILE.pkl, or a folder with an mmseg metric')
 
 
+def _require_order(cfg: Config, names: Sequence[str]) -> None:
+    """Refuses a test set that numbers the checkpoint's classes in another order."""
+    for node in data_set_configs(cfg.test_dataloader.dataset):
+        given = (node.get('metainfo') or {}).get('classes')
+        if isinstance(given, (list, tuple)) and list(given) != list(names) and sorted(given) == sorted(names):
+            raise BadInputError(
+                f'test_dataloader: its classes {few_names(given)} are those of the checkpoint in another order, '
+                f'{few_names(names)}: write them in the order of the checkpoint'
+            )
+
+
+def _require_weights(model: torch.nn.Module, checkpoint: str) -> None:
+    """Refuses a checkpoint that lacks weights of the model, for which mmengine would keep random ones."""
+    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    state = {name.removeprefix('module.'): value for name, value in content.get('state_dict', content).items()}
+    fault = ''
+    try:
+        missing, _ = getattr(model, 'module', model).load_state_dict(state, strict=False)
+        if missing := [name for name in missing if not name.endswith('num_batches_tracked')]:
+            fault = f'{len(missing)} are missing, such as {missing[0]}'
+    except RuntimeError as error:  # of another shape
+        fault = ' '.join(str(error).split('\n\t')[1].split()) if '\n\t' in str(error) else str(error)
+    if fault:
+        raise BadInputError(f'{checkpoint}: its weights are not those of the model of the config: {fault}')
+
+
 @opened_once()
 def test(
     path: str | Path,
@@ -97,6 +126,8 @@ def test(
         fill_from_data(cfg, ('test',), class_names(checkpoint))
     set_up(cfg, options.launcher, notes)
     foreign = cfg.default_scope in FOREIGN_SCOPES
+    if foreign and Path(checkpoint).is_file():
+        _require_order(cfg, class_names(checkpoint) or [])
     check_data(cfg, ('test' if foreign else 'test_dataloader',), notes, checkpoint)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.seed is not None:
@@ -114,6 +145,7 @@ def test(
     cfg.pop('param_scheduler', None)
     with bad_input_in_log(), torch.autocast(get_device(), _half_type(cfg), enabled=options.amp):
         runner = build_runner(cfg, notes)
+        _require_weights(runner.model, checkpoint)
         metrics = runner.test()
     if is_main_process():
         report = {'config': str(path), 'checkpoint': str(checkpoint), 'tta': tta}

@@ -85,10 +85,13 @@ def last_line(error: Exception) -> str:
             f'{_first_line(error)}; raise train_dataloader.batch_size, or set drop_last=True'
         )
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, _OF_BUILDING) and any(frame.name.startswith('build_') for frame in frames):
+    if isinstance(error, _OF_BUILDING) and any(
+        frame.name.startswith('build_') or frame.name == '_init_model_weights' for frame in frames
+    ):
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         place = f'{Path(frames[-1].filename).name}, line {frames[-1].lineno}'
-        return f'the config cannot be built: {type(error).__name__}: {_first_line(reason)} ({place})'
+        text = ' '.join(str(reason).split())[:500] if isinstance(error, ValueError) else _first_line(reason)
+        return f'the config cannot be built: {type(error).__name__}: {text} ({place})'
     return ''
 
 

@@ -30,6 +30,7 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
     reduced: dict[str, bool] = {}
     if cfg.get('default_scope') == 'mmseg':
         check_ignored(cfg, tuple(splits), findings)
+        _check_mode((cfg.get('model') or {}).get('test_cfg') or {}, findings)
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
@@ -60,6 +61,15 @@ def find_problems(cfg: Config, splits: Sequence[str]) -> Findings:
         listed = ', '.join(f'{value} in {split}_dataloader' for split, value in reduced.items())
         findings.warnings.append(f'reduce_zero_label is {listed}: one label map would have two meanings')
     return findings
+
+
+def _check_mode(test_cfg: dict[str, Any], findings: Findings) -> None:
+    """How mmseg predicts: on the whole picture, or in windows, whose size and step the config states."""
+    mode = test_cfg.get('mode', 'whole')
+    if mode not in ('slide', 'whole'):
+        findings.errors.append(f"model.test_cfg.mode is {mode!r}; allowed: 'slide', 'whole'")
+    elif mode == 'slide' and (missing := [key for key in ('crop_size', 'stride') if key not in test_cfg]):
+        findings.errors.append(f"model.test_cfg.mode is 'slide', which needs {' and '.join(missing)} in model.test_cfg")
 
 
 def head_classes(cfg: Config) -> int | None:
