@@ -61,9 +61,13 @@ def pretrain(args: argparse.Namespace) -> SuperNet:
     return supernet
 
 
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and adds every default."""
+
+
 def main() -> None:
     """Reads the options, trains, saves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument('images', help='folder of images, in subfolders or not; labels are not used')
     parser.add_argument('--out', type=Path, default=Path('supernet.pth'), help='checkpoint to write')
     parser.add_argument('--space', choices=sorted(SPACES), default='pinas', help='search space')

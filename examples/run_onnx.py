@@ -49,5 +49,7 @@ def predict(path: str, image: str) -> list[dict[str, Any]]:
 
 
 if __name__ == '__main__':
-    for row in predict(*sys.argv[1:3]):
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    for row in predict(*sys.argv[1:]):
         print(json.dumps(row, ensure_ascii=False))
