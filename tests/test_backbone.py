@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -263,9 +264,11 @@ def test_checkpoint_carries_its_architecture(tmp_path):
     assert torch.equal(features(x)[-1], net.forward_features(x))
     with pytest.raises(ValueError, match=r'01-23-01-23.* 11-23-01-23'):
         timm.create_model('pinas_nano', arch='11-23-01-23', checkpoint=path)
+    renamed = PiNASNet('01-23-01-23', replace(PINAS_NANO, name='x', input_size=64), num_classes=0).eval()
+    load_backbone(renamed, path)
+    assert torch.equal(renamed(x), net(x))
     with pytest.raises(ValueError, match='is of space'):
-        other = PiNASNet('01-23-01-23', SearchSpace.from_dict(PINAS_NANO.to_dict() | {'name': 'x'}))
-        load_backbone(other, path)
+        load_backbone(PiNASNet('01-23-01-23', replace(PINAS_NANO, stem_widths=(8, 8, 16))), path)
 
 
 def test_checkpoint_that_does_not_fit_changes_nothing(tmp_path):

@@ -183,7 +183,7 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='has architecture 30-32-20-03, but the network has 00-00-00-00'):
         other.init_weights()
     with pytest.raises(ValueError, match='is of space'):
-        space = dict(get_space('pinas_nano').to_dict(), name='other')
+        space = dict(get_space('pinas_nano').to_dict(), stem_widths=(8, 8, 16))
         backbone(space=space, **pretrained(weights)).init_weights()
     state, metadata = read_weights(weights)
     del state['layer2.0.conv1.weight']

@@ -1,5 +1,6 @@
 """Loads weight files into networks: a backbone, or the supernet of a checkpoint of any stage."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -64,7 +65,9 @@ def load_backbone(
     """
     checkpoint = find_weights(checkpoint)
     state, metadata = read_weights(checkpoint)
-    if 'space' in metadata and (space := SearchSpace.from_dict(json.loads(metadata['space']))) != net.space:
+    space = SearchSpace.from_dict(json.loads(metadata['space'])) if 'space' in metadata else net.space
+    # Name and image size do not concern weights.
+    if dataclasses.replace(space, name=net.space.name, input_size=net.space.input_size) != net.space:
         raise ValueError(f'{checkpoint} is of space {space}, but the network is of space {net.space}')
     names = list(strip_module(state))
     if not prefix and all(name.startswith(RETRAINED) for name in names):
