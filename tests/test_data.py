@@ -147,6 +147,7 @@ def test_open_source(folder: Path) -> None:
         ({'kind': 'digits', 'split': 'val'}, 'allowed: train, test'),
         ({'kind': 'digits', 'split': 'test', 'start': 400}, 'allowed: 1 or more of its 360'),
         ({'kind': 'digits', 'split': 'test', 'part': 'half'}, 'allowed parts: all, train, holdout'),
+        ({'kind': 'digits', 'split': 'test', 'holdout': 9}, "holdout=9 has no effect on all images: add part='train'"),
     ],
 )
 def test_open_source_names_the_fault(spec: dict, message: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 pytest.importorskip('mmengine')
@@ -631,12 +632,20 @@ def test_a_checkpoint_of_another_model_is_not_tested(tmp_path: Path) -> None:
         _require_weights(torch.nn.Sequential(torch.nn.Linear(2, 3)), path)
 
 
-def test_a_checkpoint_of_another_model_is_not_resumed() -> None:
+def test_a_checkpoint_of_another_model_is_refused() -> None:
     from pinas_zoo.mm.engine.resume_config import require_fit
 
-    runner: Any = SimpleNamespace(model=torch.nn.Linear(2, 3), cfg=SimpleNamespace(load_from='a.pth'))
+    cfg = SimpleNamespace(load_from='a.pth')
+    runner: Any = SimpleNamespace(model=torch.nn.Linear(2, 3), cfg=cfg, _resume=True)
     require_fit(runner, {**torch.nn.Linear(2, 3).state_dict(), 'more': torch.ones(1)})
     with pytest.raises(BadInputError, match=r'1 of 2 weights .* such as weight: \(4, 2\) in the checkpoint'):
         require_fit(runner, {'weight': torch.ones(4, 2), 'bias': torch.ones(3)})
     with pytest.raises(BadInputError, match=r'such as bias: none in the checkpoint'):
         require_fit(runner, {'weight': torch.ones(3, 2)})
+    runner._resume, runner.model = False, torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    require_fit(runner, {'module.0.weight': torch.ones(3, 2), '0.bias': torch.ones(7)})
+    with pytest.raises(BadInputError, match=r'none of the weights of a.pth fits the model: they are 1.num_batches'):
+        require_fit(runner, {'1.num_batches_tracked': torch.ones(()), '0.bias': torch.ones(7)})
+    runner.model = timm.create_model('pinas_nano', arch='01-23-01-23')
+    with pytest.raises(BadInputError, match='a.pth has architecture 30-02-00-10, but the model has 01-23-01-23'):
+        require_fit(runner, {'state_dict': runner.model.state_dict(), 'meta': {'arch': '30-02-00-10'}})

@@ -362,8 +362,8 @@ def test_too_many_calibration_batches_are_refused(search_case: tuple[Path, Path]
 @pytest.mark.parametrize(
     ('key', 'value', 'text'),
     [
-        ('calibration.batchs', 2, "calibration has no setting 'batchs'; allowed: view, batch_size, batches"),
-        ('evaluation.view.sizee', 2, "evaluation.view has no setting 'sizee'; allowed: source, size"),
+        ('calibration.batchs', 2, 'did you mean calibration.batches?'),
+        ('evaluation.view.sizee', 2, 'did you mean evaluation.view.size?'),
         ('evaluation', None, 'the config has no evaluation, which must be a dict'),
         ('limits.macs', 2, "limits has no setting 'macs'; allowed: max_macs"),
         ('budget', 0, 'budget=0: must be at least 1'),

@@ -19,26 +19,29 @@ class SubsetSource(Source):
     Args:
         source: The whole source.
         part: 'all', or one of the disjoint parts 'train' and 'holdout'.
-        holdout: Size of the hold-out part: a count, or a fraction below 1.
+        holdout: Size of the hold-out part: a count, or a fraction below 1 (a tenth by default).
         seed: Shuffles the whole first; None keeps its order (only for 'all', since the files of a
             folder are ordered by class).
         start, limit: Slice of the part.
 
     Raises:
-        ValueError: An unknown part, an empty result, or a stream.
+        ValueError: An unknown part, a hold-out without a part, an empty result, or a stream.
     """
 
     def __init__(
         self,
         source: Source,
         part: str = 'all',
-        holdout: float = 0.1,
+        holdout: float | None = None,
         seed: int | None = 0,
         start: int = 0,
         limit: int | None = None,
     ) -> None:
         if isinstance(source, TimmStream):
             raise ValueError(f'{source.name(0)}: a stream has no parts; leave out part, seed, start and limit')
+        if part == 'all' and holdout is not None:
+            raise ValueError(f"holdout={holdout} has no effect on all images: add part='train' or part='holdout'")
+        holdout = 0.1 if holdout is None else holdout
         count = int(holdout * len(source)) if holdout < 1 else int(holdout)
         parts = {'all': slice(None), 'holdout': slice(count), 'train': slice(count, None)}
         if part not in parts or (part != 'all' and (seed is None or not 0 < count < len(source))):

@@ -239,9 +239,9 @@ class ExactCheckpointHook(CheckpointHook):
         if 'meta' in checkpoint:
             checkpoint['meta'] = states.from_plain(checkpoint['meta'])
             checkpoint['meta'].pop('config', None)  # mmengine would run it as code
+        require_fit(runner, checkpoint)
         if not runner._resume:
             return
-        require_fit(runner, checkpoint['state_dict'])
         if runner.cfg.get('resume_with_config'):
             take_config(runner, checkpoint)
         if 'random_states' not in checkpoint:

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from pinas_zoo.mm.checkpoint_loader import load_from_local
 from pinas_zoo.mm.engine.rewrite import changes
 from pinas_zoo.mm.preflight.findings import BadInputError
+from pinas_zoo.weights.loading import stated_facts
 
 __all__ = ['compare_config', 'compared_parts', 'require_fit', 'take_config']
 
@@ -72,21 +73,40 @@ def compare_config(cfg: Config, checkpoint: str, take_new: bool, notes: list[str
     notes += [f'--resume-with-config: {line}' for line in lines]
 
 
-def require_fit(runner: Runner, weights: Mapping[str, Any]) -> None:
-    """Check that a checkpoint that is resumed has all weights of the model; mmengine would leave the others untrained.
+def require_fit(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Check weights before they are loaded; mmengine would leave those of the model that are missing as they are.
+
+    A checkpoint that is resumed has to contain all weights of the model. One that a training starts from must have the
+    model's architecture, and may lack some weights, such as those of another head, which mmengine's log lists.
 
     Raises:
         BadInputError: The config has another model.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if hasattr(value, 'shape')}
-    found = {name: tuple(value.shape) for name, value in weights.items() if hasattr(value, 'shape')}
-    if wrong := [name for name, shape in wanted.items() if found.get(name) != shape]:
+    wanted, found = _shapes(model.state_dict()), _shapes(checkpoint.get('state_dict', checkpoint))
+    wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
+    if runner._resume and wrong:
         raise BadInputError(
             f'--resume: the model of the config is not that of {runner.cfg.load_from}: {len(wrong)} of {len(wanted)} '
             f'weights are missing or have another shape, such as {wrong[0]}: {found.get(wrong[0], "none")} in the '
             f'checkpoint, {wanted[wrong[0]]} in the model; undo the change, or start a new run'
         )
+    came, arch = (checkpoint.get('meta') or {}).get('arch'), stated_facts(model).get('arch')
+    if came and arch and came != arch:
+        raise BadInputError(f'load_from: {runner.cfg.load_from} has architecture {came}, but the model has {arch}')
+    if wrong and all(name in wrong or not shape for name, shape in wanted.items()):  # counters of BN fit everywhere
+        raise BadInputError(
+            f'load_from: none of the weights of {runner.cfg.load_from} fits the model: they are '
+            f'{", ".join(found)[:60]}..., those of the model {", ".join(wanted)[:60]}...; a backbone alone is loaded '
+            'by its init_cfg'
+        )
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names, without the prefix of a wrapper as mmengine reads them, and shapes."""
+    return {
+        name.removeprefix('module.'): tuple(value.shape) for name, value in weights.items() if hasattr(value, 'shape')
+    }
 
 
 def take_config(runner: Runner, checkpoint: dict[str, Any]) -> None:
